@@ -1,0 +1,185 @@
+"""Two-dimensional convolution, formulated for the backend it runs on.
+
+XLA's own convolution is used on GPU and TPU. On the CPU its gradients are slow: inside a loop they
+leave the fast path, and outside one the producers of their operands are computed again for each
+kernel gradient. There, forward and both gradients are written out as plain forward convolutions:
+
+| case          | formulation on the CPU                                                         |
+|---------------|--------------------------------------------------------------------------------|
+| 1x1           | slice and matrix product                                                       |
+| k x k         | convolutions, the kernel's gradient behind a fence                             |
+| grouped       | dense convolutions over chunks of groups, their kernels block-diagonal         |
+| under `vmap`  | one convolution after the other, since XLA would make them one grouped one     |
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+# Channels at which a dense block-diagonal chunk is cheapest: see docs/performance.md.
+CHUNK_CHANNELS = 32
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k k i o"],
+    stride: int,
+    padding: int,
+    groups: int,
+) -> Float[Array, "b y x o"]:
+    """Convolution with a square kernel, `padding` zeros on each side, and `stride` in both directions."""
+    if jax.default_backend() != "cpu":
+        return plain(x, kernel, stride, padding, groups)
+    if groups > 1:
+        return _grouped(x, kernel, stride, padding, groups)
+    return _explicit(x, kernel, stride, padding)
+
+
+def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -> Array:
+    """The same by XLA alone: what every other formulation is tested against."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=NHWC,
+        feature_group_count=groups,
+    )  # fmt: skip
+
+
+def _grouped(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> Array:
+    """Dense convolutions over chunks of groups; a chunk's kernel is zero outside its groups' blocks."""
+    size, _, inputs, outputs = kernel.shape
+    per_chunk = max(
+        n for n in range(1, groups + 1) if groups % n == 0 and n * inputs <= max(inputs, CHUNK_CHANNELS)
+    )
+    blocks = kernel.reshape(size, size, inputs, groups // per_chunk, per_chunk, outputs // groups)
+    # (k, k, i, chunk, group, o) -> (chunk, k, k, group, i, group, o), zero where the two groups differ.
+    diagonal = jnp.einsum("hwicgo,gf->chwgifo", blocks, jnp.eye(per_chunk, dtype=kernel.dtype))
+    dense = diagonal.reshape(-1, size, size, per_chunk * inputs, per_chunk * (outputs // groups))
+    parts = jnp.split(x, len(dense), axis=3)
+    return jnp.concatenate(
+        [_explicit(part, k, stride, padding) for part, k in zip(parts, dense, strict=True)], axis=3
+    )
+
+
+def _explicit(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return _FORWARD.bind(x, kernel, stride=stride, padding=padding, size=kernel.shape[0], extent=x.shape[1:3])
+
+
+# The three that follow take two arrays, and as keywords the stride, padding and size of the kernel, and
+# the extent (height, width) of the input: what one of their shapes alone does not tell.
+
+
+def _forward(x: Array, kernel: Array, *, stride: int, padding: int, size: int, extent) -> Array:
+    if size > 1:
+        return plain(x, kernel, stride, padding)
+    return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def _input_gradient(g: Array, kernel: Array, *, stride: int, padding: int, size: int, extent) -> Array:
+    """Gradient to the input: g convolved with the turned kernel."""
+    low = size - 1 - padding
+    highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
+    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    return lax.conv_general_dilated(
+        g,
+        turned,
+        (1, 1),
+        [(low, high) for high in highs],
+        lhs_dilation=(stride, stride),
+        dimension_numbers=NHWC,
+    )
+
+
+def _kernel_gradient(x: Array, g: Array, *, stride: int, padding: int, size: int, extent) -> Array:
+    """Gradient to the kernel, as a forward convolution of x with g over the batch."""
+    if size == 1:
+        return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
+    highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
+
+    def gradient(x: Array, g: Array) -> Array:
+        by_channel = lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), [(padding, high) for high in highs],
+            rhs_dilation=(stride, stride), dimension_numbers=NHWC,
+        )  # fmt: skip
+        return by_channel.transpose(1, 2, 0, 3)
+
+    return _fenced(gradient, x, g)
+
+
+def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:
+    return lax.dot_general(x, g, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]
+
+
+def _fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
+    """f(x, g) with x and g computed once before it, not fused into it and computed again.
+
+    XLA drops `optimization_barrier` on the CPU but keeps a conditional it cannot fold. The condition
+    holds for every finite value, +inf and NaN; -inf gives NaN, so that divergence stays visible.
+    """
+    shape = jax.eval_shape(f, x, g)
+    probe = x.reshape(-1)[0]
+    return lax.cond(
+        ~(probe < jnp.finfo(x.dtype).min),
+        f,
+        lambda *_: jnp.full(shape.shape, jnp.nan, shape.dtype),
+        x,
+        g,
+    )
+
+
+def _bilinear(f: Callable[..., Array], shape: Callable[..., tuple[int, ...]]) -> Primitive:
+    """f as a primitive, whose result has the `shape` that is computed from the same arguments."""
+    primitive = Primitive(f"convolution{f.__name__}")
+    primitive.def_impl(jax.jit(f, static_argnames=("stride", "padding", "size", "extent")))
+    primitive.def_abstract_eval(lambda a, b, **window: ShapedArray(shape(a, b, **window), a.dtype))
+    batching.primitive_batchers[primitive] = functools.partial(_unrolled, primitive)
+    mlir.register_lowering(primitive, mlir.lower_fun(f, multiple_results=False))
+    return primitive
+
+
+def _unrolled(primitive: Primitive, arrays: tuple[Array, ...], axes: tuple[int | None, ...], **window):
+    """The primitive under `vmap`: called once for each mapped element."""
+    count = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+
+    def element(a: Array, axis: int | None, i: int) -> Array:
+        return a if axis is None else lax.index_in_dim(a, i, axis, keepdims=False)
+
+    each = [
+        primitive.bind(*(element(a, axis, i) for a, axis in zip(arrays, axes, strict=True)), **window)
+        for i in range(count)
+    ]
+    return jnp.stack(each), 0
+
+
+def _convolved_shape(x, kernel, *, stride: int, padding: int, size: int, extent) -> tuple[int, ...]:
+    return x.shape[0], *((n + 2 * padding - size) // stride + 1 for n in extent), kernel.shape[3]
+
+
+_FORWARD = _bilinear(_forward, _convolved_shape)
+_INPUT_GRADIENT = _bilinear(
+    _input_gradient, lambda g, kernel, extent, **_: (g.shape[0], *extent, kernel.shape[2])
+)
+_KERNEL_GRADIENT = _bilinear(_kernel_gradient, lambda x, g, size, **_: (size, size, x.shape[3], g.shape[3]))
+# Each is linear in both arrays, and its gradient to either (from the gradient g to its result) is
+# another of the three: so derivatives of every order, forward and reverse, take the same paths.
+ad.defbilinear(
+    _FORWARD,
+    lambda g, x, kernel, **window: _INPUT_GRADIENT.bind(g, kernel, **window),
+    lambda g, x, kernel, **window: _KERNEL_GRADIENT.bind(x, g, **window),
+)
+ad.defbilinear(
+    _INPUT_GRADIENT,
+    lambda dx, g, kernel, **window: _FORWARD.bind(dx, kernel, **window),
+    lambda dx, g, kernel, **window: _KERNEL_GRADIENT.bind(dx, g, **window),
+)
+ad.defbilinear(
+    _KERNEL_GRADIENT,
+    lambda dkernel, x, g, **window: _INPUT_GRADIENT.bind(g, dkernel, **window),
+    lambda dkernel, x, g, **window: _FORWARD.bind(x, dkernel, **window),
+)

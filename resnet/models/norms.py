@@ -1,0 +1,148 @@
+"""Normalisation: batch (whole batch, all devices, or ghost groups), group, layer, instance, none."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from resnet.errors import InputError
+
+if TYPE_CHECKING:
+    from resnet.models.grammar import ModelConfig
+
+
+class BatchNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over images and pixels (Ioffe 2015).
+
+    In training, mean and variance are those of the batch: over all devices of `axis_name`, or over
+    each ghost group of `ghost_batch` images. Running averages of them serve in evaluation.
+    """
+
+    config: "ModelConfig"
+    axis_name: str | None = None
+    zero_scale: bool = False
+    bias_start: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        config, channels = self.config, x.shape[-1]
+        scale = self.param("scale", nn.initializers.constant(0.0 if self.zero_scale else 1.0), (channels,))
+        bias = self.param("bias", nn.initializers.constant(self.bias_start), (channels,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if not train:
+            slope = scale * lax.rsqrt(variance.value + config.norm_epsilon)
+            offset = bias - mean.value * slope
+            return (x * slope[None, None, None] + offset[None, None, None]).astype(x.dtype)
+
+        axis_name = None if config.ghost_batch else self.axis_name
+        groups = ghost_groups(x.shape[0], config.ghost_batch)
+        grouped = x.reshape(groups, -1, *x.shape[1:])
+        y, means, variances = jax.vmap(
+            lambda part: batch_normalize(part, scale, bias, config.norm_epsilon, axis_name)
+        )(grouped)
+        if not self.is_initializing():
+            seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
+            correction = seen / (seen - 1) if config.bn_unbiased and seen > 1 else 1.0
+            now = lax.stop_gradient((means.mean(0), variances.mean(0) * correction))
+            if self.axis_name and config.ghost_batch:
+                now = lax.pmean(now, self.axis_name)
+            keep = config.bn_momentum
+            mean.value = keep * mean.value + (1 - keep) * now[0]
+            variance.value = keep * variance.value + (1 - keep) * now[1]
+        return y.reshape(x.shape)
+
+
+def ghost_groups(batch: int, ghost_batch: int) -> int:
+    """Groups of images with statistics of their own in a batch on one device."""
+    if not ghost_batch:
+        return 1
+    if batch % ghost_batch:
+        raise InputError(f"`model.ghost_batch` must divide the {batch} images of a device; got {ghost_batch}")
+    return batch // ghost_batch
+
+
+def batch_normalize(
+    x: Float[Array, "b h w c"], scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+    """(normalised x, mean, biased variance), statistics in float32, averaged over `axis_name` if given.
+
+    The gradient is in closed form: nothing but x is kept for it, a third of what autodiff keeps.
+    Gradients through the returned mean and variance are dropped: they only feed running averages.
+    """
+
+    def average(values):
+        return lax.pmean(values, axis_name) if axis_name else values
+
+    def forward(x, scale, bias):
+        wide = x.astype(jnp.float32)
+        mean = average(wide.mean((0, 1, 2)))
+        # The two-pass form: E[x^2] - E[x]^2 cancels where the mean is large against the deviation.
+        variance = average(jnp.square(wide - mean[None, None, None]).mean((0, 1, 2)))
+        rstd = lax.rsqrt(variance + epsilon)
+        slope = scale * rstd
+        y = wide * slope[None, None, None] + (bias - mean * slope)[None, None, None]
+        return (y.astype(x.dtype), mean, variance), (x, scale, mean, rstd)
+
+    def backward(saved, cotangents):
+        x, scale, mean, rstd = saved
+        wide, dy = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
+        dbias = dy.sum((0, 1, 2))
+        dscale = (dy * (wide - mean[None, None, None])).sum((0, 1, 2)) * rstd
+        count = x.size // x.shape[-1]
+        dbias_mean, dscale_mean = average((dbias / count, dscale / count))
+        a = scale * rstd
+        slope = -a * rstd * dscale_mean
+        offset = -a * dbias_mean - slope * mean
+        dx = a[None, None, None] * dy + slope[None, None, None] * wide + offset[None, None, None]
+        return dx.astype(x.dtype), dscale, dbias
+
+    normalize = jax.custom_vjp(lambda x, scale, bias: forward(x, scale, bias)[0])
+    normalize.defvjp(forward, backward)
+    return normalize(x, scale, bias)
+
+
+class GroupNorm(nn.Module):
+    """Normalises each image over its pixels and `groups` groups of channels (Wu 2018)."""
+
+    groups: int
+    epsilon: float
+    zero_scale: bool = False
+    bias_start: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        scale = self.param("scale", nn.initializers.constant(0.0 if self.zero_scale else 1.0), (c,))
+        bias = self.param("bias", nn.initializers.constant(self.bias_start), (c,))
+        grouped = x.astype(jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
+        mean = grouped.mean((1, 3), keepdims=True)
+        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+        y = ((grouped - mean) * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (y * scale[None, None, None] + bias[None, None, None]).astype(x.dtype)
+
+
+# Groups of channels that are normalised together, from ModelConfig.norm_groups and the channels.
+CHANNEL_GROUPS: dict[str, Callable[[int, int], int]] = {
+    "group": lambda groups, channels: groups,
+    "layer": lambda groups, channels: 1,
+    "instance": lambda groups, channels: channels,
+}
+NORMS = ("batch", *CHANNEL_GROUPS, "none")
+
+
+def normalize(
+    config: "ModelConfig", x: Array, train: bool, *, name: str, axis_name: str | None,
+    zero_scale: bool = False, bias_start: float = 0.0,
+) -> Array:  # fmt: skip
+    """The norm that the config names, as a submodule `name` of the calling module; none returns x."""
+    if config.norm == "none":
+        return x
+    if config.norm == "batch":
+        return BatchNorm(config, axis_name, zero_scale, bias_start, name=name)(x, train)
+    groups = CHANNEL_GROUPS[config.norm](config.norm_groups, x.shape[-1])
+    return GroupNorm(groups, config.norm_epsilon, zero_scale, bias_start, name=name)(x, train)
