@@ -1,0 +1,47 @@
+"""Which examples make a batch, a function of (seed, step); and batches that cover a split once."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from resnet.data.splits import Images, Labels, Split
+from resnet.errors import InputError
+
+ORDER = 0x0D  # sets this use of a run's seed apart from the others
+
+
+@functools.lru_cache(maxsize=2)  # asked for at every step
+def epoch_order(seed: int, epoch: int, n: int) -> Int32[np.ndarray, " n"]:
+    """The n examples in the order of this epoch (from 0); read-only."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), ORDER)
+    order = np.array(jax.random.permutation(jax.random.fold_in(key, epoch), n), np.int32)
+    order.setflags(write=False)
+    return order
+
+
+def steps_per_epoch(n: int, batch: int) -> int:
+    """Whole batches in n examples; the rest of an epoch's order is left out."""
+    if n < batch:
+        raise InputError(f"`train.batch_size` must be at most {n}, the training images; got {batch}")
+    return n // batch
+
+
+def batch_indices(seed: int, step: int, n: int, batch: int) -> Int32[np.ndarray, " batch"]:
+    """The examples of a training step (from 0)."""
+    epoch, place = divmod(step, steps_per_epoch(n, batch))
+    return epoch_order(seed, epoch, n)[place * batch : (place + 1) * batch]
+
+
+def padded_batches(
+    split: Split, batch: int
+) -> Iterator[tuple[Images, Labels, Float32[np.ndarray, " batch"]]]:
+    """Each example once, in order: images, labels, and a mask that is 0 where a batch is padded."""
+    for start in range(0, len(split), batch):
+        part = split[start : start + batch]
+        padding = (0, batch - len(part))
+        images = np.pad(part.images, (padding, (0, 0), (0, 0), (0, 0)))
+        mask = np.pad(np.ones(len(part), np.float32), padding)
+        yield images, np.pad(part.labels, padding), mask

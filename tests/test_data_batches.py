@@ -1,0 +1,65 @@
+"""Order is a function of (seed, step); evaluation covers each example once."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnet.data.batches import batch_indices, epoch_order, padded_batches, steps_per_epoch
+from resnet.data.splits import Split
+from resnet.errors import InputError
+
+
+@pytest.mark.parametrize("n", [1, 7, 128])
+def test_an_epoch_visits_every_example_once(n):
+    assert sorted(epoch_order(3, 2, n)) == list(range(n))
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    again = epoch_order.__wrapped__  # past the cache
+    np.testing.assert_array_equal(epoch_order(0, 1, 50), again(0, 1, 50))
+    assert (epoch_order(0, 1, 50) != epoch_order(0, 2, 50)).any()
+    assert (epoch_order(0, 1, 50) != epoch_order(1, 1, 50)).any()
+
+
+def test_order_is_pinned():
+    """Another order would mean that runs recorded earlier can no longer be resumed."""
+    assert epoch_order(0, 0, 8).tolist() == [4, 7, 6, 5, 3, 1, 0, 2]
+
+
+def test_order_cannot_be_overwritten():
+    with pytest.raises(ValueError, match="read-only"):
+        batch_indices(0, 0, 8, 2)[0] = 1
+
+
+def test_batches_of_an_epoch_are_disjoint_and_follow_its_order():
+    steps = range(2 * steps_per_epoch(10, 3))
+    batches = [batch_indices(5, step, 10, 3) for step in steps]
+    np.testing.assert_array_equal(np.concatenate(batches[:3]), epoch_order(5, 0, 10)[:9])
+    np.testing.assert_array_equal(np.concatenate(batches[3:]), epoch_order(5, 1, 10)[:9])
+
+
+def test_batch_larger_than_the_data_is_refused():
+    with pytest.raises(InputError, match=r"`train.batch_size` must be at most 5, .* got 6"):
+        steps_per_epoch(5, 6)
+
+
+@given(n=st.integers(0, 20), batch=st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_padded_batches_cover_exactly_n(n, batch):
+    images = np.arange(1, n + 1, dtype=np.uint8).reshape(n, 1, 1, 1)
+    batches = list(padded_batches(Split(images, np.arange(n, dtype=np.int32)), batch))
+    assert all(part.shape == (batch, 1, 1, 1) for part, _, _ in batches)
+    assert sum(mask.sum() for _, _, mask in batches) == n
+    seen = [labels[mask == 1] for _, labels, mask in batches]
+    assert np.concatenate([*seen, np.empty(0)]).tolist() == list(range(n))
+    padding = [part[mask == 0] for part, _, mask in batches]
+    assert not any(part.any() for part in padding)
+
+
+def test_padded_batches_keep_the_targets_of_a_regression():
+    split = Split(np.zeros((3, 1, 1, 1), np.uint8), np.array([0.5, -0.5, 1.0], np.float32))
+    (_, labels, mask), (_, last, last_mask) = padded_batches(split, 2)
+    assert labels.dtype == np.float32
+    assert [*labels, *last] == [0.5, -0.5, 1.0, 0.0]
+    assert [*mask, *last_mask] == [1.0, 1.0, 1.0, 0.0]
