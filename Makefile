@@ -1,0 +1,41 @@
+# make demo    train ResNet-20 on real images, and evaluate it (about a minute)
+# make test    the fast tests
+# make lint    style and types
+# PYTHON=...   the interpreter that .venv is made with; 3.11 or later
+
+PYTHON ?= python3
+VENV := .venv
+RUN := runs/digits
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
+	@printf '%s\n' 'checkpoints: $(RUN)/checkpoints' \
+	  'metrics:     $(RUN)/metrics.jsonl (also TensorBoard: $(RUN)/tensorboard)' \
+	  'plots:       $(RUN)/curves.png' \
+	  'test split:'
+	@$(VENV)/bin/python scripts/evaluate.py --workdir=$(RUN)
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -n 2 -m 'not slow'
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'error: $(PYTHON) must be Python 3.11 or later; name one: make PYTHON=python3.12' >&2; \
+	  exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(INSTALL) -r requirements.txt -r requirements-dev.txt
+	@touch $@

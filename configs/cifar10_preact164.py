@@ -1,0 +1,21 @@
+"""Pre-activation ResNet-164 on CIFAR-10 as in He 2016 (https://arxiv.org/abs/1603.05027).
+
+Expected: 5.46 % test error (Table 2, median of 5 runs), trained on all 50,000 images.
+Hardware: one GPU.
+Command: python scripts/train.py --config=configs/cifar10_preact164.py --workdir=runs/preact164
+"""
+
+from configs.cifar10_resnet110 import get_config as resnet110
+from resnet.config import Config
+
+
+def get_config() -> Config:
+    config = resnet110()
+    # What differs from He 2015, by the authors' code (github.com/KaimingHe/resnet-1k-layers).
+    config.data.normalization, config.data.validation = "channel", 0.0
+    config.model.depth = 164
+    config.model.branch, config.model.order = "bottleneck", "preactivation"
+    config.model.transition = "projection"
+    config.model.kernel_init = "he_fan_out"
+    config.optimizer.decay = "all"
+    return config

@@ -1,0 +1,205 @@
+"""The whole configuration of a run: the leaf configs composed, read, checked, compared and saved.
+
+A config file is Python code with a function `get_config() -> Config`: run only files you trust.
+"""
+
+import dataclasses
+import difflib
+import json
+import runpy
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from resnet.data.datasets import DataConfig
+from resnet.errors import InputError
+from resnet.models.grammar import ModelConfig
+from resnet.training.checkpoint import CheckpointConfig
+from resnet.training.optimizers import OptimizerConfig
+from resnet.training.parallel import check_batch
+from resnet.training.schedules import ScheduleConfig
+from resnet.training.steps import TrainConfig
+
+FILE = "config.json"
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Config:
+    """Everything that decides a run's numbers."""
+
+    seed: int = 0
+    """Seed of the initial weights, the data order, augmentation and dropout."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """Which images, and what is done to them."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """The net."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    """How gradients become updates."""
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    """The learning rate over time."""
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """Batches, duration, targets, and how often to look."""
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    """How often to save, and what to keep."""
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for the first field that cannot work, alone or with the others."""
+    for name, kind, value in _fields(config):
+        if not _fits(value, kind):
+            raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}")
+    if not 0 <= config.seed < 2**31:
+        raise InputError(f"`seed` must be at least 0 and below 2**31; got {config.seed}")
+    for field in dataclasses.fields(config):
+        if field.name != "seed":
+            getattr(config, field.name).check()
+    check_batch(config.train.batch_size, config.model.ghost_batch, devices=1)
+
+
+def load_config(path: str | Path) -> Config:
+    """The checked result of the function get_config() in a Python file, which is run."""
+    if not Path(path).is_file():
+        raise InputError(f"config file {str(path)!r} does not exist; those at hand are in configs/")
+    try:
+        module = runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise InputError(f"config file {path}: {error}") from None
+    if "get_config" not in module:
+        raise InputError(f"config file {path} has no function get_config() -> Config")
+    config = module["get_config"]()
+    if not isinstance(config, Config):
+        raise InputError(f"get_config() of {path} must return a resnet.config.Config; got {config!r}")
+    check_config(config)
+    return config
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Nested dict of plain values; tuples stay tuples (lists in JSON)."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `config_to_dict`, also after JSON; unknown fields are an InputError."""
+    config = _from_dict(Config, values, "")
+    check_config(config)
+    return config
+
+
+def save_config(config: Config, workdir: str | Path) -> None:
+    """Writes config.json."""
+    path = Path(workdir) / FILE
+    path.write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
+
+
+def load_saved_config(workdir: str | Path) -> Config:
+    """Reads the config.json of a run."""
+    path = Path(workdir) / FILE
+    if not path.is_file():
+        raise InputError(f"{path} is missing: no run of ours lies in {str(workdir)!r}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is unreadable: {error}") from None
+    try:
+        return config_from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+    """(dotted field, value in a, value in b) of every field in which the two differ."""
+    pairs = zip(_fields(a), _fields(b), strict=True)
+    return [(name, x, y) for (name, _, x), (_, _, y) in pairs if x != y]
+
+
+def field_help(config: Config) -> list[tuple[str, str, str, str]]:
+    """(dotted field, type, value in `config`, meaning) of every field."""
+    meanings = _meanings(Config, "")
+    return [
+        (name, type_name(kind), repr(value), meanings.get(name, "")) for name, kind, value in _fields(config)
+    ]
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """A hint such as "; did you mean `model.depth`?", or nothing."""
+    matches = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else ""
+
+
+def field_names() -> list[str]:
+    """All dotted fields."""
+    return [name for name, _, _ in _fields(Config())]
+
+
+def type_name(kind: Any) -> str:
+    """A type as it is written in the source."""
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted field, type, value) of a config and the configs in it."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            if not isinstance(value, hints[field.name]):
+                raise InputError(f"`{name}` must be a {hints[field.name].__name__}; got {value!r}")
+            yield from _fields(value, name + ".")
+        else:
+            yield name, hints[field.name], value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has a type of our leaf configs; an int may stand for a float."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple or kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(args) == 2 and args[1] is Ellipsis:
+            return all(_fits(item, args[0]) for item in value)
+        return not args or (len(value) == len(args) and all(map(_fits, value, args)))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _from_dict(kind: Any, values: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = [prefix + name for name in hints]
+    unknown = sorted(prefix + name for name in values if name not in hints)
+    if unknown:
+        names = ", ".join(f"`{name}`" for name in unknown)
+        raise InputError(f"unknown field {names}{closest(unknown[0], known)}")
+    fields = {
+        name: _from_dict(hints[name], value, f"{prefix}{name}.")
+        if dataclasses.is_dataclass(hints[name])
+        else _tuples(value)
+        for name, value in values.items()
+    }
+    return kind(**fields)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, at any depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _meanings(kind: Any, prefix: str) -> dict[str, str]:
+    """First paragraph of the string that follows each field in the source, on one line."""
+    # Imported here, because only --help needs it.
+    import docstring_parser
+
+    hints, meanings = typing.get_type_hints(kind), {}
+    for param in docstring_parser.parse_from_object(kind).params:
+        text = (param.description or "").split("\n\n")[0]
+        meanings[prefix + param.arg_name] = " ".join(text.split())
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint):
+            meanings |= _meanings(hint, f"{prefix}{name}.")
+    return meanings

@@ -1,0 +1,119 @@
+"""A run read back from its folder: its config, its net, its weights, and what they say."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from resnet.config import Config, load_saved_config
+from resnet.data.datasets import DataConfig, load_dataset
+from resnet.errors import InputError, check_choice
+from resnet.models.resnet import ResNet, make_model
+from resnet.training import checkpoint
+from resnet.training.evaluation import evaluate
+from resnet.training.parallel import (
+    make_eval_step,
+    make_mesh,
+    make_predict,
+    replicate,
+    replicated,
+)
+from resnet.training.steps import init_variables
+from resnet.training.task import Task, load_task, task_of
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A net with the weights of one step of a run."""
+
+    config: Config
+    task: Task
+    """Image shape, class names and normalisation of the data it was trained on."""
+    model: ResNet
+    variables: dict[str, Any]
+    """{"params", "batch_stats"} for model.apply; the moving average if the run kept one."""
+    step: int
+    workdir: Path
+
+    @functools.cached_property
+    def _predict(self):
+        return make_predict(model=self.model, task=self.task)
+
+    def logits(self, images: np.ndarray) -> Float[np.ndarray, "n outputs"]:
+        """Logits of raw images, uint8 [n, h, w, c], which are normalised as in training."""
+        images = np.asarray(images)
+        shape = self.task.image_shape
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            raise InputError(
+                f"images must be uint8 of shape (n, {', '.join(map(str, shape))}); "
+                f"got {images.dtype} of shape {images.shape}"
+            )
+        return np.asarray(self._predict(self.variables, images))
+
+
+def load(workdir: str | Path, step: int | None = None) -> Run:
+    """The run in `workdir` at `step`, or at its latest checkpoint that can be read."""
+    workdir = Path(workdir)
+    config, task = load_saved_config(workdir), load_task(workdir)
+    model = make_model(config.model, task.num_outputs)
+    shapes = jax.eval_shape(
+        functools.partial(init_variables, model=model, image_shape=task.image_shape),
+        jax.eval_shape(jax.random.key, 0),
+    )
+    # Optimiser state is left on disk, so that weights can be read without the optimiser.
+    target = {"step": jax.ShapeDtypeStruct((), np.int32)}
+    target |= {"ema": shapes} if config.train.ema else shapes
+    target = replicated(target, make_mesh())
+    if step is None:
+        restored = checkpoint.restore_latest(workdir, target)
+    else:
+        restored = checkpoint.restore(workdir, step, target)
+    if restored is None:
+        raise InputError(f"{workdir} has no checkpoint yet")
+    state = restored[0]
+    variables = state.get("ema") or {name: state[name] for name in ("params", "batch_stats")}
+    return Run(config, task, model, variables, int(state["step"]), workdir)
+
+
+def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) -> dict[str, Any]:
+    """Metrics of a run's weights on a split of its own data, or of `data`.
+
+    The images are normalised as in training, unless `data` gives a mean and std of its own.
+    """
+    check_choice("split", split, SPLITS)
+    data = data or run.config.data
+    dataset = load_dataset(data)
+    task = _check_same_question(run.task, task_of(dataset))
+    if (data.mean, data.std) != (run.config.data.mean, run.config.data.std):
+        task = dataclasses.replace(task, mean=task_of(dataset).mean, std=task_of(dataset).std)
+    mesh = make_mesh()
+    # Rounded up to whole shares: what is padded does not count.
+    batch_size = -(-run.config.train.batch_size // mesh.size) * mesh.size
+    metrics = evaluate(
+        replicate(run.variables, mesh),
+        getattr(dataset, split),
+        eval_step=make_eval_step(mesh, model=run.model, task=task, config=run.config),
+        batch_size=batch_size,
+    )
+    if metrics is None:
+        raise InputError(f"data set {data.name!r} has no images in its {split} split")
+    return {"split": split, **metrics, "step": run.step}
+
+
+def _check_same_question(trained: Task, given: Task) -> Task:
+    """The task of the run; InputError unless the other data can be put to the same net."""
+    for field, remedy in (
+        ("kind", "evaluate on data of that kind"),
+        ("num_outputs", "evaluate on data with those classes"),
+        ("image_shape", "set `data.image_size` to the first of these"),
+    ):
+        ours, theirs = getattr(trained, field), getattr(given, field)
+        if ours != theirs:
+            raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")
+    return trained

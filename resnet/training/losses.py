@@ -1,0 +1,66 @@
+"""Losses per example and the scores beside them, all in float32."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from resnet.errors import InputError
+
+Labels = Int[Array, " b"] | Float[Array, " b"]
+
+
+def _targets(logits: Float[Array, "b outputs"], labels: Labels, smoothing: float) -> Array:
+    """What the outputs should be: one-hot classes, smoothed, or the values themselves."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels[:, None]
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    return optax.smooth_labels(targets, smoothing) if smoothing else targets
+
+
+def softmax_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
+    """-sum of targets * log softmax(logits), in nats."""
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def sigmoid_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
+    """Binary cross-entropies of all outputs, summed, in nats."""
+    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+def squared_error(logits: Array, targets: Array) -> Float[Array, " b"]:
+    """Half the squared distance of the outputs to the targets."""
+    return 0.5 * jnp.square(logits - targets).sum(-1)
+
+
+LOSSES = {
+    "softmax": softmax_cross_entropy,
+    "sigmoid": sigmoid_cross_entropy,
+    "identity": squared_error,
+}
+
+
+def example_losses(
+    logits: Float[Array, "b outputs"], labels: Labels, *, output: str, smoothing: float = 0.0
+) -> Float[Array, " b"]:
+    """The loss of each example for a net whose `model.output` is `output`."""
+    logits = logits.astype(jnp.float32)
+    return LOSSES[output](logits, _targets(logits, labels, smoothing))
+
+
+def example_scores(
+    logits: Float[Array, "b outputs"], labels: Labels, target_scale: float
+) -> dict[str, Float[Array, " b"]]:
+    """What each example adds to a score: top1 and top5 (0 or 1), or mae (in the target's unit)."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return {"mae": jnp.abs(logits[:, 0] - labels) * target_scale}
+    # Ranks by position among equals, so that a dead net, whose logits are all equal, scores chance.
+    _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    hits = (best == labels[:, None]).astype(jnp.float32)
+    return {"top1": hits[:, 0], "top5": hits.sum(-1)}
+
+
+def check_output(output: str, task: str) -> None:
+    """Raises InputError if `model.output` has no loss for this kind of labels."""
+    if task == "regression" and output != "identity":
+        raise InputError(f"`model.output` must be identity for a data set of real values; got {output!r}")

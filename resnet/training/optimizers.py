@@ -1,0 +1,143 @@
+"""Optimisers as one optax chain: clip, decay, momentum or moments, multipliers, learning rate."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+from resnet.errors import InputError, check_at_least, check_choice
+from resnet.training.schedules import Schedule
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class OptimizerConfig:
+    """How gradients become updates."""
+
+    name: str = "sgd"
+    """sgd, adamw or lamb."""
+    momentum: float = 0.9
+    """Momentum of SGD; decay of the first moment in AdamW and LAMB."""
+    nesterov: bool = False
+    """Whether SGD and AdamW use Nesterov's momentum."""
+    beta2: float = 0.999
+    """Decay of the second moment in AdamW and LAMB."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment in AdamW and LAMB."""
+    weight_decay: float = 1e-4
+    """Weight decay: for SGD added to the gradient before momentum, as in PyTorch, else decoupled."""
+    decay: str = "all"
+    """What is decayed: all parameters (as fb.resnet.torch does), or kernels only (as He 2015 does)."""
+    clip_norm: float = 0.0
+    """Largest global norm of the gradient; a longer one is scaled down. 0 = no clipping."""
+    lr_multipliers: tuple[tuple[str, float], ...] = ()
+    """Pairs (regular expression on the '/'-joined parameter path, factor); first match; 0 freezes."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_choice("optimizer.name", self.name, PRECONDITIONERS)
+        check_choice("optimizer.decay", self.decay, DECAYED)
+        for field in ("momentum", "beta2"):
+            value = getattr(self, field)
+            if not 0 <= value < 1:
+                raise InputError(f"`optimizer.{field}` must be at least 0 and below 1; got {value}")
+        for field in ("epsilon", "weight_decay", "clip_norm"):
+            check_at_least(f"optimizer.{field}", getattr(self, field), 0)
+        if self.nesterov and (self.name == "lamb" or self.momentum == 0):
+            raise InputError(
+                "`optimizer.nesterov` needs `optimizer.name` sgd or adamw and a momentum above 0; "
+                f"got name {self.name!r}, momentum {self.momentum}"
+            )
+        for pair in self.lr_multipliers:
+            _check_multiplier(pair)
+
+
+def _check_multiplier(pair: Any) -> None:
+    """Raises InputError unless `pair` is (valid regular expression, factor >= 0)."""
+    field = "optimizer.lr_multipliers"
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+        raise InputError(f"`{field}` must hold pairs (regular expression, factor); got {pair!r}")
+    try:
+        re.compile(pair[0])
+    except re.error as error:
+        raise InputError(f"`{field}`: {pair[0]!r} is no regular expression: {error}") from None
+    check_at_least(field, pair[1], 0)
+
+
+def parameter_path(path: tuple) -> str:
+    """A parameter's path as it is written everywhere: "stage2/block3/conv1/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_kernel(path: str) -> bool:
+    return path.rsplit("/", 1)[-1] == "kernel"
+
+
+DECAYED = {"all": lambda path: True, "kernels": _is_kernel}
+
+
+def _decayed_weights(config: OptimizerConfig) -> optax.GradientTransformation:
+    chosen = DECAYED[config.decay]
+
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: chosen(parameter_path(path)), params)
+
+    return optax.add_decayed_weights(config.weight_decay, mask)
+
+
+def _sgd(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """Momentum SGD with coupled L2, in PyTorch's order: g + wd p, then momentum, then the rate."""
+    return [_decayed_weights(config), optax.trace(config.momentum, config.nesterov)]
+
+
+def _adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """Adam with decoupled decay (https://arxiv.org/abs/1711.05101)."""
+    moments = optax.scale_by_adam(config.momentum, config.beta2, config.epsilon, nesterov=config.nesterov)
+    return [moments, _decayed_weights(config)]
+
+
+def _lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """AdamW scaled layer by layer to the weights' norm (https://arxiv.org/abs/1904.00962)."""
+    return [*_adamw(config), optax.scale_by_trust_ratio()]
+
+
+PRECONDITIONERS = {"sgd": _sgd, "adamw": _adamw, "lamb": _lamb}
+
+
+def _multipliers(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Scales each update by the factor of the first expression that its path matches, else 1."""
+
+    def factor(path):
+        matches = (f for regex, f in config.lr_multipliers if re.search(regex, path))
+        return next(matches, 1.0)
+
+    def scale(updates, params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, update: update * factor(parameter_path(path)), updates
+        )
+
+    return optax.stateless(scale)
+
+
+def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """The whole chain; its state's structure does not depend on `schedule`."""
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    multipliers = [_multipliers(config)] if config.lr_multipliers else []
+    return optax.chain(
+        *clip,
+        *PRECONDITIONERS[config.name](config),
+        *multipliers,
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def check_multipliers(config: OptimizerConfig, params: Any) -> None:
+    """Raises InputError for an expression of `lr_multipliers` that matches no parameter."""
+    paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for regex, _ in config.lr_multipliers:
+        if not any(re.search(regex, path) for path in paths):
+            raise InputError(
+                f"`optimizer.lr_multipliers`: {regex!r} matches no parameter; "
+                f"their paths look like {paths[0]!r} … {paths[-1]!r}"
+            )

@@ -1,0 +1,85 @@
+"""What a run is made of: config, data, model and schedule, bound into compiled steps."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax.sharding import Mesh
+
+from resnet.config import Config
+from resnet.data.batches import steps_per_epoch
+from resnet.data.datasets import Dataset
+from resnet.models.resnet import make_model
+from resnet.training.losses import check_output
+from resnet.training.optimizers import make_optimizer
+from resnet.training.parallel import axis_name, make_eval_step, make_train_steps, replicate
+from resnet.training.schedules import make_schedule, parse_duration
+from resnet.training.steps import TrainState, init_state
+from resnet.training.task import Task, task_of
+
+# Runs once: XLA on the CPU otherwise spends seconds per shape on optimising the random generator.
+COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What stays the same during a run: the compiled steps, and how many of them when."""
+
+    config: Config
+    dataset: Dataset
+    task: Task
+    mesh: Mesh
+    init: Callable[[int], TrainState]
+    train_steps: Callable
+    eval_step: Callable
+    total_steps: int
+    steps_per_epoch: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+
+    def start(self, seed: int) -> TrainState:
+        """The state before the first step, on every device."""
+        init = jax.jit(self.init, compiler_options=COMPILE_QUICKLY)
+        return replicate(init(seed), self.mesh)
+
+
+def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:
+    """Builds model, schedule and optimiser for a data set, and binds the steps to them."""
+    task = task_of(dataset)
+    check_output(config.model.output, task.kind)
+    per_epoch = steps_per_epoch(len(dataset.train.images), config.train.batch_size)
+    counts = {"batch_size": config.train.batch_size, "steps_per_epoch": per_epoch}
+    total = parse_duration("train.duration", config.train.duration).steps(**counts)
+    counts["total_steps"] = total
+
+    def every(field: str, text: str) -> int:
+        return max(parse_duration(field, text).steps(**counts), 1)
+
+    schedule = make_schedule(config.schedule, **counts)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    model = make_model(config.model, task.num_outputs, axis_name=axis_name(mesh))
+    bound = {"model": model, "task": task, "config": config}
+    # Without the axis: initial values and evaluation need no statistics of a batch.
+    alone = make_model(config.model, task.num_outputs)
+    return Plan(
+        config=config,
+        dataset=dataset,
+        task=task,
+        mesh=mesh,
+        init=partial(
+            init_state,
+            model=alone,
+            optimizer=optimizer,
+            image_shape=task.image_shape,
+            config=config,
+        ),
+        train_steps=make_train_steps(mesh, optimizer=optimizer, schedule=schedule, **bound),
+        eval_step=make_eval_step(mesh, **(bound | {"model": alone})),
+        total_steps=total,
+        steps_per_epoch=per_epoch,
+        log_every=every("train.log_every", config.train.log_every),
+        evaluate_every=every("train.evaluate_every", config.train.evaluate_every),
+        checkpoint_every=every("checkpoint.every", config.checkpoint.every),
+    )

@@ -1,0 +1,138 @@
+"""Learning-rate schedules, and durations given in steps, epochs, examples or per cent."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from resnet.errors import InputError, check_at_least, check_choice
+
+Schedule = Callable[[Any], Array]
+
+UNITS = {"step": "steps", "epoch": "epochs", "example": "examples", "%": "%"}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*(%|[a-z]+)\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """An amount of training: `unit` is steps, epochs, examples, or % of the whole training."""
+
+    amount: float
+    unit: str
+
+    def steps(self, *, batch_size: int, steps_per_epoch: int, total_steps: int | None = None) -> int:
+        """The duration in whole optimiser steps, to the nearest; % needs `total_steps`."""
+        if self.unit == "%":
+            if total_steps is None:
+                raise InputError(
+                    "a duration in % is a share of `train.duration`, which itself must be in "
+                    f"steps, epochs or examples; got '{self.amount:g} %'"
+                )
+            return round(self.amount / 100 * total_steps)
+        steps = {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1 / batch_size}
+        return round(self.amount * steps[self.unit])
+
+
+def parse_duration(field: str, text: str) -> Duration:
+    """Reads "20 epochs", "64000 steps", "128000 examples" or "10 %"; `field` names it in errors."""
+    match = _DURATION.fullmatch(str(text))
+    unit = UNITS.get(match[2].removesuffix("s")) if match else None
+    if match is None or unit is None:
+        raise InputError(
+            f"`{field}` must be an amount and a unit, such as '20 epochs', '64000 steps', "
+            f"'128000 examples' or '10 %'; got {text!r}"
+        )
+    return Duration(float(match[1]), unit)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class ScheduleConfig:
+    """The learning rate as a function of the step."""
+
+    name: str = "cosine"
+    """How the rate falls: cosine or linear (to zero at the end), step (at the milestones), constant."""
+    learning_rate: float = 0.1
+    """Peak learning rate, reached after the warm-up."""
+    warmup: str = "0 steps"
+    """How long the warm-up lasts, e.g. "400 steps", "1 epochs", "5 %"."""
+    warmup_kind: str = "linear"
+    """linear: the rate grows from warmup_factor times the peak to the peak; constant: it stays there."""
+    warmup_factor: float = 0.1
+    """Share of the peak at which the warm-up starts (He 2016: 0.1, constant, for 400 steps)."""
+    milestones: tuple[str, ...] = ()
+    """Durations from the start at which the step schedule multiplies the rate by factor."""
+    factor: float = 0.1
+    """What the step schedule multiplies the rate by at each milestone."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_choice("schedule.name", self.name, SCHEDULES)
+        check_choice("schedule.warmup_kind", self.warmup_kind, ("linear", "constant"))
+        check_at_least("schedule.learning_rate", self.learning_rate, 0)
+        check_at_least("schedule.warmup_factor", self.warmup_factor, 0)
+        check_at_least("schedule.factor", self.factor, 0)
+        parse_duration("schedule.warmup", self.warmup)
+        for milestone in self.milestones:
+            parse_duration("schedule.milestones", milestone)
+        if bool(self.milestones) != (self.name == "step"):
+            raise InputError(
+                "`schedule.milestones` belong to `schedule.name` = 'step' and to no other; got "
+                f"{self.milestones!r} with {self.name!r}"
+            )
+
+
+def _cosine(progress, step, milestones, factor):
+    """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983)."""
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def _linear(progress, step, milestones, factor):
+    """A straight line from 1 to 0."""
+    return 1.0 - progress
+
+
+def _step(progress, step, milestones, factor):
+    """Multiplied by `factor` at each milestone (He 2015, section 4.2)."""
+    passed = sum(jnp.where(step >= milestone, 1.0, 0.0) for milestone in milestones)
+    return jnp.float32(factor) ** passed
+
+
+def _constant(progress, step, milestones, factor):
+    """Always 1."""
+    return jnp.ones_like(progress)
+
+
+SCHEDULES = {"cosine": _cosine, "linear": _linear, "step": _step, "constant": _constant}
+
+
+def make_schedule(
+    config: ScheduleConfig, *, batch_size: int, steps_per_epoch: int, total_steps: int
+) -> Schedule:
+    """The learning rate of the update that follows `step` finished ones."""
+
+    def in_steps(field, text):
+        return parse_duration(field, text).steps(
+            batch_size=batch_size, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+        )
+
+    warmup = in_steps("schedule.warmup", config.warmup)
+    if warmup and warmup >= total_steps:
+        raise InputError(
+            f"`schedule.warmup` must end before the training does; got {config.warmup!r} "
+            f"({warmup} steps) of {total_steps} steps"
+        )
+    milestones = [in_steps("schedule.milestones", text) for text in config.milestones]
+    shape = SCHEDULES[config.name]
+    slope = 1.0 - config.warmup_factor if config.warmup_kind == "linear" else 0.0
+
+    def schedule(step: Int[Array, ""]) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.float32)
+        progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+        rising = config.warmup_factor + slope * step / max(warmup, 1)
+        falling = shape(progress, step, milestones, config.factor)
+        return config.learning_rate * jnp.where(step < warmup, rising, falling)
+
+    return schedule

@@ -1,0 +1,171 @@
+"""What all scripts share: argv in, one JSON object out, user errors as one line and exit code 2.
+
+A script defines its flags with absl, and a function main(overrides) -> result that makes one call of
+the library; `run(main)` does the rest. Overrides are the arguments `--config.section.field=value`.
+"""
+
+import json
+import logging as python_logging
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags, logging
+
+# Scripts run from a clone that is not installed: the one place that says where the package lies.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from resnet.errors import InputError
+
+if TYPE_CHECKING:
+    from resnet.config import Config
+
+FLAGS = flags.FLAGS
+USER_ERROR = 2
+
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
+
+
+def run(main: Callable[[list[str]], dict[str, Any] | None]) -> None:
+    """Parses argv, calls `main` with the overrides, prints its result, and exits."""
+    script, arguments = sys.argv[0], sys.argv[1:]
+    try:
+        own, overrides = split_overrides(arguments)
+        if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in own):
+            print(_help(script, own))
+            return
+        rest = FLAGS([script, *own])[1:]
+        if rest:
+            raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
+        _log_to_stderr()
+        result = main(overrides)
+    except (flags.Error, InputError) as error:
+        _fail(error, USER_ERROR)
+    except Exception as error:
+        # An early end that was announced carries its exit code; anything else is a bug.
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        _fail(error, code)
+    else:
+        if result is not None:
+            print(json.dumps(result), flush=True)
+
+
+def define_config() -> None:
+    """Defines --config for scripts that start from a config file."""
+    flags.DEFINE_string("config", None, "Config file: Python code with get_config(), e.g. configs/digits.py.")
+
+
+def require(*names: str) -> None:
+    """Raises InputError if a flag is missing."""
+    for name in names:
+        if FLAGS[name].value in (None, ""):
+            raise InputError(f"--{name}=… is missing; --help lists the options")
+
+
+def command() -> str:
+    """The command line, as it can be typed again."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def load_config(overrides: list[str]) -> "Config":
+    """The config of --config, overridden and checked."""
+    from resnet.config import load_config
+
+    require("config")
+    return override(load_config(FLAGS.config), overrides)
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(the script's own arguments, the overrides of the config)."""
+    overrides = [argument for argument in arguments if _OVERRIDE.fullmatch(argument)]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def override(config: "Config", overrides: list[str]) -> "Config":
+    """A copy of `config` with the fields named in `overrides` set, checked as a whole."""
+    from resnet.config import check_config, closest, field_help
+
+    types = {name: kind for name, kind, _, _ in field_help(config)}
+    groups: dict[str, list[str]] = {}
+    for argument in overrides:
+        match = _OVERRIDE.fullmatch(argument)
+        assert match is not None
+        name, value = match[2], match[3] or match[1]
+        if name not in types:
+            raise InputError(f"unknown field `{name}`{closest(name, types)}; --help lists all")
+        if value is None and types[name] != "bool":
+            raise InputError(f"`{name}` needs a value: --config.{name}=…")
+        groups.setdefault(name, []).append(argument)
+    for name, arguments in groups.items():
+        config = _set(config, name, types[name], arguments)
+    check_config(config)
+    return config
+
+
+def _set(config: "Config", name: str, kind: str, arguments: list[str]) -> "Config":
+    """Lets ml_collections parse the arguments of one field, and set it in a copy."""
+    from ml_collections import config_flags
+
+    if kind == "tuple[str, ...]":
+        arguments = [_quoted(argument) for argument in arguments]
+    argv = ["", *arguments]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
+        value = arguments[-1].partition("=")[2]
+        raise InputError(f"`{name}` must be of type {kind}; got {value!r}") from error
+    return values.config
+
+
+def _quoted(argument: str) -> str:
+    """ "--a=50 %,75 %" as "--a=('50 %', '75 %')"; what is quoted already stays."""
+    name, _, value = argument.partition("=")
+    if not value or value[0] in "(['\"":
+        return argument
+    return f"{name}={tuple(item.strip() for item in value.split(','))!r}"
+
+
+def _help(script: str, own: list[str]) -> str:
+    """Usage, the script's flags, and the fields of the config with type, value and meaning."""
+    from resnet.config import Config, field_help, load_config
+
+    main = sys.modules["__main__"]
+    lines = [(main.__doc__ or script).strip(), "", "options:"]
+    for flag in FLAGS.get_key_flags_for_module(script):
+        lines += [f"  --{flag.name}", *_wrap(flag.help)]
+    path = next((a.partition("=")[2] for a in own if re.match("--?config=", a)), None)
+    config = load_config(path) if path else Config()
+    lines += ["", f"fields of the config, with their values {f'in {path}' if path else 'by default'}:"]
+    for name, kind, value, meaning in field_help(config):
+        lines += [f"  --config.{name}={value}  ({kind})", *_wrap(meaning)]
+    return "\n".join(lines)
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _log_to_stderr() -> None:
+    """absl's log from INFO on; orbax's only from WARNING on, for it reports every internal move."""
+    logging.use_absl_handler()
+    if FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_for_users)
+
+
+def _is_for_users(record: python_logging.LogRecord) -> bool:
+    return record.levelno >= python_logging.WARNING or "/orbax/" not in record.pathname
+
+
+def _fail(error: Exception, code: int) -> None:
+    """One line on stderr, whatever the message holds."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(code)

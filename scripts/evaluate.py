@@ -1,0 +1,36 @@
+"""Evaluates a run: python scripts/evaluate.py --workdir=runs/digits
+
+The same weights are evaluated on other images by --config.data.name=image_folder
+--config.data.dir=… (and image_size, mean, std). They are normalised as in training unless mean and
+std are given. Where the run kept a moving average of its weights, that is what is evaluated. Prints
+{"split", "loss", "top1", "top5", "n", "step"} as one JSON object.
+"""
+
+import cli
+from absl import flags
+
+from resnet.errors import InputError
+
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_integer("step", None, "Checkpoint to evaluate; by default the latest.")
+flags.DEFINE_string("split", "test", "train, validation or test.")
+
+
+def main(overrides: list[str]) -> dict:
+    """One call of resnet.run.evaluate_run."""
+    cli.require("workdir")
+    from resnet.config import differences, load_saved_config
+
+    saved = load_saved_config(cli.FLAGS.workdir)
+    config = cli.override(saved, overrides)
+    for name, _, _ in differences(saved, config):
+        if not name.startswith("data."):
+            raise InputError(f"`{name}` belongs to the trained net; only `data` fields can change")
+    from resnet.run import evaluate_run, load
+
+    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
+    return evaluate_run(run, cli.FLAGS.split, config.data)
+
+
+if __name__ == "__main__":
+    cli.run(main)

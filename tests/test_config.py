@@ -1,0 +1,108 @@
+"""The composed config: files, JSON, differences, checks across fields, help."""
+
+import dataclasses
+
+import pytest
+
+from resnet.config import (
+    Config,
+    check_config,
+    config_from_dict,
+    config_to_dict,
+    differences,
+    field_help,
+    load_config,
+    load_saved_config,
+    save_config,
+)
+from resnet.errors import InputError
+
+
+def test_json_gives_back_the_same(tmp_path):
+    config = Config(seed=3)
+    config.model.blocks = (1, 2, 3)
+    config.optimizer.lr_multipliers = (("head", 0.1),)
+    save_config(config, tmp_path)
+    assert load_saved_config(tmp_path) == config
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_unknown_and_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match=r"config.json is missing"):
+        load_saved_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json is unreadable"):
+        load_saved_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"dept": 20}}')
+    with pytest.raises(InputError, match=r"unknown field `model.dept`; did you mean `model.depth`"):
+        load_saved_config(tmp_path)
+
+
+def test_differences_name_the_fields():
+    other = Config(seed=1)
+    other.model.depth = 56
+    assert differences(Config(), other) == [("seed", 0, 1), ("model.depth", 20, 56)]
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("model", "depth", "20", "`model.depth` must be of type int; got '20'"),
+        ("model", "depth", True, "`model.depth` must be of type int; got True"),
+        ("model", "blocks", (1, "x"), "`model.blocks` must be of type"),
+        ("train", "batch_size", 0, "`train.batch_size` must be at least 1"),
+        ("train", "steps_per_call", 0, "`train.steps_per_call` must be at least 1"),
+        ("train", "duration", "50 %", "`train.duration` must be in steps"),
+        ("train", "evaluate_every", "never", "`train.evaluate_every` must be an amount"),
+        ("train", "log_every", "", "`train.log_every` must be an amount"),
+        ("train", "label_smoothing", 1.0, "`train.label_smoothing` must be at least 0"),
+        ("train", "ema", -0.1, "`train.ema` must be at least 0"),
+        ("model", "ghost_batch", 7, "`model.ghost_batch` must divide the 128 images"),
+        ("data", "name", "cifar", "`data.name` must be one of"),
+    ],
+)
+def test_wrong_fields(section, field, value, message):
+    config = Config()
+    setattr(getattr(config, section), field, value)
+    with pytest.raises(InputError, match=message):
+        check_config(config)
+
+
+def test_a_wrong_seed_or_section():
+    with pytest.raises(InputError, match=r"`seed` must be at least 0"):
+        check_config(Config(seed=-1))
+    config = Config()
+    config.model = config.train
+    with pytest.raises(InputError, match=r"`model` must be a ModelConfig"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "config.py"),
+        ("x = 1", "has no function get_config"),
+        ("def get_config(): return 3", "must return a resnet.config.Config; got 3"),
+    ],
+)
+def test_wrong_config_files(tmp_path, text, message):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(path)
+
+
+def test_a_config_file_that_is_not_there():
+    with pytest.raises(InputError, match=r"'nowhere.py' does not exist"):
+        load_config("nowhere.py")
+
+
+def test_every_field_has_a_meaning():
+    table = field_help(Config())
+    assert len(table) > 50
+    assert [name for name, _, _, meaning in table if len(meaning) < 4] == []
+
+
+def test_leaf_configs_hash_and_compare():
+    assert hash(Config()) == hash(Config())
+    assert dataclasses.replace(Config(), seed=1) != Config()

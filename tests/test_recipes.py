@@ -1,0 +1,104 @@
+"""Each file of configs/: short, documented, a net that can be built, and a recipe that steps."""
+
+import ast
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.config import Config, load_config
+from resnet.data.batches import batch_indices
+from resnet.data.datasets import load_dataset
+from resnet.models.resnet import make_model
+from resnet.training.parallel import make_mesh, replicate
+from resnet.training.plan import make_plan
+from resnet.training.schedules import make_schedule, parse_duration
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "configs").glob("*.py"))
+NAMES = [path.stem for path in RECIPES]
+
+
+@functools.cache
+def recipe(name: str) -> Config:
+    """The checked config of a recipe; not to be changed."""
+    return load_config(ROOT / "configs" / f"{name}.py")
+
+
+def tiny_twin(name: str) -> Config:
+    """The recipe on 64 synthetic images with the shallowest and narrowest net of its kind."""
+    config = load_config(ROOT / "configs" / f"{name}.py")
+    config.data.name, config.data.dir, config.data.image_size = "synthetic", "", 0
+    config.data.train_limit = 64
+    wide, bottleneck = config.model.family == "wide", config.model.branch == "bottleneck"
+    config.model.depth = 10 if wide else 11 if bottleneck else 8
+    config.model.width = 0.25
+    config.model.ghost_batch = min(config.model.ghost_batch, 2)
+    config.train.batch_size = 8
+    return config
+
+
+def test_the_recipes_of_the_papers_are_there():
+    cifar10 = {f"cifar10_resnet{depth}" for depth in (20, 32, 44, 56, 110)}
+    others = {"digits", "image_folder", "cifar10_preact164", "cifar10_wrn16_4", "cifar10_wrn28_10"}
+    assert set(NAMES) >= cifar10 | others
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_a_recipe_is_short_and_tells_result_hardware_and_command(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 30
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert f"Command: python scripts/train.py --config=configs/{path.name} --workdir=" in docstring
+    assert "Expected: " in docstring and "Hardware: " in docstring
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_describes_a_net(name):
+    model = make_model(recipe(name).model, num_outputs=10)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+    assert shapes["params"]
+
+
+# He 2015, section 4.2; Zagoruyko 2016, section 3: the steps at which the papers change the rate.
+@pytest.mark.parametrize(
+    ("name", "steps_per_epoch", "rates"),
+    [
+        ("cifar10_resnet20", 351, {0: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001}),
+        ("cifar10_resnet110", 351, {0: 0.01, 399: 0.01, 400: 0.1, 32_000: 0.01}),
+        ("cifar10_wrn28_10", 390, {0: 0.1, 60 * 390: 0.02, 120 * 390: 0.004, 160 * 390: 0.0008}),
+    ],
+)
+def test_a_recipe_has_the_learning_rates_of_its_paper(name, steps_per_epoch, rates):
+    config = recipe(name)
+    counts = {"batch_size": config.train.batch_size, "steps_per_epoch": steps_per_epoch}
+    total = parse_duration("train.duration", config.train.duration).steps(**counts)
+    schedule = make_schedule(config.schedule, total_steps=total, **counts)
+    found = [schedule(jnp.int32(step)) for step in rates]
+    np.testing.assert_allclose(found, list(rates.values()), rtol=1e-5)
+
+
+@functools.cache
+def one_step(config: Config):
+    """Parameters before and after the first step, and its loss; many twins share a config."""
+    mesh = make_mesh()
+    dataset = load_dataset(config.data)
+    plan = make_plan(config, dataset, mesh)
+    state = replicate(jax.jit(plan.init)(config.seed), mesh)
+    before = jax.device_get(state.params)
+    arrays = {"image": dataset.train.images, "label": dataset.train.labels}
+    indices = batch_indices(config.seed, 0, len(dataset.train.labels), config.train.batch_size)
+    state, metrics = plan.train_steps(state, replicate(arrays, mesh), indices[None])
+    return before, jax.device_get(state.params), jax.device_get(metrics["loss"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tiny_twin_of_a_recipe_steps(name):
+    before, after, loss = one_step(tiny_twin(name))
+    assert np.isfinite(loss).all()
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+    assert all(jax.tree.leaves(changed)), changed

@@ -1,0 +1,114 @@
+"""The rules of the house, read from the source: who imports whom, and how long is long."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "resnet").rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+# What each room, a folder or file of resnet/, may import of the others; imports go one way.
+LEAVES = {"errors", "models", "data"}
+RUNS = LEAVES | {"config", "training", "run"}
+ROOMS = {
+    "__init__": {"run"},
+    "errors": set(),
+    "models": {"errors"},
+    "data": {"errors"},
+    "config": LEAVES | {"training"},
+    "training": LEAVES | {"config"},
+    "run": LEAVES | {"config", "training"},
+    "analysis": RUNS,
+    "studies": RUNS | {"analysis"},
+    "interop": RUNS,
+}
+# The one place that may import a library.
+OWNERS = {"flax": "resnet/models/", "orbax": "resnet/training/checkpoint.py"}
+# The leaf configs are composed by resnet/config.py, and so must not import it.
+COMPOSED_BY = "resnet/config.py"
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that run when `path` does, wherever in the file; not those under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{relative(path)}: a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str | None:
+    """`models` of `resnet.models.grammar`."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "resnet" and len(parts) > 1 else None
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of the library that `path` imports."""
+    modules = [module for module in imports(path) if room(module)]
+    return {ROOT / (module.replace(".", "/") + ".py") for module in modules} & set(LIBRARY)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+def test_imports_go_one_way(path):
+    here = path.relative_to(ROOT / "resnet").parts[0].removesuffix(".py")
+    used = {name for module in imports(path) if (name := room(module)) in ROOMS}
+    assert used <= ROOMS[here] | {here}, f"{relative(path)} imports {used - ROOMS[here]}"
+    assert "scripts" not in {module.split(".")[0] for module in imports(path)}
+
+
+def test_no_leaf_config_imports_the_whole_config():
+    seen, waiting = set(), imported_files(ROOT / COMPOSED_BY)
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        waiting |= imported_files(path) - seen
+    assert ROOT / COMPOSED_BY not in seen
+
+
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+def test_flax_and_orbax_have_one_owner(path):
+    for library, owner in OWNERS.items():
+        uses = any(module.split(".")[0] == library for module in imports(path))
+        assert not uses or relative(path).startswith(owner), f"only {owner} imports {library}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+def test_only_scripts_read_the_command_line_and_print(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Attribute | ast.Call):
+            continue
+        text = ast.unparse(node)
+        assert text != "sys.argv" and not text.startswith("print("), f"line {node.lineno}: {text}"
+    assert not {"argparse", "absl.flags", "absl.app"} & set(imports(path))
+
+
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS + TESTS, ids=relative)
+def test_one_page_per_concept(path):
+    text = path.read_text()
+    assert path.name != "utils.py"
+    assert len(text.splitlines()) <= 300, "split it by theme"
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, functions) and path not in TESTS:
+            assert (node.end_lineno or 0) - node.lineno < 50, f"{node.name}: split it by theme"
+
+
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+def test_every_module_says_what_it_is(path):
+    text = path.read_text()
+    assert not text or ast.get_docstring(ast.parse(text)), "a docstring on the first line"

@@ -1,0 +1,93 @@
+"""What is kept on disk, and what is read back."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.errors import InputError
+from resnet.training import checkpoint
+from resnet.training.checkpoint import CheckpointConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Stands for TrainState."""
+
+    step: Any
+    params: Any
+
+
+def state_at(step):
+    return State(jnp.int32(step), {"kernel": jnp.arange(6.0).reshape(2, 3) + step})
+
+
+def shapes_of(state):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    manager = checkpoint.make_manager(tmp_path, CheckpointConfig(keep=2))
+    for step, score in ((1, 0.5), (2, 0.9), (3, 0.1), (4, None), (5, 0.2)):
+        checkpoint.save(manager, state_at(step), {"note": [step, 0.5]}, score)
+    manager.close()
+    return tmp_path
+
+
+def test_the_last_and_the_best_are_kept(workdir):
+    assert checkpoint.steps_on_disk(workdir) == [5, 4, 2]
+
+
+def test_restored_bit_for_bit(workdir):
+    state, metadata = checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
+    assert isinstance(state, State) and metadata["note"] == [5, 0.5]
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(5))
+
+
+def test_a_part_is_restored(workdir):
+    part, _ = checkpoint.restore(workdir, 4, {"params": shapes_of(state_at(0).params)})
+    np.testing.assert_array_equal(part["params"]["kernel"], state_at(4).params["kernel"])
+
+
+@pytest.mark.parametrize("damage", ["truncate", "no data", "no metadata"])
+def test_fallback_to_the_one_before(workdir, damage, caplog):
+    folder = workdir / "checkpoints" / "5"
+    for path in folder.rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10]) if damage == "truncate" else None
+        path.unlink() if damage == "no data" else None
+    if damage == "no metadata":
+        (folder / "metadata" / "metadata").unlink()
+    state, _ = checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
+    assert state.step == 4 and f"{folder} is unreadable" in caplog.text
+    assert folder.is_dir()
+
+
+def test_nothing_readable_is_an_error_nothing_there_is_not(workdir, tmp_path_factory):
+    empty = tmp_path_factory.mktemp("empty")
+    assert checkpoint.restore_latest(empty, shapes_of(state_at(0))) is None
+    for path in (workdir / "checkpoints").rglob("d/*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"none of the checkpoints in .* can be read"):
+        checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
+
+
+def test_another_shape_is_an_error(workdir):
+    other = State(jnp.int32(0), {"kernel": jnp.zeros((3, 3))})
+    with pytest.raises(InputError, match="is unreadable"):
+        checkpoint.restore(workdir, 5, shapes_of(other))
+    other = State(jnp.int32(0), {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)})
+    with pytest.raises(InputError, match="is unreadable"):
+        checkpoint.restore(workdir, 5, shapes_of(other))
+
+
+def test_wrong_fields():
+    with pytest.raises(InputError, match=r"`checkpoint.keep` must be at least 1"):
+        CheckpointConfig(keep=0).check()
+    with pytest.raises(InputError, match=r"`checkpoint.every`"):
+        CheckpointConfig(every="sometimes").check()

@@ -1,0 +1,196 @@
+"""Whole runs of a few steps: resuming, finishing, diverging, and checkpoints that are damaged."""
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import resnet
+from resnet.config import Config
+from resnet.data.batches import batch_indices
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.run import evaluate_run
+from resnet.training import checkpoint, loop
+from resnet.training.parallel import make_mesh
+from resnet.training.plan import make_plan
+from resnet.training.signals import RunStopped
+from resnet.training.steps import TrainState
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """Every run here compiles the same programs: keep them."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+def tiny() -> Config:
+    config = Config()
+    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.model.blocks, config.model.width = (1, 1, 1), 0.25
+    config.train.batch_size, config.train.duration, config.train.ema = 8, "9 steps", 0.9
+    config.train.evaluate_every = config.train.log_every = "4 steps"
+    config.checkpoint.every, config.checkpoint.keep = "5 steps", 9
+    return config
+
+
+def train(config: Config, workdir: Path) -> dict:
+    return loop.train(config, workdir, mesh=make_mesh(1))
+
+
+def final_state(config: Config, workdir: Path, step: int) -> TrainState:
+    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
+    target = jax.eval_shape(plan.init, 0)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+    )
+    return jax.device_get(checkpoint.restore(workdir, step, shapes)[0])
+
+
+def numbers(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compile_once):
+    """(config, workdir, result) of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return tiny(), workdir, train(tiny(), workdir)
+
+
+def test_a_run_leaves_its_records_and_its_result(finished):
+    config, workdir, result = finished
+    lines = numbers(workdir)
+    assert [line["step"] for line in lines if line["split"] == "train"] == [4, 8, 9]
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [4, 8]
+    assert [line["step"] for line in lines if line["split"] == "test"] == [9]
+    assert result["split"] == "test" and result["n"] == len(load_dataset(config.data).test)
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert {5, 9} <= set(checkpoint.steps_on_disk(workdir))
+
+
+def test_a_finished_run_does_nothing_again(finished):
+    config, workdir, result = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert train(config, workdir) == result
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, number):
+    config, undisturbed, result = finished
+
+    def interrupted(seed, step, n, batch):
+        if step == 6:
+            signal.raise_signal(number)
+        return batch_indices(seed, step, n, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 7") as stop:
+        patch.setattr(loop, "batch_indices", interrupted)
+        train(config, tmp_path)
+    assert stop.value.exit_code == 128 + number
+    assert not (tmp_path / "result.json").exists()
+    again = train(config, tmp_path)
+    assert {k: again[k] for k in ("loss", "top1", "n", "validation", "without_ema")} == {
+        k: result[k] for k in ("loss", "top1", "n", "validation", "without_ema")
+    }
+    assert numbers(tmp_path) == numbers(undisturbed)
+    states = [final_state(config, workdir, 9) for workdir in (tmp_path, undisturbed)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(finished, tmp_path, caplog):
+    config, undisturbed, _ = finished
+
+    def stop_after_saving(workdir):
+        (workdir / "result.json").unlink()
+        for path in (workdir / "checkpoints" / "9" / "state").rglob("d/*"):
+            path.write_bytes(path.read_bytes()[:20])
+
+    train(config, tmp_path)
+    stop_after_saving(tmp_path)
+    with caplog.at_level("WARNING"):
+        train(config, tmp_path)
+    assert "checkpoints/9 is unreadable" in caplog.text
+    assert (tmp_path / "checkpoints_unreadable" / "9").is_dir()
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_a_workdir_of_another_config(finished):
+    _, workdir, _ = finished
+    config = tiny()
+    config.schedule.learning_rate = 0.2
+    with pytest.raises(InputError, match=r"`schedule.learning_rate` \(0.1 there, 0.2 here\)"):
+        train(config, workdir)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny()
+    config.schedule.name, config.schedule.learning_rate = "constant", 1e30
+    config.checkpoint.every = "1 steps"
+    with pytest.raises(RunStopped, match=r"(loss|grad_norm) is (nan|inf) at step \d") as stop:
+        train(config, tmp_path)
+    assert stop.value.exit_code == 1
+    kept = checkpoint.steps_on_disk(tmp_path)
+    assert kept and all(np.isfinite(line["loss"]) for line in numbers(tmp_path))
+
+
+def test_a_batch_that_two_devices_cannot_share(tmp_path):
+    config = tiny()
+    config.train.batch_size = 9
+    with pytest.raises(InputError, match="divisible by the 2 devices; got 9"):
+        loop.train(config, tmp_path, mesh=make_mesh(2))
+
+
+def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
+    config, _, result = finished
+
+    def interrupted(seed, step, n, batch):
+        if step == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return batch_indices(seed, step, n, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(RunStopped):
+        patch.setattr(loop, "batch_indices", interrupted)
+        train(config, tmp_path)
+    again = loop.train(config, tmp_path, mesh=make_mesh(2))
+    np.testing.assert_allclose(again["loss"], result["loss"], rtol=1e-3)
+
+
+def test_a_run_is_loaded_from_its_folder_alone(finished):
+    config, workdir, result = finished
+    run = resnet.load(workdir)
+    assert run.config == config and run.step == 9
+    test = load_dataset(config.data).test
+    hits = run.logits(test.images).argmax(-1) == test.labels
+    np.testing.assert_allclose(hits.mean(), result["top1"])
+    assert evaluate_run(run, "test")["top1"] == result["top1"]
+    assert resnet.load(workdir, step=5).step == 5
+
+
+def test_what_cannot_be_loaded(finished, tmp_path):
+    _, workdir, _ = finished
+    with pytest.raises(InputError, match="has no checkpoint of step 3; there are"):
+        resnet.load(workdir, step=3)
+    with pytest.raises(InputError, match=r"config.json is missing"):
+        resnet.load(tmp_path)
+    with pytest.raises(InputError, match=r"must be uint8 of shape \(n, 8, 8, 1\)"):
+        resnet.load(workdir).logits(np.zeros((1, 8, 8, 1), np.float32))
+
+
+def test_other_data_must_put_the_same_question(finished):
+    _, workdir, _ = finished
+    run, data = resnet.load(workdir), tiny().data
+    data.name, data.shift = "digits_rotation", 0
+    with pytest.raises(InputError, match="the run was trained with kind classification"):
+        evaluate_run(run, "test", data)

@@ -1,0 +1,93 @@
+"""Durations and learning rates: known values, and errors that name the field."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.errors import InputError
+from resnet.training.schedules import ScheduleConfig, make_schedule, parse_duration
+
+COUNTS = {"batch_size": 100, "steps_per_epoch": 50, "total_steps": 1000}
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("20 epochs", 1000),
+        ("1 epoch", 50),
+        ("0.5 epochs", 25),
+        ("64000 steps", 64000),
+        ("64000steps", 64000),
+        ("1e3 steps", 1000),
+        ("12800 examples", 128),
+        ("10 %", 100),
+        ("10%", 100),
+    ],
+)
+def test_durations(text, steps):
+    assert parse_duration("train.duration", text).steps(**COUNTS) == steps
+
+
+@pytest.mark.parametrize("text", ["", "20", "epochs", "20 hours", "-1 steps", "nan steps", "1 2 %"])
+def test_a_wrong_duration_is_an_error(text):
+    with pytest.raises(InputError, match=r"`train.duration` must be an amount and a unit"):
+        parse_duration("train.duration", text)
+
+
+def test_a_share_needs_a_whole():
+    with pytest.raises(InputError, match=r"share of `train.duration`"):
+        parse_duration("x", "10 %").steps(batch_size=1, steps_per_epoch=1)
+
+
+def rates(steps, **fields):
+    schedule = make_schedule(ScheduleConfig(**fields), **COUNTS)
+    return [float(schedule(jnp.int32(step))) for step in steps]
+
+
+def test_cosine():
+    values = rates((0, 500, 1000, 2000), name="cosine", learning_rate=0.2)
+    np.testing.assert_allclose(values, [0.2, 0.1, 0.0, 0.0], atol=1e-7)
+
+
+def test_linear_and_constant():
+    np.testing.assert_allclose(rates((0, 250, 1000), name="linear"), [0.1, 0.075, 0], atol=1e-7)
+    np.testing.assert_allclose(rates((0, 999), name="constant"), [0.1, 0.1])
+
+
+def test_steps_at_milestones():
+    fields = {"name": "step", "milestones": ("50 %", "15 epochs"), "factor": 0.2}
+    np.testing.assert_allclose(
+        rates((0, 499, 500, 749, 750), **fields), [0.1, 0.1, 0.02, 0.02, 0.004], rtol=1e-6
+    )
+
+
+def test_linear_warmup_ends_at_the_peak():
+    fields = {"name": "constant", "warmup": "2 epochs", "warmup_factor": 0.0}
+    np.testing.assert_allclose(rates((0, 50, 100, 101), **fields), [0, 0.05, 0.1, 0.1], rtol=1e-6)
+
+
+def test_constant_warmup_of_he_2016():
+    fields = {"name": "constant", "warmup": "400 steps", "warmup_kind": "constant"}
+    np.testing.assert_allclose(rates((0, 399, 400), **fields), [0.01, 0.01, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "cosin"}, "`schedule.name` must be one of cosine"),
+        ({"learning_rate": -1.0}, "`schedule.learning_rate` must be at least 0"),
+        ({"learning_rate": float("nan")}, "`schedule.learning_rate`"),
+        ({"warmup_kind": "slow"}, "`schedule.warmup_kind`"),
+        ({"warmup": "soon"}, "`schedule.warmup`"),
+        ({"name": "step"}, "`schedule.milestones`"),
+        ({"milestones": ("1 epochs",)}, "`schedule.milestones`"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(InputError, match=message):
+        ScheduleConfig(**fields).check()
+
+
+def test_a_warmup_longer_than_the_training():
+    with pytest.raises(InputError, match=r"`schedule.warmup` must end before"):
+        make_schedule(ScheduleConfig(warmup="1000 steps"), **COUNTS)
