@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 from beartype import BeartypeConf, beartype
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Two devices, so that data parallelism is tested everywhere; no wait for accelerators that are not.
@@ -23,3 +24,7 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": CACHE}
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
 # Checks every annotated shape and type of the package whenever a test calls it.
 install_import_hook("resnet", f"{__name__}.check_types")
+
+# The same examples in every run, however slow the machine.
+settings.register_profile("project", deadline=None, derandomize=True, database=None)
+settings.load_profile("project")

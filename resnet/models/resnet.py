@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from resnet.models.branches import ORDERS, Branch
 from resnet.models.geometry import BlockSpec, block_specs, shares_start
-from resnet.models.layers import Dropout, activate, fixup_bias
+from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout, activate, fixup_bias
 from resnet.models.norms import normalize
 from resnet.models.shortcuts import BlockArrays, ShortcutPath, block_arrays, is_random
 from resnet.models.stems import Stem
@@ -124,12 +124,9 @@ class Head(nn.Module):
             x = activate(config, config.activation, x)
         pooled = x.mean((1, 2), dtype=jnp.float32)
         y = Dropout(config.head_dropout)(fixup_bias(self, config, pooled, "bias"), key)
-        kernel_init = nn.initializers.zeros if config.zero_head else HEAD_INIT
-        return nn.Dense(self.num_outputs, kernel_init=kernel_init, name="dense")(y), pooled
-
-
-# Uniform within 1/sqrt(fan-in): what fb.resnet.torch and torchvision leave at PyTorch's default.
-HEAD_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        draw = KERNEL_INITS["zero"] if config.zero_head else HEAD_INIT
+        dense = nn.Dense(self.num_outputs, kernel_init=lambda key, shape, _: draw(key, shape), name="dense")
+        return dense(y), pooled
 
 
 class ResNet(nn.Module):

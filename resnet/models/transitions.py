@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from resnet.models.geometry import BlockSpec, Convolution, has_bias
@@ -39,9 +40,11 @@ def average_pool(x: Array, stride: int) -> Array:
     window = (1, stride, stride, 1)
     rest = [(0, -n % stride) for n in x.shape[1:3]]
     padding = ((0, 0), *rest, (0, 0))
-    total = jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, window, window, padding)
+    # NumPy's, because JAX differentiates a windowed sum only if it starts at a constant.
+    zero = np.zeros((), x.dtype)
+    total = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, padding)
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-    return total / jax.lax.reduce_window(ones, jnp.zeros((), x.dtype), jax.lax.add, window, window, padding)
+    return total / jax.lax.reduce_window(ones, zero, jax.lax.add, window, window, padding)
 
 
 def pad(path: "ShortcutPath", x: Array) -> Array:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-import jax
 from jax.sharding import Mesh
 
 from resnet.config import Config
@@ -17,9 +16,6 @@ from resnet.training.parallel import axis_name, make_eval_step, make_train_steps
 from resnet.training.schedules import make_schedule, parse_duration
 from resnet.training.steps import TrainState, init_state
 from resnet.training.task import Task, task_of
-
-# Runs once: XLA on the CPU otherwise spends seconds per shape on optimising the random generator.
-COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,8 +37,7 @@ class Plan:
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, on every device."""
-        init = jax.jit(self.init, compiler_options=COMPILE_QUICKLY)
-        return replicate(init(seed), self.mesh)
+        return replicate(self.init(seed), self.mesh)
 
 
 def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:

@@ -88,9 +88,13 @@ def random_key(seed: Int[Array, ""], stream: int) -> Array:
 
 
 def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Initial {"params", "batch_stats"} of a model."""
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init(key, images, train=False)
+    """Initial {"params", "batch_stats"} of a model.
+
+    Not for `jit`: parameter by parameter, so that the bits of one depend on its path and shape alone,
+    and a deep net takes no longer to compile than a shallow one.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = model.lazy_init(key, images, train=False)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
