@@ -1,0 +1,1 @@
+"""Questions answered by training several nets that differ in one thing."""
