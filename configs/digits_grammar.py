@@ -2,8 +2,8 @@
 
 Source: a recipe of ours, for scripts/grammar.py, which sets shortcut and order.
 Expected: see results/grammar.md.
-Hardware: two CPU cores, a few seconds a net.
-Command: python scripts/grammar.py --config=configs/digits_grammar.py --output=results/grammar.md
+Hardware: two CPU cores, a few seconds.
+Command: python scripts/train.py --config=configs/digits_grammar.py --workdir=runs/digits_grammar
 """
 
 from configs.digits import get_config as digits
