@@ -19,6 +19,7 @@ from resnet.models.grammar import ModelConfig
 from resnet.training.checkpoint import CheckpointConfig
 from resnet.training.optimizers import OptimizerConfig
 from resnet.training.parallel import check_batch
+from resnet.training.records import write_json
 from resnet.training.schedules import ScheduleConfig
 from resnet.training.steps import TrainConfig
 
@@ -89,8 +90,7 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 def save_config(config: Config, workdir: str | Path) -> None:
     """Writes config.json."""
-    path = Path(workdir) / FILE
-    path.write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
+    write_json(Path(workdir) / FILE, config_to_dict(config))
 
 
 def load_saved_config(workdir: str | Path) -> Config:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 USER_ERROR = 2
 
+_LIBRARIES = re.compile(r"/(orbax|jax)/")
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
 
@@ -154,7 +155,7 @@ def _wrap(text: str) -> list[str]:
 
 
 def _log_to_stderr() -> None:
-    """absl's log from INFO on; orbax's only from WARNING on, for it reports every internal move."""
+    """absl's log from INFO on; libraries' only from WARNING on, for they report every internal move."""
     logging.use_absl_handler()
     if FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
@@ -162,7 +163,7 @@ def _log_to_stderr() -> None:
 
 
 def _is_for_users(record: python_logging.LogRecord) -> bool:
-    return record.levelno >= python_logging.WARNING or "/orbax/" not in record.pathname
+    return record.levelno >= python_logging.WARNING or not _LIBRARIES.search(record.pathname)
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnet.errors import InputError
+from resnet.training.records import write_json
 
 if TYPE_CHECKING:
     from resnet.data.datasets import Dataset
@@ -56,7 +57,7 @@ def task_of(dataset: "Dataset") -> Task:
 def save_task(task: Task, workdir: Path) -> None:
     """Writes task.json; float32 statistics survive the decimal form exactly."""
     fields = dataclasses.asdict(task) | {"mean": task.mean.tolist(), "std": task.std.tolist()}
-    (workdir / FILE).write_text(json.dumps(fields, indent=1) + "\n")
+    write_json(workdir / FILE, fields)
 
 
 def load_task(workdir: Path) -> Task:
