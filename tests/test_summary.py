@@ -1,4 +1,4 @@
-"""Several seeds of one config as one page."""
+"""Several seeds of one config as one page, several configs in one plot."""
 
 import json
 import statistics
@@ -7,6 +7,7 @@ import pytest
 
 from resnet.config import Config, config_to_dict, save_config
 from resnet.errors import InputError
+from resnet.studies.comparison import curve, group_by_config, plot_comparison
 from resnet.studies.summary import load_finished, summarize, write_page
 
 
@@ -57,3 +58,30 @@ def test_runs_of_two_configs_are_not_mixed(tmp_path):
 def test_an_unfinished_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no finished run .*; train it to the end first"):
         load_finished(tmp_path)
+
+
+def write_metrics(workdir, values):
+    lines = [
+        {"step": step, "epoch": float(step), "split": split, "loss": 1.0, "top1": value}
+        for step, value in enumerate(values, 1)
+        for split in ("train", "validation")
+    ]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_runs_are_grouped_by_what_differs_and_drawn(tmp_path):
+    for name, depth, seed, values in (
+        ("a", 20, 0, [0.1, 0.5]),
+        ("b", 20, 1, [0.3, 0.7, 0.9]),
+        ("c", 56, 0, [0.2]),
+    ):
+        finished(tmp_path / name, seed, 0.9, depth)
+        write_metrics(tmp_path / name, values)
+    workdirs = [tmp_path / name for name in "abc"]
+    groups = group_by_config(workdirs)
+    assert groups == {"model.depth=20": workdirs[:2], "model.depth=56": workdirs[2:]}
+    # The third epoch is left out: one of the two runs has not come that far.
+    assert curve(workdirs[:2], "train", "top1") == ([1.0, 2.0], [[0.1, 0.5], [0.3, 0.7]])
+    counts = plot_comparison(workdirs, "depth", tmp_path / "plot.png")
+    assert counts == {"model.depth=20": 2, "model.depth=56": 1}
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
