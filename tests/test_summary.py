@@ -46,7 +46,10 @@ def test_mean_and_deviation_over_seeds(tmp_path):
 
 
 def test_one_seed_has_no_deviation(tmp_path):
-    assert summarize([finished(tmp_path / "0", 0, 0.9)])["std"] is None
+    runs = [finished(tmp_path / "0", 0, 0.9)]
+    assert summarize(runs)["std"] is None
+    write_page(runs, summarize(runs), "One seed", tmp_path / "page.md")
+    assert "**90.00** % (one seed)" in (tmp_path / "page.md").read_text()
 
 
 def test_runs_of_two_configs_are_not_mixed(tmp_path):

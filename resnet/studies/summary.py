@@ -70,22 +70,19 @@ def write_page(runs: list[FinishedRun], summary: dict[str, Any], title: str, pat
     """A Markdown page: the summary, a row for each seed, and how to run it again."""
     metric = summary["metric"]
     scale = 100 if metric == "top1" else 1
-    spread = f" ± {scale * summary['std']:.2f}" if summary["std"] is not None else ""
-    formats = {
-        metric: ".4f",
-        "loss": ".4f",
-        "n": "",
-        "step": "",
-        "seconds": ".1f",
-        "images_per_second": ".0f",
-    }
+    unit = " %" if metric == "top1" else ""
+    value, seeds = f"{scale * summary['mean']:.2f}", "one seed"
+    if summary["std"] is not None:
+        value += f" ± {scale * summary['std']:.2f}"
+        seeds = f"mean ± standard deviation, {summary['n']} seeds"
+    formats = {metric: ".4f", "loss": ".4f", "n": "", "step": "", "seconds": ".1f"}
+    formats["images_per_second"] = ".0f"
     rows = [(run.seed, *(run.result[column] for column in formats)) for run in runs]
     session = runs[0].session
     lines = [
         f"# {title}",
         "",
-        f"Test {metric} of the last weights: **{scale * summary['mean']:.2f}{spread}**"
-        f"{' %' if metric == 'top1' else ''} (mean ± standard deviation, {summary['n']} seeds), "
+        f"Test {metric} of the last weights: **{value}**{unit} ({seeds}), "
         f"{summary['seconds']:.0f} s a run (median, compilation included).",
         "",
         tabulate.tabulate(rows, ("seed", *formats), tablefmt="github", floatfmt=("", *formats.values())),

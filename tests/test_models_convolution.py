@@ -1,0 +1,97 @@
+"""Every formulation of a convolution gives what XLA's own gives: forward, both gradients, in any context."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.models.convolution import convolve, plain
+
+
+def operands(size=3, groups=1, inputs=8, outputs=8, extent=(7, 6), batch=3, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 2)
+    x = jax.random.normal(keys[0], (batch, *extent, inputs))
+    kernel = jax.random.normal(keys[1], (size, size, inputs // groups, outputs))
+    return x, kernel
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def value_and_gradients(convolution, x, kernel, stride, padding, groups):
+    y, pull = jax.vjp(lambda x, kernel: convolution(x, kernel, stride, padding, groups), x, kernel)
+    return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+
+def assert_close(ours, theirs, relative=1e-6):
+    """Within `relative` of the largest value: sums of n terms may run in another order."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * float(jnp.abs(b).max() + 1))
+
+
+@pytest.mark.parametrize("groups", (1, 2, 8))
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("size", (1, 3, 5))
+def test_forward_and_gradients(size, stride, groups):
+    x, kernel = operands(size, groups)
+    arguments = (x, kernel, stride, (size - 1) // 2, groups)
+    assert_close(value_and_gradients(convolve, *arguments), value_and_gradients(plain, *arguments), 2e-6)
+
+
+@pytest.mark.parametrize("extent", ((1, 1), (2, 5), (9, 8)))
+def test_any_extent_and_no_padding(extent):
+    x, kernel = operands(7 if extent == (9, 8) else 1, extent=extent)
+    for stride in (1, 2):
+        arguments = (x, kernel, stride, 0, 1)
+        assert_close(value_and_gradients(convolve, *arguments), value_and_gradients(plain, *arguments), 2e-6)
+
+
+def test_many_groups_in_chunks():
+    x, kernel = operands(groups=16, inputs=64, outputs=128, extent=(4, 4))
+    arguments = (x, kernel, 2, 1, 16)
+    assert_close(value_and_gradients(convolve, *arguments), value_and_gradients(plain, *arguments), 2e-6)
+
+
+def test_seeds_under_vmap():
+    pairs = [operands(seed=seed) for seed in range(3)]
+    together = jax.vmap(lambda x, k: value_and_gradients(convolve, x, k, 2, 1, 1))(
+        *(jnp.stack(arrays) for arrays in zip(*pairs, strict=True))
+    )
+    for i, (x, kernel) in enumerate(pairs):
+        alone = value_and_gradients(convolve, x, kernel, 2, 1, 1)
+        assert_close([leaf[i] for leaf in together], alone)
+
+
+def test_inside_scan_and_remat():
+    x, kernel = operands()
+
+    def chain(convolution, x, kernel):
+        block = jax.checkpoint(lambda x: jnp.tanh(convolution(x, kernel, 1, 1, 1)))
+        return jax.lax.scan(lambda x, _: (block(x), None), x, None, length=3)[0].sum()
+
+    gradients = [
+        jax.jit(jax.grad(functools.partial(chain, f), argnums=(0, 1)))(x, kernel) for f in (convolve, plain)
+    ]
+    assert_close(*gradients, 1e-5)
+
+
+def test_the_gradient_of_a_gradient():
+    x, kernel = operands()
+
+    def penalty(convolution, kernel):
+        gradient = jax.grad(lambda x: jnp.square(convolution(x, kernel, 2, 1, 1)).sum())(x)
+        return jnp.square(gradient).sum()
+
+    assert_close(*(jax.jit(jax.grad(functools.partial(penalty, f)))(kernel) for f in (convolve, plain)), 1e-5)
+
+
+@pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
+@pytest.mark.parametrize("place", (0, -1))
+@pytest.mark.parametrize("size", (1, 3))
+def test_divergence_stays_visible(size, place, value):
+    """One value that is not finite, first or last, reaches the output and the kernel's gradient."""
+    x, kernel = operands(size)
+    x = x.reshape(-1).at[place].set(value).reshape(x.shape)
+    y, _, kernel_gradient = value_and_gradients(convolve, x, kernel, 1, (size - 1) // 2, 1)
+    assert not np.isfinite(y).all()
+    assert not np.isfinite(kernel_gradient).all()
