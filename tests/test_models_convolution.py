@@ -85,6 +85,33 @@ def test_the_gradient_of_a_gradient():
     assert_close(*(jax.jit(jax.grad(functools.partial(penalty, f)))(kernel) for f in (convolve, plain)), 1e-5)
 
 
+@pytest.mark.parametrize("groups", (1, 4))
+@pytest.mark.parametrize("size", (1, 3))
+def test_forward_mode_alone_and_over_reverse(size, groups):
+    """Jacobian- and Hessian-vector products, of several directions under vmap."""
+    x, kernel = operands(size, groups, extent=(4, 4), batch=1)
+    directions = operands(size, groups, extent=(4, 4), batch=2, seed=1)[0][:, None]
+
+    def products(convolution, x, kernel):
+        def f(x):
+            return jnp.sin(convolution(x, kernel, 2, size // 2, groups))
+
+        def along(direction):
+            _, hessian = jax.jvp(jax.grad(lambda x: f(x).sum()), (x,), (direction,))
+            return jax.jvp(f, (x,), (direction,))[1], hessian
+
+        return jax.vmap(along)(directions)
+
+    assert_close(*(jax.jit(products, static_argnums=0)(f, x, kernel) for f in (convolve, plain)), 1e-5)
+
+
+@pytest.mark.parametrize("size", (3, 5, 7))
+def test_dense_forward_is_equal_to_the_last_bit(size):
+    """It is XLA's own; matrix products (1x1), chunks of groups and gradients round in another order."""
+    x, kernel = operands(size)
+    np.testing.assert_array_equal(*(f(x, kernel, 2, size // 2, 1) for f in (convolve, plain)))
+
+
 @pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
 @pytest.mark.parametrize("place", (0, -1))
 @pytest.mark.parametrize("size", (1, 3))

@@ -1,6 +1,4 @@
-"""Batch norm against the plain formula and against itself on other groupings; the norms per image."""
-
-import dataclasses
+"""Norms against the formulas they abbreviate."""
 
 import jax
 import jax.numpy as jnp
@@ -8,133 +6,141 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.models.grammar import ModelConfig
-from resnet.models.norms import BatchNorm, GroupNorm, batch_normalize
+from resnet.models.norms import CHANNEL_GROUPS, BatchNorm, GroupNorm, batch_normalize, ghost_groups
+from tests.models_cases import images, net
 
-CONFIG = ModelConfig()
-EPSILON = CONFIG.norm_epsilon
-
-
-def arrays(batch=8, channels=4, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 4)
-    x = 3.0 + 2.0 * jax.random.normal(keys[0], (batch, 5, 6, channels))
-    cotangent = jax.random.normal(keys[1], x.shape)
-    return (
-        x,
-        1.0 + 0.1 * jax.random.normal(keys[2], (channels,)),
-        jax.random.normal(keys[3], (channels,)),
-        cotangent,
-    )
+EPSILON = 1e-5
+X = 3 * images(6, 5, 4, 8) + 2
+SCALE, BIAS = images(8, seed=1), images(8, seed=2)
 
 
-def formula(x, scale, bias):
-    """The definition, for autodiff."""
-    mean, variance = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
-    return (x - mean) / jnp.sqrt(variance + EPSILON) * scale[None, None, None] + bias[None, None, None]
+def plain(x, scale, bias):
+    """Batch norm for autodiff, as written in the paper."""
+    mean = x.mean((0, 1, 2), keepdims=True)
+    variance = ((x - mean) ** 2).mean((0, 1, 2), keepdims=True)
+    normal = (x - mean) / jnp.sqrt(variance + EPSILON)
+    return normal * scale[None, None, None] + bias[None, None, None]
 
 
-def run(config, x, train=True, axis_name=None):
-    """(output, statistics) of a batch norm with arbitrary scale and bias."""
-    _, scale, bias, _ = arrays(channels=x.shape[-1])
-    statistics = {"mean": jnp.full_like(bias, 0.5), "var": jnp.full_like(bias, 2.0)}
-    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": statistics}
-    y, updated = BatchNorm(config, axis_name).apply(variables, x, train, mutable=["batch_stats"])
+def pulled(f, *arrays):
+    """(f(*arrays), gradients of an uneven sum of it)."""
+    y, pull = jax.vjp(f, *arrays)
+    return y, pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+
+def assert_close(ours, theirs, relative=1e-5):
+    """Within `relative` of the largest value."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * float(np.abs(b).max() + 1))
+
+
+def trained(x, axis_name=None, **fields):
+    """(normalised x, running statistics) of a batch norm after one step from mean 1 and variance 2."""
+    state = {"mean": jnp.full(8, 1.0), "var": jnp.full(8, 2.0)}
+    norm = BatchNorm(net(**fields), axis_name)
+    variables = {"params": {"scale": SCALE, "bias": BIAS}, "batch_stats": state}
+    y, updated = norm.apply(variables, x, True, mutable=["batch_stats"])
     return y, updated["batch_stats"]
 
 
-def test_closed_form_gradient_is_that_of_the_formula():
-    x, scale, bias, cotangent = arrays()
-    ours, pull = jax.vjp(lambda *a: batch_normalize(*a, EPSILON, None)[0], x, scale, bias)
-    theirs, pull_formula = jax.vjp(formula, x, scale, bias)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    for a, b in zip(pull(cotangent), pull_formula(cotangent), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+def test_the_closed_form_is_the_gradient():
+    ours = jax.jit(lambda *a: pulled(lambda *b: batch_normalize(*b, EPSILON, None)[0], *a))(X, SCALE, BIAS)
+    assert_close(ours, jax.jit(lambda *a: pulled(plain, *a))(X, SCALE, BIAS))
 
 
-def test_a_mean_far_from_zero_keeps_its_precision():
-    """E[x^2] - E[x]^2 in float32 would lose all digits of the variance here."""
-    x, scale, bias, _ = arrays()
-    _, _, variance = batch_normalize(x + 5000.0, scale, bias, EPSILON, None)
-    np.testing.assert_allclose(variance, np.asarray(x, np.float64).var((0, 1, 2)), rtol=1e-3)
+def test_a_large_mean_cancels_nothing():
+    """The variance is a mean of squared differences: an offset of 1000 deviations costs no digits of it."""
+    x = images(6, 5, 4, 8)
+    y, _, variance = batch_normalize(x + 1000, SCALE, BIAS, EPSILON, None)
+    np.testing.assert_allclose(variance, np.var(np.asarray(x + 1000, np.float64), (0, 1, 2)), rtol=1e-4)
+    assert_close(y, plain(x, SCALE, BIAS), 1e-3)
 
 
-def test_running_averages_biased_and_unbiased():
-    x = arrays()[0]
-    n, keep = x.size // x.shape[-1], CONFIG.bn_momentum
-    for unbiased, correction in ((False, 1.0), (True, n / (n - 1))):
-        _, statistics = run(dataclasses.replace(CONFIG, bn_unbiased=unbiased), x)
-        np.testing.assert_allclose(statistics["mean"], keep * 0.5 + (1 - keep) * x.mean((0, 1, 2)), rtol=1e-5)
-        expected = keep * 2.0 + (1 - keep) * x.var((0, 1, 2)) * correction
-        np.testing.assert_allclose(statistics["var"], expected, rtol=1e-5)
+@pytest.mark.parametrize("unbiased", (False, True))
+def test_running_statistics(unbiased):
+    _, state = trained(X, bn_momentum=0.75, bn_unbiased=unbiased)
+    pixels = np.asarray(X, np.float64).reshape(-1, 8)
+    np.testing.assert_allclose(state["mean"], 0.75 * 1 + 0.25 * pixels.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(state["var"], 0.75 * 2 + 0.25 * pixels.var(0, ddof=unbiased), rtol=1e-5)
 
 
-def test_evaluation_uses_the_running_averages_and_leaves_them_alone():
-    x, scale, bias, _ = arrays()
-    y, statistics = run(CONFIG, x, train=False)
-    np.testing.assert_array_equal(statistics["mean"], np.full(4, 0.5, np.float32))
-    np.testing.assert_array_equal(statistics["var"], np.full(4, 2.0, np.float32))
-    expected = (x - 0.5) / np.sqrt(2.0 + EPSILON) * scale[None, None, None] + bias[None, None, None]
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+@pytest.mark.parametrize("unbiased", (False, True))
+def test_ghost_groups_are_batches_of_their_own(unbiased):
+    y, state = trained(X, ghost_batch=2, bn_unbiased=unbiased)
+    each = [trained(part, bn_unbiased=unbiased) for part in jnp.split(X, 3)]
+    assert_close(y, jnp.concatenate([y for y, _ in each]), 1e-6)
+    assert_close(state, jax.tree.map(lambda *leaves: sum(leaves) / 3, *(state for _, state in each)), 1e-6)
 
 
-def test_ghost_groups_are_batches_of_their_own():
-    x = arrays()[0]
-    y, statistics = run(dataclasses.replace(CONFIG, ghost_batch=4), x)
-    (first, one), (second, two) = run(CONFIG, x[:4]), run(CONFIG, x[4:])
-    np.testing.assert_allclose(y, jnp.concatenate([first, second]), atol=1e-5)
-    for name in ("mean", "var"):
-        np.testing.assert_allclose(statistics[name], (one[name] + two[name]) / 2, rtol=1e-5)
+def test_a_ghost_group_must_divide_the_batch():
+    assert ghost_groups(6, 0) == 1
+    with pytest.raises(InputError, match="`model.ghost_batch` must divide the 6 images of a device; got 4"):
+        trained(X, ghost_batch=4)
 
 
-@pytest.mark.parametrize("ghost_batch", (0, 2))
-def test_shares_of_a_batch_over_an_axis_equal_the_whole(ghost_batch):
-    """As on two devices: over the axis, statistics are those of all images, or of each ghost group."""
-    x = arrays()[0]
-    config = dataclasses.replace(CONFIG, ghost_batch=ghost_batch)
-    whole, statistics = run(config, x)
-    shares = x.reshape(2, 4, *x.shape[1:])
-    y, each = jax.vmap(lambda share: run(config, share, axis_name="data"), axis_name="data")(shares)
-    np.testing.assert_allclose(y.reshape(x.shape), whole, atol=1e-5)
-    for name in ("mean", "var"):
-        np.testing.assert_allclose(each[name][0], statistics[name], rtol=1e-5)
-        np.testing.assert_array_equal(each[name][0], each[name][1])
+@pytest.mark.parametrize("unbiased", (False, True))
+def test_devices_together_are_one_batch(unbiased):
+    """Outputs, statistics and gradients; a device's own part of the gradients to scale and bias."""
+    parts = X.reshape(2, 3, *X.shape[1:])
+    y, state = jax.vmap(lambda x: trained(x, "devices", bn_unbiased=unbiased), axis_name="devices")(parts)
+    whole, statistics = trained(X, bn_unbiased=unbiased)
+    assert_close(y.reshape(X.shape), whole, 1e-6)
+    for member in range(2):
+        assert_close(jax.tree.map(lambda leaf, i=member: leaf[i], state), statistics, 1e-6)
+
+    def gradients(cotangent, x, axis_name):
+        _, pull = jax.vjp(lambda *a: batch_normalize(*a, EPSILON, axis_name)[0], x, SCALE, BIAS)
+        return pull(cotangent)
+
+    g = jnp.cos(jnp.arange(X.size, dtype=jnp.float32)).reshape(parts.shape)
+    dx, dscale, dbias = jax.vmap(lambda g, x: gradients(g, x, "devices"), axis_name="devices")(g, parts)
+    ours = dx.reshape(X.shape), dscale.sum(0), dbias.sum(0)
+    assert_close(ours, gradients(g.reshape(X.shape), X, None), 1e-6)
 
 
-def test_gradients_over_an_axis_are_those_of_the_whole_batch():
-    x, scale, bias, cotangent = arrays()
-    _, pull = jax.vjp(lambda x: formula(x, scale, bias), x)
-
-    def share_gradient(share, cotangent):
-        _, pull = jax.vjp(lambda share: batch_normalize(share, scale, bias, EPSILON, "data")[0], share)
-        return pull(cotangent)[0]
-
-    def shares(array):
-        return array.reshape(2, 4, *array.shape[1:])
-
-    ours = jax.vmap(share_gradient, axis_name="data")(shares(x), shares(cotangent))
-    np.testing.assert_allclose(ours.reshape(x.shape), pull(cotangent)[0], atol=1e-4)
+def test_ghost_groups_of_two_devices_share_running_statistics():
+    parts = X.reshape(2, 3, *X.shape[1:])
+    together = jax.vmap(lambda x: trained(x, "devices", ghost_batch=3), axis_name="devices")(parts)
+    y, state = trained(X, ghost_batch=3)
+    assert_close(together[0].reshape(X.shape), y, 1e-6)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], together[1]), state, 1e-6)
+    assert_close(jax.tree.map(lambda leaf: leaf[1], together[1]), state, 1e-6)
 
 
-def test_a_ghost_batch_must_divide_the_batch():
-    with pytest.raises(InputError, match="`model.ghost_batch` must divide the 8 images of a device; got 3"):
-        run(dataclasses.replace(CONFIG, ghost_batch=3), arrays()[0])
+def test_evaluation_uses_running_statistics_and_leaves_them_alone():
+    state = {"mean": images(8, seed=3), "var": jnp.abs(images(8, seed=4)) + 0.5}
+    variables = {"params": {"scale": SCALE, "bias": BIAS}, "batch_stats": state}
+    y, after = BatchNorm(net()).apply(variables, X, False, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], state)
+    mean, deviation = np.asarray(state["mean"]), np.sqrt(np.asarray(state["var"]) + EPSILON)
+    assert_close(y, (np.asarray(X) - mean) / deviation * np.asarray(SCALE) + np.asarray(BIAS))
 
 
-def test_bfloat16_keeps_float32_statistics():
-    y, statistics = run(CONFIG, arrays()[0].astype(jnp.bfloat16))
+def test_bfloat16_keeps_statistics_in_float32():
+    x = X.astype(jnp.bfloat16)
+    y, state = trained(x, dtype="bfloat16")
+    _, wide = trained(x.astype(jnp.float32))
     assert y.dtype == jnp.bfloat16
-    assert statistics["mean"].dtype == statistics["var"].dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    assert_close(state, wide, 1e-6)
+    dx = jax.grad(lambda x: batch_normalize(x, SCALE, BIAS, EPSILON, None)[0].astype(jnp.float32).sum())(x)
+    assert dx.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("groups", (1, 2, 4))
-def test_group_norm_is_its_definition(groups):
-    """1 group: layer norm; as many as channels: instance norm."""
-    x, scale, bias, _ = arrays()
-    variables = {"params": {"scale": scale, "bias": bias}}
-    ours = GroupNorm(groups, EPSILON).apply(variables, x, True)
-    b, h, w, c = x.shape
-    parts = np.asarray(x, np.float64).reshape(b, h, w, groups, c // groups)
-    parts = (parts - parts.mean((1, 2, 4), keepdims=True)) / np.sqrt(
-        parts.var((1, 2, 4), keepdims=True) + EPSILON
-    )
-    np.testing.assert_allclose(ours, parts.reshape(x.shape) * np.asarray(scale) + np.asarray(bias), atol=1e-4)
+@pytest.mark.parametrize("kind", CHANNEL_GROUPS)
+def test_norms_of_single_images(kind):
+    groups = CHANNEL_GROUPS[kind](4, 8)
+    params = {"params": {"scale": SCALE, "bias": BIAS}}
+    y = GroupNorm(groups, EPSILON).apply(params, X, True)
+    parts = np.asarray(X, np.float64).reshape(6, 5, 4, groups, -1)
+    axes = {"group": (1, 2, 4), "layer": (1, 2, 3, 4), "instance": (1, 2)}[kind]
+    mean, variance = parts.mean(axes, keepdims=True), parts.var(axes, keepdims=True)
+    normal = ((parts - mean) / np.sqrt(variance + EPSILON)).reshape(X.shape)
+    assert_close(y, normal * np.asarray(SCALE) + np.asarray(BIAS))
+
+
+@pytest.mark.parametrize("norm", (BatchNorm(net(), None, True, -6.0), GroupNorm(2, EPSILON, True, -6.0)))
+def test_a_norm_that_starts_at_zero_gives_its_bias(norm):
+    variables = norm.init(jax.random.key(0), X, True)
+    y = norm.apply(variables, X, True, mutable=["batch_stats"])[0]
+    np.testing.assert_array_equal(y, jnp.full_like(X, -6.0))

@@ -31,10 +31,6 @@ class Order:
     def preactivation(self) -> bool:
         return bool(self.before)
 
-    def norms_in_branch(self, convolutions: int) -> int:
-        """Norms between the start of the branch and the sum."""
-        return self.before.count(NORM) + convolutions - 1 + self.after.count(NORM)
-
 
 ORDERS = {
     "postactivation": Order(after=(NORM,), after_sum=(ACTIVATION,)),
@@ -88,8 +84,11 @@ class Branch:
             if last and config.branch_dropout:
                 x = Dropout(config.branch_dropout)(x, key)
             init, scale = branch_init(config, last, len(self.convolutions))
+            if last and config.zero_gamma and not self.order.after:
+                # A norm that an activation follows must not start at 0: ReLU would pass no gradient.
+                init = "zero"
             x = Conv(spec, config, init, scale, name=spec.name)(x)
-        x = self._steps(self.order.after, x)
+        x = self._steps(self.order.after, x, config.zero_gamma)
         if config.squeeze:
             x = SqueezeExcitation(scaled(x.shape[-1], config.squeeze), name="squeeze")(x)
         return x
@@ -99,16 +98,15 @@ class Branch:
         y = self._steps(tuple(s for s in self.order.after_sum if s == NORM), y)
         return activate(self.config, after_sum_activation(self.config), y)
 
-    def _steps(self, steps: tuple[str, ...], x: Array) -> Array:
+    def _steps(self, steps: tuple[str, ...], x: Array, zero_scale: bool = False) -> Array:
         for step in steps:
             if step == ACTIVATION:
                 x = activate(self.config, self.config.activation, self._bias(x))
                 continue
             self.norms += 1
-            last = self.norms == self.order.norms_in_branch(len(self.convolutions))
             x = normalize(
                 self.config, x, self.train, name=f"norm{self.norms}", axis_name=self.axis_name,
-                zero_scale=self.config.zero_gamma and last,
+                zero_scale=zero_scale,
             )  # fmt: skip
         return x
 

@@ -69,8 +69,8 @@ def _convolution(
 
 
 def _stem(config: "ModelConfig", image_shape: tuple[int, int, int]) -> tuple[Part, tuple[int, int]]:
-    *pixels, channels = image_shape
-    pixels, parameters, macs = tuple(pixels), 0, 0
+    height, width, channels = image_shape
+    pixels, parameters, macs = (height, width), 0, 0
     specs = stem_convolutions(config, channels)
     for i, spec in enumerate(specs, 1):
         count, work, pixels = _convolution(config, spec, pixels)

@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-# Channels at which a dense block-diagonal chunk is cheapest: see docs/performance.md.
+# Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.
 CHUNK_CHANNELS = 32
 
 
@@ -157,7 +157,8 @@ def _unrolled(primitive: Primitive, arrays: tuple[Array, ...], axes: tuple[int |
     return jnp.stack(each), 0
 
 
-def _convolved_shape(x, kernel, *, stride: int, padding: int, size: int, extent) -> tuple[int, ...]:
+def _convolved_shape(x, kernel, *, stride: int, padding: int, size: int, extent) -> tuple:
+    """(b, y, x, o); b is an expression where a program is exported for any batch."""
     return x.shape[0], *((n + 2 * padding - size) // stride + 1 for n in extent), kernel.shape[3]
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 
 from resnet.errors import InputError, check_at_least, check_choice
-from resnet.models.branches import ORDERS
+from resnet.models.branches import ACTIVATION, NORM, ORDERS
 from resnet.models.geometry import BRANCHES, FAMILIES, block_specs, branch_convolutions
 from resnet.models.layers import ACTIVATIONS, KERNEL_INITS, OUTPUTS, PADDINGS, STANDARDIZATIONS
 from resnet.models.norms import NORMS
 from resnet.models.shortcuts import SHORTCUTS
-from resnet.models.stems import STEMS
+from resnet.models.stems import STEMS, stem_convolutions, stem_norms
 from resnet.models.transitions import PAD_MODES, PAD_SIDES, TRANSITIONS
 
 
@@ -28,7 +28,8 @@ class ModelConfig:
     stem_width: int = 0
     """channels that leave the stem (Wide ResNet: 16), 0 for the family's first width times `width`"""
     stem: str = "cifar"
-    """first layers: cifar (3x3), imagenet (7x7/2, max-pool), deep (three 3x3, max-pool), deep_strided"""
+    """first layers: cifar (3x3), imagenet (7x7/2, max-pool), deep (three 3x3, max-pool), deep_strided,
+    bit (imagenet with zeros around the max-pool)"""
 
     # The residual branch F(x).
     branch: str = "basic"
@@ -106,7 +107,7 @@ class ModelConfig:
     branch_init_scale: float = 1.0
     """factor on the initial kernels of every residual branch"""
     zero_gamma: bool = False
-    """start the last norm of each branch with scale 0 (Goyal 2017)"""
+    """start branches at 0: the scale of the norm that ends them (Goyal 2017), or the last kernel (timm)"""
     zero_head: bool = False
     """start the last linear layer at 0 (Fixup)"""
 
@@ -130,6 +131,8 @@ class ModelConfig:
         _check_choices(self)
         _check_ranges(self)
         _check_combinations(self)
+        normed = stem_convolutions(self, channels=3)[: stem_norms(self)]
+        _check_norm_groups(self, "stem", [convolution.outputs for convolution in normed])
         for block in block_specs(self):
             _check_block(self, block)
 
@@ -210,14 +213,20 @@ def _check_combinations(config: ModelConfig) -> None:
             "shortcut 'normalizer_free' needs model.order=preactivation and model.weight_standardization="
             f"scaled; got {config.order!r} and {config.weight_standardization!r}"
         )
+    if config.groups > 1 and config.kernel_init in ("identity", "delta_orthogonal"):
+        raise InputError(
+            f"`model.kernel_init` {config.kernel_init!r} is no such map in a grouped convolution; set "
+            "model.groups=1, or model.kernel_init=he_fan_out"
+        )
     if config.stochastic_depth and not shortcut.is_sum:
         raise InputError(
             f"`model.stochastic_depth` drops a branch from a sum, but shortcut {config.shortcut!r} "
             "is no sum of x and F(x); set model.stochastic_depth=0 or model.shortcut=identity"
         )
-    if config.zero_gamma and not order.norms_in_branch(len(BRANCHES[config.branch].sizes)):
-        raise InputError("`model.zero_gamma` needs a norm inside the branch, and "
-                         f"order {config.order!r} of a {config.branch} branch has none")  # fmt: skip
+    if config.zero_gamma and order.after[-1:] == (ACTIVATION,):
+        raise InputError(f"`model.zero_gamma` with model.order={config.order!r} would start branches at an "
+                         "activation of 0, through which ReLU passes no gradient; set "
+                         "model.zero_gamma=False, or model.shortcut=rezero")  # fmt: skip
 
 
 def _check_block(config: ModelConfig, block) -> None:
@@ -237,8 +246,13 @@ def _check_block(config: ModelConfig, block) -> None:
                 f"`model.groups` must divide the channels of {block.name}/{convolution.name} "
                 f"({convolution.inputs} to {convolution.outputs}); got {config.groups}"
             )
-    if config.norm == "group" and (block.outputs % config.norm_groups or block.inner % config.norm_groups):
+    widths = [block.inner, block.outputs] + [block.inputs] * (NORM in ORDERS[config.order].before)
+    _check_norm_groups(config, block.name, widths)
+
+
+def _check_norm_groups(config: ModelConfig, name: str, widths: list[int]) -> None:
+    if config.norm == "group" and any(width % config.norm_groups for width in widths):
         raise InputError(
-            f"`model.norm_groups` must divide the widths of {block.name} "
-            f"({block.inner} inside, {block.outputs} out); got {config.norm_groups}"
+            f"`model.norm_groups` must divide the widths of {name} ({', '.join(map(str, widths))}); "
+            f"got {config.norm_groups}"
         )

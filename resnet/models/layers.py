@@ -113,18 +113,18 @@ STANDARDIZATIONS = {"none": None, "plain": 1e-10, "scaled": 1e-4}
 
 
 class Conv(nn.Module):
-    """The convolution that `spec` describes; its initial kernel is `init` times `init_scale`."""
+    """The convolution that `spec` describes; its initial kernel is `kernel_init` times `init_scale`."""
 
     spec: Convolution
     config: "ModelConfig"
-    init: str = ""
+    kernel_init: str = ""
     init_scale: float = 1.0
     bias_start: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
         spec, config = self.spec, self.config
-        draw = KERNEL_INITS[self.init or config.kernel_init]
+        draw = KERNEL_INITS[self.kernel_init or config.kernel_init]
         kernel = self.param("kernel", lambda *a: self.init_scale * draw(*a), spec.kernel_shape)
         kernel = self._standardized(kernel).astype(x.dtype)
         padding = (spec.size - 1) // 2

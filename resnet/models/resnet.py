@@ -88,10 +88,8 @@ class Stage(nn.Module):
 
         def step(x, inputs):
             variables, arrays = inputs
-            if not updates:
-                y, updated = block.apply(variables, x, arrays, train), {}
-            else:
-                y, updated = block.apply(variables, x, arrays, train, mutable=["batch_stats"])
+            mutable = ["batch_stats"] if updates else []
+            y, updated = block.apply(variables, x, arrays, train, mutable=mutable)
             return y, (y, updated)
 
         step = jax.checkpoint(step) if self.config.remat else step

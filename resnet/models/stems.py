@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class StemSpec:
-    """(size, stride, width over the stem's) of each convolution; then a 3x3/2 max-pool or not."""
+    """(size, stride, width over the stem's) of each convolution; then a 3x3/2 max-pool or not.
+
+    `border` surrounds the image in the max-pool.
+    """
 
     convolutions: tuple[tuple[int, int, float], ...]
     max_pool: bool
+    border: float = -np.inf
 
 
 STEMS = {
     "cifar": StemSpec(((3, 1, 1),), max_pool=False),
     "imagenet": StemSpec(((7, 2, 1),), max_pool=True),
+    # BiT (Kolesnikov 2020) surrounds what goes into its max-pool with zeros.
+    "bit": StemSpec(((7, 2, 1),), max_pool=True, border=0.0),
     # Three 3x3 instead of the 7x7: ResNet-C and -D (He 2018).
     "deep": StemSpec(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1)), max_pool=True),
     # A strided convolution instead of the max-pool as well: ResNet-RS (Bello 2021).
@@ -67,11 +73,16 @@ class Stem(nn.Module):
             if i <= stem_norms(config):
                 x = normalize(config, x, train, name=f"norm{i}", axis_name=self.axis_name)
                 x = activate(config, config.activation, fixup_bias(self, config, x, f"bias{i}"))
-        return max_pool(x) if STEMS[config.stem].max_pool else x
+        stem = STEMS[config.stem]
+        return max_pool(x, stem.border) if stem.max_pool else x
 
 
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
-    """3x3 at stride 2, one pixel of padding on each side (not SAME, which pads one side only)."""
-    lowest = jnp.array(-jnp.inf, x.dtype)
+def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array, "b y x c"]:
+    """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    if border != -np.inf:
+        x = lax.pad(x, np.array(border, x.dtype), [(low, high, 0) for low, high in padding])
+        padding = ((0, 0),) * 4
+    # NumPy's, because JAX differentiates a maximum only if it starts at a constant.
+    lowest = np.array(-np.inf, x.dtype)
     return lax.reduce_window(x, lowest, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

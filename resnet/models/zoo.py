@@ -48,7 +48,12 @@ def _resnext29(groups: int) -> ModelConfig:
 
 def _imagenet(depth: int, **fields: Any) -> ModelConfig:
     branch = "basic" if depth in (18, 34) else "bottleneck"
-    defaults = {"family": "imagenet", "stem": "imagenet", "branch": branch, "transition": "projection"}
+    defaults: dict[str, Any] = {
+        "family": "imagenet",
+        "stem": "imagenet",
+        "branch": branch,
+        "transition": "projection",
+    }
     return ModelConfig(depth=depth, **(defaults | fields))
 
 
@@ -59,7 +64,7 @@ PREACTIVATION = {"order": "preactivation", "transition": "projection"}
 BOTTLENECK = {"branch": "bottleneck", "stride_at": "first", "transition": "projection"}
 C = {"shortcut": "projection", "transition": "projection"}
 GATE = {"shortcut": "exclusive_gating"}
-BIT = {"order": "preactivation", "norm": "group", "weight_standardization": "plain"}
+BIT = {"stem": "bit", "order": "preactivation", "norm": "group", "weight_standardization": "plain"}
 NF = {
     "order": "preactivation",
     "norm": "none",

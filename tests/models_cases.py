@@ -1,0 +1,115 @@
+"""The nets that the tests of the models room run through, made from the grammar's own tables.
+
+A shortcut, order, norm or other choice added to its table is covered here without a further line.
+"""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet.errors import InputError
+from resnet.models.geometry import FAMILIES
+from resnet.models.grammar import CHOICES, ModelConfig
+from resnet.models.resnet import ResNet, make_model
+
+# A family that compiles in a second: one block that keeps the shape and one that changes it.
+FAMILIES["tiny"] = (4, 8)
+TINY = {"family": "tiny", "blocks": (1, 1), "norm_groups": 2}
+NUM_OUTPUTS = 5
+# For programs that run once: compiling costs more than running.
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+# What an entry may need of the other fields; as few of them as possible are set.
+NEEDS = {
+    "transition": "pad",
+    "stochastic_depth": 0.0,
+    "norm": "none",
+    "gate_norm": False,
+    "weight_standardization": "scaled",
+    "branch": "basic",
+    "groups": 1,
+}
+# Choices that are no table's.
+NUMBERS = {
+    "groups": (1, 2),
+    "inner": (1.0, 2.0),
+    "squeeze": (0.0, 0.25),
+    "gain_corrected": (False, True),
+    "gate_norm": (False, True),
+    "zero_head": (False, True),
+    "branch_dropout": (0.0, 0.25),
+    "stochastic_depth": (0.0, 0.5),
+    "remat": (False, True),
+}
+# Fields that the mixed cases go through; bfloat16 has tests of its own, families differ in widths only.
+VARIED = {
+    field: tuple(choices)
+    for field, choices in (CHOICES | NUMBERS).items()
+    if field not in ("family", "shortcut", "order", "dtype")
+}
+
+
+@functools.cache
+def net(**fields: Any) -> ModelConfig | None:
+    """A tiny net with these fields and what they need; None where the grammar refuses all of that."""
+    for count in range(len(NEEDS) + 1):
+        for needed in itertools.combinations(NEEDS.items(), count):
+            config = ModelConfig(**(TINY | fields | dict(needed)))
+            try:
+                config.check()
+            except InputError:
+                continue
+            return config
+    return None
+
+
+def plain_cases() -> dict[str, ModelConfig]:
+    """Every shortcut in every order that it allows, with nothing but what it needs."""
+    pairs = itertools.product(CHOICES["shortcut"], CHOICES["order"])
+    made = {f"{s}-{o}": net(shortcut=s, order=o) for s, o in pairs}
+    return {name: config for name, config in made.items() if config}
+
+
+def mixed_cases() -> dict[str, ModelConfig]:
+    """Few nets that together have every shortcut, every order and every choice of the other fields."""
+    fields = {"shortcut": tuple(CHOICES["shortcut"]), "order": tuple(CHOICES["order"]), **VARIED}
+    had, cases = set(), {}
+    for n in range(10 * len(fields["shortcut"])):
+        # Orders move on with each round, so that every shortcut meets every order.
+        config = net(**{field: choices[n % len(choices)] for field, choices in fields.items()})
+        if config and not had >= (values := {(field, getattr(config, field)) for field in fields}):
+            cases[f"{config.shortcut}-{config.order}-{n}"] = config
+            had |= values
+    return cases
+
+
+PLAIN = plain_cases()
+MIXED = mixed_cases()
+
+
+def images(*shape: int, seed: int = 0) -> jax.Array:
+    """Noise in the shape of four images, or in another."""
+    return jax.random.normal(jax.random.key(seed), shape or (4, 8, 8, 3))
+
+
+@functools.cache
+def start(config: ModelConfig, seed: int = 0) -> tuple[ResNet, dict[str, Any]]:
+    """(model, initial variables)."""
+    model = make_model(config, NUM_OUTPUTS)
+    return model, jax.tree.map(jnp.asarray, model.lazy_init(jax.random.key(seed), images()))
+
+
+def split(variables: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(parameters, the other collections)."""
+    return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+
+
+def loss(params, state, x, key, model):
+    """(mean square of the logits, (logits, features, new statistics)) in training."""
+    (logits, features), state = model.apply(
+        {"params": params, **state}, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+    )
+    return (logits**2).mean(), (logits, features, state)

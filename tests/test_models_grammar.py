@@ -1,0 +1,132 @@
+"""What holds for every net of the grammar: shapes, counts, gradients, jit and vmap.
+
+The mixed cases have every choice of every field; every shortcut in every order by itself is slow.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.models.complexity import complexity, totals
+from resnet.models.grammar import CHOICES
+from resnet.models.resnet import make_model
+from tests.models_cases import (
+    FAST_COMPILE,
+    MIXED,
+    NUM_OUTPUTS,
+    PLAIN,
+    VARIED,
+    images,
+    loss,
+    net,
+    split,
+    start,
+)  # fmt: skip
+
+slow_too = [pytest.param(config, id=name) for name, config in MIXED.items()] + [
+    pytest.param(config, id=name, marks=pytest.mark.slow) for name, config in PLAIN.items()
+]
+
+
+def count(tree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def test_the_cases_hold_every_choice():
+    for field, choices in {**VARIED, "shortcut": CHOICES["shortcut"], "order": CHOICES["order"]}.items():
+        assert {getattr(config, field) for config in MIXED.values()} == set(choices), field
+    refused = {f"{s}-{o}" for s in CHOICES["shortcut"] for o in CHOICES["order"]} - set(PLAIN)
+    assert refused == {
+        *(f"fixup-{order}" for order in CHOICES["order"] if order != "postactivation"),
+        *(f"normalizer_free-{order}" for order in CHOICES["order"] if order != "preactivation"),
+    }
+
+
+@pytest.mark.parametrize("config", (MIXED | PLAIN).values(), ids=(MIXED | PLAIN).keys())
+def test_shapes_and_counts_in_closed_form(config):
+    image = (9, 11, 3)
+    model = make_model(config, NUM_OUTPUTS)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images(1, *image))
+    logits, features = jax.eval_shape(model.apply, variables, images(2, *image))
+    parts = complexity(config, NUM_OUTPUTS, image)
+    assert logits.shape == (2, NUM_OUTPUTS) and logits.dtype == jnp.float32
+    assert {name: leaf.shape[1:] for name, leaf in features.items()} == {
+        **{part.name: part.shape for part in parts[:-1]},
+        "pooled": parts[-2].shape[-1:],
+    }
+    for part in parts:
+        tree = variables["params"]
+        for name in part.name.split("/"):
+            tree = tree[name]
+        assert part.parameters == count(tree), part.name
+    assert totals(parts)[0] == count(variables["params"])
+
+
+@pytest.mark.parametrize("config", slow_too)
+def test_gradients_are_finite_and_jit_equals_eager(config):
+    model, variables = start(config)
+    params, state = split(variables)
+    x, key = images(), jax.random.key(1)
+
+    @jax.jit(compiler_options=FAST_COMPILE)
+    def jitted(params, x):
+        gradients, outputs = jax.grad(loss, argnums=(0, 2), has_aux=True)(params, state, x, key, model)
+        return gradients, outputs, model.apply(variables, x)
+
+    gradients, outputs, evaluated = jitted(params, x)
+    for path, leaf in jax.tree.leaves_with_path((gradients, outputs)):
+        assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+    assert jax.tree.structure(outputs[2]) == jax.tree.structure(state)
+    for a, b in zip(*map(jax.tree.leaves, (evaluated, model.apply(variables, x))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", slow_too)
+def test_seeds_under_vmap_equal_one_by_one(config):
+    """Initial values and logits, within 1e-5 of the largest: a batched sum may run in another order."""
+    model, x = make_model(config, NUM_OUTPUTS), images()
+    keys = jnp.stack([jax.random.key(seed) for seed in range(2)])
+    together = jax.vmap(lambda key: model.lazy_init(key, x))(keys)
+    logits, _ = jax.vmap(model.apply, (0, None))(together, x)
+    for i in range(2):
+        _, alone = start(config, i)
+        for a, b in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=0, atol=1e-6)
+        one = model.apply(alone, x)[0]
+        np.testing.assert_allclose(logits[i], one, rtol=0, atol=1e-5 * float(jnp.abs(one).max() + 1))
+
+
+def test_training_under_vmap_equals_one_by_one():
+    """Two seeds with images, dropped branches and statistics of their own: gradients within 1e-5."""
+    config = net(shortcut="shortcut_only_gating", stochastic_depth=0.5, branch_dropout=0.25)
+    model, x, keys = start(config)[0], images(2, 4, 8, 8, 3), jax.random.split(jax.random.key(1))
+    each = [split(start(config, seed)[1]) for seed in range(2)]
+
+    def step(params, state, x, key):
+        gradients, (logits, _, state) = jax.grad(loss, has_aux=True)(params, state, x, key, model)
+        return gradients, logits, state
+
+    params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    together = jax.jit(jax.vmap(step), compiler_options=FAST_COMPILE)(params, state, x, keys)
+    alone = jax.jit(step, compiler_options=FAST_COMPILE)
+    for i, (params, state) in enumerate(each):
+        pairs = zip(*map(jax.tree.leaves, (together, alone(params, state, x[i], keys[i]))), strict=True)
+        for a, b in pairs:
+            np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ("postactivation", "preactivation"))
+def test_bfloat16_stays_near_float32(order):
+    """Activations in bfloat16, parameters, statistics and logits in float32."""
+    narrow, wide = (net(order=order, squeeze=0.25, dtype=dtype) for dtype in ("bfloat16", "float32"))
+    (model, variables), x = start(wide), images()
+    (logits, features), state = start(narrow)[0].apply(variables, x, train=True, mutable=["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, state, start(narrow)[1]))} == {
+        jnp.dtype("float32")
+    }
+    assert {leaf.dtype for name, leaf in features.items() if name != "pooled"} == {jnp.dtype("bfloat16")}
+    np.testing.assert_allclose(logits, model.apply(variables, x, train=True, mutable=["batch_stats"])[0][0],
+                               rtol=0.1, atol=0.1)  # fmt: skip

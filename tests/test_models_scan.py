@@ -1,0 +1,75 @@
+"""Scanned stages and recomputed blocks give what the plain form gives."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.models_cases import FAST_COMPILE, images, loss, net, split, start
+
+DEEP = {"family": "tiny", "blocks": (1, 3)}
+CASES = {
+    "ghost batches": net(**DEEP, ghost_batch=2),
+    "stochastic depth and dropout": net(**DEEP, stochastic_depth=0.5, branch_dropout=0.25, head_dropout=0.5),
+    "dropped shortcuts": net(**DEEP, shortcut="dropout", order="norm_after_sum", norm="group"),
+    "gates": net(**DEEP, shortcut="highway", order="preactivation", transition="projection"),
+    "scaled input": net(**DEEP, shortcut="normalizer_free", order="preactivation"),
+}
+FORMS = {
+    "scanned": {"scan_blocks": True},
+    "recomputed": {"remat": True},
+    "scanned, recomputed": {"scan_blocks": True, "remat": True},
+}
+PAIRS = [(case, "scanned") for case in CASES] + [
+    ("stochastic depth and dropout", form) for form in FORMS if form != "scanned"
+]
+
+
+def trained(config):
+    """(gradients, (logits, features, statistics)) of a step, and the outputs of evaluation."""
+    model, variables = start(config)
+    params, state = split(variables)
+    key = jax.random.key(1)
+
+    @jax.jit(compiler_options=FAST_COMPILE)
+    def run(params, state, x):
+        step = jax.grad(loss, has_aux=True)(params, state, x, key, model)
+        return step, model.apply({"params": params, **state}, x)
+
+    return run(params, state, images())
+
+
+plain = {}
+
+
+@pytest.mark.parametrize("case, form", PAIRS)
+def test_every_form_gives_the_same(case, form):
+    """Logits, features, gradients and statistics within 1e-5; the same keys of the same random draws."""
+    if case not in plain:
+        plain[case] = trained(CASES[case])
+    results = trained(dataclasses.replace(CASES[case], **FORMS[form]))
+    assert jax.tree.structure(results) == jax.tree.structure(plain[case])
+    for (path, a), b in zip(jax.tree.leaves_with_path(results), jax.tree.leaves(plain[case]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_of_one_form_fits_the_other(case):
+    scanned = dataclasses.replace(CASES[case], scan_blocks=True)
+    jax.tree.map(np.testing.assert_array_equal, start(CASES[case])[1], start(scanned)[1])
+
+
+def convolutions(config):
+    model, variables = start(config)
+    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    return str(jax.make_jaxpr(train)(variables, images())).count("convolution_forward[")
+
+
+def test_a_scanned_program_is_no_longer_for_more_blocks():
+    """Stem, one block, then the first of four and one for the rest: two convolutions each."""
+    for blocks in (4, 6):
+        config = net(family="tiny", blocks=(1, blocks))
+        assert convolutions(config) == 1 + 2 + 2 * blocks
+        assert convolutions(dataclasses.replace(config, scan_blocks=True)) == 1 + 2 + 2 + 2

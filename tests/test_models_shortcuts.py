@@ -1,0 +1,170 @@
+"""What shortcuts promise, in every order: the input returned, the branch removed, gates open and shut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.models.branches import ORDERS
+from resnet.models.geometry import BlockSpec, shares_start
+from resnet.models.resnet import Block
+from resnet.models.shortcuts import SHORTCUTS, ShortcutPath, block_arrays
+from tests import models_reference as reference
+from tests.models_cases import CHOICES, PLAIN, images, net, split
+
+FIRST = BlockSpec(stage=1, block=1, index=0, inputs=8, inner=8, outputs=8, stride=1)
+SAME = BlockSpec(stage=2, block=2, index=3, inputs=8, inner=8, outputs=8, stride=1)
+CHANGE = BlockSpec(stage=2, block=1, index=2, inputs=4, inner=8, outputs=8, stride=2)
+
+
+def initial(config, spec=SAME):
+    """(the block in training as a function of (variables, x), its initial variables)."""
+    block, own = Block(config, spec), block_arrays(config, spec, None)
+
+    def apply(variables, x):
+        return block.apply(variables, x, own, True, mutable=["batch_stats"])[0]
+
+    x = jax.ShapeDtypeStruct((2, 6, 6, spec.inputs), jnp.float32)
+    return apply, jax.tree.map(jnp.asarray, block.lazy_init(jax.random.key(0), x, own, False))
+
+
+def shaken(tree):
+    """Parameters off their initial values, so that no term of a formula is 0 or 1."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [leaf + 0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def without_branch(params):
+    """The parameters with the kernels of the branch at zero."""
+    zeros = {name: jax.tree.map(jnp.zeros_like, params[name]) for name in params if name.startswith("conv")}
+    return params | zeros
+
+
+def test_every_shortcut_and_order_has_a_formula():
+    assert set(reference.MERGES) == set(SHORTCUTS)
+    assert set(reference.ORDERS) == set(ORDERS)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_where_the_shortcut_starts(order):
+    """Behind the first activation in a pre-activation net: in its first block, and before a matrix."""
+    preactivation = order.endswith("preactivation")
+    for kind in CHOICES["transition"]:
+        for shortcut in ("identity", "projection"):
+            config = net(order=order, transition=kind, shortcut=shortcut)
+            by_matrix = shortcut == "projection" or config.transition != "pad"
+            shared = [shares_start(config, spec, preactivation) for spec in (FIRST, SAME, CHANGE)]
+            assert shared == [preactivation, False, preactivation and by_matrix]
+    fixup = net(shortcut="fixup", order="postactivation")
+    assert [shares_start(fixup, spec, False) for spec in (FIRST, SAME, CHANGE)] == [False, False, True]
+
+
+@pytest.mark.parametrize("order", [name for name, order in ORDERS.items() if order.preactivation])
+@pytest.mark.parametrize("shortcut", ("identity", "projection", "exclusive_gating"))
+def test_the_first_block_of_a_preactivation_net_shares_its_activation(shortcut, order):
+    apply, variables = initial(net(shortcut=shortcut, order=order), FIRST)
+    params, state = split(variables)
+    params, x = shaken(params), images(2, 6, 6, 8)
+    expected = reference.block(params, np.asarray(x, np.float64), order=order, shortcut=shortcut, shared=True)
+    y = apply({"params": params, **state}, x)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("config", PLAIN.values(), ids=PLAIN.keys())
+def test_without_its_branch_a_block_is_its_shortcut(config):
+    """Convolutions at zero: the shortcut joined with nothing, then what follows the sum."""
+    apply, variables = initial(config, CHANGE)
+    params, state = split(variables)
+    params = without_branch(params | {"shortcut": shaken(params.get("shortcut", {}))})
+    x = images(2, 6, 6, 4)
+    y = apply({"params": params, **state}, x)
+    begin = np.asarray(x, np.float64)
+    if config.shortcut == "projection" and config.order.endswith("preactivation"):
+        begin = reference.ORDERS[config.order][0](params, begin)
+    own = {"params": params["shortcut"], "batch_stats": state.get("batch_stats", {}).get("shortcut", {})}
+    path = ShortcutPath(config, CHANGE, train=True)
+    joined, _ = path.apply(own, jnp.float32(begin), jnp.zeros_like(y), None, mutable=["batch_stats"])
+    expected = reference.ORDERS[config.order][2](params, np.asarray(joined, np.float64))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def starts_at_identity():
+    """Nets that promise it, by name; zero_gamma in the orders where a branch can start at zero."""
+    for order in ORDERS:
+        for shortcut in ("rezero", "skipinit", "fixup", "normalizer_free"):
+            if f"{shortcut}-{order}" in PLAIN:
+                yield f"{shortcut}-{order}", PLAIN[f"{shortcut}-{order}"]
+        for branch in ("basic", "bottleneck", "single"):
+            if order != "activation_before_sum":
+                yield f"zero_gamma-{order}-{branch}", net(order=order, branch=branch, zero_gamma=True)
+
+
+PROMISED = dict(starts_at_identity())
+ZEROED = {f"identity-{order}": PLAIN[f"identity-{order}"] for order in ORDERS}
+# A norm of the sum changes what it is given.
+CHAINS = {
+    name: config
+    for name, config in (PROMISED | ZEROED).items()
+    if config.order != "norm_after_sum" or config.norm == "none"
+}
+
+
+@pytest.mark.parametrize("after_sum", ("identity", "relu"))
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_of_identities_returns_its_input_bit_for_bit(name, after_sum):
+    """Forward, and backward: the gradient at the input is the gradient at the output, nothing added.
+
+    `identity` with the branch's kernels at zero, the others as they start. relu after the sum returns
+    x where x is not negative.
+    """
+    own = {key: getattr(CHAINS[name], key) for key in ("shortcut", "order", "branch", "norm", "zero_gamma")}
+    apply, variables = initial(net(**own, after_sum=after_sum))
+    if name in ZEROED:
+        variables = variables | {"params": without_branch(variables["params"])}
+    x = images(2, 4, 4, 8)
+    x = jnp.abs(x) if after_sum == "relu" else x
+    y, pull = jax.vjp(lambda x: apply(variables, apply(variables, x)), x)
+    np.testing.assert_array_equal(y, x)
+    cotangent = images(2, 4, 4, 8, seed=1)
+    np.testing.assert_array_equal(pull(cotangent)[0], cotangent)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_branch_that_starts_at_zero_can_leave_it(name):
+    """Some parameter of the branch or of the sum has a gradient, without which it would never train.
+
+    A norm before an activation must not start at 0, for example: ReLU passes no gradient there.
+    """
+    apply, variables = initial(PROMISED[name])
+    params, state = split(variables)
+    x = images(2, 4, 4, 8)
+    gradients = jax.grad(lambda p: (images(2, 4, 4, 8, seed=1) * apply({"params": p, **state}, x)).sum())(
+        params
+    )
+    # The norm before the first convolution, or after the sum, learns in any case.
+    own = [leaf for name, leaf in gradients.items() if name.startswith("conv") or name == "shortcut"]
+    if ORDERS[PROMISED[name].order].after:
+        own += [leaf for name, leaf in gradients.items() if name.startswith("norm")]
+    assert any(jnp.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(own))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shortcut", ("exclusive_gating", "highway", "shortcut_only_gating"))
+def test_gates_open_and_shut_in_every_order(shortcut, order):
+    """Bias to +inf: F(x) alone, bit for bit. To -inf: x alone, or x + F(x) where F(x) has no gate."""
+    x = images(2, 6, 6, 8)
+
+    def output(kind, **fields):
+        apply, variables = initial(net(shortcut=kind, order=order, **fields))
+        branch = initial(net(order=order))[1]["params"]
+        return apply({**variables, "params": variables["params"] | branch}, x)
+
+    np.testing.assert_array_equal(output(shortcut, gate_bias=1e4), output("none"))
+    expected = output("identity")
+    if shortcut != "shortcut_only_gating":
+        expected = reference.ORDERS[order][2](
+            initial(net(order=order))[1]["params"], np.asarray(x, np.float64)
+        )
+    np.testing.assert_allclose(output(shortcut, gate_bias=-1e4), expected, rtol=1e-5, atol=1e-6)
