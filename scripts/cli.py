@@ -31,8 +31,11 @@ _LIBRARIES = re.compile(r"/(orbax|jax)/")
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
 
-def run(main: Callable[[list[str]], dict[str, Any] | None]) -> None:
-    """Parses argv, calls `main` with the overrides, prints its result, and exits."""
+def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -> None:
+    """Parses argv, calls `main` with the overrides, prints its result, and exits.
+
+    With `takes_files`, main also gets the arguments that are no options.
+    """
     script, arguments = sys.argv[0], sys.argv[1:]
     try:
         own, overrides = split_overrides(arguments)
@@ -40,10 +43,10 @@ def run(main: Callable[[list[str]], dict[str, Any] | None]) -> None:
             print(_help(script, own))
             return
         rest = FLAGS([script, *own])[1:]
-        if rest:
+        if rest and not takes_files:
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
         _log_to_stderr()
-        result = main(overrides)
+        result = main(overrides, rest) if takes_files else main(overrides)
     except (flags.Error, InputError) as error:
         _fail(error, USER_ERROR)
     except Exception as error:

@@ -1,0 +1,152 @@
+"""A workdir from a weight file, and a weight file from a workdir."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from resnet.config import Config, config_to_dict, save_config
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.interop.files import read_weights, replacing, write_safetensors
+from resnet.interop.names import NAMINGS
+from resnet.interop.weights import from_state_dict, to_state_dict
+from resnet.models.resnet import make_model
+from resnet.run import load
+from resnet.training import checkpoint
+from resnet.training.loop import Progress
+from resnet.training.optimizers import make_optimizer
+from resnet.training.records import versions, write_run_json
+from resnet.training.steps import TrainState, init_state, init_variables
+from resnet.training.task import Task, save_task, task_of
+
+
+def import_weights(
+    source: str | Path,
+    config: Config,
+    workdir: str | Path,
+    *,
+    naming: str = "",
+    classes: str | Path = "",
+    command: str = "",
+) -> dict[str, Any]:
+    """Makes `workdir` a run of `config` at step 0 with the weights of a file; what was done.
+
+    Classes and normalisation are those of the config's data; with `classes`, a file of one name a
+    line, no data are read, and `data.image_size`, `data.mean` and `data.std` say the rest.
+    """
+    workdir = Path(workdir)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f"{workdir} exists already; choose a new workdir")
+    state = read_weights(source)
+    task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
+    shapes = shapes_of(config, task)
+    variables, naming = from_state_dict(state, config.model, shapes, naming)
+    config = _with_unbiased_statistics(config)
+    train_state = state_of(variables, config, task)
+    with replacing(workdir) as folder:
+        folder.mkdir()
+        save_config(config, folder)
+        save_task(task, folder)
+        write_run_json(folder, config_to_dict(config), command)
+        manager = checkpoint.make_manager(folder, config.checkpoint)
+        metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
+        checkpoint.save(manager, train_state, metadata | {"versions": versions()}, None)
+        manager.close()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}
+
+
+def export_weights(
+    workdir: str | Path, target: str | Path, *, naming: str = "", step: int | None = None
+) -> dict[str, Any]:
+    """Writes the weights of a run as safetensors for PyTorch users; what was done.
+
+    The naming is by default that of the net's kind. The config goes into the file's metadata, since
+    names do not tell where a stride is or on which side channels are padded.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise InputError(f"the file to write must end in .safetensors; got {str(target)!r}")
+    run = load(workdir, step)
+    naming = naming or _usual_naming(run.config)
+    state = to_state_dict(run.config.model, run.variables, naming, batches=run.step)
+    metadata = {
+        "format": "pt",  # which transformers asks for
+        "naming": naming,
+        "resnet_config": json.dumps(config_to_dict(run.config)["model"]),
+        "class_names": json.dumps(run.task.class_names),
+        "mean": json.dumps(run.task.mean.tolist()),
+        "std": json.dumps(run.task.std.tolist()),
+    }
+    write_safetensors(target, state, metadata)
+    return {"export": str(target), "naming": naming, "tensors": len(state), "step": run.step}
+
+
+def shapes_of(config: Config, task: Task) -> dict[str, Any]:
+    """Shapes of {"params", "batch_stats"} of the config's net for a task."""
+    model = make_model(config.model, task.num_outputs)
+    init = functools.partial(init_variables, model=model, image_shape=task.image_shape)
+    return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
+
+
+def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
+    """The state before the first step, but with these variables."""
+    optimizer = make_optimizer(config.optimizer, lambda step: jnp.zeros(()))
+    init = functools.partial(
+        init_state,
+        model=make_model(config.model, task.num_outputs),
+        optimizer=optimizer,
+        image_shape=task.image_shape,
+        config=config,
+    )
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(init, config.seed))
+    variables = jax.tree.map(jnp.asarray, variables)
+    return dataclasses.replace(
+        zeros,
+        seed=jnp.int32(config.seed),
+        **variables,
+        opt_state=optimizer.init(variables["params"]),
+        ema=variables if config.train.ema else {},
+    )
+
+
+def _with_unbiased_statistics(config: Config) -> Config:
+    """The config with PyTorch's convention of running variances, so that training on keeps it."""
+    if config.model.norm != "batch" or config.model.bn_unbiased:
+        return config
+    logging.info("setting model.bn_unbiased: the running variances of PyTorch are unbiased ones")
+    model = dataclasses.replace(config.model, bn_unbiased=True)
+    return dataclasses.replace(config, model=model)
+
+
+def _task_without_data(config: Config, classes: Path) -> Task:
+    """The task that a file of class names and the data fields describe."""
+    try:
+        names = tuple(line.strip() for line in classes.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"file of class names {classes} cannot be read ({error})") from None
+    data = config.data
+    if len(names) < 2 or not data.image_size or not data.mean or not data.std:
+        raise InputError(
+            f"without data, the file of class names {classes} must hold two or more, and `data.image_size`, "
+            f"`data.mean` and `data.std` must be given; got {len(names)} names, {data.image_size}, "
+            f"{data.mean} and {data.std}"
+        )
+    shape = (data.image_size, data.image_size, len(data.mean))
+    mean, std = (np.multiply(values, 255).astype(np.float32) for values in (data.mean, data.std))
+    return Task("classification", shape, names, mean, std)
+
+
+def _usual_naming(config: Config) -> str:
+    """cifar for nets with its stem, else timm's of the order."""
+    if config.model.stem == "cifar":
+        return "cifar"
+    naming = "timm_v2" if config.model.order == "preactivation" else "torchvision"
+    assert naming in NAMINGS
+    return naming

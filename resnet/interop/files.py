@@ -1,0 +1,140 @@
+"""Weight files: PyTorch's own, read without running what is in them, and safetensors."""
+
+import contextlib
+import pickle
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet.errors import InputError
+
+StateDict = dict[str, np.ndarray]
+
+SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")  # PyTorch's; any other is safetensors
+# Under which training scripts keep the state dict in their checkpoints.
+CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "weights")
+# What wrappers put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def read_weights(path: str | Path) -> StateDict:
+    """All tensors of a file by name, floating-point ones as float32, without wrappers' prefixes."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weight file {path} does not exist")
+    if path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    elif path.suffix in SUFFIXES:
+        tensors = _read_torch(path)
+    else:
+        raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")
+    if not tensors:
+        raise InputError(f"weight file {path} holds no tensors")
+    for prefix in _wrappers(tensors):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _wrappers(names: Mapping[str, Any]) -> Iterator[str]:
+    """The prefixes that all names have, outermost first."""
+    rest = list(names)
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in rest)), None):
+        yield prefix
+        rest = [name.removeprefix(prefix) for name in rest]
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="flax") as file:
+            # As JAX arrays, because NumPy alone has no bfloat16.
+            return {name: _single(np.asarray(file.get_tensor(name))) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no whole safetensors file ({error}): fetch it again") from None
+
+
+def _read_torch(path: Path) -> StateDict:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path} is a PyTorch file: install what reads it with pip install -r requirements-torch.txt, "
+            "or convert it to safetensors where PyTorch is at hand"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the age of a file's pickle, before it is refused or read
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors, which is not read because it could run "
+            f"any code ({str(error).splitlines()[0][:160]}): save its state dict alone"
+        ) from None
+    except Exception as error:  # Whatever half a file makes the unpickler raise.
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise InputError(
+            f"{path} is no whole PyTorch file ({type(error).__name__}: {reason}): fetch it again"
+        ) from None
+    found = _state_dict(loaded)
+    if found is None:
+        raise InputError(f"{path} holds no state dict; looked for one at the top and under {CONTAINERS}")
+    return {name: _single(_to_numpy(tensor)) for name, tensor in found.items()}
+
+
+def _state_dict(loaded: Any) -> dict[str, Any] | None:
+    """The names and tensors in what a training script saved."""
+    import torch
+
+    if not isinstance(loaded, Mapping):
+        return None
+    if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return dict(loaded)
+    inner = (_state_dict(loaded[name]) for name in CONTAINERS if name in loaded)
+    return next((each for each in inner if each), None)
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    """Any kind of float as float32; integers as they are."""
+    return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    from safetensors.numpy import save
+
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(contiguous, metadata))
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place, whole, if the block succeeds.
+
+    The block makes a file or a folder there; a folder takes no place that is not empty.
+    """
+    path = Path(path)
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+    try:
+        temporary = folder / path.name
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

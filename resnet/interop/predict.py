@@ -1,0 +1,124 @@
+"""Predictions of a run on image files: read as in evaluation, in batches, a few classes each."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from resnet.data.folder import SUFFIXES
+from resnet.data.images import decode_image
+from resnet.errors import InputError, check_at_least
+from resnet.models.layers import OUTPUTS
+from resnet.run import Run
+
+BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the net says of one file: (class name, probability), the most probable first.
+
+    Of a regression: (unit, value).
+    """
+
+    file: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files given, and all images under the folders given, sorted; InputError if there are none."""
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            if not images:
+                raise InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
+            found += images
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"there is no image or folder {path}")
+    if not found:
+        raise InputError("name at least one image or folder")
+    return found
+
+
+def predict_files(
+    run: Run, files: Sequence[Path], *, top: int = 5, progress: Callable[[int], None] = lambda n: None
+) -> list[Prediction]:
+    """Predictions for each file in order; `progress` is told the number that is done."""
+    check_at_least("top", top, 1)
+    predictions = []
+    for part, images in _batches(run, files):
+        answers = _answers(run, run.logits(images)[: len(part)], top)
+        predictions += [Prediction(str(file), answer) for file, answer in zip(part, answers, strict=True)]
+        progress(len(predictions))
+    return predictions
+
+
+def read_image(run: Run, file: Path) -> UInt8[np.ndarray, "h w c"]:
+    """One image in the shape that the run was trained on.
+
+    As image_folder does it: the shorter side is resized to the net's side, and the centre kept.
+    """
+    height, width, channels = run.task.image_shape
+    # An image of the net's own size is not touched; any other must become a square.
+    image = decode_image(file, str(file), 0, channels)
+    if image.shape[:2] == (height, width):
+        return image
+    if height != width:
+        raise InputError(
+            f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but the run was trained on "
+            f"{width}x{height}: bring it to that size first"
+        )
+    return decode_image(file, str(file), height, channels)
+
+
+def _batches(run: Run, files: Sequence[Path]) -> Iterator[tuple[Sequence[Path], np.ndarray]]:
+    """Files and their images, always as many (the last one repeated), so that one program serves all."""
+    size = min(BATCH, len(files))
+    for start in range(0, len(files), size):
+        part = files[start : start + size]
+        images = np.stack([read_image(run, file) for file in part])
+        rest = size - len(part)
+        yield part, np.concatenate([images, np.repeat(images[-1:], rest, axis=0)])
+
+
+def _answers(run: Run, logits: Float[np.ndarray, "n k"], top: int) -> list[tuple[tuple[str, float], ...]]:
+    if run.task.kind == "regression":
+        return [((run.task.unit, float(row[0]) * run.task.target_scale),) for row in logits]
+    output = run.config.model.output
+    # A net of independent outputs has no softmax: each class has a probability of its own.
+    function = OUTPUTS["sigmoid"] if output == "sigmoid" else jax.nn.softmax
+    probabilities = np.asarray(function(logits))
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    names = run.task.class_names
+    return [
+        tuple((names[k], float(row[k])) for k in ks) for row, ks in zip(probabilities, order, strict=True)
+    ]
+
+
+def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Path) -> None:
+    """Draws the images as the net saw them, each under its first class and probability, as a PNG."""
+    from matplotlib.figure import Figure
+
+    from resnet.interop.files import replacing
+
+    columns = min(8, len(predictions))
+    rows = -(-len(predictions) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in axes:
+        panel.set_axis_off()
+    for panel, prediction in zip(axes, predictions, strict=False):
+        image = read_image(run, Path(prediction.file))
+        grey = image.shape[-1] == 1
+        panel.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
+        name, value = prediction.classes[0]
+        regression = run.task.kind == "regression"
+        panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
+    with replacing(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

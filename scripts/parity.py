@@ -1,0 +1,169 @@
+"""Holds our nets against those of PyTorch code bases: python scripts/parity.py
+
+With the same random weights, for each net: largest differences of logits, running statistics and
+gradients. Then ten steps of training from the same weights. With --source and --images also a trained
+ResNet-20 of github akamaster/pytorch_resnet_cifar10, imported, against PyTorch on the same images.
+Needs requirements-torch.txt and timm; downloads nothing. Writes a Markdown table, and prints a summary
+as one JSON object.
+"""
+
+import platform
+import tempfile
+from pathlib import Path
+
+import cli
+from absl import flags, logging
+
+from resnet.errors import InputError, check_choice
+
+flags.DEFINE_list("nets", [], "Nets to compare, separated by commas; by default all.")
+flags.DEFINE_string("source", None, "Weight file of the trained ResNet-20 (resnet20-*.th).")
+flags.DEFINE_string("images", None, "CIFAR-10 as image folder: train|test/<class>/*.jpg.")
+flags.DEFINE_string("output", "results/parity.md", "File to write.")
+flags.DEFINE_integer("size", 64, "Side of the random images in pixels.")
+
+BATCH = 8
+STEPS, STEP_BATCH = 10, 128
+
+
+def main(overrides: list[str]) -> dict:
+    """Calls of resnet.interop.parity."""
+    from resnet.interop.files import replacing
+    from resnet.interop.peers import PEERS, need
+
+    if overrides:
+        raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
+    for name in cli.FLAGS.nets:
+        check_choice("--nets", name, PEERS)
+    if bool(cli.FLAGS.source) != bool(cli.FLAGS.images):
+        raise InputError("give both --source=FILE and --images=FOLDER, or neither")
+    need("torch", "transformers", "timm")
+    rows, failed = compare_nets(cli.FLAGS.nets or list(PEERS))
+    training, loss_difference = compare_steps()
+    trained, figures = compare_trained() if cli.FLAGS.source else ([], {})
+    text = "\n".join([*heading(), *rows, *training, *trained]) + "\n"
+    with replacing(cli.FLAGS.output) as temporary:
+        temporary.write_text(text)
+    return {"output": cli.FLAGS.output, "nets": len(rows) - 2, "beyond": failed,
+            "largest_loss_difference": loss_difference, **figures}  # fmt: skip
+
+
+def heading() -> list[str]:
+    """What the tables show, and with which versions."""
+    from importlib.metadata import version
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "timm", "transformers"))
+    size = cli.FLAGS.size
+    return [
+        "# Parity with PyTorch",
+        "",
+        f"By `python scripts/parity.py`; {packages}, Python {platform.python_version()}, float32 on a CPU.",
+        "",
+        f"Random weights of each net there, brought over by name; the same {BATCH} images of {size}x{size} "
+        "pixels. Logits: largest absolute difference, in evaluation and in training mode. Statistics: "
+        "running means and variances after one step, difference over 1 + size. Gradients: largest relative "
+        "difference of any parameter's, every ReLU replaced by SiLU in both nets. With ReLU, a value "
+        "within rounding of 0 can fall to the other side, and gradients in float32 are no sharper than "
+        "that: the next column has ours against theirs, over all parameters together, and the last one "
+        "PyTorch's own float32 against its float64. Bounds: 1e-4, gradients 1e-3.",
+        "",
+    ]
+
+
+def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
+    """The table's lines, and the nets beyond the bounds."""
+    import numpy as np
+    import torch
+
+    from resnet.interop.parity import compare
+    from resnet.interop.peers import PEERS
+
+    columns = ("net", "source", "parameters", "logits", "logits, training", "statistics", "gradients")
+    columns = (*columns, "gradients, ReLU", "rounding of PyTorch, ReLU")
+    lines, failed = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)], []
+    for name in names:
+        random = np.random.default_rng(0)
+        torch.manual_seed(0)
+        side = cli.FLAGS.size // 8
+        coarse = random.normal(size=(BATCH, side, side, 3)).repeat(8, axis=1).repeat(8, axis=2)
+        images = (coarse + 0.1 * random.normal(size=coarse.shape)).astype(np.float32)
+        found = compare(PEERS[name], images, np.arange(BATCH))
+        logging.info("%s: %s", name, found)
+        if not found.within:
+            failed.append(name)
+        values = (found.logits, found.train_logits, found.statistics, found.gradients)
+        values = (*values, found.relu_gradients, found.their_rounding)
+        cells = (name, PEERS[name].source, f"{found.parameters:,}", *(f"{value:.1e}" for value in values))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines, failed
+
+
+def compare_steps() -> tuple[list[str], float]:
+    """Lines on ten steps of ResNet-20 from the same weights, and the largest difference of their losses."""
+    import numpy as np
+    import torch
+
+    from resnet.data.embedded import load_synthetic
+    from resnet.interop.parity import LEARNING_RATE, compare_training
+    from resnet.interop.peers import RESNET20
+
+    torch.manual_seed(0)
+    train = load_synthetic(STEPS * STEP_BATCH, num_test=10).train
+    order = np.random.default_rng(0).permutation(len(train)).reshape(STEPS, STEP_BATCH)
+    ours, theirs = compare_training(RESNET20, train.images[order], train.labels[order])
+    lines = [
+        "",
+        "## Ten steps of SGD from the same weights",
+        "",
+        f"ResNet-20, batches of {STEP_BATCH} of the synthetic data set, learning rate {LEARNING_RATE}, "
+        "momentum 0.9, weight decay 1e-4. Largest difference of the losses: "
+        f"{np.max(np.abs(ours - theirs)):.1e} (bound 1e-3).",
+        "",
+        "| step | " + " | ".join(str(k) for k in range(1, STEPS + 1)) + " |",
+        "|" + "---|" * (STEPS + 1),
+        "| here | " + " | ".join(f"{loss:.5f}" for loss in ours) + " |",
+        "| PyTorch | " + " | ".join(f"{loss:.5f}" for loss in theirs) + " |",
+    ]
+    return lines, float(np.max(np.abs(ours - theirs)))
+
+
+def compare_trained() -> tuple[list[str], dict[str, float]]:
+    """Lines and figures on the imported ResNet-20 against PyTorch with the same weights and images."""
+    from resnet.config import Config
+    from resnet.data.datasets import load_dataset
+    from resnet.interop.convert import import_weights
+    from resnet.interop.parity import compare_evaluation
+    from resnet.run import evaluate_run, load
+
+    config = Config()
+    config.model.depth, config.model.pad_side = 20, "both"
+    config.data.name, config.data.dir = "image_folder", cli.FLAGS.images
+    # What the author normalised with: ImageNet's statistics.
+    config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        import_weights(cli.FLAGS.source, config, workdir)
+        run = load(workdir)
+        metrics = evaluate_run(run)
+        test = load_dataset(config.data).test
+        found = compare_evaluation(run, cli.FLAGS.source, test)
+    lines = [
+        "",
+        "## A trained net",
+        "",
+        f"ResNet-20 of github akamaster/pytorch_resnet_cifar10 (`{Path(cli.FLAGS.source).name}`), imported "
+        f"by `scripts/import_weights.py`, on {metrics['n']:,} test images of CIFAR-10 kept as JPEG "
+        f"(`{Path(cli.FLAGS.images).name}`; compression costs accuracy).",
+        "",
+        "| | top-1 | cross-entropy |",
+        "|---|---|---|",
+        f"| here | {metrics['top1']:.4f} | {metrics['loss']:.4f} |",
+        f"| PyTorch | {found['their_top1']:.4f} | {found['their_loss']:.4f} |",
+        "",
+        f"Largest difference of a logit: {found['logits']:.1e} (bound 1e-4).",
+    ]
+    return lines, {"top1": metrics["top1"], "loss": metrics["loss"], **found}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,92 @@
+"""Predicts classes of pictures: python scripts/predict.py --workdir=runs/mine IMAGE|FOLDER …
+
+Images (JPEG, PNG) are brought to the size the run was trained on and normalised as in its evaluation.
+Shows a table, or with --format=csv or json writes one row an image; with --sheet=FILE.png also draws
+the images with their predictions. Everything is read before anything is written.
+"""
+
+import csv
+import io
+import json
+import sys
+
+import cli
+from absl import flags
+
+from resnet.errors import InputError, check_choice
+
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
+flags.DEFINE_integer("top", 5, "How many classes are shown, the most probable first.")
+flags.DEFINE_string("format", "table", "table, csv or json.")
+flags.DEFINE_string("output", None, "File to write instead of standard output.")
+flags.DEFINE_string("sheet", None, "PNG file in which the first 64 images are drawn with their predictions.")
+
+SHEET_IMAGES = 64
+
+
+def main(overrides: list[str], images: list[str]) -> None:
+    """One call of resnet.interop.predict.predict_files."""
+    cli.require("workdir")
+    if overrides:
+        raise InputError(f"{overrides[0]} does not apply: the run has its own config")
+    check_choice("--format", cli.FLAGS.format, FORMATS)
+    from rich import console, progress
+
+    from resnet.interop.files import replacing
+    from resnet.interop.predict import contact_sheet, find_images, predict_files
+    from resnet.run import load
+
+    files = find_images(images)
+    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
+    terminal = console.Console(stderr=True)
+    with progress.Progress(console=terminal, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("images", total=len(files))
+        predictions = predict_files(
+            run, files, top=cli.FLAGS.top, progress=lambda n: bar.update(task, completed=n)
+        )
+    if cli.FLAGS.sheet:
+        contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
+    text = FORMATS[cli.FLAGS.format](predictions)
+    if not cli.FLAGS.output:
+        print(text, flush=True)
+        return
+    with replacing(cli.FLAGS.output) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def as_table(predictions) -> str:
+    """One line an image: file, then name and probability of each class."""
+    import tabulate
+
+    rows = [(p.file, *(f"{name} {value:.4f}" for name, value in p.classes)) for p in predictions]
+    return tabulate.tabulate(rows, ["file", *map(str, range(1, len(rows[0])))], disable_numparse=True)
+
+
+def as_csv(predictions) -> str:
+    """file, class1, probability1, class2, …"""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = range(1, len(predictions[0].classes) + 1)
+    writer.writerow(["file", *(field for k in ranks for field in (f"class{k}", f"probability{k}"))])
+    for p in predictions:
+        writer.writerow([p.file, *(cell for name, value in p.classes for cell in (name, f"{value:.8g}"))])
+    return text.getvalue().rstrip("\n")
+
+
+def as_json(predictions) -> str:
+    """A list of {"file", "classes": [{"name", "probability"}]}."""
+    return json.dumps(
+        [
+            {"file": p.file, "classes": [{"name": name, "probability": value} for name, value in p.classes]}
+            for p in predictions
+        ],
+        indent=1,
+    )
+
+
+FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_files=True)

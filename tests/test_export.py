@@ -1,0 +1,75 @@
+"""A run that left: the program gives the same logits without our code, for batches of any size."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from resnet.config import Config
+from resnet.errors import InputError
+from resnet.interop.deploy import export_stablehlo
+from resnet.models.grammar import ModelConfig
+from resnet.models.resnet import make_model
+from resnet.run import Run
+from resnet.training.steps import init_variables
+from resnet.training.task import Task
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
+CALL = """
+import sys
+import numpy as np
+from jax import export
+program = export.deserialize(open(sys.argv[1], "rb").read())
+for n in (1, 3):
+    np.save(f"{sys.argv[2]}.{n}.npy", program.call(np.load(sys.argv[2])[:n]))
+assert not any(name.split(".")[0] in ("resnet", "flax") for name in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = Config(model=ModelConfig(blocks=(1, 1, 1), width=0.25))
+    names = ("cat", "dog", "eel")
+    task = Task("classification", (8, 8, 3), names, np.full(3, 120, np.float32), np.full(3, 60, np.float32))
+    model = make_model(config.model, task.num_outputs)
+    variables = init_variables(jax.random.key(0), model=model, image_shape=task.image_shape)
+    return Run(config, task, model, variables, 7, Path("none"))
+
+
+def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
+    folder = tmp_path / "out"
+    export_stablehlo(run, folder, licence="CC0-1.0")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    arguments = [folder / "model.stablehlo", tmp_path / "images.npy"]
+    subprocess.run([sys.executable, "-c", CALL, *arguments], check=True, cwd=tmp_path, timeout=300)
+    for n in (1, 3):
+        logits = np.load(tmp_path / f"images.npy.{n}.npy")
+        np.testing.assert_allclose(logits, run.logits(images[:n]), atol=1e-5)
+    assert (folder / "classes.txt").read_text() == "cat\ndog\neel\n"
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "Licence: CC0-1.0" in card and "step 7" in card and "none recorded" in card
+    with pytest.raises(InputError, match="exists already"):
+        export_stablehlo(run, folder)
+
+
+def test_a_target_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        export_stablehlo(run, tmp_path / "file" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=none"], "--output=… is missing"),
+        (["--workdir=none", "--output=x", "--format=tflite"], "`--format` must be one of stablehlo"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,112 @@
+"""Predictions on files: the same as in evaluation, for every file once, in every format."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet.config import Config
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.interop import predict
+from resnet.models.grammar import ModelConfig
+from resnet.models.resnet import make_model
+from resnet.run import Run
+from resnet.training.steps import init_variables
+from resnet.training.task import task_of
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "predict.py"
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = Config(model=ModelConfig(blocks=(1, 1, 1), width=0.25))
+    config.data.train_limit = 32
+    task = task_of(load_dataset(config.data))
+    model = make_model(config.model, task.num_outputs)
+    variables = init_variables(jax.random.key(0), model=model, image_shape=task.image_shape)
+    return Run(config, task, model, variables, 0, Path())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "inner").mkdir()
+    random = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "inner/c.png"):
+        Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(root / name)
+    Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(root / "large.png")
+    return root
+
+
+def test_batches_change_nothing_and_every_file_comes_once(run, folder, monkeypatch):
+    files = predict.find_images([folder, folder / "a.png"])
+    assert [file.name for file in files] == ["a.png", "b.png", "c.png", "large.png", "a.png"]
+    seen = []
+    monkeypatch.setattr(predict, "BATCH", 2)
+    predictions = predict.predict_files(run, files, top=10, progress=seen.append)
+    assert seen == [2, 4, 5] and [Path(p.file) for p in predictions] == files
+    assert predictions[0].classes == predictions[4].classes
+    image = predict.read_image(run, files[0])
+    logits = run.logits(image[None])[0]
+    for prediction in predictions[:1]:
+        expected = np.exp(logits) / np.exp(logits).sum()
+        names = [name for name, _ in prediction.classes]
+        assert names == [run.task.class_names[k] for k in np.argsort(-logits)]
+        np.testing.assert_allclose([value for _, value in prediction.classes], np.sort(expected)[::-1], 1e-5)
+
+
+def test_bad_images(run, folder, tmp_path):
+    with pytest.raises(InputError, match="there is no image or folder"):
+        predict.find_images([folder / "none.png"])
+    with pytest.raises(InputError, match="holds no image"):
+        predict.find_images([tmp_path])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"text\.png is not a JPEG or PNG image"):
+        predict.predict_files(run, predict.find_images([tmp_path]))
+    with pytest.raises(InputError, match="`top` must be at least 1"):
+        predict.predict_files(run, [folder / "a.png"], top=0)
+
+
+def test_a_contact_sheet(run, folder, tmp_path):
+    predictions = predict.predict_files(run, predict.find_images([folder]))
+    predict.contact_sheet(run, predictions, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width > 100
+    with pytest.raises(InputError, match="cannot write"):
+        predict.contact_sheet(run, predictions, folder / "a.png" / "sheet.png")
+
+
+def test_formats_say_the_same(run, folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from scripts.predict import FORMATS
+
+    predictions = predict.predict_files(run, predict.find_images([folder]), top=3)
+    loaded = json.loads(FORMATS["json"](predictions))
+    rows = list(csv.DictReader(FORMATS["csv"](predictions).splitlines()))
+    assert len(loaded) == len(rows) == 4
+    for row, item, prediction in zip(rows, loaded, predictions, strict=True):
+        assert row["file"] == item["file"] == prediction.file
+        best = item["classes"][0]
+        assert row["class1"] == best["name"]
+        assert float(row["probability1"]) == pytest.approx(best["probability"])
+        assert prediction.file in FORMATS["table"](predictions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir=… is missing"),
+        (["--workdir=none", "--format=xml"], "`--format` must be one of table, csv, json"),
+        (["--workdir=none", "none.png"], "there is no image or folder none.png"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
