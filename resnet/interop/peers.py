@@ -5,6 +5,7 @@ Nothing is downloaded. torch, timm and transformers are imported when a net is b
 
 import dataclasses
 import importlib.machinery
+import importlib.util
 import sys
 import types
 from collections.abc import Callable
