@@ -20,7 +20,7 @@ flags.DEFINE_list("nets", [], "Nets to compare, separated by commas; by default 
 flags.DEFINE_string("source", None, "Weight file of the trained ResNet-20 (resnet20-*.th).")
 flags.DEFINE_string("images", None, "CIFAR-10 as image folder: train|test/<class>/*.jpg.")
 flags.DEFINE_string("output", "results/parity.md", "File to write.")
-flags.DEFINE_integer("size", 64, "Side of the random images in pixels.")
+flags.DEFINE_integer("size", 128, "Side of the random images in pixels.")
 
 BATCH = 8
 STEPS, STEP_BATCH = 10, 128

@@ -112,7 +112,7 @@ def test_without_a_terminal_progress_is_logged_now_and_then(tmp_path, monkeypatc
         out.write(100, {"loss": 0.25, "n": 360}, "test")
     assert lines == [
         "step 50 of 100, epoch 2.5, ? images/s, ETA ?",
-        # 40 steps of this session took 50 s: those of an earlier session do not count.
+        # 40 steps since the start took 50 s: earlier ones do not count.
         "step 90 of 100, epoch 4.5, 1,234 images/s, ETA 0:00:12",
         "step 100 of 100, epoch 5.0, 1,234 images/s, ETA 0:00:00",
         "epoch 5, test: loss 0.25, n 360",

@@ -193,8 +193,8 @@ def _randomized(module: Any, images: np.ndarray) -> Any:
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
     with torch.no_grad():
         for norm in norms:
-            norm.weight.uniform_(0.3, 1.0, generator=generator)
-            norm.bias.uniform_(-0.3, 0.3, generator=generator)
+            norm.weight.uniform_(0.2, 0.6, generator=generator)
+            norm.bias.uniform_(-0.2, 0.2, generator=generator)
         momenta = {norm: norm.momentum for norm in norms if isinstance(norm, nn.BatchNorm2d)}
         for norm in momenta:
             norm.momentum = 1.0

@@ -155,7 +155,7 @@ class Records:
 
 
 class Progress:
-    """The way to the last step. Its ETA rests on this session's steps after the first report, so
+    """The way to the last step. Its ETA rests on the steps after the first report of the process, so
     that neither compilation nor the steps of an earlier session count."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int):
@@ -213,7 +213,7 @@ def _log_to_standard_error() -> None:
 def write_run_json(
     workdir: str | os.PathLike, config: Mapping[str, Any], command: Sequence[str] | str
 ) -> None:
-    """Adds this session, with all that its numbers depend on, to those that run.json holds."""
+    """Adds the session that begins, with all that its numbers depend on, to those that run.json holds."""
     path = Path(workdir) / RUN_FILE
     sessions = json.loads(path.read_text())["sessions"] if path.exists() else []
     session = {
