@@ -26,7 +26,8 @@ class Meter:
 
     def pending(self) -> dict[str, Any]:
         """The sums since the last line, for a checkpoint; everything must have been flushed."""
-        return {"sums": self.sums, "count": self.count}
+        # A copy: the save is asynchronous, and the next step adds to the sums before it is written.
+        return {"sums": dict(self.sums), "count": self.count}
 
     def restore(self, pending: dict[str, Any]) -> None:
         """Takes up the sums of a checkpoint."""
