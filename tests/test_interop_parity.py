@@ -1,6 +1,7 @@
 """Small nets with the same weights here and in PyTorch. torch, timm and transformers are optional."""
 
 import dataclasses
+import functools
 import importlib.util
 
 import numpy as np
@@ -47,16 +48,6 @@ def test_resnet20_and_its_training():
         ("seresnet50", ModelConfig(**BOTTLENECK, squeeze=1 / 16), "timm"),
         ("resnext50_32x4d", ModelConfig(**BOTTLENECK, groups=32, inner=2.0), "timm"),
         ("resnetv2_50", ModelConfig(**BOTTLENECK, order="preactivation"), "timm_v2"),
-        (
-            "resnetv2_50x1_bit",
-            ModelConfig(
-                **BOTTLENECK | {"stem": "bit"},
-                order="preactivation",
-                norm="group",
-                weight_standardization="plain",
-            ),
-            "timm_v2",
-        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -64,6 +55,21 @@ def test_timm(name, config, naming):
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm, an optional extra, is not installed")
     assert_parity(peers.timm_peer(name, config, naming, **SMALL))
+
+
+def test_bit():
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm, an optional extra, is not installed")
+    peers.import_timm()
+    from timm.layers.std_conv import StdConv2d
+    from timm.models.resnetv2 import ResNetV2
+
+    def build(num_outputs):
+        convolution = functools.partial(StdConv2d, eps=1e-8)
+        return ResNetV2(**SMALL, num_classes=num_outputs, stem_type="fixed", conv_layer=convolution)
+
+    fields = {"stem": "bit", "order": "preactivation", "norm": "group", "weight_standardization": "plain"}
+    assert_parity(peers.Peer(build, ModelConfig(**BOTTLENECK | fields), "timm_v2", "timm BiT"))
 
 
 @pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
