@@ -16,9 +16,10 @@ from typing import Any
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError
 from resnet.models.grammar import ModelConfig
+from resnet.training.cache import CacheConfig
 from resnet.training.checkpoint import CheckpointConfig
 from resnet.training.optimizers import OptimizerConfig
-from resnet.training.parallel import check_batch
+from resnet.training.parallel import ParallelConfig, check_batch
 from resnet.training.records import write_json
 from resnet.training.schedules import ScheduleConfig
 from resnet.training.steps import TrainConfig
@@ -44,6 +45,10 @@ class Config:
     """Batches, duration, targets, and how often to look."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     """How often to save, and what to keep."""
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    """How the processors are used."""
+    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
+    """Where compiled programs are kept."""
 
 
 def check_config(config: Config) -> None:

@@ -16,11 +16,12 @@ from resnet.models.resnet import ResNet, make_model
 from resnet.training import checkpoint
 from resnet.training.evaluation import evaluate
 from resnet.training.parallel import (
+    DATA,
     make_eval_step,
     make_mesh,
     make_predict,
-    replicate,
     replicated,
+    stack,
 )
 from resnet.training.steps import init_variables
 from resnet.training.task import Task, load_task, task_of
@@ -94,16 +95,16 @@ def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) 
         task = dataclasses.replace(task, mean=task_of(dataset).mean, std=task_of(dataset).std)
     mesh = make_mesh()
     # Rounded up to whole shares: what is padded does not count.
-    batch_size = -(-run.config.train.batch_size // mesh.size) * mesh.size
+    batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
     metrics = evaluate(
-        replicate(run.variables, mesh),
+        stack([run.variables], mesh),
         getattr(dataset, split),
         eval_step=make_eval_step(mesh, model=run.model, task=task, config=run.config),
         batch_size=batch_size,
     )
-    if metrics is None:
+    if not metrics:
         raise InputError(f"data set {data.name!r} has no images in its {split} split")
-    return {"split": split, **metrics, "step": run.step}
+    return {"split": split, **metrics[0], "step": run.step}
 
 
 def _check_same_question(trained: Task, given: Task) -> Task:

@@ -82,7 +82,20 @@ def load_config(overrides: list[str]) -> "Config":
     from resnet.config import load_config
 
     require("config")
-    return override(load_config(FLAGS.config), overrides)
+    config = override(load_config(FLAGS.config), overrides)
+    prepare_jax(config)
+    return config
+
+
+def prepare_jax(config: "Config") -> None:
+    """Settings of this process, which JAX must know before its first computation."""
+    import jax
+
+    from resnet.training.cache import keep_programs
+    from resnet.training.parallel import host_devices
+
+    keep_programs(config.cache)
+    jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from resnet.config import Config, load_config
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.models.resnet import make_model
-from resnet.training.parallel import make_mesh, replicate
+from resnet.training.parallel import make_mesh, replicate, stack
 from resnet.training.plan import make_plan
 from resnet.training.schedules import make_schedule, parse_duration
 
@@ -88,11 +88,11 @@ def one_step(config: Config):
     mesh = make_mesh()
     dataset = load_dataset(config.data)
     plan = make_plan(config, dataset, mesh)
-    state = replicate(jax.jit(plan.init)(config.seed), mesh)
+    state = stack([jax.jit(plan.init)(config.seed)], mesh)
     before = jax.device_get(state.params)
     arrays = {"image": dataset.train.images, "label": dataset.train.labels}
     indices = batch_indices(config.seed, 0, len(dataset.train.labels), config.train.batch_size)
-    state, metrics = plan.train_steps(state, replicate(arrays, mesh), indices[None])
+    state, metrics = plan.train_steps(state, replicate(arrays, mesh), indices[None, None])
     return before, jax.device_get(state.params), jax.device_get(metrics["loss"])
 
 

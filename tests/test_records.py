@@ -17,13 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
-from resnet.training import records
-from resnet.training.records import Records, plot_curves, read_metrics, write_json, write_run_json
+from resnet.training import curves, progress, provenance
+from resnet.training.curves import plot_curves
+from resnet.training.progress import ProgressBar
+from resnet.training.provenance import write_run_json
+from resnet.training.records import Records, read_metrics, write_json
 
 
 def run(workdir, first, last, total=12, every=2):
     """The records of steps first+1 ... last, as the loop writes them."""
-    with Records(workdir, total, steps_per_epoch=4, step=first, tensorboard=False) as out:
+    with Records(workdir, steps_per_epoch=4, step=first, tensorboard=False) as out:
         for step in range(first + 1, last + 1):
             if step % every == 0:
                 out.write(step, {"loss": 1 / step}, "train")
@@ -34,7 +37,7 @@ def run(workdir, first, last, total=12, every=2):
 
 
 def test_a_line_holds_step_epoch_split_and_metrics(tmp_path):
-    with Records(tmp_path, 10, steps_per_epoch=4, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
         out.write(6, {"loss": np.float32(0.5), "n": 3}, "train")
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # flushed before close
     assert json.loads(lines[0]) == {"step": 6, "epoch": 1.5, "split": "train", "loss": 0.5, "n": 3}
@@ -42,7 +45,7 @@ def test_a_line_holds_step_epoch_split_and_metrics(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
 def test_what_is_not_finite_is_null(tmp_path, value):
-    with Records(tmp_path, 10, steps_per_epoch=4, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
         out.write(1, {"loss": value}, "train")
     assert read_metrics(tmp_path)[0]["loss"] is None
     write_json(tmp_path / "a.json", {"a": [value, (1, value)]})
@@ -63,9 +66,9 @@ def test_resumed_records_equal_uninterrupted_ones(tmp_path_factory, killed, save
 
 
 def test_a_run_from_the_start_forgets_what_lay_there(tmp_path):
-    with Records(tmp_path, 10, steps_per_epoch=4, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
         out.write(0, {"loss": 1.0}, "validation")
-    Records(tmp_path, 10, steps_per_epoch=4, tensorboard=False).close()
+    Records(tmp_path, steps_per_epoch=4, tensorboard=False).close()
     assert read_metrics(tmp_path) == []
 
 
@@ -79,7 +82,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_tensorboard_holds_each_split_and_drops_steps_past_the_resumed_one(tmp_path):
     for step in (0, 5):
-        with Records(tmp_path, 10, steps_per_epoch=4, step=step) as out:
+        with Records(tmp_path, steps_per_epoch=4, step=step) as out:
             out.write(step + 1, {"loss": 0.25}, "train")
             out.write(step + 1, {"loss": 0.5}, "validation")
     assert sorted(os.listdir(tmp_path / "tensorboard")) == ["train", "validation"]
@@ -105,10 +108,11 @@ def test_without_a_terminal_progress_is_logged_now_and_then(tmp_path, monkeypatc
     lines, clock = [], iter([0.0, 10.0, 20.0, 50.0, 60.0])
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(logging, "info", lambda message, *values: lines.append(message % values))
-    monkeypatch.setattr(records.time, "monotonic", lambda: next(clock))
-    with Records(tmp_path, 100, steps_per_epoch=20, step=50, tensorboard=False) as out:
-        for step in (50, 60, 70, 90, 100):
-            out.progress(step, 1234.5 if 50 < step < 90 else 0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    bar = ProgressBar(100, steps_per_epoch=20, step=50)
+    for step in (50, 60, 70, 90, 100):
+        bar.show(step, 1234.5 if 50 < step < 90 else 0.0)
+    with Records(tmp_path, steps_per_epoch=20, step=50, tensorboard=False) as out:
         out.write(100, {"loss": 0.25, "n": 360}, "test")
     assert lines == [
         "step 50 of 100, epoch 2.5, ? images/s, ETA ?",
@@ -122,22 +126,23 @@ def test_without_a_terminal_progress_is_logged_now_and_then(tmp_path, monkeypatc
 BAR = """
 import sys
 from absl import logging
-from resnet.training.records import Records
+from resnet.training.progress import ProgressBar
 logging.use_absl_handler()
 logging.set_verbosity("info")
-with Records(sys.argv[1], 100, 20, step=50, tensorboard=False) as out:
-    out.progress(60, 1000.0)
-    logging.info("a line of the log")
-    out.progress(100, 1000.0)
+bar = ProgressBar(100, 20, step=50)
+bar.show(60, 1000.0)
+logging.info("a line of the log")
+bar.show(100, 1000.0)
+bar.close()
 logging.info("after")
 print("result")
 """
 
 
-def test_on_a_terminal_a_bar_is_drawn_on_standard_error_below_the_log(tmp_path):
+def test_on_a_terminal_a_bar_is_drawn_on_standard_error_below_the_log():
     screen, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-c", BAR, str(tmp_path)]
+    command = [sys.executable, "-c", BAR]
     done = subprocess.run(command, stdout=-1, stderr=terminal, env=environment, timeout=60)
     os.close(terminal)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(screen, 100_000).decode())  # no colours
@@ -166,27 +171,27 @@ def git(folder, *arguments):
 
 
 def test_git_state_knows_the_commit_and_whether_files_differ(tmp_path):
-    assert records.git_state(tmp_path) is None
+    assert provenance.git_state(tmp_path) is None
     git(tmp_path, "init")
     (tmp_path / "a").write_text("1")
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-m", "a")
-    state = records.git_state(tmp_path)
+    state = provenance.git_state(tmp_path)
     assert len(state["commit"]) == 40 and not state["dirty"]
     (tmp_path / "a").write_text("2")
-    assert records.git_state(tmp_path) == {"commit": state["commit"], "dirty": True}
+    assert provenance.git_state(tmp_path) == {"commit": state["commit"], "dirty": True}
     (tmp_path / "inside").mkdir()
-    assert records.git_state(tmp_path / "inside") is None  # installed into another's repository
+    assert provenance.git_state(tmp_path / "inside") is None  # installed into another's repository
 
 
 def test_curves_are_drawn_of_whatever_was_recorded(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert plot_curves(tmp_path).read_bytes().startswith(b"\x89PNG")  # of nothing yet
-        with Records(tmp_path, 12, steps_per_epoch=4, tensorboard=False) as out:
+        with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
             out.write(4, {"loss": 0.0, "mae": 3.0}, "train")
             out.write(4, {"loss": math.nan}, "validation")
             out.write(12, {"loss": math.nan, "top1": 0.99}, "test")
         plot_curves(tmp_path)
-    assert records._title(tmp_path, read_metrics(tmp_path)).endswith("\ntest: top-1 accuracy 99 %")
+    assert curves._title(tmp_path, read_metrics(tmp_path)).endswith("\ntest: top-1 accuracy 99 %")
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "metrics.jsonl"]

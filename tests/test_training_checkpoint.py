@@ -35,13 +35,39 @@ def shapes_of(state):
 def workdir(tmp_path):
     manager = checkpoint.make_manager(tmp_path, CheckpointConfig(keep=2))
     for step, score in ((1, 0.5), (2, 0.9), (3, 0.1), (4, None), (5, 0.2)):
-        checkpoint.save(manager, state_at(step), {"note": [step, 0.5]}, score)
+        checkpoint.save(manager, state_at(step), {"note": [step, 0.5]}, score=score, due=True)
     manager.close()
     return tmp_path
 
 
 def test_the_last_and_the_best_are_kept(workdir):
     assert checkpoint.steps_on_disk(workdir) == [5, 4, 2]
+
+
+def test_those_due_outlive_those_that_were_only_the_best(tmp_path):
+    manager = checkpoint.make_manager(tmp_path, CheckpointConfig(keep=2))
+    for step in range(1, 9):
+        due = step % 3 == 0
+        checkpoint.save(manager, state_at(step), {}, score=None if due else step / 10, due=due)
+    manager.close()
+    assert checkpoint.steps_on_disk(tmp_path) == [8, 6, 3]
+
+
+def test_the_latest_step_that_all_workdirs_have(tmp_path):
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    for workdir, steps in zip(workdirs, ((1, 2, 4), (1, 2, 3)), strict=True):
+        manager = checkpoint.make_manager(workdir, CheckpointConfig(keep=9))
+        for step in steps:
+            checkpoint.save(manager, state_at(step), {}, score=None, due=True)
+        manager.close()
+    shapes = shapes_of(state_at(0))
+    assert [int(state.step) for state, _ in checkpoint.restore_together(workdirs, shapes)] == [2, 2]
+    for path in (workdirs[1] / "checkpoints" / "2").rglob("d/*"):
+        path.unlink()
+    restored = checkpoint.restore_together(workdirs, shapes, set_aside=True)
+    assert [int(state.step) for state, _ in restored] == [1, 1]
+    assert (workdirs[1] / "checkpoints_unreadable" / "2").is_dir()
+    assert checkpoint.steps_on_disk(workdirs[0]) == [4, 2, 1]
 
 
 def test_restored_bit_for_bit(workdir):

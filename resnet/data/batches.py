@@ -13,7 +13,7 @@ from resnet.errors import InputError
 ORDER = 0x0D  # sets this use of a run's seed apart from the others
 
 
-@functools.lru_cache(maxsize=2)  # asked for at every step
+@functools.lru_cache(maxsize=128)  # asked for at every step, for each of the seeds together
 def epoch_order(seed: int, epoch: int, n: int) -> Int32[np.ndarray, " n"]:
     """The n examples in the order of this epoch (from 0); read-only."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), ORDER)

@@ -20,9 +20,9 @@ from resnet.interop.weights import from_state_dict, to_state_dict
 from resnet.models.resnet import make_model
 from resnet.run import load
 from resnet.training import checkpoint
-from resnet.training.loop import Progress
+from resnet.training.member import Progress
 from resnet.training.optimizers import make_optimizer
-from resnet.training.records import versions, write_run_json
+from resnet.training.provenance import versions, write_run_json
 from resnet.training.steps import TrainState, init_state, init_variables
 from resnet.training.task import Task, save_task, task_of
 
@@ -57,7 +57,7 @@ def import_weights(
         write_run_json(folder, config_to_dict(config), command)
         manager = checkpoint.make_manager(folder, config.checkpoint)
         metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
-        checkpoint.save(manager, train_state, metadata | {"versions": versions()}, None)
+        checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None, due=True)
         manager.close()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}

@@ -12,7 +12,7 @@ from resnet.config import config_to_dict
 from resnet.errors import InputError
 from resnet.interop.files import replacing
 from resnet.run import Run
-from resnet.training.loop import RESULT
+from resnet.training.member import RESULT
 from resnet.training.steps import predict
 
 PROGRAM, CARD, CLASSES = "model.stablehlo", "MODEL_CARD.md", "classes.txt"

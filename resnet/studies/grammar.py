@@ -22,7 +22,8 @@ from resnet.models.shortcuts import SHORTCUTS
 from resnet.training.evaluation import evaluate
 from resnet.training.parallel import make_mesh, replicate
 from resnet.training.plan import make_plan
-from resnet.training.records import devices, git_state, replacing, versions
+from resnet.training.provenance import devices, git_state, versions
+from resnet.training.records import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ def short_run(config: Config, dataset: Dataset) -> Row:
     losses = []
     for step in range(plan.total_steps):
         indices = batch_indices(config.seed, step, len(train), config.train.batch_size)
-        state, metrics = plan.train_steps(state, arrays, indices[None])
-        losses.append(metrics["loss"])
+        state, metrics = plan.train_steps(state, arrays, indices[None, None])
+        losses.append(metrics["loss"][0])
     last_epoch = np.concatenate(jax.device_get(losses[-plan.steps_per_epoch :]))
     scores = evaluate(
         state.variables, dataset.validation, eval_step=plan.eval_step, batch_size=config.train.batch_size
@@ -88,7 +89,7 @@ def short_run(config: Config, dataset: Dataset) -> Row:
         "trained" if math.isfinite(loss) else "diverged",
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         train_loss=loss if math.isfinite(loss) else None,
-        top1=scores["top1"] if scores else None,
+        top1=scores[0]["top1"] if scores else None,
         seconds=round(time.monotonic() - started, 1),
     )
 

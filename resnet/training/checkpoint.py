@@ -7,9 +7,10 @@ mistyped option should not cost.
 import contextlib
 import dataclasses
 import gc
+import operator
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,37 +41,39 @@ class CheckpointConfig:
 
 
 def make_manager(workdir: Path, config: CheckpointConfig) -> Any:
-    """An orbax CheckpointManager that keeps the latest `keep` and the one of highest score."""
+    """An orbax CheckpointManager that keeps the latest `keep` that were due and the best one."""
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
-    keep = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(config.keep),
-            policies.BestN(get_metric_fn=_score, n=1),
-        ]
-    )
+    score, due = operator.itemgetter("score"), operator.itemgetter("due")
+    # Seeds trained together are best at different steps; what all of them keep are those due.
+    latest, best = policies.BestN(get_metric_fn=due, n=config.keep), policies.BestN(get_metric_fn=score, n=1)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=keep, best_fn=_score, cleanup_tmp_directories=True
+        preservation_policy=policies.AnyPreservationPolicy([latest, best]),
+        best_fn=score,
+        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None, due: bool) -> None:
+    """Starts to save `state` under its step; `score` (higher is better) is from validation.
 
-
-def save(manager: Any, state: Any, metadata: dict[str, Any], score: float | None) -> None:
-    """Starts to save `state` under its step; `score` (higher is better) is from validation."""
+    A step that is on disk already is left alone: a run that went back writes the same again.
+    """
     import orbax.checkpoint as ocp
 
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         metadata=ocp.args.JsonSave(metadata | {"format": FORMAT}),
     )
     # A state that was not evaluated is never the best one.
-    metrics = {"score": float("-inf") if score is None else score}
-    manager.save(int(state.step), args=args, metrics=metrics, force=True)
+    never = float("-inf")
+    metrics = {"score": never if score is None else score, "due": step if due else never}
+    manager.save(step, args=args, metrics=metrics, force=True)
 
 
 def steps_on_disk(workdir: Path) -> list[int]:
@@ -80,23 +83,34 @@ def steps_on_disk(workdir: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def restore_latest(workdir: Path, target: Any, *, set_aside: bool = False) -> Any:
-    """(state, metadata) of the latest checkpoint that can be read, or None if there is none at all.
+def restore_latest(workdir: Path, target: Any) -> Any:
+    """(state, metadata) of the latest checkpoint that can be read, or None if there is none at all."""
+    restored = restore_together([workdir], target)
+    return restored and restored[0]
+
+
+def restore_together(workdirs: Sequence[Path], target: Any, *, set_aside: bool = False) -> Any:
+    """[(state, metadata)] of the latest step that can be read in all workdirs; None if they share none.
 
     `target` has the shapes, types and shardings wanted. An unreadable checkpoint is named in a
     warning, and, with `set_aside`, moved out of the way of the training that follows.
     """
-    steps = steps_on_disk(workdir)
+    steps = sorted(set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs)), reverse=True)
     for step in steps:
-        try:
-            return restore(workdir, step, target)
-        except InputError as error:
-            logging.warning("%s; falling back to the one before it", error)
-            if set_aside:
-                _set_aside(workdir, step)
+        restored = []
+        for workdir in workdirs:
+            try:
+                restored.append(restore(workdir, step, target))
+            except InputError as error:
+                logging.warning("%s; falling back to the one before it", error)
+                if set_aside:
+                    _set_aside(workdir, step)
+                break
+        else:
+            return restored
     if steps:
         raise InputError(
-            f"none of the checkpoints in {workdir / FOLDER} can be read (steps {steps}); "
+            f"none of the checkpoints in {workdirs[0] / FOLDER} can be read (steps {steps}); "
             "choose another workdir to start afresh"
         )
     return None

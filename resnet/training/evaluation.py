@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from resnet.data.batches import padded_batches
 from resnet.data.datasets import Split
@@ -11,18 +12,21 @@ from resnet.data.datasets import Split
 
 def evaluate(
     variables: dict[str, Any], split: Split, *, eval_step: Callable, batch_size: int
-) -> dict[str, float] | None:
-    """Means of loss and scores over `split`, and n; None for an empty split."""
+) -> list[dict[str, float]]:
+    """For each seed of `variables`: means of loss and scores over `split`, and n; [] for an empty split."""
     names = ("image", "label", "mask")
     batches = padded_batches(split, batch_size)
     sums = [eval_step(variables, dict(zip(names, batch, strict=True))) for batch in batches]
     if not sums:
-        return None
+        return []
     # Fetched together, so that the device never waits for the host; added in float64.
     fetched = jax.device_get(sums)
-    totals = {name: sum(float(each[name]) for each in fetched) for name in fetched[0]}
-    n = totals.pop("n")
-    return {name: total / n for name, total in totals.items()} | {"n": int(n)}
+    totals = {name: np.asarray([each[name] for each in fetched], np.float64).sum(0) for name in fetched[0]}
+    counts = totals.pop("n")
+    return [
+        {name: float(total[seed] / n) for name, total in totals.items()} | {"n": int(n)}
+        for seed, n in enumerate(counts)
+    ]
 
 
 def score(metrics: dict[str, float]) -> float:

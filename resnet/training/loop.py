@@ -1,10 +1,12 @@
-"""A run from beginning to end: new or restored state, steps, evaluation, checkpoints, result."""
+"""Runs from beginning to end: new or restored states, steps, evaluation, checkpoints, results.
+
+Seeds are trained together as one program. A run of one seed is a program of one.
+"""
 
 import contextlib
 import dataclasses
-import functools
-import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,142 +15,150 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import (
-    Config,
-    check_config,
-    config_to_dict,
-    differences,
-    load_saved_config,
-    save_config,
-)
+from resnet.config import Config, check_config
 from resnet.data.batches import batch_indices
-from resnet.data.datasets import Split, load_dataset
-from resnet.errors import InputError
+from resnet.data.datasets import Dataset, Split, load_dataset
 from resnet.training import checkpoint
-from resnet.training.evaluation import evaluate, score
-from resnet.training.meter import Meter
-from resnet.training.parallel import check_batch, make_mesh, replicate, replicated
+from resnet.training.evaluation import evaluate
+from resnet.training.member import FAILURE, Member, open_workdir, outcome
+from resnet.training.parallel import check_batch, make_mesh, replicate, replicated, stack, unstack
 from resnet.training.plan import Plan, make_plan
-from resnet.training.records import Records, plot_curves, versions, write_json, write_run_json
-from resnet.training.signals import StopSignals
+from resnet.training.progress import ProgressBar
+from resnet.training.signals import RunStopped, StopSignals
 from resnet.training.steps import TrainState
-from resnet.training.task import save_task
-
-RESULT = "result.json"
-
-
-@dataclasses.dataclass
-class Progress:
-    """What the loop knows beside the state; saved with it."""
-
-    step: int = 0
-    best: float | None = None
-    """Best score on validation so far."""
-    validation: dict[str, float] | None = None
-    """Latest metrics on validation."""
-    seconds: float = 0.0
-    """Time in the loop over all sessions, compilation and evaluation included."""
 
 
 @dataclasses.dataclass
 class Session:
-    """One uninterrupted piece of a run: what its functions share."""
+    """One uninterrupted piece of the runs of some seeds: what its functions share."""
 
     plan: Plan
+    members: list[Member]
     state: TrainState
-    progress: Progress
-    records: Records
-    meter: Meter
-    manager: Any
+    """Of all members, with a leading axis."""
+    step: int
+    bar: ProgressBar
     signals: StopSignals
     started: float
+    waiting: tuple[int, dict[str, Any]] | None = None
+    """First step and metrics of the last dispatch, on the device still."""
     timed_steps: int = 0
     timed_seconds: float = 0.0
+
+    @property
+    def active(self) -> list[Member]:
+        """The members that have not failed."""
+        return [member for member in self.members if not member.failed]
 
 
 def train(config: Config, workdir: str | Path, command: str = "", mesh: Mesh | None = None) -> dict[str, Any]:
     """Trains until the end, from wherever the workdir stands, and returns the result.
 
-    Uses all local devices unless a mesh is given. `command` is recorded.
-    Raises InputError for a config, data set or workdir that cannot work, and RunStopped when a
-    signal or a loss that is not finite ends the run early.
+    `train.seeds` runs lie in workdir/seed<n>, and their results are listed under "runs". Uses all
+    local devices unless a mesh is given. `command` is recorded. Raises InputError for a config, data
+    set or workdir that cannot work, and RunStopped when a signal or a loss that is not finite ends
+    all runs early.
     """
     check_config(config)
-    workdir = Path(workdir)
-    result = _finished_result(workdir, config)
-    if result is not None:
-        return result
-    mesh = mesh or make_mesh()
-    check_batch(config.train.batch_size, config.model.ghost_batch, mesh.size)
-    plan = make_plan(config, load_dataset(config.data), mesh)
-    target = replicated(jax.eval_shape(plan.init, config.seed), mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_config(config, workdir)
-    save_task(plan.task, workdir)
-    write_run_json(workdir, config_to_dict(config), command)
-    with StopSignals() as signals:
-        result = _train(plan, target, workdir, signals) | {"workdir": str(workdir)}
-    write_json(workdir / RESULT, result)
-    plot_curves(workdir)
-    return result
-
-
-def _finished_result(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a run that is finished; InputError if the workdir is another run's."""
-    if not (workdir / CONFIG_FILE).exists():
-        if checkpoint.steps_on_disk(workdir):
-            raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
-        return None
-    differing = differences(load_saved_config(workdir), config)
-    if differing:
-        fields = ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in differing)
-        raise InputError(f"{workdir} holds a run that differs in {fields}; choose another workdir")
-    if not (workdir / RESULT).exists():
-        return None
-    result = json.loads((workdir / RESULT).read_text())
-    logging.info("the run in %s is finished (step %d): nothing to do", workdir, result["step"])
-    return result
-
-
-def _train(plan: Plan, target: Any, workdir: Path, signals: StopSignals) -> dict[str, Any]:
-    """Restores or starts, runs to the last step, and evaluates."""
-    restored = checkpoint.restore_latest(workdir, target, set_aside=True)
-    if restored:
-        state, metadata = restored
-        progress = Progress(**metadata["progress"])
-        logging.info("resuming at step %d of %d", progress.step, plan.total_steps)
+    workdir, seeds = Path(workdir), range(config.seed, config.seed + config.train.seeds)
+    if len(seeds) > 1:
+        folders = {seed: workdir / f"seed{seed}" for seed in seeds}
+        runs = list(train_seeds(config, folders, command, mesh).values())
+        result = {"seeds": len(seeds), "runs": runs, "workdir": str(workdir)}
     else:
-        state, metadata, progress = plan.start(plan.config.seed), {}, Progress()
-    with contextlib.ExitStack() as stack:
-        records = Records(workdir, plan.total_steps, plan.steps_per_epoch, progress.step)
-        stack.enter_context(records)
-        manager = checkpoint.make_manager(workdir, plan.config.checkpoint)
-        # Waits for the save in flight, whatever ends the run.
-        stack.callback(manager.close)
-        write = functools.partial(records.write, split="train")
-        meter = Meter(plan.log_every, plan.total_steps, write)
-        meter.restore(metadata.get("meter", {}))
+        # What failed may have failed for want of a fix made since.
+        (workdir / FAILURE).unlink(missing_ok=True)
+        runs = [train_seeds(config, {config.seed: workdir}, command, mesh)[config.seed]]
+        result = runs[0]
+    if all("failed" in run for run in runs):
+        raise RunStopped(runs[0]["failed"], exit_code=1)
+    return result
+
+
+def train_seeds(
+    config: Config, workdirs: dict[int, Path], command: str = "", mesh: Mesh | None = None
+) -> dict[int, dict[str, Any]]:
+    """Trains `config` with each seed in its workdir, together where they can; the result of each.
+
+    A seed whose loss is not finite has {"failed": reason, "step": …} for a result, and does not
+    disturb the others; one that is finished, or has failed before, is not trained again.
+    """
+    configs = {seed: _alone(config, seed) for seed in workdirs}
+    results = {seed: outcome(workdirs[seed], configs[seed]) for seed in workdirs}
+    todo = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
+    groups = _groups(todo)
+    dataset = load_dataset(config.data) if groups else None
+    for group in groups:
+        assert dataset is not None
+        spread = mesh or make_mesh(seeds=len(group))
+        members = {seed: (configs[seed], workdirs[seed]) for seed in group}
+        with StopSignals() as signals:
+            results |= _train_together(members, dataset, spread, signals, command)
+    return {seed: result for seed, result in results.items() if result is not None}
+
+
+def _alone(config: Config, seed: int) -> Config:
+    """The config of one of the runs: that of an ordinary one."""
+    return dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, seeds=1))
+
+
+def _groups(workdirs: dict[int, Path]) -> list[list[int]]:
+    """Seeds that can go on from the same step: the fresh ones, and those with a checkpoint in common."""
+    steps = {seed: set(checkpoint.steps_on_disk(workdir)) for seed, workdir in workdirs.items()}
+    fresh = [seed for seed in steps if not steps[seed]]
+    begun = [seed for seed in steps if steps[seed]]
+    together = bool(begun and set.intersection(*(steps[seed] for seed in begun)))
+    return [group for group in ([begun] if together else [[seed] for seed in begun]) + [fresh] if group]
+
+
+def _train_together(
+    runs: dict[int, tuple[Config, Path]], dataset: Dataset, mesh: Mesh, signals: StopSignals, command: str
+) -> dict[int, dict[str, Any]]:
+    """Restores or starts, runs to the last step, and evaluates."""
+    config, workdirs = next(iter(runs.values()))[0], [workdir for _, workdir in runs.values()]
+    check_batch(config.train.batch_size, config.model.ghost_batch, mesh.shape["data"])
+    plan = make_plan(config, dataset, mesh)
+    target = replicated(jax.eval_shape(plan.init, config.seed), mesh)
+    for own, workdir in runs.values():
+        open_workdir(own, workdir, plan, command)
+    restored = checkpoint.restore_together(workdirs, target, set_aside=True)
+    if restored:
+        states, metadata = zip(*restored, strict=True)
+        state = stack(states, mesh)
+        logging.info("resuming at step %d of %d", metadata[0]["progress"]["step"], plan.total_steps)
+    else:
+        state, metadata = plan.start(*runs), [None] * len(runs)
+    with contextlib.ExitStack() as closing:
+        members = []
+        for (own, workdir), known in zip(runs.values(), metadata, strict=True):
+            members.append(Member(own, workdir, plan, known))
+            closing.callback(members[-1].close)
+        progress = members[0].progress
+        bar = closing.enter_context(
+            contextlib.closing(ProgressBar(plan.total_steps, plan.steps_per_epoch, progress.step))
+        )
         started = time.monotonic() - progress.seconds
-        session = Session(plan, state, progress, records, meter, manager, signals, started)
-        train_split = plan.dataset.train
-        arrays = {"image": train_split.images, "label": train_split.labels}
-        _run(session, replicate(arrays, plan.mesh))
-        return _finish(session)
+        session = Session(plan, members, state, progress.step, bar, signals, started)
+        arrays = {"image": dataset.train.images, "label": dataset.train.labels}
+        _run(session, replicate(arrays, mesh))
+        results = _finish(session)
+    return dict(zip(runs, results, strict=True))
 
 
 def _run(session: Session, arrays: dict[str, jax.Array]) -> None:
     """All steps that are left, in stretches that end where something is due."""
-    plan, progress = session.plan, session.progress
-    while progress.step < plan.total_steps:
-        _run_stretch(session, arrays, _next_stop(plan, progress.step))
-        better = progress.step % plan.evaluate_every == 0 and _validate(session)
-        due = progress.step % plan.checkpoint_every == 0 or progress.step == plan.total_steps
-        if better or due or session.signals.received:
-            _save(session)
-        if session.signals.received:
-            session.manager.wait_until_finished()
-            raise session.signals.stopped(progress.step)
+    plan = session.plan
+    while session.step < plan.total_steps and session.active:
+        _run_stretch(session, arrays, _next_stop(plan, session.step))
+        evaluated = session.step % plan.evaluate_every == 0
+        better = _validate(session) if evaluated else []
+        due = session.step % plan.checkpoint_every == 0 or session.step == plan.total_steps
+        due = due or session.signals.received is not None
+        _save(session, session.active if due else better, evaluated=evaluated, due=due)
+        if session.signals.received and session.active:
+            for member in session.active:
+                member.manager.wait_until_finished()
+            raise session.signals.stopped(session.step)
 
 
 def _next_stop(plan: Plan, step: int) -> int:
@@ -159,78 +169,98 @@ def _next_stop(plan: Plan, step: int) -> int:
 
 def _run_stretch(session: Session, arrays: dict[str, jax.Array], stop: int) -> None:
     """Steps up to `stop`, or to a signal; the last ones that fill no call are taken one by one."""
-    plan, progress = session.plan, session.progress
-    config, n = plan.config, len(plan.dataset.train.labels)
-    batch_size, timed_from, begun = config.train.batch_size, None, 0.0
-    while progress.step < stop and not session.signals.received:
+    plan = session.plan
+    config, timed_from, begun = plan.config, None, 0.0
+    while session.step < stop and not session.signals.received:
         k = config.train.steps_per_call
-        k = k if progress.step + k <= stop else 1
-        steps = range(progress.step, progress.step + k)
-        indices = np.stack([batch_indices(config.seed, step, n, batch_size) for step in steps])
+        k = k if session.step + k <= stop else 1
+        indices = _indices(session, range(session.step, session.step + k))
         session.state, metrics = plan.train_steps(session.state, arrays, indices)
-        progress.step += k
-        session.meter.add(progress.step - k + 1, metrics)
+        # Those of a dispatch are read when the next one is on its way: the device never waits.
+        _read_metrics(session)
+        session.waiting = session.step + 1, metrics
+        session.step += k
         if timed_from is None:  # The first call of a stretch may compile.
-            timed_from, begun = progress.step, time.monotonic()
+            timed_from, begun = session.step, time.monotonic()
         elapsed = max(time.monotonic() - begun, 1e-9)
-        rate = (progress.step - timed_from) * batch_size / elapsed
-        session.records.progress(progress.step, rate)
-    session.meter.flush()
+        images = config.train.batch_size * len(session.members)
+        session.bar.show(session.step, (session.step - timed_from) * images / elapsed)
+    _read_metrics(session)
+    for member in session.active:
+        member.progress.step = session.step
     if timed_from is not None:
-        session.timed_steps += progress.step - timed_from
+        session.timed_steps += session.step - timed_from
         session.timed_seconds += time.monotonic() - begun
 
 
-def _evaluate(session: Session, split: Split) -> dict[str, float] | None:
-    """Metrics of the weights that count: the moving average where there is one."""
+def _indices(session: Session, steps: range) -> np.ndarray:
+    """The examples of each member's batches, [seeds, steps, batch]."""
+    n, batch = len(session.plan.dataset.train), session.plan.config.train.batch_size
+    seeds = [member.config.seed for member in session.members]
+    return np.stack([[batch_indices(seed, step, n, batch) for step in steps] for seed in seeds])
+
+
+def _read_metrics(session: Session) -> None:
+    """Hands the metrics that wait to the members; waits for the device."""
+    waiting, session.waiting = session.waiting, None
+    if waiting is None:
+        return
+    first_step, metrics = waiting[0], jax.device_get(waiting[1])
+    for i, member in enumerate(session.members):
+        if not member.failed:
+            member.add(first_step, {name: series[i] for name, series in metrics.items()})
+
+
+def _evaluate(session: Session, split: Split) -> Iterator[tuple[Member, dict[str, float]]]:
+    """Each active member, and metrics of its weights that count: the moving average where there is one."""
     plan, variables = session.plan, session.state.variables
-    return evaluate(variables, split, eval_step=plan.eval_step, batch_size=plan.config.train.batch_size)
+    metrics = evaluate(variables, split, eval_step=plan.eval_step, batch_size=plan.config.train.batch_size)
+    pairs = zip(session.members, metrics, strict=True) if metrics else ()
+    return ((member, each) for member, each in pairs if not member.failed)
 
 
-def _validate(session: Session) -> bool:
-    """Evaluates on validation; whether that is the best so far."""
-    progress = session.progress
-    progress.validation = _evaluate(session, session.plan.dataset.validation)
-    if progress.validation is None:
-        return False
-    session.records.write(progress.step, progress.validation, "validation")
-    better = progress.best is None or score(progress.validation) > progress.best
-    progress.best = score(progress.validation) if better else progress.best
-    return better
+def _validate(session: Session) -> list[Member]:
+    """Evaluates on validation; the members that are better than ever."""
+    pairs = _evaluate(session, session.plan.dataset.validation)
+    return [member for member, metrics in pairs if member.validated(metrics)]
 
 
-def _save(session: Session) -> None:
-    """Starts a checkpoint; all its metrics are on disk already."""
-    plan, progress = session.plan, session.progress
-    progress.seconds = time.monotonic() - session.started
-    evaluated = progress.validation and progress.step % plan.evaluate_every == 0
-    metadata = {
-        "progress": dataclasses.asdict(progress),
-        "meter": session.meter.pending(),
-        "seed": plan.config.seed,
-        "versions": versions(),
-    }
-    value = score(progress.validation) if progress.validation and evaluated else None
-    checkpoint.save(session.manager, session.state, metadata, value)
+def _save(session: Session, members: list[Member], *, evaluated: bool, due: bool) -> None:
+    """Starts the checkpoints of some members."""
+    if not members:
+        return
+    seconds = time.monotonic() - session.started
+    for member, state in zip(session.members, unstack(session.state), strict=True):
+        if member in members:
+            member.save(state, seconds, evaluated=evaluated, due=due)
 
 
-def _finish(session: Session) -> dict[str, Any]:
-    """The run in one object: test metrics of its last weights, never of a selected step."""
-    plan, progress = session.plan, session.progress
-    name = "test" if len(plan.dataset.test.labels) else "validation"
-    split = getattr(plan.dataset, name)
-    metrics = _evaluate(session, split) or {}
-    if name == "test":
-        session.records.write(progress.step, metrics, "test")
-    result = {"split": name, **metrics, "step": progress.step, "validation": progress.validation}
+def _finish(session: Session) -> list[dict[str, Any]]:
+    """The runs in one object each: test metrics of their last weights, never of a selected step."""
+    plan, dataset = session.plan, session.plan.dataset
+    name = "test" if len(dataset.test) else "validation"
+    results = {}
+    for member, metrics in _evaluate(session, getattr(dataset, name)):
+        if name == "test":
+            member.records.write(session.step, metrics, "test")
+        validation = member.progress.validation
+        results[member] = {"split": name, **metrics, "step": session.step, "validation": validation}
     if session.state.ema:
         # What counts is the moving average; the weights themselves stand beside it.
-        plain = dataclasses.replace(session.state, ema={})
-        result["without_ema"] = _evaluate(dataclasses.replace(session, state=plain), split)
-    rate = session.timed_steps * plan.config.train.batch_size / max(session.timed_seconds, 1e-9)
-    seconds = time.monotonic() - session.started
-    return result | {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(session.state.params)),
-        "seconds": round(seconds, 2),
-        "images_per_second": round(rate, 1),
+        plain = dataclasses.replace(session, state=dataclasses.replace(session.state, ema={}))
+        for member, metrics in _evaluate(plain, getattr(dataset, name)):
+            results[member]["without_ema"] = metrics
+    images = session.timed_steps * plan.config.train.batch_size * len(session.members)
+    leaves = jax.tree.leaves(session.state.params)
+    common = {
+        "parameters": sum(leaf.size for leaf in leaves) // len(session.members),
+        "seconds": round(time.monotonic() - session.started, 2),
+        "images_per_second": round(images / max(session.timed_seconds, 1e-9), 1),
+        "seeds_together": len(session.members),
     }
+    return [
+        {"failed": member.failed, "step": member.progress.step}
+        if member.failed
+        else member.finish(results[member] | common)
+        for member in session.members
+    ]

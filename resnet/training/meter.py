@@ -1,10 +1,10 @@
-"""Training metrics on their way from the device to the records, one dispatch late."""
+"""Training metrics of one run on their way to the records."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
+import numpy as np
 
 from resnet.training.signals import RunStopped
 
@@ -12,9 +12,8 @@ from resnet.training.signals import RunStopped
 class Meter:
     """Averages the metrics of each step between two lines, and notices a loss that is not finite.
 
-    The metrics of a dispatch are fetched when the next one is already on its way, so that the
-    device never waits. The sums in flight are part of a checkpoint: a resumed run writes the same
-    lines as one that never stopped.
+    The sums in flight are part of a checkpoint: a resumed run writes the same lines as one that
+    never stopped.
     """
 
     def __init__(self, every: int, total_steps: int, write: Callable[[int, dict[str, float]], None]) -> None:
@@ -22,10 +21,9 @@ class Meter:
         self.sums: dict[str, float] = {}
         self.count = 0
         self._write = write
-        self._waiting: tuple[int, dict[str, Any]] | None = None
 
     def pending(self) -> dict[str, Any]:
-        """The sums since the last line, for a checkpoint; everything must have been flushed."""
+        """The sums since the last line, for a checkpoint."""
         # A copy: the save is asynchronous, and the next step adds to the sums before it is written.
         return {"sums": dict(self.sums), "count": self.count}
 
@@ -33,24 +31,15 @@ class Meter:
         """Takes up the sums of a checkpoint."""
         self.sums, self.count = pending.get("sums", {}), pending.get("count", 0)
 
-    def add(self, first_step: int, metrics: dict[str, Any]) -> None:
-        """Takes the metrics of steps first_step, first_step + 1, … and reads those before them."""
-        waiting, self._waiting = self._waiting, (first_step, metrics)
-        self._read(waiting)
+    def add(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Takes the metrics of steps first_step, first_step + 1, …, which came from one dispatch.
 
-    def flush(self) -> None:
-        """Reads all that was added; waits for the device."""
-        waiting, self._waiting = self._waiting, None
-        self._read(waiting)
-
-    def _read(self, waiting: tuple[int, dict[str, Any]] | None) -> None:
-        if waiting is None:
-            return
-        first_step, metrics = waiting[0], jax.device_get(waiting[1])
-        for i in range(len(metrics["loss"])):
-            step = first_step + i
+        Raises RunStopped at the first loss or gradient norm that is not finite.
+        """
+        last_step = first_step + len(metrics["loss"]) - 1
+        for i, step in enumerate(range(first_step, last_step + 1)):
             values = {name: float(series[i]) for name, series in metrics.items()}
-            _check_finite(values, step, first_step, first_step + len(metrics["loss"]) - 1)
+            _check_finite(values, step, first_step, last_step)
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
             self.count += 1

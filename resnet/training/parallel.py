@@ -1,27 +1,58 @@
-"""Data parallelism: a mesh over the local devices, and the steps spread over it."""
+"""A mesh over the local devices, and the steps spread over it: by seeds first, then by images."""
 
-from collections.abc import Callable
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnet.errors import InputError
-from resnet.training.steps import eval_step, predict, train_steps
+from resnet.errors import InputError, check_at_least
+from resnet.training.steps import each_seed, eval_step, predict, train_steps
 
-AXIS = "data"
+SEEDS, DATA = "seeds", "data"
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """The first `devices` local devices in one row; all by default."""
-    return Mesh(np.asarray(jax.local_devices()[:devices]), (AXIS,))
+@dataclasses.dataclass(unsafe_hash=True)
+class ParallelConfig:
+    """How the processors are used: decides the speed, and, of the numbers, only the rounding."""
+
+    host_devices: int = 0
+    """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_at_least("parallel.host_devices", self.host_devices, 0)
+
+
+def host_devices(config: ParallelConfig, seeds: int) -> int:
+    """As many devices as the CPU should count as.
+
+    Where none are asked for: the most that share the seeds evenly, at most one a processor. Splitting
+    the images of one seed pays for some nets only, and rounds its statistics otherwise.
+    """
+    processors = os.cpu_count() or 1
+    return config.host_devices or max(n for n in range(1, processors + 1) if seeds % n == 0)
+
+
+def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:
+    """The first `devices` local devices, all by default, as [seeds, data].
+
+    Seeds that the devices can share evenly need no word between them; where there are more devices,
+    they share the images of each batch.
+    """
+    found = np.asarray(jax.local_devices()[:devices])
+    return Mesh(found.reshape(math.gcd(seeds, len(found)), -1), (SEEDS, DATA))
 
 
 def axis_name(mesh: Mesh) -> str | None:
-    """The axis to average over; None on one device, where there is nothing to average."""
-    return AXIS if mesh.size > 1 else None
+    """The axis to average over; None where each batch is on one device."""
+    return DATA if mesh.shape[DATA] > 1 else None
 
 
 def check_batch(batch_size: int, ghost_batch: int, devices: int) -> None:
@@ -46,26 +77,44 @@ def replicated(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
+def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
+    """The trees of several seeds as one with a leading axis, spread over the devices."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(SEEDS)))
+
+
+def unstack(tree: Any) -> list[Any]:
+    """On the host, the trees that `stack` put together."""
+    fetched = jax.device_get(tree)
+    return [
+        jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), fetched)
+        for i in range(len(jax.tree.leaves(fetched)[0]))
+    ]
+
+
 def _spread(function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> Callable:
-    """`function` once per device, on its share of the batch."""
+    """`function` once per device, on its share of the seeds and of the batch."""
     if mesh.size == 1:
         return function
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def make_train_steps(mesh: Mesh, **bound: Any) -> Callable:
-    """Compiled (state, arrays, indices) -> (state, metrics) over the mesh; the state is donated."""
-    everywhere, shares = PartitionSpec(), PartitionSpec(None, AXIS)
+    """Compiled (state, arrays, indices [seeds, k, b]) -> (state, metrics [seeds, k]) over the mesh.
+
+    The state has a leading axis of seeds, and is donated.
+    """
     steps = partial(train_steps, axis_name=axis_name(mesh), **bound)
-    specs = (everywhere, everywhere, shares)
-    return jax.jit(_spread(steps, mesh, specs, everywhere), donate_argnums=0)
+    seeds = PartitionSpec(SEEDS)
+    specs = (seeds, PartitionSpec(), PartitionSpec(SEEDS, None, DATA))
+    return jax.jit(_spread(steps, mesh, specs, seeds), donate_argnums=0)
 
 
 def make_eval_step(mesh: Mesh, **bound: Any) -> Callable:
-    """Compiled (variables, batch) -> sums over the mesh."""
-    everywhere, shares = PartitionSpec(), PartitionSpec(AXIS)
-    step = partial(eval_step, axis_name=axis_name(mesh), **bound)
-    return jax.jit(_spread(step, mesh, (everywhere, shares), everywhere))
+    """Compiled (variables, batch) -> sums [seeds] over the mesh; the variables have a leading axis."""
+    step = each_seed(partial(eval_step, axis_name=axis_name(mesh), **bound), (0, None))
+    seeds = PartitionSpec(SEEDS)
+    return jax.jit(_spread(step, mesh, (seeds, PartitionSpec(DATA)), seeds))
 
 
 def make_predict(**bound: Any) -> Callable:

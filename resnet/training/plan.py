@@ -12,7 +12,7 @@ from resnet.data.datasets import Dataset
 from resnet.models.resnet import make_model
 from resnet.training.losses import check_output
 from resnet.training.optimizers import make_optimizer
-from resnet.training.parallel import axis_name, make_eval_step, make_train_steps, replicate
+from resnet.training.parallel import axis_name, make_eval_step, make_train_steps, stack
 from resnet.training.schedules import make_schedule, parse_duration
 from resnet.training.steps import TrainState, init_state
 from resnet.training.task import Task, task_of
@@ -35,9 +35,9 @@ class Plan:
     evaluate_every: int
     checkpoint_every: int
 
-    def start(self, seed: int) -> TrainState:
-        """The state before the first step, on every device."""
-        return replicate(self.init(seed), self.mesh)
+    def start(self, *seeds: int) -> TrainState:
+        """The states of these seeds before the first step, as one with a leading axis."""
+        return stack([self.init(seed) for seed in seeds], self.mesh)
 
 
 def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:

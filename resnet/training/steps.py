@@ -1,6 +1,7 @@
 """One training step and one evaluation step as pure functions of their arguments."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,6 +28,8 @@ INIT, AUGMENT, DROPOUT = 0, 1, 2
 class TrainConfig:
     """How long, in which portions, and towards which targets the net is trained."""
 
+    seeds: int = 1
+    """Runs trained together as one program: of `seed`, `seed` + 1, …, each in a folder of its own."""
     batch_size: int = 128
     """Images per step, over all devices."""
     duration: str = "64000 steps"
@@ -44,6 +47,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises InputError naming the field."""
+        check_at_least("train.seeds", self.seeds, 1)
         check_at_least("train.batch_size", self.batch_size, 1)
         check_at_least("train.steps_per_call", self.steps_per_call, 1)
         for field in ("label_smoothing", "ema"):
@@ -190,18 +194,40 @@ def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) 
 
 
 def train_steps(
-    state: TrainState, arrays: dict[str, Array], indices: Int[Array, "k b"], **bound: Any
-) -> tuple[TrainState, dict[str, Float[Array, " k"]]]:
-    """k steps on batches gathered from the resident {"image", "label"}; `bound` as in train_step."""
+    state: TrainState, arrays: dict[str, Array], indices: Int[Array, "seeds k b"], **bound: Any
+) -> tuple[TrainState, dict[str, Float[Array, "seeds k"]]]:
+    """k steps of each seed on batches gathered from the resident {"image", "label"}.
 
-    def one(state, index):
+    The state has a leading axis of seeds; `bound` as in train_step.
+    """
+
+    def alone(state, index):
         return train_step(state, {name: array[index] for name, array in arrays.items()}, **bound)
 
-    if indices.shape[0] == 1:
+    together = each_seed(alone, (0, 0))
+    if indices.shape[1] == 1:
         # No loop for one step: XLA on the CPU lays convolutions out well outside of loops only.
-        state, metrics = one(state, indices[0])
-        return state, {name: value[None] for name, value in metrics.items()}
-    return lax.scan(one, state, indices)
+        state, metrics = together(state, indices[:, 0])
+        return state, {name: value[:, None] for name, value in metrics.items()}
+    state, metrics = lax.scan(together, state, indices.swapaxes(0, 1))
+    return state, {name: value.swapaxes(0, 1) for name, value in metrics.items()}
+
+
+def each_seed(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+    """`function` for each entry of the leading axis of the arguments whose axis is 0.
+
+    Of a single entry the axis is taken away: it runs the program of a run alone, to the same bits.
+    """
+
+    def one(tree: Any, axis: int | None) -> Any:
+        return tree if axis is None else jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), tree)
+
+    def each(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments[0])[0]) > 1:
+            return jax.vmap(function, in_axes)(*arguments)
+        return jax.tree.map(lambda leaf: leaf[None], function(*map(one, arguments, in_axes)))
+
+    return each
 
 
 def eval_step(

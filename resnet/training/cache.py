@@ -1,0 +1,36 @@
+"""Compiled programs kept on disk, so that a net is compiled once and not at every start."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+
+from resnet.errors import check_at_least
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class CacheConfig:
+    """Where compiled programs are kept, and how many."""
+
+    dir: str = "~/.cache/resnet"
+    """Folder of compiled programs, shared by all runs; empty: none are kept.
+
+    JAX's own environment variable JAX_COMPILATION_CACHE_DIR goes before it.
+    """
+    megabytes: int = 2000
+    """Size at which the programs used longest ago are removed, in MB."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_at_least("cache.megabytes", self.megabytes, 1)
+
+
+def keep_programs(config: CacheConfig) -> None:
+    """Tells JAX, for this process, to read and write the cache."""
+    if not config.dir or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(config.dir).expanduser()))
+    jax.config.update("jax_compilation_cache_max_size", config.megabytes * 10**6)
+    # What compiles faster than this costs more to look up than to compile.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

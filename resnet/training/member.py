@@ -1,0 +1,129 @@
+"""One seed of a run: its folder, its records, its checkpoints, and how it ends."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.config import FILE as CONFIG_FILE
+from resnet.config import Config, config_to_dict, differences, load_saved_config, save_config
+from resnet.errors import InputError
+from resnet.training import checkpoint
+from resnet.training.curves import plot_curves
+from resnet.training.evaluation import score
+from resnet.training.meter import Meter
+from resnet.training.plan import Plan
+from resnet.training.provenance import versions, write_run_json
+from resnet.training.records import Records, write_json
+from resnet.training.signals import RunStopped
+from resnet.training.task import save_task
+
+RESULT, FAILURE = "result.json", "failed.json"
+# A run may be taken up with these changed: they decide its speed, not what it is.
+OF_THE_MACHINE = ("parallel.", "cache.")
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run remembers beside its state; saved with it."""
+
+    step: int = 0
+    best: float | None = None
+    """Best score on validation so far."""
+    validation: dict[str, float] | None = None
+    """Latest metrics on validation."""
+    seconds: float = 0.0
+    """Time in the loop over all sessions, compilation and evaluation included."""
+
+
+def outcome(workdir: Path, config: Config) -> dict[str, Any] | None:
+    """The result of a run that is finished or failed; InputError if the workdir is another run's."""
+    if not (workdir / CONFIG_FILE).exists():
+        if checkpoint.steps_on_disk(workdir):
+            raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
+        return None
+    differing = [
+        (name, old, new)
+        for name, old, new in differences(load_saved_config(workdir), config)
+        if not name.startswith(OF_THE_MACHINE)
+    ]
+    if differing:
+        fields = ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in differing)
+        raise InputError(f"{workdir} holds a run that differs in {fields}; choose another workdir")
+    for name in (RESULT, FAILURE):
+        if (workdir / name).exists():
+            result = json.loads((workdir / name).read_text())
+            done = "is finished" if name == RESULT else f"failed: {result['failed']}"
+            logging.info("the run in %s %s (step %d): nothing to do", workdir, done, result["step"])
+            return result
+    return None
+
+
+class Member:
+    """One of the runs that are trained together; alone, it is the run."""
+
+    def __init__(self, config: Config, workdir: Path, plan: Plan, restored: dict[str, Any] | None):
+        """`restored` is the metadata of the checkpoint to go on from."""
+        self.config, self.workdir = config, workdir
+        self.progress = Progress(**restored["progress"]) if restored else Progress()
+        self.failed = ""
+        self.records = Records(workdir, plan.steps_per_epoch, self.progress.step)
+        self.manager = checkpoint.make_manager(workdir, config.checkpoint)
+        write = functools.partial(self.records.write, split="train")
+        self.meter = Meter(plan.log_every, plan.total_steps, write)
+        self.meter.restore(restored["meter"] if restored else {})
+
+    def close(self) -> None:
+        """Waits for the save in flight, whatever ends the run."""
+        self.manager.close()
+        self.records.close()
+
+    def add(self, first_step: int, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of one dispatch; a run that fails on them goes no further."""
+        try:
+            self.meter.add(first_step, metrics)
+        except RunStopped as stop:
+            self.failed = str(stop)
+            write_json(self.workdir / FAILURE, {"failed": self.failed, "step": self.progress.step})
+            logging.error("%s: %s", self.workdir, stop)
+
+    def validated(self, metrics: dict[str, float]) -> bool:
+        """Records metrics on validation; whether they are the best so far."""
+        progress = self.progress
+        self.records.write(progress.step, metrics, "validation")
+        progress.validation = metrics
+        better = progress.best is None or score(metrics) > progress.best
+        progress.best = score(metrics) if better else progress.best
+        return better
+
+    def save(self, state: Any, seconds: float, *, evaluated: bool, due: bool) -> None:
+        """Starts a checkpoint; all its metrics are on disk already."""
+        progress = self.progress
+        progress.seconds = seconds
+        metadata = {
+            "progress": dataclasses.asdict(progress),
+            "meter": self.meter.pending(),
+            "seed": self.config.seed,
+            "versions": versions(),
+        }
+        value = score(progress.validation) if progress.validation and evaluated else None
+        checkpoint.save(self.manager, state, metadata, score=value, due=due)
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Writes the result, once all else is on disk."""
+        self.manager.wait_until_finished()
+        result |= {"workdir": str(self.workdir)}
+        write_json(self.workdir / RESULT, result)
+        plot_curves(self.workdir)
+        return result
+
+
+def open_workdir(config: Config, workdir: Path, plan: Plan, command: str) -> None:
+    """Makes the folder, and writes what a run is before its first step."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    save_config(config, workdir)
+    save_task(plan.task, workdir)
+    write_run_json(workdir, config_to_dict(config), command)

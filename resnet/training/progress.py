@@ -1,0 +1,67 @@
+"""How far a run is: a bar on a terminal, else now and then a line in the log."""
+
+import datetime
+import math
+import sys
+import time
+from typing import Any
+
+from absl import logging
+
+LOG_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+class ProgressBar:
+    """The way to the last step. Its ETA rests on the steps after the first report of the process, so
+    that neither compilation nor the steps of an earlier session count."""
+
+    def __init__(self, total_steps: int, steps_per_epoch: int, step: int = 0):
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.start: tuple[int, float] | None = None  # step and time of the first report
+        self.logged, self.rate = -math.inf, "?"
+        self.bar = _terminal_bar(total_steps, step) if sys.stderr.isatty() else None
+
+    def show(self, step: int, images_per_second: float) -> None:
+        """Reports `step` finished steps; 0 images/s: not measured yet, the last speed known is shown."""
+        now = time.monotonic()
+        self.start = self.start or (step, now)
+        text = self._text(step, images_per_second, now)
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=step, text=text)
+        elif now - self.logged >= LOG_SECONDS or step == self.total_steps:
+            logging.info("step %d of %d, %s", step, self.total_steps, text)
+            self.logged = now
+
+    def _text(self, step: int, images_per_second: float, now: float) -> str:
+        assert self.start is not None
+        done, elapsed = step - self.start[0], now - self.start[1]
+        left = elapsed / done * (self.total_steps - step) if done else None
+        eta = "?" if left is None else datetime.timedelta(seconds=round(left))
+        self.rate = f"{images_per_second:,.0f}" if images_per_second else self.rate
+        return f"epoch {step / self.steps_per_epoch:.1f}, {self.rate} images/s, ETA {eta}"
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self.bar:
+            self.bar.stop()
+            _log_to_standard_error()
+            self.bar = None
+
+
+def _terminal_bar(total_steps: int, step: int) -> Any:
+    """A bar on standard error, for standard output is the result's; log lines pass above it."""
+    from rich import console, progress
+
+    texts = progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[text]}")
+    screen = console.Console(stderr=True)
+    bar = progress.Progress(progress.BarColumn(), *texts, console=screen, redirect_stdout=False)
+    bar.add_task("", total=total_steps, completed=step, text="compiling")
+    bar.start()
+    _log_to_standard_error()
+    return bar
+
+
+def _log_to_standard_error() -> None:
+    """absl keeps the stream it found at its start; the bar has put its own in the way since."""
+    handler = logging.get_absl_handler()
+    handler.python_handler.setStream(sys.stderr)

@@ -1,0 +1,137 @@
+"""Runs of several seeds trained as one program: each is what it would have been alone."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+from test_training_loop import numbers, tiny
+
+import resnet
+from resnet.data.batches import batch_indices
+from resnet.errors import InputError
+from resnet.training import checkpoint, loop, member, steps
+from resnet.training.parallel import make_mesh
+from resnet.training.signals import RunStopped
+
+SEEDS = (0, 1)
+
+
+def both(config=None, *, workdir, devices=2):
+    """Two seeds, by default on a device each, where their bits are those of single runs."""
+    folders = {seed: workdir / f"seed{seed}" for seed in SEEDS}
+    return loop.train_seeds(config or tiny(), folders, mesh=make_mesh(devices, seeds=2))
+
+
+def facts(result):
+    return {name: result[name] for name in ("loss", "top1", "n", "step", "validation", "without_ema")}
+
+
+def variables(workdir):
+    return jax.device_get(resnet.load(workdir).variables)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folders and results of each seed trained alone."""
+    runs = {}
+    for seed in SEEDS:
+        config = tiny()
+        config.seed = seed
+        workdir = tmp_path_factory.mktemp(f"alone{seed}")
+        runs[seed] = workdir, loop.train(config, workdir, mesh=make_mesh(1))
+    return runs
+
+
+def assert_like_alone(alone, workdir, results):
+    for seed, (expected, result) in alone.items():
+        assert facts(results[seed]) == facts(result)
+        assert numbers(workdir / f"seed{seed}") == numbers(expected)
+        jax.tree.map(np.testing.assert_array_equal, variables(workdir / f"seed{seed}"), variables(expected))
+
+
+def test_each_folder_is_that_of_the_run_alone(alone, tmp_path):
+    results = both(workdir=tmp_path)
+    assert_like_alone(alone, tmp_path, results)
+    for seed, (expected, _) in alone.items():
+        assert (tmp_path / f"seed{seed}" / "config.json").read_text() == (
+            expected / "config.json"
+        ).read_text()
+
+
+def test_on_one_device_up_to_rounding(alone, tmp_path):
+    results = both(workdir=tmp_path, devices=1)
+    for seed, (_, result) in alone.items():
+        np.testing.assert_allclose(results[seed]["loss"], result["loss"], rtol=1e-3)
+
+
+def test_resuming_equals_never_having_stopped(alone, tmp_path, monkeypatch):
+    def interrupted(seed, step, n, batch):
+        if step == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return batch_indices(seed, step, n, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 7"):
+        patch.setattr(loop, "batch_indices", interrupted)
+        both(workdir=tmp_path)
+    # As if killed between the two saves: the step in common is the one before.
+    (tmp_path / "seed1" / "checkpoints" / "7").rename(tmp_path / "lost")
+    assert_like_alone(alone, tmp_path, both(workdir=tmp_path))
+
+
+def test_a_seed_added_later_leaves_the_others_alone(alone, tmp_path):
+    folders = {seed: tmp_path / f"seed{seed}" for seed in SEEDS}
+    loop.train_seeds(tiny(), {1: folders[1]}, mesh=make_mesh(1))
+    before = {path: path.stat().st_mtime_ns for path in folders[1].rglob("*")}
+    results = loop.train_seeds(tiny(), folders, mesh=make_mesh(1))
+    assert {path: path.stat().st_mtime_ns for path in folders[1].rglob("*")} == before
+    assert_like_alone(alone, tmp_path, results)
+
+
+def test_a_seed_that_fails_does_not_disturb_the_others(alone, tmp_path, monkeypatch):
+    check = member.Meter.add
+
+    def failing(meter, first_step, metrics):
+        if first_step == 6 and metrics["loss"][0] == first_losses[1]:
+            metrics = metrics | {"loss": metrics["loss"] * np.nan}
+        check(meter, first_step, metrics)
+
+    first_losses = {}
+    original = loop._read_metrics
+
+    def reading(session):
+        if session.waiting and session.waiting[0] == 6:
+            first_losses.update(enumerate(jax.device_get(session.waiting[1]["loss"])[:, 0]))
+        original(session)
+
+    monkeypatch.setattr(loop, "_read_metrics", reading)
+    monkeypatch.setattr(member.Meter, "add", failing)
+    results = both(workdir=tmp_path)
+    assert results[1]["failed"].startswith("loss is nan at step 6")
+    assert json.loads((tmp_path / "seed1" / "failed.json").read_text()) == results[1]
+    assert not (tmp_path / "seed1" / "result.json").exists()
+    assert facts(results[0]) == facts(alone[0][1])
+    monkeypatch.undo()
+    assert both(workdir=tmp_path) == results
+
+
+def test_seeds_as_a_field_of_the_config(tmp_path):
+    config = tiny()
+    config.train.seeds, config.seed = 2, 3
+    result = loop.train(config, tmp_path)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["seed3", "seed4"]
+    assert result["seeds"] == 2 and [run["seeds_together"] for run in result["runs"]] == [2, 2]
+    assert checkpoint.steps_on_disk(tmp_path / "seed4")[0] == 9
+    assert loop.train(config, tmp_path) == result
+    config.schedule.learning_rate = 0.2
+    with pytest.raises(InputError, match=r"seed3 holds a run that differs in `schedule.learning_rate`"):
+        loop.train(config, tmp_path)
+
+
+def test_a_single_entry_is_run_without_its_axis():
+    seen = []
+    steps.each_seed(lambda x, y: seen.append((x.shape, y.shape)) or x, (0, None))(
+        np.zeros((1, 3)), np.zeros((1, 3))
+    )
+    assert seen == [((3,), (1, 3))]
