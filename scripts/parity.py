@@ -52,12 +52,17 @@ def heading() -> list[str]:
     """What the tables show, and with which versions."""
     from importlib.metadata import version
 
+    from resnet.training.records import devices, git_state
+
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "timm", "transformers"))
-    size = cli.FLAGS.size
+    size, git = cli.FLAGS.size, git_state(Path(__file__).parents[1]) or {"commit": "unknown", "dirty": False}
     return [
         "# Parity with PyTorch",
         "",
-        f"By `python scripts/parity.py`; {packages}, Python {platform.python_version()}, float32 on a CPU.",
+        f"Command: `{cli.command()}`  ",
+        f"Commit: {git['commit']}{' and uncommitted changes' if git['dirty'] else ''}  ",
+        f"Machine: {devices()}, float32  ",
+        f"Versions: {packages}, Python {platform.python_version()}",
         "",
         f"Random weights of each net there, brought over by name; the same {BATCH} images of {size}x{size} "
         "pixels. Logits: largest absolute difference, in evaluation and in training mode. Statistics: "
@@ -79,7 +84,7 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
     from resnet.interop.peers import PEERS
 
     columns = ("net", "source", "parameters", "logits", "logits, training", "statistics", "gradients")
-    columns = (*columns, "gradients, ReLU", "rounding of PyTorch, ReLU")
+    columns = (*columns, "gradients, ReLU", "rounding of PyTorch, ReLU", "within")
     lines, failed = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)], []
     for name in names:
         random = np.random.default_rng(0)
@@ -94,6 +99,7 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
         values = (found.logits, found.train_logits, found.statistics, found.gradients)
         values = (*values, found.relu_gradients, found.their_rounding)
         cells = (name, PEERS[name].source, f"{found.parameters:,}", *(f"{value:.1e}" for value in values))
+        cells = (*cells, "yes" if found.within else "no")
         lines.append(f"| {' | '.join(cells)} |")
     return lines, failed
 
