@@ -1,7 +1,8 @@
 """A run as a file that needs none of our code: python scripts/export.py --workdir=runs/mine --output=DIR
 
-Writes a new folder with model.stablehlo (raw uint8 images in, logits out, batches of any size, read by
-jax.export), classes.txt and MODEL_CARD.md. Prints what was done as one JSON object. For PyTorch users,
+Writes a new folder with the program (raw uint8 images in, logits out, batches of any size), classes.txt
+and MODEL_CARD.md. --format=stablehlo is read by jax.export; --format=onnx by onnxruntime, with which it is
+checked, and needs requirements-export.txt. Prints what was done as one JSON object. For PyTorch users,
 scripts/import_weights.py --export writes safetensors.
 """
 
@@ -13,21 +14,23 @@ from resnet.errors import InputError, check_choice
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.")
 flags.DEFINE_string("output", None, "Folder to write; a new one.")
-flags.DEFINE_string("format", "stablehlo", "stablehlo.")
+flags.DEFINE_string("format", "stablehlo", "stablehlo or onnx.")
 flags.DEFINE_string("licence", "", "Licence of the weights, for the model card, e.g. Apache-2.0.")
 
 
 def main(overrides: list[str]) -> dict:
-    """One call of resnet.interop.deploy.export_stablehlo."""
+    """One call of resnet.interop.deploy.export."""
     cli.require("workdir", "output")
-    check_choice("--format", cli.FLAGS.format, ("stablehlo",))
+    check_choice("--format", cli.FLAGS.format, ("stablehlo", "onnx"))
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the run has its own config")
-    from resnet.interop.deploy import export_stablehlo
+    from resnet.interop import deploy, onnx
     from resnet.run import load
 
+    if cli.FLAGS.format == "onnx":
+        onnx.check_installed()
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)
-    return export_stablehlo(run, cli.FLAGS.output, cli.FLAGS.licence)
+    return deploy.export(run, cli.FLAGS.output, cli.FLAGS.format, cli.FLAGS.licence)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def heading() -> list[str]:
         "running means and variances after one step, difference over 1 + size. Gradients: largest relative "
         "difference of any parameter's, every ReLU replaced by SiLU in both nets. With ReLU, a value "
         "within rounding of 0 can fall to the other side, and gradients in float32 are no sharper than "
-        "that: the next column has ours against theirs, over all parameters together, and the last one "
+        "that: the next column has ours against theirs, over all parameters together. Rounding: "
         "PyTorch's own float32 against its float64. Bounds: 1e-4, gradients 1e-3.",
         "",
     ]
@@ -84,7 +84,7 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
     from resnet.interop.peers import PEERS
 
     columns = ("net", "source", "parameters", "logits", "logits, training", "statistics", "gradients")
-    columns = (*columns, "gradients, ReLU", "rounding of PyTorch, ReLU", "within")
+    columns = (*columns, "gradients, ReLU", "rounding: logits", "rounding: gradients, ReLU", "within")
     lines, failed = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)], []
     for name in names:
         random = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
         if not found.within:
             failed.append(name)
         values = (found.logits, found.train_logits, found.statistics, found.gradients)
-        values = (*values, found.relu_gradients, found.their_rounding)
+        values = (*values, found.relu_gradients, found.their_logits_rounding, found.their_rounding)
         cells = (name, PEERS[name].source, f"{found.parameters:,}", *(f"{value:.1e}" for value in values))
         cells = (*cells, "yes" if found.within else "no")
         lines.append(f"| {' | '.join(cells)} |")

@@ -1,8 +1,10 @@
 """A run that left: the program gives the same logits without our code, for batches of any size."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.interop.deploy import export_stablehlo
+from resnet.interop import onnx
+from resnet.interop.deploy import export
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
@@ -41,7 +44,7 @@ def run():
 
 def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     folder = tmp_path / "out"
-    export_stablehlo(run, folder, licence="CC0-1.0")
+    export(run, folder, licence="CC0-1.0")
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     np.save(tmp_path / "images.npy", images)
     arguments = [folder / "model.stablehlo", tmp_path / "images.npy"]
@@ -53,13 +56,72 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     card = (folder / "MODEL_CARD.md").read_text()
     assert "Licence: CC0-1.0" in card and "step 7" in card and "none recorded" in card
     with pytest.raises(InputError, match="exists already"):
-        export_stablehlo(run, folder)
+        export(run, folder)
+
+
+MODELS = {
+    "cifar": ModelConfig(blocks=(1, 1, 1), width=0.25, dtype="bfloat16", scan_blocks=True),
+    "imagenet": ModelConfig(
+        family="imagenet", stem="deep", blocks=(1, 1, 1, 1), width=0.125, branch="bottleneck", groups=2,
+        transition="average_projection", squeeze=0.25,
+    ),
+    "bit": ModelConfig(
+        family="imagenet", stem="bit", blocks=(1, 2, 1, 1), width=0.125, order="preactivation", norm="group",
+        norm_groups=4, weight_standardization="plain", transition="projection",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("net", MODELS)
+@pytest.mark.filterwarnings("ignore:::(jax2onnx|onnx|onnx_ir|flax)")
+def test_onnx_gives_the_same_logits(net, run, tmp_path):
+    for package in ("onnxruntime", "onnx", "jax2onnx"):
+        pytest.importorskip(package, reason=f"{package}, an optional extra, is not installed")
+    import onnxruntime
+
+    side = 8 if net == "cifar" else 33
+    task = dataclasses.replace(run.task, image_shape=(side, side, 3))
+    model = make_model(dataclasses.replace(MODELS[net], dtype="float32"), 3)
+    variables = init_variables(jax.random.key(0), model=model, image_shape=task.image_shape)
+    given = Run(Config(model=MODELS[net]), task, model, variables, 7, Path("none"))
+    done = export(given, tmp_path / "out", "onnx")
+    assert done["difference"] <= onnx.WANTED
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    for n in (1, 5):
+        images = np.random.default_rng(n).integers(0, 256, (n, side, side, 3), np.uint8)
+        (logits,) = session.run(["logits"], {"images": images})
+        np.testing.assert_allclose(logits, given.logits(images), atol=1e-5)
+    assert "onnxruntime.InferenceSession" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+
+
+def test_onnx_where_it_is_not_installed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="onnx, which --format=onnx needs, is not installed: pip install -r"):
+        export(run, tmp_path / "out", "onnx")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_onnx_program_with_other_logits_is_not_written(run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime, an optional extra, is not installed")
+
+    class Session:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def run(self, names, inputs):
+            return [np.full((len(inputs["images"]), 3), 1e3, np.float32)]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    monkeypatch.setattr("jax2onnx.to_onnx", lambda *a, **k: SimpleNamespace(SerializeToString=lambda: b""))
+    with pytest.raises(InputError, match=r"other logits, by \d.*nothing is written; use --format=stablehlo"):
+        export(run, tmp_path / "out", "onnx")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_target_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        export_stablehlo(run, tmp_path / "file" / "out")
+        export(run, tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -67,7 +129,10 @@ def test_a_target_that_cannot_be_written(run, tmp_path):
     ("arguments", "message"),
     [
         (["--workdir=none"], "--output=… is missing"),
-        (["--workdir=none", "--output=x", "--format=tflite"], "`--format` must be one of stablehlo"),
+        (
+            ["--workdir=none", "--output=x", "--format=tflite"],
+            "`--format` must be one of stablehlo, onnx; got 'tflite'",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

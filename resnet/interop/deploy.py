@@ -1,6 +1,8 @@
-"""A run as one file that needs none of our code: StableHLO, and a card that says what is in it."""
+"""A run as a program that needs none of our code, and a card that says what is in it."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +11,48 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.config import config_to_dict
-from resnet.errors import InputError
+from resnet.errors import InputError, check_choice
+from resnet.interop import onnx
 from resnet.interop.files import replacing
 from resnet.run import Run
 from resnet.training.member import RESULT
 from resnet.training.steps import predict
 
-PROGRAM, CARD, CLASSES = "model.stablehlo", "MODEL_CARD.md", "classes.txt"
+CARD, CLASSES = "MODEL_CARD.md", "classes.txt"
 # One program serves all three; ours is traced for the backend at hand, which the others can run too.
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_stablehlo(run: Run, folder: str | Path, licence: str = "") -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of program: its file, how it is made (with what there is to say of it), how it is called."""
+
+    file: str
+    make: Callable[[Run], tuple[bytes, dict[str, Any]]]
+    usage: str
+
+
+def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str = "") -> dict[str, Any]:
     """Writes a new folder: program, class names and card; what was done.
 
     The program takes raw uint8 images (n, height, width, channels), any n, and gives logits (n, outputs),
-    normalisation included. Read it with jax.export.deserialize.
+    normalisation included.
     """
+    check_choice("--format", format, FORMATS)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; choose a new folder")
-    program = serialize(run)
-    with replacing(folder) as temporary:
+    with replacing(folder) as temporary:  # first, so that a folder that cannot be written costs no time
         temporary.mkdir()
-        (temporary / PROGRAM).write_bytes(program)
-        (temporary / CARD).write_text(model_card(run, licence))
+        program, about = FORMATS[format].make(run)
+        (temporary / FORMATS[format].file).write_bytes(program)
+        (temporary / CARD).write_text(model_card(run, format, licence))
         (temporary / CLASSES).write_text("".join(f"{name}\n" for name in run.task.class_names))
-    return {"folder": str(folder), "bytes": len(program), "platforms": list(PLATFORMS), "step": run.step}
+    return {"folder": str(folder), "format": format, "bytes": len(program), **about, "step": run.step}
 
 
-def serialize(run: Run) -> bytes:
-    """The run's prediction, weights inside, as a serialised program for batches of any size."""
+def _stablehlo(run: Run) -> tuple[bytes, dict[str, Any]]:
+    """The run's prediction, weights inside, serialised by jax.export for batches of any size."""
     variables = jax.device_get(run.variables)
 
     def logits(images):
@@ -47,11 +60,37 @@ def serialize(run: Run) -> bytes:
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.task.image_shape), np.uint8)
-    return bytes(jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize())
+    exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+    return bytes(exported.serialize()), {"platforms": list(PLATFORMS)}
 
 
-def model_card(run: Run, licence: str = "") -> str:
-    """What a stranger must know of the weights."""
+def _onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
+    program, difference = onnx.convert(run)
+    return program, {"opset": onnx.OPSET, "difference": difference}
+
+
+FORMATS = {
+    "stablehlo": Format(
+        "model.stablehlo",
+        _stablehlo,
+        """from jax import export
+
+program = export.deserialize(open("model.stablehlo", "rb").read())
+logits = program.call(images)""",
+    ),
+    "onnx": Format(
+        "model.onnx",
+        _onnx,
+        f"""import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(logits,) = session.run(["{onnx.OUTPUT}"], {{"{onnx.INPUT}": images}})""",
+    ),
+}
+
+
+def model_card(run: Run, format: str, licence: str = "") -> str:
+    """What a stranger must know of the weights, and how to call the program."""
     config, task = config_to_dict(run.config), run.task
     height, width, channels = task.image_shape
     path = run.workdir / RESULT
@@ -69,13 +108,11 @@ def model_card(run: Run, licence: str = "") -> str:
         f"- Metrics: {json.dumps(metrics) if metrics else 'none recorded for this step'}",
         f"- Licence: {licence or 'not stated; set it before passing the weights on'}",
         "",
-        f"`{PROGRAM}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, and gives logits:",
+        f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, "
+        "any n, and gives logits:",
         "",
         "```python",
-        "from jax import export",
-        "",
-        f'program = export.deserialize(open("{PROGRAM}", "rb").read())',
-        "logits = program.call(images)",
+        FORMATS[format].usage,
         "```",
         "",
         "The config that it was trained with:",

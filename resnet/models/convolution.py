@@ -12,8 +12,10 @@ kernel gradient. There, forward and both gradients are written out as plain forw
 | under `vmap`  | one convolution after the other, since XLA would make them one grouped one     |
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,17 @@ from jaxtyping import Array, Float
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.
 CHUNK_CHANNELS = 32
+_BY_XLA_ALONE = contextvars.ContextVar("by_xla_alone", default=False)
+
+
+@contextlib.contextmanager
+def by_xla_alone() -> Iterator[None]:
+    """What is traced within it has XLA's convolution on every backend: converters know no other."""
+    token = _BY_XLA_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _BY_XLA_ALONE.reset(token)
 
 
 def convolve(
@@ -36,7 +49,7 @@ def convolve(
     groups: int,
 ) -> Float[Array, "b y x o"]:
     """Convolution with a square kernel, `padding` zeros on each side, and `stride` in both directions."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or _BY_XLA_ALONE.get():
         return plain(x, kernel, stride, padding, groups)
     if groups > 1:
         return _grouped(x, kernel, stride, padding, groups)

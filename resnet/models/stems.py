@@ -3,9 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
 from resnet.models.branches import ORDERS
@@ -79,10 +79,5 @@ class Stem(nn.Module):
 
 def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array, "b y x c"]:
     """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    if border != -np.inf:
-        x = lax.pad(x, np.array(border, x.dtype), [(low, high, 0) for low, high in padding])
-        padding = ((0, 0),) * 4
-    # NumPy's, because JAX differentiates a maximum only if it starts at a constant.
-    lowest = np.array(-np.inf, x.dtype)
-    return lax.reduce_window(x, lowest, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))

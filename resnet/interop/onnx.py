@@ -1,0 +1,100 @@
+"""A run as an ONNX program: converted by jax2onnx, checked with onnxruntime, or not handed over at all."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import logging
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import logging as absl_logging
+
+from resnet.errors import InputError
+from resnet.models.convolution import by_xla_alone
+from resnet.models.resnet import make_model
+from resnet.run import Run
+from resnet.training.steps import predict
+
+INPUT, OUTPUT = "images", "logits"
+OPSET = 21  # the oldest that jax2onnx writes all of our operations in; read since onnxruntime 1.18
+WANTED, ALLOWED = 1e-5, 1e-4  # difference of a logit, over the largest or 1
+CHECKED = (1, 3)  # batches of two sizes, so that neither has become a constant of the program
+_REMEDY = "pip install -r requirements-export.txt, then pip install --no-deps jax2onnx==0.17.1"
+
+
+def check_installed() -> None:
+    """Raises InputError, with the remedy, where the converter is not installed: it is an extra."""
+    for package in ("onnx", "onnxruntime", "onnx_ir", "jax2onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"{package}, which --format=onnx needs, is not installed: {_REMEDY}")
+
+
+def convert(run: Run) -> tuple[bytes, float]:
+    """(ONNX program, largest difference of a logit from ours); the weights are inside, in float32.
+
+    It takes raw uint8 images [n, h, w, c], any n. InputError if onnxruntime does not find our logits.
+    """
+    check_installed()
+    import jax2onnx
+
+    # Blocks one by one in float32, which every ONNX runtime knows; the variables are the same.
+    config = dataclasses.replace(run.config.model, dtype="float32", scan_blocks=False, remat=False)
+    model = make_model(config, run.task.num_outputs)
+    logits = functools.partial(predict, run.variables, model=model, task=run.task)
+    images = jax.ShapeDtypeStruct(("batch", *run.task.image_shape), np.uint8)  # type: ignore[arg-type]
+    with _quiet(), by_xla_alone():
+        try:
+            proto = jax2onnx.to_onnx(
+                logits, [images], opset=OPSET, input_names=[INPUT], output_names=[OUTPUT]
+            )
+        except Exception as error:  # Whatever a net that it cannot write makes the converter raise.
+            reason = (str(error).splitlines() or [""])[0][:160]
+            raise InputError(
+                f"jax2onnx cannot convert this net ({type(error).__name__}: {reason}); use --format=stablehlo"
+            ) from None
+    program = proto.SerializeToString()  # type: ignore[union-attr]
+    return program, _check(program, jax.jit(logits), run.task.image_shape)
+
+
+def _check(program: bytes, ours, image_shape: tuple[int, ...]) -> float:
+    """Largest difference of a logit on random images; InputError if it is more than rounding."""
+    import onnxruntime
+
+    random, largest = np.random.default_rng(0), 0.0
+    try:
+        session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
+        for n in CHECKED:
+            images = random.integers(0, 256, (n, *image_shape), np.uint8)
+            expected = np.asarray(ours(images))
+            (found,) = session.run([OUTPUT], {INPUT: images})
+            difference = float(np.max(np.abs(found - expected)))
+            largest = max(largest, difference / max(1.0, float(np.max(np.abs(expected)))))
+    except Exception as error:  # onnxruntime raises types of its own
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise InputError(
+            f"onnxruntime cannot run the converted net ({reason}); use --format=stablehlo"
+        ) from None
+    if not largest <= ALLOWED:
+        raise InputError(
+            f"onnxruntime gives other logits, by {largest:.1e} (bound {ALLOWED}): nothing is written; "
+            "use --format=stablehlo"
+        )
+    if largest > WANTED:
+        absl_logging.warning("onnxruntime's logits differ by %.1e (wanted: %g)", largest, WANTED)
+    return largest
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what jax2onnx says of the libraries that its own examples miss."""
+    loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
