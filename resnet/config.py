@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.data.datasets import DataConfig
-from resnet.errors import InputError
+from resnet.errors import InputError, check_regex
 from resnet.models.grammar import ModelConfig
 from resnet.training.cache import CacheConfig
 from resnet.training.checkpoint import CheckpointConfig
@@ -33,6 +33,14 @@ class Config:
 
     seed: int = 0
     """Seed of the initial weights, the data order, augmentation and dropout."""
+    init_from: str = ""
+    """Folder of a run, or weight file (.safetensors, .pth, …), to start from; empty: from random values."""
+    init_drop: str = ""
+    """Regular expression on the paths of tensors that start at random all the same, e.g. "^head/"."""
+    freeze: str = ""
+    """Regular expression on the paths of parameters that keep their first values, bit for bit.
+
+    Batch norms there still follow the data with their statistics, unless `model.bn_fixed` matches them."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Which images, and what is done to them."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -59,8 +67,13 @@ def check_config(config: Config) -> None:
     if not 0 <= config.seed < 2**31:
         raise InputError(f"`seed` must be at least 0 and below 2**31; got {config.seed}")
     for field in dataclasses.fields(config):
-        if field.name != "seed":
-            getattr(config, field.name).check()
+        section = getattr(config, field.name)
+        if dataclasses.is_dataclass(section):
+            section.check()  # type: ignore[attr-defined]
+    for name in ("init_drop", "freeze"):
+        check_regex(name, getattr(config, name))
+    if config.init_drop and not config.init_from:
+        raise InputError("`init_drop` says what not to take from `init_from`, which is empty")
     check_batch(config.train.batch_size, config.model.ghost_batch, devices=1)
 
 

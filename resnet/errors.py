@@ -1,5 +1,6 @@
 """The one error that speaks to the user: what they gave, and how to mend it."""
 
+import re
 from collections.abc import Iterable
 
 
@@ -18,3 +19,11 @@ def check_at_least(field: str, value: float, least: float) -> None:
     """Raises InputError unless `value` >= `least`."""
     if not value >= least:
         raise InputError(f"`{field}` must be at least {least}; got {value!r}")
+
+
+def check_regex(field: str, value: str) -> None:
+    """Raises InputError unless `value` is a regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise InputError(f"`{field}`: {value!r} is no regular expression: {error}") from None

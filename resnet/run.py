@@ -5,26 +5,17 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
-from resnet.config import Config, load_saved_config
+from resnet.config import Config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError, check_choice
 from resnet.models.resnet import ResNet, make_model
-from resnet.training import checkpoint
 from resnet.training.evaluation import evaluate
-from resnet.training.parallel import (
-    DATA,
-    make_eval_step,
-    make_mesh,
-    make_predict,
-    replicated,
-    stack,
-)
-from resnet.training.steps import init_variables
-from resnet.training.task import Task, load_task, task_of
+from resnet.training.parallel import DATA, make_eval_step, make_mesh, make_predict, stack
+from resnet.training.restore import load_variables
+from resnet.training.task import Task, task_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -60,26 +51,8 @@ class Run:
 
 def load(workdir: str | Path, step: int | None = None) -> Run:
     """The run in `workdir` at `step`, or at its latest checkpoint that can be read."""
-    workdir = Path(workdir)
-    config, task = load_saved_config(workdir), load_task(workdir)
-    model = make_model(config.model, task.num_outputs)
-    shapes = jax.eval_shape(
-        functools.partial(init_variables, model=model, image_shape=task.image_shape),
-        jax.eval_shape(jax.random.key, 0),
-    )
-    # Optimiser state is left on disk, so that weights can be read without the optimiser.
-    target = {"step": jax.ShapeDtypeStruct((), np.int32)}
-    target |= {"ema": shapes} if config.train.ema else shapes
-    target = replicated(target, make_mesh())
-    if step is None:
-        restored = checkpoint.restore_latest(workdir, target)
-    else:
-        restored = checkpoint.restore(workdir, step, target)
-    if restored is None:
-        raise InputError(f"{workdir} has no checkpoint yet")
-    state = restored[0]
-    variables = state.get("ema") or {name: state[name] for name in ("params", "batch_stats")}
-    return Run(config, task, model, variables, int(state["step"]), workdir)
+    config, task, variables, step = load_variables(workdir, step)
+    return Run(config, task, make_model(config.model, task.num_outputs), variables, step, Path(workdir))
 
 
 def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def main(overrides: list[str], images: list[str]) -> None:
     check_choice("--format", cli.FLAGS.format, FORMATS)
     from rich import console, progress
 
-    from resnet.interop.files import replacing
     from resnet.interop.predict import contact_sheet, find_images, predict_files
     from resnet.run import load
+    from resnet.weights.files import replacing
 
     files = find_images(images)
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)

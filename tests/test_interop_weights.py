@@ -10,12 +10,13 @@ from safetensors.numpy import load_file, save_file
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.interop import files
-from resnet.interop.convert import export_weights, import_weights, shapes_of
-from resnet.interop.weights import detect, from_state_dict, to_state_dict
+from resnet.interop.convert import export_weights, import_weights
 from resnet.models.grammar import ModelConfig
 from resnet.run import load
+from resnet.training.restore import variable_shapes
 from resnet.training.task import Task
+from resnet.weights import files
+from resnet.weights.state_dict import detect, from_state_dict, to_state_dict
 
 SMALL = {"blocks": (1, 1, 1), "width": 0.25}
 IMAGENET = {"family": "imagenet", "blocks": (1, 2, 1, 1), "width": 0.125, "transition": "projection"}
@@ -34,7 +35,7 @@ NETS = {
 def shapes(model):
     statistics = np.zeros(3, np.float32)
     task = Task("classification", (32, 32, 3), ("a", "b", "c"), statistics, statistics)
-    return shapes_of(Config(model=model), task)
+    return variable_shapes(Config(model=model), task)
 
 
 def random_variables(model):
@@ -160,7 +161,7 @@ def imported(tmp_path):
     task = Task("classification", (8, 8, 1), tuple("0123456789"), np.zeros(1), np.zeros(1))
     random = np.random.default_rng(0)
     variables = jax.tree.map(
-        lambda leaf: random.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes_of(config, task)
+        lambda leaf: random.uniform(0.1, 1, leaf.shape).astype(np.float32), variable_shapes(config, task)
     )
     source = tmp_path / "source.safetensors"
     files.write_safetensors(source, to_state_dict(config.model, variables, "cifar"), {})
@@ -191,7 +192,7 @@ def test_import_without_data(tmp_path):
     config.data.name, config.data.dir, config.data.image_size = "image_folder", "none", 16
     config.data.mean, config.data.std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     task = Task("classification", (16, 16, 3), ("cat", "dog"), np.zeros(3), np.zeros(3))
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(config, task))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), variable_shapes(config, task))
     source, classes = tmp_path / "source.safetensors", tmp_path / "classes.txt"
     files.write_safetensors(source, to_state_dict(config.model, variables, "cifar"), {})
     classes.write_text("cat\ndog\n")

@@ -52,6 +52,7 @@ KNOBS = {
     "norm_epsilon": ({}, 1e-3),
     "bn_momentum": ({}, 0.5),
     "bn_unbiased": ({}, True),
+    "bn_fixed": ({}, "stage1"),
     "ghost_batch": ({}, 2),
     "weight_standardization": ({}, "plain"),
     "kernel_init": ({}, "orthogonal"),

@@ -12,13 +12,14 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room, a folder or file of resnet/, may import of the others; imports go one way.
-LEAVES = {"errors", "models", "data"}
+LEAVES = {"errors", "models", "data", "weights"}
 RUNS = LEAVES | {"config", "training", "run"}
 ROOMS = {
     "__init__": {"run"},
     "errors": set(),
     "models": {"errors"},
     "data": {"errors"},
+    "weights": {"errors", "models"},
     "config": LEAVES | {"training"},
     "training": LEAVES | {"config"},
     "run": LEAVES | {"config", "training"},

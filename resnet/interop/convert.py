@@ -14,17 +14,18 @@ from absl import logging
 from resnet.config import Config, config_to_dict, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.interop.files import read_weights, replacing, write_safetensors
-from resnet.interop.names import NAMINGS
-from resnet.interop.weights import from_state_dict, to_state_dict
 from resnet.models.resnet import make_model
 from resnet.run import load
 from resnet.training import checkpoint
 from resnet.training.member import Progress
 from resnet.training.optimizers import make_optimizer
 from resnet.training.provenance import versions, write_run_json
-from resnet.training.steps import TrainState, init_state, init_variables
+from resnet.training.restore import variable_shapes
+from resnet.training.steps import TrainState, init_state
 from resnet.training.task import Task, save_task, task_of
+from resnet.weights.files import read_weights, replacing, write_safetensors
+from resnet.weights.names import NAMINGS
+from resnet.weights.state_dict import from_state_dict, to_state_dict
 
 
 def import_weights(
@@ -46,7 +47,7 @@ def import_weights(
         raise InputError(f"{workdir} exists already; choose a new workdir")
     state = read_weights(source)
     task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
-    shapes = shapes_of(config, task)
+    shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
     config = _with_unbiased_statistics(config)
     train_state = state_of(variables, config, task)
@@ -88,16 +89,9 @@ def export_weights(
     return {"export": str(target), "naming": naming, "tensors": len(state), "step": run.step}
 
 
-def shapes_of(config: Config, task: Task) -> dict[str, Any]:
-    """Shapes of {"params", "batch_stats"} of the config's net for a task."""
-    model = make_model(config.model, task.num_outputs)
-    init = functools.partial(init_variables, model=model, image_shape=task.image_shape)
-    return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
-
-
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
     """The state before the first step, but with these variables."""
-    optimizer = make_optimizer(config.optimizer, lambda step: jnp.zeros(()))
+    optimizer = make_optimizer(config.optimizer, lambda step: jnp.zeros(()), config.freeze)
     init = functools.partial(
         init_state,
         model=make_model(config.model, task.num_outputs),

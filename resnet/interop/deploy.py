@@ -13,10 +13,10 @@ import numpy as np
 from resnet.config import config_to_dict
 from resnet.errors import InputError, check_choice
 from resnet.interop import onnx
-from resnet.interop.files import replacing
 from resnet.run import Run
 from resnet.training.member import RESULT
 from resnet.training.steps import predict
+from resnet.weights.files import replacing
 
 CARD, CLASSES = "MODEL_CARD.md", "classes.txt"
 # One program serves all three; ours is traced for the backend at hand, which the others can run too.

@@ -13,17 +13,18 @@ from jaxtyping import Float, Int, UInt8
 from resnet.config import Config
 from resnet.data.datasets import DataConfig
 from resnet.data.splits import Split
-from resnet.interop.convert import shapes_of, state_of
-from resnet.interop.files import StateDict, read_weights
+from resnet.interop.convert import state_of
 from resnet.interop.peers import RESNET20, Peer, need
-from resnet.interop.weights import from_state_dict, tensors_of
 from resnet.models.geometry import blocks_per_stage
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.training.optimizers import OptimizerConfig, make_optimizer
+from resnet.training.restore import variable_shapes
 from resnet.training.steps import train_step
 from resnet.training.task import Task
+from resnet.weights.files import StateDict, read_weights
+from resnet.weights.state_dict import from_state_dict, tensors_of
 
 # What the comparison must keep to.
 LOGITS, GRADIENTS, LOSSES = 1e-4, 1e-3, 1e-3
@@ -219,7 +220,7 @@ def _imported(
     state = _numpy(theirs.state_dict())
     # Copied, because PyTorch goes on to write into the memory behind its arrays.
     state = {name: tensor.copy() for name, tensor in state.items()}
-    return from_state_dict(state, config, shapes_of(Config(model=config), task), naming)[0]
+    return from_state_dict(state, config, variable_shapes(Config(model=config), task), naming)[0]
 
 
 def _numpy(tensors: Any) -> StateDict:

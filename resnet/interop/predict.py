@@ -105,7 +105,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
     """Draws the images as the net saw them, each under its first class and probability, as a PNG."""
     from matplotlib.figure import Figure
 
-    from resnet.interop.files import replacing
+    from resnet.weights.files import replacing
 
     columns = min(8, len(predictions))
     rows = -(-len(predictions) // columns)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from resnet.errors import InputError, check_at_least, check_choice
+from resnet.errors import InputError, check_at_least, check_choice, check_regex
 from resnet.models.branches import ACTIVATION, NORM, ORDERS
 from resnet.models.geometry import BRANCHES, FAMILIES, block_specs, branch_convolutions
 from resnet.models.layers import ACTIVATIONS, KERNEL_INITS, OUTPUTS, PADDINGS, STANDARDIZATIONS
@@ -96,6 +96,9 @@ class ModelConfig:
     """share of the old running statistics kept at each step (PyTorch's momentum is one minus this)"""
     bn_unbiased: bool = False
     """running variance with n-1 in the denominator, as PyTorch keeps it"""
+    bn_fixed: str = ""
+    """regular expression on the paths of batch norms ("^stage1/") that keep their running statistics, and
+    use them in training too: for fine-tuning; empty: none"""
     ghost_batch: int = 0
     """images that share batch statistics (He 2015 CIFAR: 64), 0 for the whole batch on all devices"""
     weight_standardization: str = "none"
@@ -198,8 +201,13 @@ def _check_combinations(config: ModelConfig) -> None:
             f"shortcut {config.shortcut!r} is defined without normalisation, but `model.norm` is "
             f"{config.norm!r}; set model.norm=none, or choose rezero, which allows a norm"
         )
-    if config.norm != "batch" and config.ghost_batch:
-        raise InputError(f"`model.ghost_batch` is for batch norm; `model.norm` is {config.norm!r}")
+    for field in ("ghost_batch", "bn_fixed"):
+        if config.norm != "batch" and getattr(config, field):
+            raise InputError(f"`model.{field}` is for batch norm; `model.norm` is {config.norm!r}")
+    check_regex("model.bn_fixed", config.bn_fixed)
+    if config.bn_fixed and config.scan_blocks:
+        raise InputError("`model.bn_fixed` tells blocks apart, which `model.scan_blocks` runs as one; set "
+                         "model.scan_blocks=False")  # fmt: skip
     if config.shortcut == "fixup" and config.order != "postactivation":
         raise InputError("shortcut 'fixup' is defined for model.order=postactivation; "
                          f"got {config.order!r}")  # fmt: skip

@@ -1,5 +1,6 @@
 """Normalisation: batch (whole batch, all devices, or ghost groups), group, layer, instance, none."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over images and pixels (Ioffe 2015).
 
     In training, mean and variance are those of the batch: over all devices of `axis_name`, or over
-    each ghost group of `ghost_batch` images. Running averages of them serve in evaluation.
+    each ghost group of `ghost_batch` images. Running averages of them serve in evaluation, and, as they
+    are, in training too where the module's path matches `bn_fixed`.
     """
 
     config: "ModelConfig"
@@ -34,7 +36,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.bias_start), (channels,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        if not train:
+        if not train or (config.bn_fixed and re.search(config.bn_fixed, "/".join(self.path))):
             slope = scale * lax.rsqrt(variance.value + config.norm_epsilon)
             offset = bias - mean.value * slope
             return (x * slope[None, None, None] + offset[None, None, None]).astype(x.dtype)

@@ -119,6 +119,8 @@ def _train_together(
     check_batch(config.train.batch_size, config.model.ghost_batch, mesh.shape["data"])
     plan = make_plan(config, dataset, mesh)
     target = replicated(jax.eval_shape(plan.init, config.seed), mesh)
+    if not any(map(checkpoint.steps_on_disk, workdirs)):
+        _ = plan.initial  # read first, so that a source that does not fit leaves no folder behind
     for own, workdir in runs.values():
         open_workdir(own, workdir, plan, command)
     restored = checkpoint.restore_together(workdirs, target, set_aside=True)

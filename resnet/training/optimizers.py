@@ -5,9 +5,11 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from resnet.errors import InputError, check_at_least, check_choice
+from resnet.errors import InputError, check_at_least, check_choice, check_regex
+from resnet.models.paths import check_matches, parameter_path
 from resnet.training.schedules import Schedule
 
 
@@ -58,16 +60,8 @@ def _check_multiplier(pair: Any) -> None:
     field = "optimizer.lr_multipliers"
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
         raise InputError(f"`{field}` must hold pairs (regular expression, factor); got {pair!r}")
-    try:
-        re.compile(pair[0])
-    except re.error as error:
-        raise InputError(f"`{field}`: {pair[0]!r} is no regular expression: {error}") from None
+    check_regex(field, pair[0])
     check_at_least(field, pair[1], 0)
-
-
-def parameter_path(path: tuple) -> str:
-    """A parameter's path as it is written everywhere: "stage2/block3/conv1/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _is_kernel(path: str) -> bool:
@@ -120,8 +114,37 @@ def _multipliers(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
-def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """The whole chain; its state's structure does not depend on `schedule`."""
+def held(params: Any, freeze: str) -> Any:
+    """The parameters, as constants where their path matches `freeze`: no gradient goes there."""
+    if not freeze:
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.lax.stop_gradient(leaf) if re.search(freeze, parameter_path(path)) else leaf,
+        params,
+    )
+
+
+def _frozen(freeze: str) -> optax.GradientTransformation:
+    """No update where the path matches: -0.0, which added leaves even the sign of a zero alone."""
+
+    def stop(updates, params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, update: (
+                jnp.full_like(update, -0.0) if re.search(freeze, parameter_path(path)) else update
+            ),
+            updates,
+        )
+
+    return optax.stateless(stop)
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: Schedule, freeze: str = ""
+) -> optax.GradientTransformation:
+    """The whole chain; its state's structure does not depend on `schedule`.
+
+    Parameters whose path matches the regular expression `freeze` keep their bits, whatever their gradient.
+    """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     multipliers = [_multipliers(config)] if config.lr_multipliers else []
     return optax.chain(
@@ -129,15 +152,11 @@ def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.Gradien
         *PRECONDITIONERS[config.name](config),
         *multipliers,
         optax.scale_by_learning_rate(schedule),
+        *([_frozen(freeze)] if freeze else []),
     )
 
 
 def check_multipliers(config: OptimizerConfig, params: Any) -> None:
     """Raises InputError for an expression of `lr_multipliers` that matches no parameter."""
-    paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for regex, _ in config.lr_multipliers:
-        if not any(re.search(regex, path) for path in paths):
-            raise InputError(
-                f"`optimizer.lr_multipliers`: {regex!r} matches no parameter; "
-                f"their paths look like {paths[0]!r} … {paths[-1]!r}"
-            )
+        check_matches("optimizer.lr_multipliers", regex, params)

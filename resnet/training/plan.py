@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 from jax.sharding import Mesh
 
@@ -10,6 +10,7 @@ from resnet.config import Config
 from resnet.data.batches import steps_per_epoch
 from resnet.data.datasets import Dataset
 from resnet.models.resnet import make_model
+from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
 from resnet.training.optimizers import make_optimizer
 from resnet.training.parallel import axis_name, make_eval_step, make_train_steps, stack
@@ -35,9 +36,14 @@ class Plan:
     evaluate_every: int
     checkpoint_every: int
 
+    @cached_property
+    def initial(self) -> Tensors:
+        """What the first states take from `init_from`; a source that does not fit is an InputError."""
+        return load_initial(self.config, self.task)
+
     def start(self, *seeds: int) -> TrainState:
         """The states of these seeds before the first step, as one with a leading axis."""
-        return stack([self.init(seed) for seed in seeds], self.mesh)
+        return stack([begin(self.init(seed), self.initial) for seed in seeds], self.mesh)
 
 
 def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:
@@ -53,7 +59,7 @@ def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:
         return max(parse_duration(field, text).steps(**counts), 1)
 
     schedule = make_schedule(config.schedule, **counts)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(config.optimizer, schedule, config.freeze)
     model = make_model(config.model, task.num_outputs, axis_name=axis_name(mesh))
     bound = {"model": model, "task": task, "config": config}
     # Without the axis: initial values and evaluation need no statistics of a batch.

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.data.augment import augment, normalize
 from resnet.errors import InputError, check_at_least
+from resnet.models.paths import check_matches
 from resnet.training.losses import example_losses, example_scores
-from resnet.training.optimizers import check_multipliers
+from resnet.training.optimizers import check_multipliers, held
 from resnet.training.schedules import Schedule, parse_duration
 from resnet.training.task import Task
 
@@ -114,6 +115,8 @@ def init_state(
     seed = jnp.asarray(seed, jnp.int32)
     variables = init_variables(random_key(seed, INIT), model=model, image_shape=image_shape)
     check_multipliers(config.optimizer, variables["params"])
+    check_matches("freeze", config.freeze, variables["params"])
+    check_matches("model.bn_fixed", config.model.bn_fixed, variables["batch_stats"])
     # Copied, because the state is donated and no buffer may be donated twice.
     ema = jax.tree.map(jnp.copy, variables) if config.train.ema else {}
     opt_state = optimizer.init(variables["params"])
@@ -136,7 +139,7 @@ def train_step(
 
     def loss_function(params):
         (logits, _), mutated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": held(params, config.freeze), "batch_stats": state.batch_stats},
             images,
             train=True,
             mutable=["batch_stats"],
@@ -190,7 +193,8 @@ def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) 
         return state.ema
     step = state.step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, variables)
+    # In this form the average of what does not change does not change either.
+    return jax.tree.map(lambda old, new: old + (1.0 - keep) * (new - old), state.ema, variables)
 
 
 def train_steps(

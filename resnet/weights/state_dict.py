@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from resnet.errors import InputError, check_choice
-from resnet.interop.files import StateDict
-from resnet.interop.names import NAMINGS, is_pointwise, their_module
-from resnet.training.optimizers import parameter_path
+from resnet.models.paths import parameter_path
+from resnet.weights.files import StateDict
+from resnet.weights.names import NAMINGS, is_pointwise, their_module
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig
@@ -110,6 +110,20 @@ def from_state_dict(
         raise InputError(f"the weights are not of this net ({naming} naming): {'; '.join(described)}")
     values = {t.path: np.ascontiguousarray(t.layout.ours(state[t.name])) for t in tensors}
     return jax.tree_util.tree_map_with_path(lambda key, _: values[parameter_path(key)], shapes), naming
+
+
+def fitting_tensors(
+    state: StateDict, config: "ModelConfig", shapes: Any
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """({our path: array of any shape}, names that are none of the net's): what there is, however little."""
+    tensors = tensors_of(config, shapes, detect(state, config, shapes))
+    names = {tensor.name for tensor in tensors}
+    found = {tensor.path: _ours(tensor, state[tensor.name]) for tensor in tensors if tensor.name in state}
+    return found, [name for name in state if name not in names and not name.endswith(f".{COUNTER}")]
+
+
+def _ours(tensor: Tensor, array: np.ndarray) -> np.ndarray:
+    return tensor.layout.ours(array) if array.ndim == len(tensor.their_shape) else array
 
 
 def to_state_dict(config: "ModelConfig", variables: Any, naming: str, batches: int = 0) -> StateDict:

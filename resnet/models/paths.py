@@ -1,0 +1,26 @@
+"""Names of parameters and statistics, as they are written everywhere."""
+
+import re
+from typing import Any
+
+import jax
+
+from resnet.errors import InputError
+
+
+def parameter_path(path: tuple) -> str:
+    """A leaf's path in a tree: "stage2/block3/conv1/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """The paths of all leaves, in the order of jax.tree.leaves."""
+    return [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def check_matches(field: str, regex: str, tree: Any) -> None:
+    """Raises InputError if a regular expression is given that matches the path of no leaf."""
+    paths = leaf_paths(tree)
+    if regex and not any(re.search(regex, path) for path in paths):
+        shown = f"their paths look like {paths[0]!r} … {paths[-1]!r}" if paths else "there are none"
+        raise InputError(f"`{field}`: {regex!r} matches no parameter; {shown}")

@@ -1,0 +1,116 @@
+"""Fine-tuning: the first state with the weights of a run or of a file, where they fit and are wanted."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from resnet.config import Config
+from resnet.errors import InputError
+from resnet.models.paths import check_matches, leaf_paths, parameter_path
+from resnet.training.restore import load_variables, variable_shapes
+from resnet.training.steps import TrainState
+from resnet.training.task import Task
+from resnet.weights.files import read_weights
+from resnet.weights.state_dict import fitting_tensors
+
+SHOWN = 4
+Tensors = dict[str, np.ndarray]  # by path, such as params/head/dense/kernel
+
+
+def load_initial(config: Config, task: Task) -> Tensors:
+    """What `init_from` gives to the net of the config, without what matches `init_drop`; {} without either.
+
+    InputError unless every other tensor is there, of the same shape, and nothing is left over.
+    """
+    if not config.init_from:
+        return {}
+    shapes = variable_shapes(config, task)
+    check_matches("init_drop", config.init_drop, shapes["params"])
+    source = Path(config.init_from)
+    if source.is_dir():
+        found, unknown = _tensors_of_run(source, task), []
+    else:
+        found, unknown = fitting_tensors(read_weights(source), config.model, shapes)
+    wanted = {
+        path: leaf.shape for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True)
+    }
+
+    def kept(paths: Iterable[str]) -> list[str]:
+        return [
+            path for path in paths if not (config.init_drop and re.search(config.init_drop, _short(path)))
+        ]
+
+    problems = {
+        "missing there": kept(path for path in wanted if path not in found),
+        "not in this net": kept([*(path for path in found if path not in wanted), *unknown]),
+        "of another shape": kept(p for p in wanted if p in found and found[p].shape != wanted[p]),
+    }
+    if any(problems.values()):
+        raise InputError(_refusal(config.init_from, problems, found, wanted))
+    initial = {path: found[path] for path in kept(wanted)}
+    logging.info("%d of %d tensors start from %s", len(initial), len(wanted), source)
+    return initial
+
+
+def begin(state: TrainState, initial: Tensors) -> TrainState:
+    """The state before the first step with the `initial` tensors in their places, its average too.
+
+    What is not among them stays as the seed drew it.
+    """
+    if not initial:
+        return state
+    drawn = {"params": state.params, "batch_stats": state.batch_stats}
+
+    def place(key: tuple, leaf: Any) -> Any:
+        # Copied, because the state is donated and several seeds start from one source.
+        return jnp.array(initial.get(parameter_path(key), leaf), leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(place, drawn)
+    ema = jax.tree.map(jnp.copy, variables) if state.ema else {}
+    return dataclasses.replace(state, **variables, ema=ema)
+
+
+def _tensors_of_run(workdir: Path, task: Task) -> Tensors:
+    """All variables of a run's latest checkpoint; a warning if it saw its images otherwise normalised."""
+    _, theirs, variables, _ = load_variables(workdir)
+    for field in ("mean", "std"):
+        there, here = getattr(theirs, field), getattr(task, field)
+        if there.shape == here.shape and not np.allclose(there, here, rtol=0.05, atol=1.0):
+            logging.warning(
+                "%s was trained with data.%s=%s, these data have %s (of 0..1); set data.%s to keep it",
+                workdir, field, *(np.round(value / 255, 3).tolist() for value in (there, here)), field,
+            )  # fmt: skip
+    return dict(zip(leaf_paths(variables), map(np.asarray, jax.tree.leaves(variables)), strict=True))
+
+
+def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:
+    """What does not fit, and the option that starts it anew."""
+
+    def described(path: str) -> str:
+        both = path in found and path in wanted
+        return f"{_short(path)} (there {found[path].shape}, here {wanted[path]})" if both else _short(path)
+
+    parts = []
+    for what, paths in problems.items():
+        rest = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        if paths:
+            parts.append(f"{what}: {', '.join(map(described, paths[:SHOWN]))}{rest}")
+    modules = sorted({_short(path).split("/")[0] for paths in problems.values() for path in paths})
+    regex = f"^{modules[0]}/" if len(modules) == 1 else f"^({'|'.join(modules)})/"
+    return (
+        f"`init_from` {source!r} does not fit this net; {'; '.join(parts)}. If these should start at random, "
+        f"set --config.init_drop='{regex}'"
+    )
+
+
+def _short(path: str) -> str:
+    """A path without its collection, as the regular expressions of the config see it."""
+    collection, _, rest = path.partition("/")
+    return rest if collection in ("params", "batch_stats") else path

@@ -1,0 +1,171 @@
+"""Fine-tuning: what is taken from a run or a weight file, what starts anew, and what stays as it is."""
+
+import copy
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from resnet.config import Config, check_config
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.models.paths import leaf_paths
+from resnet.run import load
+from resnet.training.finetune import begin, load_initial
+from resnet.training.loop import train
+from resnet.training.optimizers import make_optimizer
+from resnet.training.parallel import make_mesh
+from resnet.training.plan import make_plan
+from resnet.training.task import task_of
+from resnet.weights.files import write_safetensors
+from resnet.weights.state_dict import to_state_dict
+
+FROZEN = "^(stem|stage1)/"
+
+
+def tiny(**fields):
+    config = Config()
+    config.data.name, config.data.train_limit = "digits", 64
+    config.model.blocks, config.model.width = (1, 1, 1), 0.25
+    config.train.batch_size, config.train.duration = 16, "3 steps"
+    config.schedule.learning_rate = 0.1
+    for name, value in fields.items():
+        section, _, field = name.rpartition("__")
+        setattr(getattr(config, section) if section else config, field, value)
+    return config
+
+
+def angles(**fields):
+    """One output instead of ten classes."""
+    return tiny(data__name="digits_rotation", model__output="identity", **fields)
+
+
+def flat(variables):
+    """Arrays by path without the collection; statistics and parameters have different names."""
+    leaves = map(np.asarray, jax.tree.leaves(variables))
+    return dict(zip((path.split("/", 1)[1] for path in leaf_paths(variables)), leaves, strict=True))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A finished run, and its weights as a file."""
+    workdir = tmp_path_factory.mktemp("source") / "run"
+    train(tiny(), workdir)
+    run = load(workdir)
+    weights = workdir.parent / "weights.safetensors"
+    write_safetensors(weights, to_state_dict(run.config.model, run.variables, "cifar"), {})
+    return workdir, weights, flat(run.variables)
+
+
+def first_state(config):
+    """The state before the first step."""
+    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
+    state = begin(plan.init(config.seed), plan.initial)
+    return flat({"params": state.params, "batch_stats": state.batch_stats}), state
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["run", "file"])
+def test_everything_is_taken(source, kind):
+    found, state = first_state(tiny(seed=5, init_from=str(source[kind]), train__ema=0.9))
+    assert found.keys() == source[2].keys()
+    for path, value in found.items():
+        np.testing.assert_array_equal(value, source[2][path])
+    np.testing.assert_array_equal(
+        state.ema["params"]["stem"]["conv1"]["kernel"], source[2]["stem/conv1/kernel"]
+    )
+
+
+def test_a_new_head_is_drawn_by_the_seed(source):
+    given, state = first_state(angles(seed=5, init_from=str(source[0]), init_drop="^head/"))
+    drawn, _ = first_state(angles(seed=5))
+    for path, value in given.items():
+        expected = drawn if path.startswith("head/") else source[2]
+        np.testing.assert_array_equal(value, expected[path])
+    other, _ = first_state(angles(seed=6, init_from=str(source[0]), init_drop="^head/"))
+    assert (other["head/dense/kernel"] != given["head/dense/kernel"]).any()
+    assert state.step == 0
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["run", "file"])
+def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
+    config = angles(init_from=str(source[kind]))
+    message = "of another shape: head/dense/bias (there (10,), here (1,)), head/dense/kernel"
+    with pytest.raises(InputError, match=re.escape(message) + r".*set --config.init_drop='\^head/'"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    deeper = tiny(init_from=str(source[kind]), model__blocks=(1, 2, 1))
+    with pytest.raises(InputError, match=r"missing there: stage2/block2/.*and 6 more.*='\^stage2/'"):
+        load_initial(deeper, task_of(load_dataset(deeper.data)))
+
+
+def test_sources_and_expressions_that_cannot_be_used(source, tmp_path):
+    task = task_of(load_dataset(tiny().data))
+    with pytest.raises(InputError, match="none does not exist"):
+        load_initial(tiny(init_from=str(tmp_path / "none")), task)
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        load_initial(tiny(init_from=str(tmp_path)), task)
+    with pytest.raises(InputError, match="`init_drop`: 'heed' matches no parameter"):
+        load_initial(tiny(init_from=str(source[0]), init_drop="heed"), task)
+    with pytest.raises(InputError, match="`freeze`: 'heed' matches no parameter"):
+        first_state(tiny(freeze="heed"))
+    with pytest.raises(InputError, match=r"`model\.bn_fixed`: 'conv' matches no parameter"):
+        first_state(tiny(model__bn_fixed="conv"))
+    for field in ("freeze", "init_drop", "model__bn_fixed"):
+        with pytest.raises(InputError, match="'\\(' is no regular expression"):
+            check_config(tiny(init_from="x", **{field: "("}))
+    with pytest.raises(
+        InputError, match="`init_drop` says what not to take from `init_from`, which is empty"
+    ):
+        check_config(tiny(init_drop="^head/"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_parameters_keep_their_bits_and_statistics_by_choice(source, optimizer, tmp_path):
+    fields = {"init_from": str(source[0]), "freeze": FROZEN, "optimizer__name": optimizer}
+    fields |= {"train__ema": 0.5 if optimizer == "sgd" else 0.0, "optimizer__clip_norm": 1.0}
+    train(tiny(**fields), tmp_path / "free")
+    train(tiny(**fields, model__bn_fixed="^stem/"), tmp_path / "fixed")
+    free, fixed = flat(load(tmp_path / "free").variables), flat(load(tmp_path / "fixed").variables)
+    for path, start in source[2].items():
+        frozen, statistic = re.search(FROZEN, path), path.endswith(("mean", "var"))
+        for found, keeps in ((free, False), (fixed, path.startswith("stem/"))):
+            same = np.array_equal(found[path].view(np.int32), start.view(np.int32))
+            assert same == bool(keeps if statistic else frozen), path
+
+
+def test_no_gradient_goes_where_nothing_is_learned():
+    config = tiny(freeze=".")
+    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
+    arrays = {"image": plan.dataset.train.images[:16], "label": plan.dataset.train.labels[:16]}
+    state = plan.start(0)
+    before = jax.device_get(state.params)
+    state, metrics = plan.train_steps(state, arrays, np.arange(16)[None, None])
+    assert metrics["grad_norm"] == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params, before)
+
+
+def test_a_frozen_zero_keeps_its_sign():
+    config = Config().optimizer
+    params = {"a": np.array([-0.0, 0.0, 1.0], np.float32)}
+    optimizer = make_optimizer(config, lambda step: 0.1, freeze="a")
+    updates, _ = optimizer.update({"a": np.ones(3, np.float32)}, optimizer.init(params), params)
+    np.testing.assert_array_equal(np.signbit(params["a"] + updates["a"]), [True, False, False])
+
+
+def test_a_run_that_goes_on_needs_its_source_no_more(source, tmp_path):
+    shutil.copytree(source[0], tmp_path / "source")
+    config = tiny(init_from=str(tmp_path / "source"))
+    result = train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "source")
+    (tmp_path / "run" / "result.json").unlink()
+    again = train(config, tmp_path / "run")
+    assert again["loss"] == result["loss"]
+
+
+def test_other_normalisation_is_a_warning(source, caplog):
+    config = copy.deepcopy(tiny(init_from=str(source[0])))
+    config.data.mean = (0.9,)
+    load_initial(config, task_of(load_dataset(config.data)))
+    assert "was trained with data.mean=" in caplog.text
