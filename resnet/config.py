@@ -3,13 +3,16 @@
 A config file is Python code with a function `get_config() -> Config`: run only files you trust.
 """
 
+import copy
 import dataclasses
 import difflib
+import functools
+import hashlib
 import json
 import runpy
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +133,26 @@ def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """(dotted field, value in a, value in b) of every field in which the two differ."""
     pairs = zip(_fields(a), _fields(b), strict=True)
     return [(name, x, y) for (name, _, x), (_, _, y) in pairs if x != y]
+
+
+def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted fields set, unchecked; an unknown field is an InputError."""
+    config, names = copy.deepcopy(config), field_names()
+    for name, value in changes.items():
+        if name not in names:
+            raise InputError(f"unknown field `{name}`{closest(name, names)}")
+        *sections, field = name.split(".")
+        setattr(functools.reduce(getattr, sections, config), field, value)
+    return config
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hex digits of what a config sets apart from the defaults, but for the seed.
+
+    A field that is added later, with a default that changes nothing, changes no hash.
+    """
+    fields = [(name, new) for name, _, new in differences(Config(seed=config.seed), config)]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def field_help(config: Config) -> list[tuple[str, str, str, str]]:

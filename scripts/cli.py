@@ -23,6 +23,7 @@ from resnet.errors import InputError
 
 if TYPE_CHECKING:
     from resnet.config import Config
+    from resnet.studies.study import Study
 
 FLAGS = flags.FLAGS
 USER_ERROR = 2
@@ -96,6 +97,21 @@ def prepare_jax(config: "Config") -> None:
 
     keep_programs(config.cache)
     jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
+
+
+def load_study(overrides: list[str]) -> "Study":
+    """The study of --study, its base overridden, with the seeds of --study.seeds."""
+    import dataclasses
+
+    from resnet.studies.study import load_study
+
+    study = load_study(FLAGS.study, FLAGS["study.scale"].value)
+    seeds = FLAGS["study.seeds"].value
+    try:
+        seeds = tuple(map(int, seeds)) if seeds else study.seeds
+    except ValueError:
+        raise InputError(f"--study.seeds must be whole numbers with commas between; got {seeds}") from None
+    return dataclasses.replace(study, base=override(study.base, overrides), seeds=seeds)
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:

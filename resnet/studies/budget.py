@@ -1,0 +1,109 @@
+"""Equal budgets: the width or depth at which one net has the parameters or work of another."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resnet.errors import InputError, check_choice
+from resnet.models.complexity import complexity, totals
+from resnet.models.geometry import BRANCHES, FAMILIES, blocks_per_stage
+
+if TYPE_CHECKING:
+    from resnet.models.grammar import ModelConfig
+
+BUDGETS = ("parameters", "macs")
+LARGEST = 1 << 14  # the largest candidate: a width factor of 32 (ImageNet: 4), or 16,384 blocks a stage
+NEIGHBOURS = 16  # candidates tried on each side of the best, since a grammar may refuse some widths
+
+Shapes = tuple[tuple[int, int, int], int]
+"""(image shape, outputs of the net)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """An arm asks for the budget of another arm."""
+
+    arm: str
+    """The arm whose budget is matched."""
+    budget: str = "parameters"
+    """parameters or macs (multiply-accumulates of one image)."""
+    by: str = "width"
+    """What is solved for: width (a factor) or depth (blocks)."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_choice("match.budget", self.budget, BUDGETS)
+        check_choice("match.by", self.by, SOLVERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """What the solver came to: a change of `field` to `value`, and the budget it gives."""
+
+    field: str
+    value: float | int | tuple[int, ...]
+    budget: str
+    target: int
+    reached: int
+
+    def __str__(self) -> str:
+        off = 100 * (self.reached / self.target - 1)
+        return (
+            f"{self.reached:,} {self.budget} for {self.target:,} ({off:+.2f} %) by {self.field} {self.value}"
+        )
+
+
+def count(config: "ModelConfig", shapes: Shapes, budget: str) -> int:
+    """Parameters or multiply-accumulates of a net for images and outputs of these shapes."""
+    image_shape, outputs = shapes
+    return totals(complexity(config, outputs, image_shape))[BUDGETS.index(budget)]
+
+
+def solve(config: "ModelConfig", target: int, match: Match, shapes: Shapes) -> Reached:
+    """The candidate whose budget is nearest to `target`; InputError if the nearest is 20 % away."""
+    field, candidate = SOLVERS[match.by](config)
+
+    def budget_of(k: int) -> int:
+        return count(dataclasses.replace(config, **{field: candidate(k)}), shapes, match.budget)
+
+    low, high = 1, 1
+    while high < LARGEST and budget_of(high) < target:
+        low, high = high, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if budget_of(middle) >= target else (middle + 1, high)
+    near = range(max(1, low - NEIGHBOURS), low + NEIGHBOURS + 1)
+    valid = [k for k in near if _is_net(dataclasses.replace(config, **{field: candidate(k)}))]
+    best = min(valid, key=lambda k: abs(budget_of(k) - target), default=low)
+    reached = Reached(f"model.{field}", candidate(best), match.budget, target, budget_of(best))
+    if not valid or abs(reached.reached / target - 1) > 0.2:
+        raise InputError(f"no {match.by} comes near the budget; the nearest is {reached}")
+    return reached
+
+
+def _is_net(config: "ModelConfig") -> bool:
+    try:
+        config.check()
+    except InputError:
+        return False
+    return True
+
+
+def _by_width(config: "ModelConfig") -> tuple[str, Callable[[int], float]]:
+    """Factors an eighth of a channel of the widest stage apart: stages do not round at the same ones."""
+    step = 8 * max(FAMILIES[config.family])
+    return "width", lambda k: k / step
+
+
+def _by_depth(config: "ModelConfig") -> tuple[str, Callable[[int], int | tuple[int, ...]]]:
+    """k blocks in every stage; where depths come from a table, k times the blocks of stage one."""
+    stages = len(FAMILIES[config.family])
+    if config.blocks or config.family == "imagenet":
+        shape = blocks_per_stage(config)
+        return "blocks", lambda k: tuple(max(1, round(n * k / shape[0])) for n in shape)
+    layers = stages * len(BRANCHES[config.branch].sizes)
+    rest = (config.depth - 2) % layers + 2  # 2, or 4 where projections count
+    return "depth", lambda k: layers * k + rest
+
+
+SOLVERS = {"width": _by_width, "depth": _by_depth}

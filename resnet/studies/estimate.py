@@ -1,0 +1,90 @@
+"""What a study will take, before it starts: a short measurement of its smallest net, scaled to the others."""
+
+import dataclasses
+import math
+import time
+
+import jax
+from absl import logging
+
+from resnet.config import Config
+from resnet.data.batches import batch_indices
+from resnet.data.datasets import Dataset, load_dataset
+from resnet.errors import InputError
+from resnet.models.complexity import complexity
+from resnet.studies.folder import StudyFolder
+from resnet.training.parallel import make_mesh, replicate
+from resnet.training.plan import make_plan
+from resnet.training.schedules import parse_duration
+
+STEPS = 5  # timed, after one that compiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What one run of an arm will take on this machine; compilation not included."""
+
+    arm: str
+    runs_left: int
+    parameters: int
+    macs: int
+    seconds: float | None
+    """None where the data are not at hand."""
+    bytes: float | None
+
+
+def estimate(folder: StudyFolder, names: list[str]) -> list[Estimate]:
+    """Time in proportion to multiply-accumulates, memory to activations, both as measured on one arm."""
+    least = min(names, key=lambda name: folder.arms[name].macs)
+    config = folder.arms[least].config
+    try:
+        dataset = load_dataset(config.data)
+    except InputError as error:
+        logging.warning("no time or memory is estimated: %s", error)
+        return [_row(folder, name, None, None) for name in names]
+    seconds_per_step, measured_bytes = _measure(config, dataset)
+    per_mac = seconds_per_step / (folder.arms[least].macs * config.train.batch_size)
+    per_element = measured_bytes / _elements(config, dataset)
+    rows = []
+    for name in names:
+        arm = folder.arms[name]
+        batch = arm.config.train.batch_size
+        per_epoch = max(len(dataset.train) // batch, 1)
+        duration = parse_duration("train.duration", arm.config.train.duration)
+        steps = duration.steps(batch_size=batch, steps_per_epoch=per_epoch)
+        seconds = per_mac * arm.macs * batch * steps
+        rows.append(_row(folder, name, seconds, per_element * _elements(arm.config, dataset)))
+    return rows
+
+
+def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | None) -> Estimate:
+    arm = folder.arms[name]
+    left = folder.expected(name) - sum(run.over for run in folder.all_runs(name))
+    return Estimate(name, left, arm.parameters, arm.macs, seconds, size)
+
+
+def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:
+    """(seconds of a step, bytes that the compiled step needs) on this machine's first device."""
+    mesh = make_mesh(1)
+    plan = make_plan(config, dataset, mesh)
+    state, train = plan.start(config.seed), dataset.train
+    arrays = replicate({"image": train.images, "label": train.labels}, mesh)
+    batch = config.train.batch_size
+    indices = [batch_indices(config.seed, step, len(train), batch)[None] for step in range(STEPS + 1)]
+    step = plan.train_steps.lower(state, arrays, indices[0]).compile()
+    state, _ = jax.block_until_ready(step(state, arrays, indices[0]))
+    begun = time.monotonic()
+    for index in indices[1:]:
+        state, _ = step(state, arrays, index)
+    jax.block_until_ready(state)
+    memory = step.memory_analysis()
+    # Donated buffers are counted as arguments and as outputs, and exist once.
+    sizes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return (time.monotonic() - begun) / STEPS, sizes
+
+
+def _elements(config: Config, dataset: Dataset) -> float:
+    """Numbers that leave stem and blocks for a batch, and parameters three times: what memory grows with."""
+    parts = complexity(config.model, dataset.num_outputs, dataset.image_shape)
+    features = sum(math.prod(part.shape) for part in parts)
+    return features * config.train.batch_size + 3 * sum(part.parameters for part in parts)

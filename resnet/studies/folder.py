@@ -1,0 +1,216 @@
+"""A study's folder: its definition in study.json, a run's folder for each arm and seed, and their states.
+
+S/study.json             what is asked: arms with whole configs, seeds, references
+S/<arm>/seed0/           an ordinary run: config.json, metrics.jsonl, checkpoints, result.json
+S/<arm>/lr0.05/seed0/    the same where the arm chooses its learning rate
+…/failed.json            why a run came to no result
+"""
+
+import dataclasses
+import datetime
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from resnet.config import FILE as CONFIG_FILE
+from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
+from resnet.errors import InputError
+from resnet.studies.study import ResolvedArm, Study, resolve
+from resnet.training.loop import RESULT
+from resnet.training.records import git_state, read_metrics, versions, write_json
+
+FILE, FAILED = "study.json", "failed.json"
+FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRun:
+    """One run of a study, as its folder says."""
+
+    arm: str
+    seed: int
+    learning_rate: float | None
+    """None where the arm has no grid."""
+    workdir: Path
+    state: str
+    """finished, failed, unfinished (resumed by the next start) or not started."""
+    result: dict[str, Any]
+    """result.json of a finished run, else {}."""
+    reason: str = ""
+    """Why it failed."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.state in (FINISHED, FAILURE)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFolder:
+    """A study as its folder holds it; what reports are made of, and what a job on another machine reads."""
+
+    workdir: Path
+    title: str
+    paper: str
+    table: str
+    note: str
+    seeds: tuple[int, ...]
+    grid_seeds: int
+    arms: dict[str, ResolvedArm]
+    sessions: tuple[dict[str, Any], ...]
+    """When it was started, by which command, at which commit, on which versions."""
+
+    def runs(self, name: str) -> list[StudyRun]:
+        """The runs that the table counts: each seed, at the chosen rate; none before a rate is chosen."""
+        arm = self.arms[name]
+        if not arm.learning_rates:
+            return [self.run(name, seed, None) for seed in self.seeds]
+        rate = self.chosen_rate(name)
+        return [] if rate is None else [self.run(name, seed, rate) for seed in self.seeds]
+
+    def grid(self, name: str) -> dict[float, list[StudyRun]]:
+        """For each learning rate of an arm, the runs that it is chosen by."""
+        seeds = self.seeds[: self.grid_seeds]
+        rates = self.arms[name].learning_rates
+        return {rate: [self.run(name, seed, rate) for seed in seeds] for rate in rates}
+
+    def all_runs(self, name: str) -> list[StudyRun]:
+        """The runs of the table and of the grid, each once."""
+        grid = [run for runs in self.grid(name).values() for run in runs]
+        return list({run.workdir: run for run in grid + self.runs(name)}.values())
+
+    def expected(self, name: str) -> int:
+        """How many runs an arm takes in all."""
+        rates = len(self.arms[name].learning_rates)
+        tried = len(self.seeds[: self.grid_seeds])
+        return len(self.seeds) + max(rates - 1, 0) * tried
+
+    def chosen_rate(self, name: str) -> float | None:
+        """The rate of best mean score on validation; None before the whole grid has been tried."""
+        scores = {}
+        for rate, runs in self.grid(name).items():
+            if not all(run.over for run in runs):
+                return None
+            scores[rate] = statistics.mean(validation_score(run) for run in runs)
+        return max(scores, key=lambda rate: scores[rate], default=None)
+
+    def run(self, name: str, seed: int, rate: float | None) -> StudyRun:
+        """One run, in the state that its folder is in."""
+        grid = "" if rate is None else f"lr{rate:g}"
+        workdir = self.workdir / name / grid / f"seed{seed}"
+        state, result, reason = NOT_STARTED, {}, ""
+        if (workdir / RESULT).exists():
+            state, result = FINISHED, _read(workdir / RESULT)
+        elif (workdir / FAILED).exists():
+            state, reason = FAILURE, _read(workdir / FAILED)["failed"]
+        elif (workdir / CONFIG_FILE).exists():
+            state = UNFINISHED
+        return StudyRun(name, seed, rate, workdir, state, result, reason)
+
+
+def validation_score(run: StudyRun) -> float:
+    """Final score on validation, higher is better; minus infinity for a failed run."""
+    metrics = run.result.get("validation") or {}
+    return metrics["top1"] if "top1" in metrics else -metrics.get("mae", float("inf"))
+
+
+def curve(run: StudyRun, split: str, metric: str) -> dict[float, float]:
+    """A metric by epoch, without values that are missing or not finite."""
+    records = read_metrics(run.workdir)
+    return {r["epoch"]: r[metric] for r in records if r["split"] == split and r.get(metric) is not None}
+
+
+def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
+    """Writes study.json and checks that no finished run contradicts it.
+
+    Seeds that an earlier start had are kept. InputError where an arm's config has changed since.
+    """
+    arms = resolve(study)
+    earlier = load_folder(workdir) if (workdir / FILE).exists() else None
+    session = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "git": git_state(Path(__file__).parents[2]),
+        "versions": versions(),
+    }
+    folder = StudyFolder(
+        workdir=workdir,
+        title=study.title,
+        paper=study.paper,
+        table=study.table,
+        note=study.note,
+        seeds=tuple(dict.fromkeys((earlier.seeds if earlier else ()) + study.seeds)),
+        grid_seeds=study.grid_seeds,
+        arms=arms,
+        sessions=(*(earlier.sessions if earlier else ()), session),
+    )
+    for run in (run for name in arms for run in folder.all_runs(name)):
+        _check_same(run, folder.arms[run.arm])
+    return folder
+
+
+def save_folder(folder: StudyFolder) -> None:
+    """Writes study.json."""
+    fields = {field.name: getattr(folder, field.name) for field in dataclasses.fields(folder)}
+    arms = {
+        name: dataclasses.asdict(arm) | {"config": config_to_dict(arm.config)}
+        for name, arm in folder.arms.items()
+    }
+    folder.workdir.mkdir(parents=True, exist_ok=True)
+    write_json(folder.workdir / FILE, fields | {"workdir": str(folder.workdir), "arms": arms})
+
+
+def load_folder(workdir: str | Path) -> StudyFolder:
+    """Reads study.json; InputError if the folder holds no study."""
+    path = Path(workdir) / FILE
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
+        )
+    fields = _read(path) | {"workdir": Path(workdir)}
+    arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
+    lists = {name: tuple(fields[name]) for name in ("seeds", "sessions")}
+    return StudyFolder(**(fields | lists | {"arms": arms}))
+
+
+def _arm_fields(arm: dict[str, Any]) -> dict[str, Any]:
+    rates = tuple(arm["learning_rates"])
+    return arm | {"config": config_from_dict(arm["config"]), "learning_rates": rates}
+
+
+def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
+    """InputError if a run's folder holds a run of another config."""
+    if run.state == NOT_STARTED:
+        return
+    config = arm.at(run.seed, run.learning_rate)
+    differing = [name for name, *_ in differences(load_saved_config(run.workdir), config)]
+    if differing:
+        raise InputError(
+            f"{run.workdir} holds a run that differs in {', '.join(differing)} from arm {run.arm!r}; "
+            "choose another workdir, or another name for the arm"
+        )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is unreadable: {error}") from None
+
+
+def states(folder: StudyFolder) -> dict[str, int]:
+    """How many runs are in each state."""
+    runs = [run for name in folder.arms for run in folder.all_runs(name)]
+    counts = {state: sum(run.state == state for run in runs) for state in (FINISHED, FAILURE, UNFINISHED)}
+    waiting = sum(map(folder.expected, folder.arms)) - sum(counts.values())
+    return counts | {NOT_STARTED: waiting}
+
+
+def order_of_work(folder: StudyFolder, only: tuple[str, ...]) -> Iterator[str]:
+    """The arms to run: all, or those named; InputError for a name that is none."""
+    unknown = [name for name in only if name not in folder.arms]
+    if unknown:
+        raise InputError(f"--only: no arm is called {unknown[0]!r}; the arms are {', '.join(folder.arms)}")
+    yield from (name for name in folder.arms if not only or name in only)

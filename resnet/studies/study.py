@@ -1,0 +1,172 @@
+"""Studies: arms that differ from a base config in a few fields, trained on the same seeds, and compared.
+
+A study file is Python code with a function `get_study(scale) -> Study`: run only files you trust.
+"""
+
+import contextlib
+import dataclasses
+import re
+import runpy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet.config import Config, check_config, closest, replaced
+from resnet.data.datasets import shapes_of
+from resnet.errors import InputError, check_at_least, check_choice
+from resnet.studies.budget import Match, count, solve
+
+SCALES = ("paper", "small")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of a study."""
+
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Dotted fields of the config that differ from the base, e.g. {"model.shortcut": "none"}."""
+    reference: str = ""
+    """Arm that this one is compared with; empty: the study's."""
+    match: Match | None = None
+    """Another arm's budget, reached by width or depth."""
+    learning_rates: tuple[float, ...] = ()
+    """Learning rates to choose from on validation; empty: the study's."""
+    published: float | str | None = None
+    """Test error in % that the source gives, or "fail"; what the ledger holds ours against."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question, and the runs that answer it."""
+
+    title: str
+    base: Config
+    arms: Mapping[str, Arm]
+    reference: str
+    """Arm that the others are compared with, seed by seed."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seed i of every arm sees the same batches and draws, and starts from the same shared values."""
+    learning_rates: tuple[float, ...] = ()
+    """Grid that every arm chooses from on the validation split; empty: the config's rate for all."""
+    grid_seeds: int = 1
+    """How many of the seeds try the whole grid; the others run at the chosen rate alone."""
+    paper: str = ""
+    """Where the claims stand, e.g. "He 2016 (arXiv 1603.05027)"."""
+    table: str = ""
+    """Table or figure of the paper."""
+    note: str = ""
+    """What a reader of the report must know about the recipe."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedArm:
+    """An arm with nothing left to look up: its whole config, the seed aside."""
+
+    config: Config
+    reference: str
+    """Empty for an arm that is its own reference."""
+    learning_rates: tuple[float, ...]
+    matched: str
+    """What matching the budget came to, in words."""
+    published: float | str | None
+    parameters: int
+    macs: int
+
+    def at(self, seed: int, learning_rate: float | None = None) -> Config:
+        """The config of one run; without a rate, the config's own."""
+        rate = {} if learning_rate is None else {"schedule.learning_rate": learning_rate}
+        return replaced(self.config, {"seed": seed} | rate)
+
+
+def load_study(path: str | Path, scale: str) -> Study:
+    """The result of get_study(scale) in a Python file, which is run."""
+    check_choice("study.scale", scale, SCALES)
+    if not Path(path).is_file():
+        raise InputError(f"study file {str(path)!r} does not exist; those at hand are in configs/studies/")
+    try:
+        module = runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise InputError(f"study file {path}: {error}") from None
+    if "get_study" not in module:
+        raise InputError(f"study file {path} has no function get_study(scale) -> Study")
+    study = module["get_study"](scale)
+    if not isinstance(study, Study):
+        raise InputError(f"get_study() of {path} must return a resnet.studies.study.Study; got {study!r}")
+    return study
+
+
+def resolve(study: Study) -> dict[str, ResolvedArm]:
+    """Every arm with its checked config and counts; InputError names the arm that cannot work."""
+    _check(study)
+    shapes = shapes_of(study.base.data)
+    configs, matched = {}, {}
+    for name, arm in study.arms.items():
+        with _naming(name):
+            configs[name] = replaced(study.base, arm.changes)
+    # After the others, because an arm may match one that stands below it.
+    for name, arm in study.arms.items():
+        if arm.match is not None:
+            with _naming(name):
+                configs[name], matched[name] = _match(configs, name, arm.match, shapes)
+    arms = {}
+    for name, arm in study.arms.items():
+        with _naming(name):
+            rates = arm.learning_rates or study.learning_rates
+            _check_rates(configs[name], rates)
+            reference = arm.reference or study.reference
+            counts = [count(configs[name].model, shapes, budget) for budget in ("parameters", "macs")]
+            arms[name] = ResolvedArm(
+                configs[name],
+                reference if reference != name else "",
+                rates,
+                matched.get(name, ""),
+                arm.published,
+                *counts,
+            )
+    return arms
+
+
+def _match(configs: dict[str, Config], name: str, match: Match, shapes: Any) -> tuple[Config, str]:
+    """The arm's config at the budget of another, and the words that say so."""
+    match.check()
+    target = count(configs[match.arm].model, shapes, match.budget)
+    reached = solve(configs[name].model, target, match, shapes)
+    return replaced(configs[name], {reached.field: reached.value}), f"{reached}, as {match.arm}"
+
+
+def _check(study: Study) -> None:
+    """Raises InputError for names, references and seeds that cannot work."""
+    for name in study.arms:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"arm {name!r} must be a folder's name: letters, digits and any of . _ + - after the first"
+            )
+    for name, arm in [("study", study), *study.arms.items()]:
+        matched = getattr(arm, "match", None)
+        for other in filter(None, (arm.reference, matched and matched.arm)):
+            if other not in study.arms:
+                where = "the study" if arm is study else f"arm {name!r}"
+                raise InputError(f"{where} names an arm {other!r}{closest(other, study.arms)}; "
+                                 f"the arms are {', '.join(study.arms)}")  # fmt: skip
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise InputError(f"`study.seeds` must be different numbers, at least one; got {study.seeds}")
+    check_at_least("study.grid_seeds", study.grid_seeds, 1)
+
+
+def _check_rates(config: Config, rates: tuple[float, ...]) -> None:
+    """Raises InputError if the config cannot work, at its own rate or those of the grid."""
+    check_config(config)
+    for rate in rates:
+        check_config(replaced(config, {"schedule.learning_rate": rate}))
+    if rates and not config.data.validation and config.data.name != "image_folder":
+        raise InputError("learning rates are chosen on validation; set `data.validation` above 0")
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Puts the arm's name before the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"arm {name!r}: {error}") from None

@@ -1,0 +1,42 @@
+"""Runs a study: python scripts/study.py --study=configs/studies/shortcut_on_off.py --workdir=runs/on_off
+
+Arms times seeds, each an ordinary run in its own folder. Run again, it goes on where it stopped;
+arms and seeds can be added later. --study.scale=small takes two CPU cores minutes, paper a GPU hours.
+--config.section.field=value changes the base of all arms. Prints how many runs are in which state.
+"""
+
+from pathlib import Path
+
+import cli
+from absl import flags
+
+flags.DEFINE_string("study", None, "Study file: Python code with get_study(scale).")
+flags.DEFINE_string("workdir", None, "Folder of the study; each run has one in it.")
+flags.DEFINE_string("study.scale", "paper", "paper or small.")
+flags.DEFINE_list("study.seeds", None, "Seeds, with commas between, instead of those in the file.")
+flags.DEFINE_list("only", [], "Arms to run, with commas between; the others wait.")
+flags.DEFINE_bool("dry_run", False, "List the runs, their parameters, time and memory; train nothing.")
+flags.DEFINE_bool("retry", False, "Run again what failed.")
+flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "This process, or one Slurm array job.")
+flags.DEFINE_list("slurm", [], "Options of sbatch with --launcher=slurm, e.g. partition=gpu,time=600.")
+
+
+def main(overrides: list[str]) -> dict:
+    """One call of resnet.studies.launch.launch."""
+    cli.require("study", "workdir")
+    from resnet.studies.launch import launch
+
+    study = cli.load_study(overrides)
+    arguments = {name: cli.FLAGS[name].value for name in ("launcher", "dry_run", "retry")}
+    return launch(
+        study,
+        Path(cli.FLAGS.workdir),
+        only=tuple(cli.FLAGS.only),
+        slurm=cli.FLAGS.slurm,
+        command=cli.command(),
+        **arguments,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

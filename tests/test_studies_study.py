@@ -1,0 +1,194 @@
+"""Studies: what a file may say, paired arms, matched budgets, and work that is never repeated."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.config import Config, config_hash, replaced
+from resnet.data.batches import batch_indices
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.models.grammar import ModelConfig
+from resnet.studies import runner
+from resnet.studies.budget import Match, count, solve
+from resnet.studies.folder import load_folder, states
+from resnet.studies.launch import launch
+from resnet.studies.study import Arm, load_study, resolve
+from resnet.training.optimizers import parameter_path
+from resnet.training.parallel import make_mesh
+from resnet.training.plan import make_plan
+from resnet.training.steps import training_images
+from tests.studies_cases import tiny_config, tiny_study
+
+SHAPES = ((32, 32, 3), 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reference": "identty"}, "the study names an arm 'identty'; did you mean `identity`?"),
+        ({"arms": {"identity": Arm(reference="b")}}, "arm 'identity' names an arm 'b'"),
+        ({"arms": {"identity": Arm({"model.dept": 8})}}, "arm 'identity': unknown field `model.dept`"),
+        ({"arms": {"identity": Arm({"model.width": -1.0})}}, "arm 'identity': `model.width` must be above 0"),
+        ({"arms": {"a b": Arm()}, "reference": "a b"}, "must be a folder's name"),
+        ({"seeds": (1, 1)}, "`study.seeds` must be different numbers"),
+        ({"learning_rates": (-1.0,)}, "arm 'identity': `schedule.learning_rate` must be at least 0"),
+        (
+            {"base": replaced(tiny_config(), {"data.validation": 0.0}), "learning_rates": (0.1,)},
+            "learning rates are chosen on validation",
+        ),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_runs(fields, message):
+    with pytest.raises(InputError) as error:
+        resolve(tiny_study(**fields))
+    assert message in str(error.value)
+
+
+def test_a_study_file_is_read_at_a_scale(tmp_path):
+    path = tmp_path / "s.py"
+    path.write_text("def get_study(scale):\n    return scale\n")
+    with pytest.raises(InputError, match="must return a resnet.studies.study.Study; got 'small'"):
+        load_study(path, "small")
+    with pytest.raises(InputError, match="`study.scale` must be one of paper, small; got 'big'"):
+        load_study(path, "big")
+    with pytest.raises(InputError, match="does not exist; those at hand are in configs/studies/"):
+        load_study(tmp_path / "none.py", "small")
+
+
+def test_a_config_hash_is_of_what_differs_from_the_defaults_but_the_seed():
+    config = tiny_config()
+    assert config_hash(config) == config_hash(dataclasses.replace(config, seed=5))
+    assert config_hash(config) != config_hash(replaced(config, {"model.width": 0.5}))
+    assert config_hash(Config()) == config_hash(replaced(Config(), {}))
+
+
+@pytest.mark.parametrize("budget", ("parameters", "macs"))
+@pytest.mark.parametrize(
+    ("changes", "by", "tolerance"),
+    [({"shortcut": "highway"}, "width", 0.02), ({"width": 0.5}, "depth", 0.02), ({}, "width", 0.0)],
+)
+def test_budgets_are_matched_and_say_what_they_reached(budget, changes, by, tolerance):
+    target = count(ModelConfig(depth=56), SHAPES, budget)
+    config = ModelConfig(depth=56, **changes)
+    reached = solve(config, target, Match("other", budget, by), SHAPES)
+    found = dataclasses.replace(config, **{reached.field.removeprefix("model."): reached.value})
+    found.check()
+    assert count(found, SHAPES, budget) == reached.reached
+    assert abs(reached.reached / target - 1) <= tolerance
+    assert f"{target:,}" in str(reached) and reached.field in str(reached)
+
+
+def test_a_budget_out_of_reach_is_an_error():
+    with pytest.raises(InputError, match="no depth comes near the budget; the nearest is"):
+        solve(ModelConfig(width=8), 1000, Match("other", by="depth"), SHAPES)
+
+
+def test_an_arm_may_match_another():
+    arms = {"highway": Arm({"model.shortcut": "highway"}, match=Match("identity")), "identity": Arm()}
+    resolved = resolve(tiny_study(arms=arms))
+    assert "as identity" in resolved["highway"].matched and not resolved["identity"].matched
+    assert resolved["highway"].reference == "identity" and not resolved["identity"].reference
+
+
+def test_arms_are_paired():
+    """Seed i of both arms: one order, one augmentation, one start of whatever they share."""
+    arms = {"identity": Arm(), "b": Arm({"model.transition": "projection", "model.blocks": (1, 2, 1)})}
+    starts, images = [], []
+    for arm in resolve(tiny_study(arms=arms)).values():
+        config = arm.at(seed=3)
+        dataset = load_dataset(config.data)
+        plan = make_plan(config, dataset, make_mesh(1))
+        state = plan.init(3)
+        starts.append({parameter_path(p): leaf for p, leaf in jax.tree.leaves_with_path(state.params)})
+        batch = dataset.train.images[batch_indices(config.seed, 5, 64, 16)]
+        state = dataclasses.replace(state, step=jnp.int32(5))
+        images.append(
+            training_images(state, jnp.asarray(batch), task=plan.task, config=config, axis_name=None)[0]
+        )
+    np.testing.assert_array_equal(*images)
+    shared = [path for path in starts[0] if starts[0][path].shape == getattr(starts[1].get(path), "shape", 0)]
+    assert len(shared) == len(starts[0]) < len(starts[1])
+    for path in shared:
+        np.testing.assert_array_equal(starts[0][path], starts[1][path], err_msg=path)
+    kernels = [path for path in shared if "conv" in path]
+    assert len({starts[0][path].sum().item() for path in kernels}) == len(kernels)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Which (folder of the seeds, seed) the runner trained, in order; nothing is really trained."""
+    calls = []
+
+    def train_seeds(config, workdirs, command):
+        outcomes = {}
+        for seed, workdir in workdirs.items():
+            calls.append((workdir.parent.name, seed))
+            workdir.mkdir(parents=True, exist_ok=True)
+            if config.model.shortcut == "none" and seed == 1:
+                outcomes[seed] = {"failed": "loss is nan at step 3"}
+                continue
+            runner.save_config(dataclasses.replace(config, seed=seed), workdir)
+            score = 1.0 - abs(config.schedule.learning_rate - 0.05)
+            outcomes[seed] = {"top1": score, "validation": {"top1": score}, "step": 8}
+            (workdir / "result.json").write_text(json.dumps(outcomes[seed]))
+        return outcomes
+
+    monkeypatch.setattr(runner, "train_seeds", train_seeds)
+    return calls
+
+
+def test_nothing_is_repeated_and_failures_are_kept(tmp_path, trained):
+    counts = launch(tiny_study(), tmp_path)
+    assert trained == [("identity", 0), ("identity", 1), ("none", 0), ("none", 1)]
+    assert (counts["finished"], counts["failed"], counts["not started"]) == (3, 1, 0)
+    failed = load_folder(tmp_path).runs("none")[1]
+    assert failed.state == "failed" and failed.reason == "loss is nan at step 3"
+    assert launch(tiny_study(), tmp_path) == counts and len(trained) == 4
+    # An arm and a seed more; then the failed run again.
+    more = tiny_study(arms={**tiny_study().arms, "b": Arm({"model.transition": "projection"})}, seeds=(2,))
+    launch(more, tmp_path, only=("b", "identity"))
+    assert trained[4:] == [("identity", 2), ("b", 0), ("b", 1), ("b", 2)]
+    assert load_folder(tmp_path).seeds == (0, 1, 2)
+    launch(tiny_study(), tmp_path, retry=True)
+    assert trained[8:] == [("none", 1), ("none", 2)]
+
+
+def test_a_learning_rate_is_chosen_on_validation(tmp_path, trained):
+    study = tiny_study(learning_rates=(0.1, 0.05, 0.01))
+    launch(study, tmp_path, only=("identity",))
+    assert trained == [("lr0.1", 0), ("lr0.05", 0), ("lr0.01", 0), ("lr0.05", 1)]
+    folder = load_folder(tmp_path)
+    assert folder.chosen_rate("identity") == 0.05 and folder.chosen_rate("none") is None
+    assert [run.workdir.parent.name for run in folder.runs("identity")] == ["lr0.05", "lr0.05"]
+    assert states(folder) == {"finished": 4, "failed": 0, "unfinished": 0, "not started": 4}
+
+
+def test_the_folder_of_another_study_is_refused(tmp_path, trained):
+    launch(tiny_study(), tmp_path)
+    study = tiny_study(base=replaced(tiny_config(), {"model.width": 0.5}))
+    with pytest.raises(InputError, match="holds a run that differs in model.width from arm 'identity'"):
+        launch(study, tmp_path)
+    with pytest.raises(InputError, match="--only: no arm is called 'x'; the arms are identity, none"):
+        launch(tiny_study(), tmp_path, only=("x",))
+
+
+def test_a_dry_run_writes_nothing_and_tells_time_and_memory(tmp_path):
+    counts = launch(tiny_study(), tmp_path / "s", dry_run=True)
+    assert counts["not started"] == 4 and counts["estimated_minutes"] >= 0
+    assert not (tmp_path / "s").exists()
+
+
+def test_runs_of_a_study_are_ordinary_runs(tmp_path):
+    """Trained for real: the numbers are those of the run alone, and a diverged run is a failure."""
+    arms = {"identity": Arm(), "wild": Arm({"schedule.learning_rate": 1e30})}
+    counts = launch(tiny_study(arms=arms, seeds=(1,)), tmp_path)
+    assert (counts["finished"], counts["failed"]) == (1, 1)
+    folder = load_folder(tmp_path)
+    assert "is nan at step" in folder.runs("wild")[0].reason
+    alone = runner.train(dataclasses.replace(tiny_config(), seed=1), tmp_path / "alone")
+    assert folder.runs("identity")[0].result["loss"] == alone["loss"]
