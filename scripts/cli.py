@@ -105,8 +105,8 @@ def load_study(overrides: list[str]) -> "Study":
 
     from resnet.studies.study import load_study
 
-    study = load_study(FLAGS.study, FLAGS["study.scale"].value)
-    seeds = FLAGS["study.seeds"].value
+    scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
+    study = load_study(FLAGS.study, scale)
     try:
         seeds = tuple(map(int, seeds)) if seeds else study.seeds
     except ValueError:

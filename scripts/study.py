@@ -27,14 +27,15 @@ def main(overrides: list[str]) -> dict:
     from resnet.studies.launch import launch
 
     study = cli.load_study(overrides)
-    arguments = {name: cli.FLAGS[name].value for name in ("launcher", "dry_run", "retry")}
     return launch(
         study,
         Path(cli.FLAGS.workdir),
+        launcher=cli.FLAGS.launcher,
         only=tuple(cli.FLAGS.only),
+        dry_run=cli.FLAGS.dry_run,
+        retry=cli.FLAGS.retry,
         slurm=cli.FLAGS.slurm,
         command=cli.command(),
-        **arguments,
     )
 
 

@@ -19,7 +19,7 @@ from resnet.config import config_from_dict, config_to_dict, differences, load_sa
 from resnet.errors import InputError
 from resnet.studies.study import ResolvedArm, Study, resolve
 from resnet.training.loop import RESULT
-from resnet.training.records import git_state, read_metrics, versions, write_json
+from resnet.training.records import devices, git_state, read_metrics, versions, write_json
 
 FILE, FAILED = "study.json", "failed.json"
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
@@ -134,6 +134,7 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
         "command": command,
         "git": git_state(Path(__file__).parents[2]),
         "versions": versions(),
+        "devices": devices(),
     }
     folder = StudyFolder(
         workdir=workdir,

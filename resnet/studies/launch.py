@@ -99,7 +99,9 @@ class ArmJob:
         return DelayedSubmission(self, name)
 
 
-def submit(folder: StudyFolder, names: list[str], options: dict[str, str], command: str) -> dict[str, Any]:
+def submit(
+    folder: StudyFolder, names: list[str], options: dict[str, str | bool], command: str
+) -> dict[str, Any]:
     """Submits one array job with an element for each arm that has runs left, and does not wait."""
     import submitit
 
@@ -111,7 +113,7 @@ def submit(folder: StudyFolder, names: list[str], options: dict[str, str], comma
     except RuntimeError as error:
         raise InputError(f"--launcher=slurm: {error}; run it where sbatch is installed") from None
     root = Path(__file__).parents[2]
-    parameters = {"time": MINUTES, "job_name": "study", "requeue": True} | options
+    parameters: dict[str, Any] = {"time": MINUTES, "job_name": "study", "requeue": True} | options
     executor.update_parameters(
         time=parameters.pop("time"),
         job_name=parameters.pop("job_name"),

@@ -1,0 +1,185 @@
+"""The figures of a study: learning curves, score against depth, paired differences, seconds per step."""
+
+import itertools
+import statistics
+from pathlib import Path
+from typing import Any
+
+from resnet.config import Config, config_to_dict, differences, replaced
+from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
+from resnet.studies.rows import ArmRow, Metric, metric_of, scores
+from resnet.training.records import replacing
+
+# Okabe and Ito's colours, which the colour-blind tell apart; the styles serve in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DEPTH = ("model.depth", "model.blocks")
+
+
+def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
+    """Draws what the runs so far allow; {file name: what it shows}."""
+    finished = {name: [r for r in folder.runs(name) if r.state == FINISHED] for name in folder.arms}
+    finished = {name: runs for name, runs in finished.items() if runs}
+    if not finished:
+        return {}
+    metric, drawn = metric_of(folder), {}
+    series = depth_series(folder, finished)
+    if series:
+        drawn["depth.png"] = "Last epoch against depth: each dot a seed, lines through the means."
+        _save(folder.workdir / "depth.png", _depth(folder, series, finished, metric))
+    drawn["curves.png"] = "Learning curves: means over seeds, bands from the lowest to the highest."
+    _save(folder.workdir / "curves.png", _curves(finished, metric))
+    if any(row.comparison for row in rows):
+        drawn["differences.png"] = (
+            "Paired differences to the reference arm: each dot a seed, the mean with its 95 % interval."
+        )
+        _save(folder.workdir / "differences.png", _differences(folder, rows, metric))
+    drawn["seconds.png"] = "Seconds per training step of each run, on the machine that ran it."
+    _save(folder.workdir / "seconds.png", _seconds(folder, finished))
+    return drawn
+
+
+def depth_series(folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> dict[str, dict[int, str]]:
+    """{label: {depth: arm}} of arms that differ in depth alone; {} where no two do."""
+    groups: list[tuple[Config, dict[int, str]]] = []
+    for name in finished:
+        config = folder.arms[name].config
+        for first, arms in groups:
+            if all(field in DEPTH for field, *_ in differences(first, config)):
+                arms[config.model.depth] = name
+                break
+        else:
+            groups.append((config, {config.model.depth: name}))
+    groups = [(config, dict(sorted(arms.items()))) for config, arms in groups if len(arms) > 1]
+    labels = _labels([config for config, _ in groups])
+    return {label: arms for label, (_, arms) in zip(labels, groups, strict=True)}
+
+
+def _labels(configs: list[Config]) -> list[str]:
+    """The fields in which the configs differ, depth aside, as "shortcut none"."""
+    same = [replaced(config, {"model.depth": 0, "model.blocks": ()}) for config in configs]
+    varying = dict.fromkeys(
+        name for a, b in itertools.combinations(same, 2) for name, *_ in differences(a, b)
+    )
+    texts = []
+    for config in same:
+        values = config_to_dict(config)
+        parts = [(name.split(".")[-1], _at(values, name)) for name in varying]
+        texts.append(", ".join(f"{name} {value}" for name, value in parts) or "all arms")
+    return texts
+
+
+def _at(values: dict[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def _figure(panels: int, width: float = 4.6, height: float = 3.6) -> Any:
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    return Figure(figsize=(width * panels, height), layout="constrained", dpi=150)
+
+
+def _save(path: Path, figure: Any) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {"color": COLORS[i % len(COLORS)], "linestyle": LINES[(i // len(COLORS) + i) % len(LINES)]}
+
+
+def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
+    """Training loss and validation score by epoch, one line an arm."""
+    figure = _figure(2, height=max(3.6, 0.26 * len(finished)))
+    panels = (("train", "loss", "training loss", 1.0), ("validation", metric.name,
+              f"validation {metric.label}", metric.factor))  # fmt: skip
+    for place, (split, name, label, factor) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, 2, place)
+        for i, (arm, runs) in enumerate(finished.items()):
+            series = [curve(run, split, name) for run in runs]
+            epochs = sorted(set.intersection(*map(set, series)))
+            columns = [[factor * each[epoch] for each in series] for epoch in epochs]
+            mean = [statistics.mean(column) for column in columns]
+            axes.plot(epochs, mean, label=f"{arm} (n = {len(runs)})", **_style(i))
+            low, high = list(map(min, columns)), list(map(max, columns))
+            axes.fill_between(epochs, low, high, color=_style(i)["color"], alpha=0.15, linewidth=0)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_yscale("log")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _depth(folder: StudyFolder, series: dict, finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
+    """Training and test score of the last epoch by depth, one line for what else differs."""
+    figure = _figure(2)
+    for place, split in enumerate(("training", "test"), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for i, (label, arms) in enumerate(series.items()):
+            style = _style(i) | {"marker": MARKERS[i % len(MARKERS)]}
+            found = {d: _last_scores(folder, finished[arm], metric, split) for d, arm in arms.items()}
+            axes.plot(list(found), [statistics.mean(v) for v in found.values()], label=label, **style)
+            dots = [(depth, value) for depth, values in found.items() for value in values]
+            axes.plot(*zip(*dots, strict=True), color=style["color"], marker=style["marker"],
+                      linestyle="", alpha=0.35, markersize=4)  # fmt: skip
+        depths = sorted({depth for arms in series.values() for depth in arms})
+        axes.set(xlabel="depth (layers with weights)", ylabel=f"{split} {metric.label}", xticks=depths)
+        axes.grid(alpha=0.3)
+    low, high = (pick(axes.get_ylim()[i] for axes in figure.axes) for i, pick in enumerate((min, max)))
+    for axes in figure.axes:
+        axes.set_ylim(low, high)
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, split: str) -> list[float]:
+    """The score of each run's last weights on test, or of its last epochs in training."""
+    if split == "test":
+        return list(scores(folder, runs[0].arm, metric).values())
+    curves = [curve(run, "train", metric.name) for run in runs]
+    return [metric.factor * each[max(each)] for each in curves if each]
+
+
+def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any:
+    """One line an arm: the paired difference of each seed, the mean and its interval."""
+    compared = [row for row in rows if row.comparison][::-1]
+    figure = _figure(1, width=6.4, height=1.2 + 0.34 * len(compared))
+    axes = figure.add_subplot()
+    for y, row in enumerate(compared):
+        own, others = (scores(folder, name, metric) for name in (row.arm, row.reference))
+        each = [own[seed] - others[seed] for seed in own.keys() & others.keys()]
+        axes.plot(each, [y] * len(each), "o", color=COLORS[0], alpha=0.35, markersize=4)
+        comparison = row.comparison
+        assert comparison is not None
+        axes.plot(comparison.mean, y, "D", color=COLORS[1], markersize=5)
+        if comparison.low is not None:
+            axes.plot([comparison.low, comparison.high], [y, y], color=COLORS[1], linewidth=1.6)
+    axes.axvline(0, color="black", linewidth=0.8)
+    labels = [f"{row.arm} minus {row.reference}" for row in compared]
+    axes.set_yticks(range(len(compared)), labels, fontsize=8)
+    axes.set(
+        xlabel=f"difference in test {metric.label.removesuffix(' (%)')} ({metric.unit})",
+        ylim=(-0.6, len(compared) - 0.4),
+    )
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _seconds(folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> Any:
+    """Each run's time per step."""
+    figure = _figure(1, width=6.4, height=1.2 + 0.28 * len(finished))
+    axes = figure.add_subplot()
+    for y, (arm, runs) in enumerate(list(finished.items())[::-1]):
+        batch = folder.arms[arm].config.train.batch_size
+        values = [batch / r.result["images_per_second"] for r in runs if r.result.get("images_per_second")]
+        axes.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.5, markersize=4)
+    axes.set_yticks(range(len(finished)), list(finished)[::-1], fontsize=8)
+    axes.set(xlabel="seconds per step", ylim=(-0.6, len(finished) - 0.4))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3, axis="x")
+    return figure

@@ -1,0 +1,205 @@
+"""The report of a study, finished or not: report.md, report.html (one file), runs.csv and figures."""
+
+import base64
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import tabulate
+
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, load_folder, states, validation_score
+from resnet.studies.plots import plot_study
+from resnet.studies.rows import ArmRow, Metric, arm_rows, commit_of, metric_of, run_rows
+from resnet.studies.statistics import smallest_p
+from resnet.training.records import replacing
+
+PAGE, HTML, CSV = "report.md", "report.html", "runs.csv"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with its heading."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What both pages say."""
+
+    title: str
+    status: str
+    complete: bool
+    paragraphs: list[str]
+    tables: list[Table]
+    figures: dict[str, str]
+    """{file beside the page: what it shows}."""
+    origin: list[tuple[str, str]]
+    """How the numbers came about."""
+
+
+def write_report(workdir: str | Path) -> dict[str, Any]:
+    """Writes all files into the study's folder and returns the counts of its runs."""
+    folder = load_folder(workdir)
+    rows, runs = arm_rows(folder), run_rows(folder)
+    report = make_report(folder, rows, plot_study(folder, rows))
+    _write(folder.workdir / CSV, _csv(runs))
+    _write(folder.workdir / PAGE, markdown(report))
+    _write(folder.workdir / HTML, html(report, folder.workdir))
+    return states(folder) | {"report": str(folder.workdir / PAGE)}
+
+
+def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]) -> Report:
+    """The report's content; figures as plot_study gives them."""
+    counts, metric = states(folder), metric_of(folder)
+    complete = counts["unfinished"] == counts["not started"] == 0
+    total = sum(counts.values())
+    status = f"Complete: {counts['finished']} of {total} runs finished, {counts['failed']} failed."
+    if not complete:
+        others = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+        status = f"Unfinished: {others}, of {total} runs; every number below may still change."
+    source = f"Source: {folder.paper}, {folder.table}." if folder.paper else ""
+    tables = [_table(rows, metric), _failures(folder), _grid(folder, metric), _matched(folder)]
+    return Report(
+        title=folder.title,
+        status=status,
+        complete=complete,
+        paragraphs=[text for text in (source, folder.note, _reading(folder, rows, metric)) if text],
+        tables=[table for table in tables if table.rows],
+        figures=figures,
+        origin=_origin(folder),
+    )
+
+
+def _table(rows: list[ArmRow], metric: Metric) -> Table:
+    """A row an arm."""
+    headers = ("arm", "parameters", "MACs", "n", f"test {metric.label}", "median", "epochs", "failed",
+               "compared with", f"difference ({metric.unit})", "95 % interval", "p", "p (Holm)")  # fmt: skip
+    return Table("Arms", headers, [_row(row) for row in rows])
+
+
+def _row(row: ArmRow) -> tuple[str, ...]:
+    summary, comparison = row.summary, row.comparison
+    values = ("", "", "")
+    if summary:
+        spread = f" ± {summary.std:.2f}" if summary.std is not None else ""
+        values = (f"{summary.mean:.2f}{spread}", f"{summary.median:.2f}", f"{row.epochs:g}")
+    pairs = ("", "", "", "")
+    if comparison:
+        held = comparison.low is not None
+        pairs = (
+            f"{comparison.mean:+.2f} (n = {comparison.n})",
+            f"{comparison.low:+.2f} to {comparison.high:+.2f}" if held else "",
+            f"{comparison.p:.4f}" if held else "",
+            f"{row.p_holm:.4f}" if held else "",
+        )
+    n = summary.n if summary else 0
+    counts = (f"{n} of {row.expected}" if n < row.expected else str(n), *values, str(row.failed))
+    return (row.arm, f"{row.parameters:,}", f"{row.macs:,}", *counts, row.reference, *pairs)
+
+
+def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
+    """What the columns mean, and what so many seeds cannot say."""
+    tests = sum(1 for row in rows if row.comparison and row.comparison.p is not None)
+    pairs = max((row.comparison.n for row in rows if row.comparison), default=len(folder.seeds))
+    return (
+        f"Test {metric.label.removesuffix(' (%)')} of the last epoch's weights, mean ± standard deviation "
+        "over n seeds; nothing is selected on the test split. Seed i of every arm sees the same batches "
+        "and augmentation and starts from the same values of the parameters it shares with the others, so "
+        "differences are paired by seed: their mean, a 95 % percentile bootstrap interval (narrow for few "
+        "seeds), and the p-value of the exact two-sided sign-flip test, beside it corrected by Holm for "
+        f"{tests} comparisons. With {pairs} pairs no p-value can be below {smallest_p(pairs):.4g}. "
+        "Failed runs have no score: they are counted, and listed with their reasons."
+    )
+
+
+def _failures(folder: StudyFolder) -> Table:
+    runs = [run for name in folder.arms for run in folder.all_runs(name) if run.state == FAILURE]
+    rows = [
+        (run.arm, str(run.seed), "" if run.learning_rate is None else f"{run.learning_rate:g}", run.reason)
+        for run in runs
+    ]
+    return Table("Failures", ("arm", "seed", "learning rate", "reason"), rows)
+
+
+def _grid(folder: StudyFolder, metric: Metric) -> Table:
+    """Every learning rate that was tried, with its score on validation."""
+    rows = []
+    for name in folder.arms:
+        chosen = folder.chosen_rate(name)
+        for rate, runs in folder.grid(name).items():
+            values = [metric.factor * abs(validation_score(r)) for r in runs if r.state == FINISHED]
+            mean = f"{sum(values) / len(values):.2f}" if values else ""
+            failed = sum(run.state == FAILURE for run in runs)
+            text = "chosen" if rate == chosen else ""
+            rows.append((name, f"{rate:g}", str(len(values)), mean, str(failed), text))
+    headers = ("arm", "learning rate", "n", f"validation {metric.label}", "failed", "")
+    return Table("Learning rates, chosen on validation", headers, rows)
+
+
+def _matched(folder: StudyFolder) -> Table:
+    rows = [(name, arm.matched) for name, arm in folder.arms.items() if arm.matched]
+    return Table("Matched budgets", ("arm", "reached"), rows)
+
+
+def _origin(folder: StudyFolder) -> list[tuple[str, str]]:
+    """Command, commits, machine and versions; several of one where sessions differ."""
+    runs = [run for name in folder.arms for run in folder.all_runs(name)]
+    commits = sorted({commit for run in runs if (commit := commit_of(run))})
+    sessions = folder.sessions
+    found = {
+        "Command": [session["command"] for session in sessions],
+        "Commit": [c.replace("+", " and uncommitted changes") for c in commits],
+        "Machine": [_plain(session["devices"]) for session in sessions],
+        "Versions": [_plain(session["versions"]) for session in sessions],
+    }
+    return [(name, text) for name, texts in found.items() for text in dict.fromkeys(texts) if text]
+
+
+def _plain(values: dict[str, Any]) -> str:
+    """ "jax 0.10.2, numpy 2.4.6"."""
+    texts = {name: ", ".join(v) if isinstance(v, list | tuple) else str(v) for name, v in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def markdown(report: Report) -> str:
+    """The page for a repository."""
+    lines = [f"# {report.title}", "", f"**{report.status}**", ""]
+    for paragraph in report.paragraphs:
+        lines += [paragraph, ""]
+    for table in report.tables:
+        text = tabulate.tabulate(table.rows, table.headers, tablefmt="github", disable_numparse=True)
+        lines += [f"## {table.title}", "", text, ""]
+    for file, meaning in report.figures.items():
+        lines += [f"![{meaning}]({file})", "", meaning, ""]
+    lines += ["## How these numbers came about", ""]
+    lines += [f"- {name}: {f'`{text}`' if name == 'Command' else text}" for name, text in report.origin]
+    return "\n".join([*lines, f"- Every run: [{CSV}]({CSV})", ""])
+
+
+def html(report: Report, folder: Path) -> str:
+    """The same in one file, pictures inside."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    pictures = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in report.figures}
+    return environment.from_string(TEMPLATE.read_text()).render(report=report, pictures=pictures)
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)

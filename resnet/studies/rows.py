@@ -1,0 +1,127 @@
+"""What a study's folder says, as rows: one for each run, one for each arm with its comparison."""
+
+import dataclasses
+import json
+from typing import Any
+
+from resnet.config import config_hash
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
+from resnet.studies.statistics import Comparison, Summary, compare, holm, summarize
+from resnet.training.records import RUN_FILE, read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What is compared: its name in results, the label of an axis, and the factor on its values."""
+
+    name: str
+    label: str
+    factor: float
+    unit: str
+    """Of a difference."""
+
+
+TOP1 = Metric("top1", "accuracy (%)", 100.0, "points")
+MAE = Metric("mae", "mean absolute error", 1.0, "same unit")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmRow:
+    """A row of the table; values are of the last epoch's weights on the test split."""
+
+    arm: str
+    parameters: int
+    macs: int
+    expected: int
+    """Seeds that the study asks for."""
+    summary: Summary | None
+    epochs: float | None
+    """Epoch of the last weights."""
+    reference: str
+    comparison: Comparison | None
+    """With the reference; None for the reference itself, or without common seeds."""
+    p_holm: float | None
+    failed: int
+
+
+def metric_of(folder: StudyFolder) -> Metric:
+    """MAE for regressions, else top1."""
+    runs = (run for name in folder.arms for run in folder.runs(name))
+    return MAE if any("mae" in run.result for run in runs) else TOP1
+
+
+def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
+    """By seed, in the metric's unit; finished runs only, for a failed one has no score."""
+    runs = [run for run in folder.runs(name) if run.state == FINISHED]
+    return {run.seed: metric.factor * run.result[metric.name] for run in runs}
+
+
+def arm_rows(folder: StudyFolder) -> list[ArmRow]:
+    """The table, p-values corrected for all comparisons in it."""
+    metric = metric_of(folder)
+    values = {name: scores(folder, name, metric) for name in folder.arms}
+    comparisons = {
+        name: compare(values[name], values[arm.reference]) if arm.reference else None
+        for name, arm in folder.arms.items()
+    }
+    corrected = holm([c.p if c else None for c in comparisons.values()])
+    return [
+        ArmRow(
+            arm=name,
+            parameters=arm.parameters,
+            macs=arm.macs,
+            expected=len(folder.seeds),
+            summary=summarize(list(values[name].values())),
+            epochs=max((last_epoch(run) for run in folder.runs(name) if run.state == FINISHED), default=None),
+            reference=arm.reference,
+            comparison=comparisons[name],
+            p_holm=p,
+            failed=sum(run.state == FAILURE for run in folder.runs(name)),
+        )
+        for (name, arm), p in zip(folder.arms.items(), corrected, strict=True)
+    ]
+
+
+def last_epoch(run: StudyRun) -> float:
+    """Epoch of a run's last record."""
+    return max((record["epoch"] for record in read_metrics(run.workdir)), default=0.0)
+
+
+def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
+    """One row for each run, of the table and of the grid, whatever its state."""
+    rows = []
+    for name, arm in folder.arms.items():
+        counted = {run.workdir for run in folder.runs(name)}
+        for run in folder.all_runs(name):
+            config, result = arm.at(run.seed, run.learning_rate), run.result
+            validation = result.get("validation") or {}
+            rate = result.get("images_per_second")
+            rows.append(
+                {
+                    "arm": name,
+                    "seed": run.seed,
+                    "learning_rate": config.schedule.learning_rate,
+                    "in_table": run.workdir in counted,
+                    "state": run.state,
+                    "reason": run.reason,
+                    **{f"test_{key}": result.get(key) for key in ("top1", "top5", "mae", "loss", "n")},
+                    **{f"validation_{key}": validation.get(key) for key in ("top1", "mae", "loss")},
+                    "step": result.get("step"),
+                    "epoch": last_epoch(run) or None,
+                    "parameters": arm.parameters,
+                    "macs": arm.macs,
+                    "seconds": result.get("seconds"),
+                    "seconds_per_step": config.train.batch_size / rate if rate else None,
+                    "config_hash": config_hash(config),
+                    "commit": commit_of(run),
+                    "workdir": run.workdir.relative_to(folder.workdir).as_posix(),
+                }
+            )
+    return rows
+
+
+def commit_of(run: StudyRun) -> str | None:
+    """The commit of a run's last session, "+" behind it where files differed from it."""
+    path = run.workdir / RUN_FILE
+    git = json.loads(path.read_text())["sessions"][-1]["git"] if path.exists() else None
+    return git and git["commit"] + ("+" if git["dirty"] else "")

@@ -1,0 +1,52 @@
+"""The report of a study that is half finished: it says so, and every failure is a row."""
+
+import csv
+import json
+
+import pytest
+
+from resnet.config import save_config
+from resnet.errors import InputError
+from resnet.studies.folder import open_folder, save_folder
+from resnet.studies.report import write_report
+from tests.studies_cases import tiny_study
+
+
+def finish(folder, name, seed, top1):
+    run = folder.run(name, seed, None)
+    run.workdir.mkdir(parents=True)
+    save_config(folder.arms[name].at(seed), run.workdir)
+    result = {"top1": top1, "loss": 0.1, "step": 8, "validation": {"top1": top1}, "images_per_second": 9.0}
+    (run.workdir / "result.json").write_text(json.dumps(result))
+    lines = [
+        {"step": step, "epoch": step / 4, "split": split, "loss": 1.0, "top1": top1}
+        for step in (4, 8)
+        for split in ("train", "validation")
+    ]
+    (run.workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_half_finished_study_reports_and_says_so(tmp_path):
+    folder = open_folder(tiny_study(seeds=(0, 1, 2)), tmp_path, "python scripts/study.py")
+    save_folder(folder)
+    assert "Unfinished" in (write_report(tmp_path), (tmp_path / "report.md").read_text())[1]
+    for seed, (identity, none) in enumerate([(0.9, 0.8), (0.95, 0.75)]):
+        finish(folder, "identity", seed, identity)
+        finish(folder, "none", seed, none)
+    failed = folder.run("none", 2, None).workdir
+    failed.mkdir(parents=True)
+    save_config(folder.arms["none"].at(2), failed)
+    (failed / "failed.json").write_text(json.dumps({"failed": "loss is nan <at> step 3"}))
+    counts = write_report(tmp_path)
+    assert (counts["finished"], counts["failed"], counts["not started"]) == (4, 1, 1)
+    page, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert "**Unfinished: 4 finished, 1 failed, 1 not started, of 6 runs" in page
+    assert "-15.00 (n = 2)" in page and "-20.00 to -10.00" in page and "loss is nan <at> step 3" in page
+    assert "loss is nan &lt;at&gt; step 3" in html and "data:image/png;base64," in html
+    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
+    assert [row["state"] for row in rows].count("failed") == 1 and len(rows) == 6
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(InputError, match="study.json is missing"):
+        write_report(tmp_path)
