@@ -111,7 +111,9 @@ def load_study(overrides: list[str]) -> "Study":
         seeds = tuple(map(int, seeds)) if seeds else study.seeds
     except ValueError:
         raise InputError(f"--study.seeds must be whole numbers with commas between; got {seeds}") from None
-    return dataclasses.replace(study, base=override(study.base, overrides), seeds=seeds)
+    study = dataclasses.replace(study, base=override(study.base, overrides), seeds=seeds)
+    prepare_jax(study.base)
+    return study
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -17,8 +17,6 @@ flags.DEFINE_list("study.seeds", None, "Seeds, with commas between, instead of t
 flags.DEFINE_list("only", [], "Arms to run, with commas between; the others wait.")
 flags.DEFINE_bool("dry_run", False, "List the runs, their parameters, time and memory; train nothing.")
 flags.DEFINE_bool("retry", False, "Run again what failed.")
-flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "This process, or one Slurm array job.")
-flags.DEFINE_list("slurm", [], "Options of sbatch with --launcher=slurm, e.g. partition=gpu,time=600.")
 
 
 def main(overrides: list[str]) -> dict:
@@ -30,11 +28,9 @@ def main(overrides: list[str]) -> dict:
     return launch(
         study,
         Path(cli.FLAGS.workdir),
-        launcher=cli.FLAGS.launcher,
         only=tuple(cli.FLAGS.only),
         dry_run=cli.FLAGS.dry_run,
         retry=cli.FLAGS.retry,
-        slurm=cli.FLAGS.slurm,
         command=cli.command(),
     )
 

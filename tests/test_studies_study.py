@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.config import Config, config_hash, replaced
+from resnet.config import Config, config_hash, replaced, save_config
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
@@ -129,10 +129,11 @@ def trained(monkeypatch):
         for seed, workdir in workdirs.items():
             calls.append((workdir.parent.name, seed))
             workdir.mkdir(parents=True, exist_ok=True)
+            save_config(dataclasses.replace(config, seed=seed), workdir)
             if config.model.shortcut == "none" and seed == 1:
                 outcomes[seed] = {"failed": "loss is nan at step 3"}
+                (workdir / "failed.json").write_text(json.dumps(outcomes[seed]))
                 continue
-            runner.save_config(dataclasses.replace(config, seed=seed), workdir)
             score = 1.0 - abs(config.schedule.learning_rate - 0.05)
             outcomes[seed] = {"top1": score, "validation": {"top1": score}, "step": 8}
             (workdir / "result.json").write_text(json.dumps(outcomes[seed]))

@@ -18,8 +18,9 @@ from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
 from resnet.errors import InputError
 from resnet.studies.study import ResolvedArm, Study, resolve
-from resnet.training.loop import RESULT
-from resnet.training.records import devices, git_state, read_metrics, versions, write_json
+from resnet.training.member import RESULT
+from resnet.training.provenance import devices, git_state, versions
+from resnet.training.records import read_metrics, write_json
 
 FILE, FAILED = "study.json", "failed.json"
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"

@@ -7,7 +7,8 @@ from typing import Any
 from resnet.config import config_hash
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
 from resnet.studies.statistics import Comparison, Summary, compare, holm, summarize
-from resnet.training.records import RUN_FILE, read_metrics
+from resnet.training.provenance import FILE as RUN_FILE
+from resnet.training.records import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,13 @@
 """The work of a study: each arm's grid, then its seeds; what is finished is never repeated."""
 
-import dataclasses
 import datetime
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from resnet.config import Config, save_config
-from resnet.studies.folder import FAILED, StudyFolder, StudyRun, order_of_work, states
-from resnet.training.loop import train
-from resnet.training.records import write_json
-from resnet.training.signals import RunStopped
+from resnet.studies.folder import StudyFolder, StudyRun, order_of_work, states
+from resnet.training.loop import train_seeds
 
 
 def run_arms(folder: StudyFolder, only: tuple[str, ...] = (), command: str = "") -> dict[str, Any]:
@@ -46,27 +41,9 @@ def _run(folder: StudyFolder, runs: list[StudyRun], command: str, progress: "Pro
     outcomes = train_seeds(config, {seed: run.workdir for seed, run in left.items()}, command)
     for seed, outcome in outcomes.items():
         if "failed" in outcome:
-            run = left[seed]
-            save_config(folder.arms[run.arm].at(seed, run.learning_rate), run.workdir)
-            write_json(run.workdir / FAILED, {"failed": outcome["failed"]})
-            logging.warning("%s failed: %s", run.workdir, outcome["failed"])
+            logging.warning("%s failed: %s", left[seed].workdir, outcome["failed"])
     if progress:
         progress.show()
-
-
-def train_seeds(config: Config, workdirs: dict[int, Path], command: str = "") -> dict[int, dict[str, Any]]:
-    """The result of each seed, or {"failed": reason}; each in an ordinary run's folder of its own."""
-    return {seed: _train(config, seed, workdir, command) for seed, workdir in workdirs.items()}
-
-
-def _train(config: Config, seed: int, workdir: Path, command: str) -> dict[str, Any]:
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        return train(dataclasses.replace(config, seed=seed), workdir, command)
-    except RunStopped as error:
-        if error.exit_code > 128:  # a signal, not the run's own fault
-            raise
-        return {"failed": str(error)}
 
 
 class Progress:
