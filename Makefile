@@ -1,4 +1,5 @@
 # make demo    train ResNet-20 on real images, and evaluate it (about a minute)
+# make study   identity against none over depths, 30 runs on digits, and their report (minutes)
 # make test    the fast tests
 # make lint    style and types
 # PYTHON=...   the interpreter that .venv is made with; 3.11 or later
@@ -6,9 +7,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
+STUDY := runs/study
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint
+.PHONY: demo study test lint
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
@@ -17,6 +19,11 @@ demo: $(VENV)/installed
 	  'plots:       $(RUN)/curves.png' \
 	  'test split:'
 	@$(VENV)/bin/python scripts/evaluate.py --workdir=$(RUN)
+
+study: $(VENV)/installed
+	$(VENV)/bin/python scripts/study.py --study=configs/studies/shortcut_on_off.py \
+	  --study.scale=small --workdir=$(STUDY)
+	$(VENV)/bin/python scripts/report.py --workdir=$(STUDY)
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -m 'not slow'

@@ -18,6 +18,7 @@ from resnet.studies.budget import Match, count, solve
 from resnet.studies.folder import load_folder, states
 from resnet.studies.launch import launch
 from resnet.studies.study import Arm, load_study, resolve
+from resnet.training.loop import train
 from resnet.training.optimizers import parameter_path
 from resnet.training.parallel import make_mesh
 from resnet.training.plan import make_plan
@@ -191,5 +192,5 @@ def test_runs_of_a_study_are_ordinary_runs(tmp_path):
     assert (counts["finished"], counts["failed"]) == (1, 1)
     folder = load_folder(tmp_path)
     assert "is nan at step" in folder.runs("wild")[0].reason
-    alone = runner.train(dataclasses.replace(tiny_config(), seed=1), tmp_path / "alone")
+    alone = train(dataclasses.replace(tiny_config(), seed=1), tmp_path / "alone")
     assert folder.runs("identity")[0].result["loss"] == alone["loss"]

@@ -70,7 +70,7 @@ def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:
     state, train = plan.start(config.seed), dataset.train
     arrays = replicate({"image": train.images, "label": train.labels}, mesh)
     batch = config.train.batch_size
-    indices = [batch_indices(config.seed, step, len(train), batch)[None] for step in range(STEPS + 1)]
+    indices = [batch_indices(config.seed, step, len(train), batch)[None, None] for step in range(STEPS + 1)]
     step = plan.train_steps.lower(state, arrays, indices[0]).compile()
     state, _ = jax.block_until_ready(step(state, arrays, indices[0]))
     begun = time.monotonic()

@@ -32,8 +32,6 @@ class Arm:
     """Another arm's budget, reached by width or depth."""
     learning_rates: tuple[float, ...] = ()
     """Learning rates to choose from on validation; empty: the study's."""
-    published: float | str | None = None
-    """Test error in % that the source gives, or "fail"; what the ledger holds ours against."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,6 @@ class ResolvedArm:
     learning_rates: tuple[float, ...]
     matched: str
     """What matching the budget came to, in words."""
-    published: float | str | None
     parameters: int
     macs: int
 
@@ -121,7 +118,6 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
                 reference if reference != name else "",
                 rates,
                 matched.get(name, ""),
-                arm.published,
                 *counts,
             )
     return arms
