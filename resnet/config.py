@@ -28,6 +28,7 @@ from resnet.training.schedules import ScheduleConfig
 from resnet.training.steps import TrainConfig
 
 FILE = "config.json"
+T = typing.TypeVar("T")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -82,19 +83,31 @@ def check_config(config: Config) -> None:
 
 def load_config(path: str | Path) -> Config:
     """The checked result of the function get_config() in a Python file, which is run."""
+    config = call_file(path, "config", Config, "configs")
+    check_config(config)
+    return config
+
+
+def call_file(path: str | Path, what: str, kind: type[T], folder: str, **arguments: Any) -> T:
+    """The result of the function get_<what>(arguments) in a Python file, which is run.
+
+    `folder` is where such files are at hand. InputError unless there is a `kind` to be had.
+    """
+    function = f"get_{what}"
     if not Path(path).is_file():
-        raise InputError(f"config file {str(path)!r} does not exist; those at hand are in configs/")
+        raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/")
     try:
         module = runpy.run_path(str(path))
     except SyntaxError as error:
-        raise InputError(f"config file {path}: {error}") from None
-    if "get_config" not in module:
-        raise InputError(f"config file {path} has no function get_config() -> Config")
-    config = module["get_config"]()
-    if not isinstance(config, Config):
-        raise InputError(f"get_config() of {path} must return a resnet.config.Config; got {config!r}")
-    check_config(config)
-    return config
+        raise InputError(f"{what} file {path}: {error}") from None
+    if function not in module:
+        signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
+        raise InputError(f"{what} file {path} has no function {signature}")
+    result = module[function](**arguments)
+    if not isinstance(result, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")
+    return result
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
 from resnet.errors import InputError
 from resnet.studies.study import ResolvedArm, Study, resolve
+from resnet.training.evaluation import score
+from resnet.training.member import FAILURE as FAILED
 from resnet.training.member import RESULT
 from resnet.training.provenance import devices, git_state, versions
 from resnet.training.records import read_metrics, write_json
 
-FILE, FAILED = "study.json", "failed.json"
+FILE = "study.json"
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
 
 
@@ -114,7 +116,7 @@ class StudyFolder:
 def validation_score(run: StudyRun) -> float:
     """Final score on validation, higher is better; minus infinity for a failed run."""
     metrics = run.result.get("validation") or {}
-    return metrics["top1"] if "top1" in metrics else -metrics.get("mae", float("inf"))
+    return score(metrics) if metrics else float("-inf")
 
 
 def curve(run: StudyRun, split: str, metric: str) -> dict[float, float]:

@@ -6,7 +6,6 @@ from typing import Any
 from absl import logging
 
 from resnet.studies.folder import (
-    FAILED,
     StudyFolder,
     open_folder,
     order_of_work,
@@ -15,6 +14,7 @@ from resnet.studies.folder import (
 )
 from resnet.studies.runner import run_arms
 from resnet.studies.study import Study
+from resnet.training.member import FAILURE as FAILED
 
 
 def launch(

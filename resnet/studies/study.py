@@ -6,12 +6,11 @@ A study file is Python code with a function `get_study(scale) -> Study`: run onl
 import contextlib
 import dataclasses
 import re
-import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet.config import Config, check_config, closest, replaced
+from resnet.config import Config, call_file, check_config, closest, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.studies.budget import Match, count, solve
@@ -79,18 +78,7 @@ class ResolvedArm:
 def load_study(path: str | Path, scale: str) -> Study:
     """The result of get_study(scale) in a Python file, which is run."""
     check_choice("study.scale", scale, SCALES)
-    if not Path(path).is_file():
-        raise InputError(f"study file {str(path)!r} does not exist; those at hand are in configs/studies/")
-    try:
-        module = runpy.run_path(str(path))
-    except SyntaxError as error:
-        raise InputError(f"study file {path}: {error}") from None
-    if "get_study" not in module:
-        raise InputError(f"study file {path} has no function get_study(scale) -> Study")
-    study = module["get_study"](scale)
-    if not isinstance(study, Study):
-        raise InputError(f"get_study() of {path} must return a resnet.studies.study.Study; got {study!r}")
-    return study
+    return call_file(path, "study", Study, "configs/studies", scale=scale)
 
 
 def resolve(study: Study) -> dict[str, ResolvedArm]:

@@ -21,7 +21,7 @@ from resnet.data.datasets import Dataset, Split, load_dataset
 from resnet.training import checkpoint
 from resnet.training.evaluation import evaluate
 from resnet.training.member import FAILURE, Member, open_workdir, outcome
-from resnet.training.parallel import check_batch, make_mesh, replicate, replicated, stack, unstack
+from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, replicated, stack, unstack
 from resnet.training.plan import Plan, make_plan
 from resnet.training.progress import ProgressBar
 from resnet.training.signals import RunStopped, StopSignals
@@ -116,7 +116,7 @@ def _train_together(
 ) -> dict[int, dict[str, Any]]:
     """Restores or starts, runs to the last step, and evaluates."""
     config, workdirs = next(iter(runs.values()))[0], [workdir for _, workdir in runs.values()]
-    check_batch(config.train.batch_size, config.model.ghost_batch, mesh.shape["data"])
+    check_batch(config.train.batch_size, config.model.ghost_batch, mesh.shape[DATA])
     plan = make_plan(config, dataset, mesh)
     target = replicated(jax.eval_shape(plan.init, config.seed), mesh)
     if not any(map(checkpoint.steps_on_disk, workdirs)):
