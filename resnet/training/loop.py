@@ -20,6 +20,7 @@ from resnet.data.batches import batch_indices
 from resnet.data.datasets import Dataset, Split, load_dataset
 from resnet.training import checkpoint
 from resnet.training.evaluation import evaluate
+from resnet.training.lock import holding
 from resnet.training.member import FAILURE, Member, open_workdir, outcome
 from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, replicated, stack, unstack
 from resnet.training.plan import Plan, make_plan
@@ -67,8 +68,7 @@ def train(config: Config, workdir: str | Path, command: str = "", mesh: Mesh | N
         result = {"seeds": len(seeds), "runs": runs, "workdir": str(workdir)}
     else:
         # What failed may have failed for want of a fix made since.
-        (workdir / FAILURE).unlink(missing_ok=True)
-        runs = [train_seeds(config, {config.seed: workdir}, command, mesh)[config.seed]]
+        runs = [train_seeds(config, {config.seed: workdir}, command, mesh, retry=True)[config.seed]]
         result = runs[0]
     if all("failed" in run for run in runs):
         raise RunStopped(runs[0]["failed"], exit_code=1)
@@ -76,24 +76,38 @@ def train(config: Config, workdir: str | Path, command: str = "", mesh: Mesh | N
 
 
 def train_seeds(
-    config: Config, workdirs: dict[int, Path], command: str = "", mesh: Mesh | None = None
+    config: Config,
+    workdirs: dict[int, Path],
+    command: str = "",
+    mesh: Mesh | None = None,
+    *,
+    retry: bool = False,
 ) -> dict[int, dict[str, Any]]:
     """Trains `config` with each seed in its workdir, together where they can; the result of each.
 
     A seed whose loss is not finite has {"failed": reason, "step": …} for a result, and does not
-    disturb the others; one that is finished, or has failed before, is not trained again.
+    disturb the others; one that is finished, or has failed before, is not trained again, unless to
+    `retry` the failed. The workdirs are locked meanwhile: WorkdirHeld, an InputError, if another
+    process holds one of them.
     """
     configs = {seed: _alone(config, seed) for seed in workdirs}
-    results = {seed: outcome(workdirs[seed], configs[seed]) for seed in workdirs}
-    todo = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
-    groups = _groups(todo)
-    dataset = load_dataset(config.data) if groups else None
-    for group in groups:
-        assert dataset is not None
-        spread = mesh or make_mesh(seeds=len(group))
-        members = {seed: (configs[seed], workdirs[seed]) for seed in group}
-        with StopSignals() as signals:
-            results |= _train_together(members, dataset, spread, signals, command)
+    results = {seed: outcome(workdirs[seed], configs[seed], retry) for seed in workdirs}
+    todo = [seed for seed in workdirs if results[seed] is None]
+    with contextlib.ExitStack() as locks:
+        for seed in todo:
+            locks.enter_context(holding(workdirs[seed]))
+            if retry:
+                (workdirs[seed] / FAILURE).unlink(missing_ok=True)
+            # Another process may have finished it since.
+            results[seed] = outcome(workdirs[seed], configs[seed])
+        groups = _groups({seed: workdirs[seed] for seed in todo if results[seed] is None})
+        dataset = load_dataset(config.data) if groups else None
+        for group in groups:
+            assert dataset is not None
+            spread = mesh or make_mesh(seeds=len(group))
+            members = {seed: (configs[seed], workdirs[seed]) for seed in group}
+            with StopSignals() as signals:
+                results |= _train_together(members, dataset, spread, signals, command)
     return {seed: result for seed, result in results.items() if result is not None}
 
 

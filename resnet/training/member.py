@@ -39,8 +39,11 @@ class Progress:
     """Time in the loop over all sessions, compilation and evaluation included."""
 
 
-def outcome(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a run that is finished or failed; InputError if the workdir is another run's."""
+def outcome(workdir: Path, config: Config, retry: bool = False) -> dict[str, Any] | None:
+    """The result of a run that is finished or, unless to `retry`, failed.
+
+    InputError if the workdir is another run's.
+    """
     if not (workdir / CONFIG_FILE).exists():
         if checkpoint.steps_on_disk(workdir):
             raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
@@ -53,7 +56,7 @@ def outcome(workdir: Path, config: Config) -> dict[str, Any] | None:
     if differing:
         fields = ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in differing)
         raise InputError(f"{workdir} holds a run that differs in {fields}; choose another workdir")
-    for name in (RESULT, FAILURE):
+    for name in (RESULT,) if retry else (RESULT, FAILURE):
         if (workdir / name).exists():
             result = json.loads((workdir / name).read_text())
             done = "is finished" if name == RESULT else f"failed: {result['failed']}"
