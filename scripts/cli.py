@@ -103,7 +103,7 @@ def load_study(overrides: list[str]) -> "Study":
     """The study of --study, its base overridden, with the seeds of --study.seeds."""
     import dataclasses
 
-    from resnet.studies.study import load_study
+    from resnet.studies.study import load_study, with_base
 
     scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
     study = load_study(FLAGS.study, scale)
@@ -111,7 +111,7 @@ def load_study(overrides: list[str]) -> "Study":
         seeds = tuple(map(int, seeds)) if seeds else study.seeds
     except ValueError:
         raise InputError(f"--study.seeds must be whole numbers with commas between; got {seeds}") from None
-    study = dataclasses.replace(study, base=override(study.base, overrides), seeds=seeds)
+    study = dataclasses.replace(with_base(study, override(study.base, overrides)), seeds=seeds)
     prepare_jax(study.base)
     return study
 

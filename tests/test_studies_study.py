@@ -15,9 +15,9 @@ from resnet.errors import InputError
 from resnet.models.grammar import ModelConfig
 from resnet.studies import runner
 from resnet.studies.budget import Match, count, solve
-from resnet.studies.folder import load_folder, states
+from resnet.studies.folder import load_folder, open_folder, save_folder, states
 from resnet.studies.launch import launch
-from resnet.studies.study import Arm, load_study, resolve
+from resnet.studies.study import Arm, Origin, Published, load_study, resolve, with_base
 from resnet.training.loop import train
 from resnet.training.optimizers import parameter_path
 from resnet.training.parallel import make_mesh
@@ -194,3 +194,25 @@ def test_runs_of_a_study_are_ordinary_runs(tmp_path):
     assert "is nan at step" in folder.runs("wild")[0].reason
     alone = train(dataclasses.replace(tiny_config(), seed=1), tmp_path / "alone")
     assert folder.runs("identity")[0].result["loss"] == alone["loss"]
+
+
+def test_a_study_remembers_where_it_comes_from(tmp_path):
+    path = tmp_path / "s.py"
+    path.write_text(
+        "from tests.studies_cases import tiny_study\n\ndef get_study(scale):\n    return tiny_study()\n"
+    )
+    study = load_study(path, "small")
+    study = with_base(study, replaced(study.base, {"model.width": 0.5}))
+    assert study.origin == Origin(str(path), "small", {"model.width": 0.5})
+    save_folder(open_folder(study, tmp_path / "work", ""))
+    assert load_folder(tmp_path / "work").origin == study.origin
+
+
+def test_what_a_paper_says_must_be_something_to_compare_with():
+    for published, message in (
+        (Published(words="see Fig. 6"), "arm 'none': `published` needs an `error`, `above` or `than_refere"),
+        (Published(than_reference="lower"), "arm 'none': `published.than_reference` must be one of"),
+    ):
+        with pytest.raises(InputError) as error:
+            resolve(tiny_study(arms={"identity": Arm(), "none": Arm(published=published)}))
+        assert message in str(error.value)

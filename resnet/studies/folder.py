@@ -17,7 +17,7 @@ from typing import Any
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
 from resnet.errors import InputError
-from resnet.studies.study import ResolvedArm, Study, resolve
+from resnet.studies.study import Origin, ResolvedArm, Study, resolve
 from resnet.training.evaluation import score
 from resnet.training.member import FAILURE as FAILED
 from resnet.training.member import RESULT
@@ -62,6 +62,8 @@ class StudyFolder:
     seeds: tuple[int, ...]
     grid_seeds: int
     arms: dict[str, ResolvedArm]
+    origin: Origin | None
+    """File, scale and changes that the configs come from; None for a study made in Python."""
     sessions: tuple[dict[str, Any], ...]
     """When it was started, by which command, at which commit, on which versions."""
 
@@ -148,6 +150,7 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
         seeds=tuple(dict.fromkeys((earlier.seeds if earlier else ()) + study.seeds)),
         grid_seeds=study.grid_seeds,
         arms=arms,
+        origin=study.origin,
         sessions=(*(earlier.sessions if earlier else ()), session),
     )
     for run in (run for name in arms for run in folder.all_runs(name)):
@@ -163,7 +166,9 @@ def save_folder(folder: StudyFolder) -> None:
         for name, arm in folder.arms.items()
     }
     folder.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(folder.workdir / FILE, fields | {"workdir": str(folder.workdir), "arms": arms})
+    origin = folder.origin and dataclasses.asdict(folder.origin)
+    own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin}
+    write_json(folder.workdir / FILE, fields | own)
 
 
 def load_folder(workdir: str | Path) -> StudyFolder:
@@ -176,7 +181,9 @@ def load_folder(workdir: str | Path) -> StudyFolder:
     fields = _read(path) | {"workdir": Path(workdir)}
     arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
     lists = {name: tuple(fields[name]) for name in ("seeds", "sessions")}
-    return StudyFolder(**(fields | lists | {"arms": arms}))
+    # Folders that were written before origins were have none.
+    origin = fields.get("origin") and Origin(**fields["origin"])
+    return StudyFolder(**(fields | lists | {"arms": arms, "origin": origin}))
 
 
 def _arm_fields(arm: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,35 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet.config import Config, call_file, check_config, closest, replaced
+from resnet.config import Config, call_file, check_config, closest, differences, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.studies.budget import Match, count, solve
 
 SCALES = ("paper", "small")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What a paper says of an arm: a test error, a bound, or no more than how it stands to the reference."""
+
+    error: float | None = None
+    """Test error in percent."""
+    above: float | None = None
+    """Lower bound of the test error in percent, where the paper says "fail" or "more than 60 %"."""
+    than_reference: str = ""
+    """better or worse, where numbers for the arm and its reference do not say it."""
+    words: str = ""
+    """The paper's own form of it, e.g. "6.61 ± 0.16, 5 runs" or "median of 5"."""
+    source: str = ""
+    """Paper and table, where they are not the study's."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_choice("published.than_reference", self.than_reference, ("", "better", "worse"))
+        if self.error is None and self.above is None and not self.than_reference:
+            raise InputError("`published` needs an `error`, `above` or `than_reference` to compare with")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +53,18 @@ class Arm:
     """Another arm's budget, reached by width or depth."""
     learning_rates: tuple[float, ...] = ()
     """Learning rates to choose from on validation; empty: the study's."""
+    published: Published | None = None
+    """What the ledger compares the arm with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a study comes from, so that anybody can have the same configs again."""
+
+    file: str
+    scale: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Dotted fields of the base that the command line set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +88,8 @@ class Study:
     """Table or figure of the paper."""
     note: str = ""
     """What a reader of the report must know about the recipe."""
+    origin: Origin | None = None
+    """Set where the study is read from its file; None for one that was made in Python."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +114,15 @@ class ResolvedArm:
 def load_study(path: str | Path, scale: str) -> Study:
     """The result of get_study(scale) in a Python file, which is run."""
     check_choice("study.scale", scale, SCALES)
-    return call_file(path, "study", Study, "configs/studies", scale=scale)
+    study = call_file(path, "study", Study, "configs/studies", scale=scale)
+    return dataclasses.replace(study, origin=Origin(str(path), scale))
+
+
+def with_base(study: Study, base: Config) -> Study:
+    """The study on another base; its origin tells what differs."""
+    changes = {name: new for name, _, new in differences(study.base, base)}
+    origin = study.origin and dataclasses.replace(study.origin, changes={**study.origin.changes, **changes})
+    return dataclasses.replace(study, base=base, origin=origin)
 
 
 def resolve(study: Study) -> dict[str, ResolvedArm]:
@@ -89,6 +133,8 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     for name, arm in study.arms.items():
         with _naming(name):
             configs[name] = replaced(study.base, arm.changes)
+            if arm.published is not None:
+                arm.published.check()
     # After the others, because an arm may match one that stands below it.
     for name, arm in study.arms.items():
         if arm.match is not None:
