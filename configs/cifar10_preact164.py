@@ -5,17 +5,13 @@ Hardware: one GPU.
 Command: python scripts/train.py --config=configs/cifar10_preact164.py --workdir=runs/preact164
 """
 
-from configs.cifar10_resnet110 import get_config as resnet110
+from configs.cifar10_he2016 import get_config as he2016
 from resnet.config import Config
 
 
 def get_config() -> Config:
-    config = resnet110()
-    # What differs from He 2015, by the authors' code (github.com/KaimingHe/resnet-1k-layers).
-    config.data.normalization, config.data.validation = "channel", 0.0
+    config = he2016()
     config.model.depth = 164
     config.model.branch, config.model.order = "bottleneck", "preactivation"
     config.model.transition = "projection"
-    config.model.kernel_init = "he_fan_out"
-    config.optimizer.decay = "all"
     return config
