@@ -37,6 +37,8 @@ class Config:
 
     seed: int = 0
     """Seed of the initial weights, the data order, augmentation and dropout."""
+    deterministic: bool = False
+    """Two runs give the same bits on a GPU too, at the cost of speed; on a CPU they always do."""
     init_from: str = ""
     """Folder of a run, or weight file (.safetensors, .pth, …), to start from; empty: from random values."""
     init_drop: str = ""

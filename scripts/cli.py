@@ -81,22 +81,33 @@ def command() -> str:
 def load_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
     from resnet.config import load_config
+    from resnet.training.machine import prepare
 
     require("config")
     config = override(load_config(FLAGS.config), overrides)
-    prepare_jax(config)
+    prepare(config)
     return config
 
 
-def prepare_jax(config: "Config") -> None:
-    """Settings of this process, which JAX must know before its first computation."""
-    import jax
+def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "Config":
+    """The config of the run in --workdir, overridden and checked.
 
-    from resnet.training.cache import keep_programs
-    from resnet.training.parallel import host_devices
+    Only fields of the machine can change, and those whose names start with one of `changeable`.
+    """
+    from resnet.config import differences, load_saved_config
+    from resnet.training.machine import prepare
+    from resnet.training.member import OF_THE_MACHINE
 
-    keep_programs(config.cache)
-    jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
+    require("workdir")
+    saved = load_saved_config(FLAGS.workdir)
+    config = override(saved, overrides)
+    changeable = (*changeable, *OF_THE_MACHINE)
+    for name, _, _ in differences(saved, config):
+        if not name.startswith(changeable):
+            fields = ", ".join(f"`{prefix.rstrip('.')}`" for prefix in changeable)
+            raise InputError(f"`{name}` belongs to the trained net; only {fields} can change")
+    prepare(config)
+    return config
 
 
 def load_study(overrides: list[str]) -> "Study":
@@ -104,6 +115,7 @@ def load_study(overrides: list[str]) -> "Study":
     import dataclasses
 
     from resnet.studies.study import load_study, with_base
+    from resnet.training.machine import prepare
 
     scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
     study = load_study(FLAGS.study, scale)
@@ -112,7 +124,7 @@ def load_study(overrides: list[str]) -> "Study":
     except ValueError:
         raise InputError(f"--study.seeds must be whole numbers with commas between; got {seeds}") from None
     study = dataclasses.replace(with_base(study, override(study.base, overrides)), seeds=seeds)
-    prepare_jax(study.base)
+    prepare(study.base)
     return study
 
 

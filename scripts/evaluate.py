@@ -9,8 +9,6 @@ std are given. Where the run kept a moving average of its weights, that is what 
 import cli
 from absl import flags
 
-from resnet.errors import InputError
-
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to evaluate; by default the latest.")
 flags.DEFINE_string("split", "test", "train, validation or test.")
@@ -18,14 +16,7 @@ flags.DEFINE_string("split", "test", "train, validation or test.")
 
 def main(overrides: list[str]) -> dict:
     """One call of resnet.run.evaluate_run."""
-    cli.require("workdir")
-    from resnet.config import differences, load_saved_config
-
-    saved = load_saved_config(cli.FLAGS.workdir)
-    config = cli.override(saved, overrides)
-    for name, _, _ in differences(saved, config):
-        if not name.startswith("data."):
-            raise InputError(f"`{name}` belongs to the trained net; only `data` fields can change")
+    config = cli.load_run_config(overrides, changeable=("data.",))
     from resnet.run import evaluate_run, load
 
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)

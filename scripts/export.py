@@ -9,7 +9,7 @@ scripts/import_weights.py --export writes safetensors.
 import cli
 from absl import flags
 
-from resnet.errors import InputError, check_choice
+from resnet.errors import check_choice
 
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.")
@@ -22,8 +22,7 @@ def main(overrides: list[str]) -> dict:
     """One call of resnet.interop.deploy.export."""
     cli.require("workdir", "output")
     check_choice("--format", cli.FLAGS.format, ("stablehlo", "onnx"))
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the run has its own config")
+    cli.load_run_config(overrides)
     from resnet.interop import deploy, onnx
     from resnet.run import load
 

@@ -37,8 +37,7 @@ def main(overrides: list[str]) -> dict:
             "give one of --source=FILE (import) and --export=FILE (export); --help explains both"
         )
     if cli.FLAGS.export:
-        if overrides:
-            raise InputError(f"{overrides[0]} does not apply to --export: the run has its own config")
+        cli.load_run_config(overrides)
         from resnet.interop.convert import export_weights
 
         flags_ = cli.FLAGS

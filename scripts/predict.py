@@ -13,7 +13,7 @@ import sys
 import cli
 from absl import flags
 
-from resnet.errors import InputError, check_choice
+from resnet.errors import check_choice
 
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
@@ -28,8 +28,6 @@ SHEET_IMAGES = 64
 def main(overrides: list[str], images: list[str]) -> None:
     """One call of resnet.interop.predict.predict_files."""
     cli.require("workdir")
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the run has its own config")
     check_choice("--format", cli.FLAGS.format, FORMATS)
     from rich import console, progress
 
@@ -38,6 +36,7 @@ def main(overrides: list[str], images: list[str]) -> None:
     from resnet.weights.files import replacing
 
     files = find_images(images)
+    cli.load_run_config(overrides)
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)
     terminal = console.Console(stderr=True)
     with progress.Progress(console=terminal, disable=not sys.stderr.isatty()) as bar:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
+from resnet.config import Config
 from resnet.training import curves, progress, provenance
 from resnet.training.curves import plot_curves
 from resnet.training.progress import ProgressBar
@@ -154,12 +155,13 @@ def test_on_a_terminal_a_bar_is_drawn_on_standard_error_below_the_log():
 
 
 def test_run_json_keeps_every_session(tmp_path):
-    write_run_json(tmp_path, {"seed": 0, "mean": (1.0,)}, ("train.py", "--config=a b.py"))
-    write_run_json(tmp_path, {"seed": 0}, "train.py again")
+    write_run_json(tmp_path, Config(init_drop="a"), ("train.py", "--config=a b.py"))
+    write_run_json(tmp_path, Config(seed=3), "train.py again")
     first, second = json.loads((tmp_path / "run.json").read_text())["sessions"]
     assert first["command"] == "train.py '--config=a b.py'"
     assert second["command"] == "train.py again"
-    assert first["config"] == {"seed": 0, "mean": [1.0]}
+    assert (first["config"]["init_drop"], second["config"]["seed"]) == ("a", 3)
+    assert first["numerics"]["generator"] == "threefry2x32" and first["numerics"]["deterministic"]
     assert first["devices"]["backend"] == "cpu"
     packages = {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
     assert set(first["versions"]) == packages

@@ -1,5 +1,7 @@
 """Settings of the machine: devices of the CPU, and the cache of compiled programs."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +9,9 @@ import sys
 import jax
 import pytest
 
+from resnet.config import Config
 from resnet.errors import InputError
-from resnet.training import cache, parallel
+from resnet.training import cache, machine, parallel
 from resnet.training.cache import CacheConfig
 from resnet.training.parallel import ParallelConfig
 
@@ -41,6 +44,63 @@ def test_scripts_set_devices_and_cache_before_the_first_computation(tmp_path):
     )
     assert done.stdout == "3\n"
     assert any((tmp_path / "programs").iterdir())
+
+
+HASHED = """
+from resnet.config import Config
+
+def get_config():
+    config = Config(deterministic=True)
+    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.model.blocks, config.model.width, config.model.head_dropout = (1, 1, 1), 0.25, 0.5
+    config.train.batch_size, config.train.duration = 16, "4 steps"
+    return config
+"""
+
+
+def run_script(name, *arguments, **environment):
+    command = [sys.executable, f"scripts/{name}.py", *map(str, arguments)]
+    environment = os.environ | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_deterministic_runs_hash_alike_and_their_programs_are_kept(tmp_path):
+    (tmp_path / "config.py").write_text(HASHED)
+    found = []
+    for name in ("a", "b"):
+        arguments = [f"--config={tmp_path}/config.py", f"--workdir={tmp_path / name}"]
+        # The environment's own choice of another layout of draws is overruled.
+        result = run_script("train", *arguments, JAX_THREEFRY_PARTITIONABLE=str(name == "a"))
+        session = json.loads((tmp_path / name / "run.json").read_text())["sessions"][0]
+        assert session["numerics"]["partitionable"] and session["numerics"]["deterministic"]
+        assert session["numerics"]["xla_flags"] == " ".join(machine.DETERMINISTIC)
+        found.append(result["sha256"])
+    assert found[0] == found[1] and len(found[0]) == 64
+    # Of a script that has no config of its own: that of the run.
+    programs = tmp_path / "programs"
+    result = run_script(
+        "evaluate",
+        f"--workdir={tmp_path / 'a'}",
+        f"--config.cache.dir={programs}",
+        "--config.parallel.host_devices=2",
+        JAX_COMPILATION_CACHE_DIR="",
+    )
+    assert result["split"] == "test" and any(programs.iterdir())
+
+
+def test_deterministic_must_be_known_before_jax_starts(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(InputError, match="`deterministic` must be known before JAX starts"):
+        machine.check_prepared(Config(deterministic=True))
+    machine.check_prepared(Config())
+    monkeypatch.setenv("XLA_FLAGS", " ".join(machine.DETERMINISTIC))
+    machine.check_prepared(Config(deterministic=True))
+    monkeypatch.setenv("XLA_FLAGS", f"--own=1 {machine.DETERMINISTIC[0]}")
+    machine.prepare(dataclasses.replace(Config(deterministic=True), parallel=ParallelConfig(2)))
+    assert os.environ["XLA_FLAGS"].split() == ["--own=1", *machine.DETERMINISTIC]
 
 
 def test_the_users_own_cache_goes_first(monkeypatch):

@@ -8,16 +8,15 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from resnet.data.splits import Images, Labels, Split
+from resnet.data.streams import ORDER, random_key
 from resnet.errors import InputError
-
-ORDER = 0x0D  # sets this use of a run's seed apart from the others
 
 
 @functools.lru_cache(maxsize=128)  # asked for at every step, for each of the seeds together
 def epoch_order(seed: int, epoch: int, n: int) -> Int32[np.ndarray, " n"]:
     """The n examples in the order of this epoch (from 0); read-only."""
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), ORDER)
-    order = np.array(jax.random.permutation(jax.random.fold_in(key, epoch), n), np.int32)
+    key = jax.random.fold_in(random_key(seed, ORDER), epoch)
+    order = np.array(jax.random.permutation(key, n), np.int32)
     order.setflags(write=False)
     return order
 

@@ -55,7 +55,7 @@ def import_weights(
         folder.mkdir()
         save_config(config, folder)
         save_task(task, folder)
-        write_run_json(folder, config_to_dict(config), command)
+        write_run_json(folder, config, command)
         manager = checkpoint.make_manager(folder, config.checkpoint)
         metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
         checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None, due=True)

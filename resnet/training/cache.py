@@ -28,7 +28,7 @@ class CacheConfig:
 
 def keep_programs(config: CacheConfig) -> None:
     """Tells JAX, for this process, to read and write the cache."""
-    if not config.dir or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if not config.dir or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(config.dir).expanduser()))
     jax.config.update("jax_compilation_cache_max_size", config.megabytes * 10**6)

@@ -25,6 +25,7 @@ from resnet.training.member import FAILURE, Member, open_workdir, outcome
 from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, replicated, stack, unstack
 from resnet.training.plan import Plan, make_plan
 from resnet.training.progress import ProgressBar
+from resnet.training.provenance import digest
 from resnet.training.signals import RunStopped, StopSignals
 from resnet.training.steps import TrainState
 
@@ -266,6 +267,9 @@ def _finish(session: Session) -> list[dict[str, Any]]:
         plain = dataclasses.replace(session, state=dataclasses.replace(session.state, ema={}))
         for member, metrics in _evaluate(plain, getattr(dataset, name)):
             results[member]["without_ema"] = metrics
+    for member, state in zip(session.members, unstack(session.state.variables), strict=True):
+        if not member.failed:
+            results[member]["sha256"] = digest(state)
     images = session.timed_steps * plan.config.train.batch_size * len(session.members)
     leaves = jax.tree.leaves(session.state.params)
     common = {

@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, config_to_dict, differences, load_saved_config, save_config
+from resnet.config import Config, differences, load_saved_config, save_config
 from resnet.errors import InputError
 from resnet.training import checkpoint
 from resnet.training.curves import plot_curves
@@ -129,4 +129,4 @@ def open_workdir(config: Config, workdir: Path, plan: Plan, command: str) -> Non
     workdir.mkdir(parents=True, exist_ok=True)
     save_config(config, workdir)
     save_task(plan.task, workdir)
-    write_run_json(workdir, config_to_dict(config), command)
+    write_run_json(workdir, config, command)

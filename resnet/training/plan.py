@@ -12,6 +12,7 @@ from resnet.data.datasets import Dataset
 from resnet.models.resnet import make_model
 from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
+from resnet.training.machine import check_prepared
 from resnet.training.optimizers import make_optimizer
 from resnet.training.parallel import axis_name, make_eval_step, make_train_steps, stack
 from resnet.training.schedules import make_schedule, parse_duration
@@ -48,6 +49,7 @@ class Plan:
 
 def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:
     """Builds model, schedule and optimiser for a data set, and binds the steps to them."""
+    check_prepared(config)
     task = task_of(dataset)
     check_output(config.model.output, task.kind)
     per_epoch = steps_per_epoch(len(dataset.train.images), config.train.batch_size)

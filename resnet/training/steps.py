@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.data.augment import augment, normalize
+from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.errors import InputError, check_at_least
 from resnet.models.paths import check_matches
 from resnet.training.losses import example_losses, example_scores
@@ -20,9 +21,6 @@ from resnet.training.task import Task
 
 if TYPE_CHECKING:
     from resnet.config import Config
-
-# Streams of random numbers of a run; the values are arbitrary, but part of what a seed means.
-INIT, AUGMENT, DROPOUT = 0, 1, 2
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -85,11 +83,6 @@ class TrainState:
         """What is evaluated: the moving average where there is one, else the weights."""
         current = {"params": self.params, "batch_stats": self.batch_stats}
         return self.ema or current
-
-
-def random_key(seed: Int[Array, ""], stream: int) -> Array:
-    """The key of one stream of a run; the generator is named, so that no default changes it."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)
 
 
 def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:

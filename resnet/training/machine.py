@@ -1,0 +1,55 @@
+"""This process and its machine: what JAX must know before it starts, and what decides the numbers."""
+
+import os
+from typing import Any
+
+import jax
+
+from resnet.config import Config
+from resnet.data.streams import GENERATOR, pin_streams
+from resnet.errors import InputError
+from resnet.training.cache import keep_programs
+from resnet.training.parallel import host_devices
+
+# No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
+DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+
+
+def prepare(config: Config) -> None:
+    """Settings of this process, which JAX must know before its first computation."""
+    pin_streams()
+    keep_programs(config.cache)
+    jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
+    if config.deterministic:
+        os.environ["XLA_FLAGS"] = " ".join([*_xla_flags(), *_missing_flags()])
+
+
+def check_prepared(config: Config) -> None:
+    """Pins the streams; InputError if `deterministic` is asked for, and JAX started without it."""
+    pin_streams()
+    missing = _missing_flags()
+    if config.deterministic and missing and jax.default_backend() == "gpu":
+        raise InputError(
+            "`deterministic` must be known before JAX starts: call resnet.training.machine.prepare(config) "
+            f"before all else, or set XLA_FLAGS={' '.join(missing)!r}"
+        )
+
+
+def numerics(config: Config) -> dict[str, Any]:
+    """What decides the numbers of this process, beside the config, the versions and the devices."""
+    return {
+        "deterministic": config.deterministic or jax.default_backend() == "cpu",
+        "generator": GENERATOR,
+        "partitionable": jax.config.jax_threefry_partitionable,  # type: ignore[attr-defined]
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+        "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _xla_flags() -> list[str]:
+    return os.environ.get("XLA_FLAGS", "").split()
+
+
+def _missing_flags() -> list[str]:
+    return [flag for flag in DETERMINISTIC if flag not in _xla_flags()]
