@@ -6,9 +6,9 @@ Every tensor must be one of the config's net. The running variances are taken as
 model.bn_unbiased is set, since PyTorch's are unbiased. Classes and normalisation are those of the
 config's data; with --classes no data are read. And ours out:
 
-python scripts/import_weights.py --workdir=W --export=FILE.safetensors
+python scripts/import_weights.py --workdir=W --export=FILE.safetensors --licence=CC0-1.0
 
-Prints what was done as one JSON object.
+with FILE.MODEL_CARD.md beside it. Prints what was done as one JSON object.
 """
 
 import cli
@@ -24,6 +24,7 @@ flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.
 flags.DEFINE_string(
     "naming", "", "torchvision, timm, timm_v2, transformers or cifar; by default detected, or the net's own."
 )
+flags.DEFINE_string("licence", "", "Licence of the exported weights, for the model card, e.g. Apache-2.0.")
 flags.DEFINE_string(
     "classes", "", "Text file with the name of one class a line, instead of reading the data."
 )
@@ -40,8 +41,10 @@ def main(overrides: list[str]) -> dict:
         cli.load_run_config(overrides)
         from resnet.interop.convert import export_weights
 
-        flags_ = cli.FLAGS
-        return export_weights(flags_.workdir, flags_.export, naming=flags_.naming, step=flags_.step)
+        given = cli.FLAGS
+        return export_weights(
+            given.workdir, given.export, naming=given.naming, step=given.step, licence=given.licence
+        )
     config = cli.load_config(overrides)
     from resnet.interop.convert import import_weights
 

@@ -13,6 +13,7 @@ import pytest
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.interop import onnx
+from resnet.interop.card import model_card
 from resnet.interop.deploy import export
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
@@ -55,6 +56,7 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     assert (folder / "classes.txt").read_text() == "cat\ndog\neel\n"
     card = (folder / "MODEL_CARD.md").read_text()
     assert "Licence: CC0-1.0" in card and "step 7" in card and "none recorded" in card
+    assert "3 classes: cat, dog, eel" in card
     with pytest.raises(InputError, match="exists already"):
         export(run, folder)
 
@@ -92,6 +94,18 @@ def test_onnx_gives_the_same_logits(net, run, tmp_path):
         (logits,) = session.run(["logits"], {"images": images})
         np.testing.assert_allclose(logits, given.logits(images), atol=1e-5)
     assert "onnxruntime.InferenceSession" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+
+
+def test_the_card_has_the_metrics_of_these_weights_only(run, tmp_path):
+    (tmp_path / "result.json").write_text('{"step": 7, "split": "test", "top1": 0.5, "n": 8, "seconds": 1}')
+    sessions = '{"sessions": [{"command": "train", "git": {"commit": "abc"}}]}'
+    (tmp_path / "run.json").write_text(sessions)
+    card = model_card(dataclasses.replace(run, workdir=tmp_path), "Call it:", "call()")
+    assert (
+        "- Metrics: split test, top1 0.5, n 8\n- Made by: `train`, commit abc\n- Licence: not stated" in card
+    )
+    later = dataclasses.replace(run, workdir=tmp_path, step=9)
+    assert "none recorded for this step" in model_card(later, "Call it:", "call()")
 
 
 def test_onnx_where_it_is_not_installed(run, tmp_path, monkeypatch):

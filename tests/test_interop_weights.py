@@ -176,7 +176,18 @@ def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
     assert run.step == 0 and run.config.model.bn_unbiased
     assert_same(jax.device_get(run.variables), variables)
     target = tmp_path / "out.safetensors"
-    export_weights(workdir, target)
+    done = export_weights(workdir, target, licence="CC0-1.0")
+    card = (tmp_path / "out.MODEL_CARD.md").read_text()
+    assert done["card"].endswith("out.MODEL_CARD.md") and card.count("Licence: CC0-1.0") == 1
+    for text in (
+        "step 0",
+        "10 classes: 0, 1, 2",
+        "- Data: digits",
+        "none recorded",
+        "cifar naming",
+        "commit",
+    ):
+        assert text in card
     state, source = load_file(target), load_file(tmp_path / "source.safetensors")
     assert state.keys() == source.keys()
     for name, tensor in source.items():
@@ -185,6 +196,12 @@ def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
         import_weights(target, run.config, workdir)
     with pytest.raises(InputError, match=r"must end in \.safetensors"):
         export_weights(workdir, tmp_path / "out.pth")
+    with pytest.raises(InputError, match=r"out\.safetensors exists already"):
+        export_weights(workdir, target)
+    target.unlink()
+    with pytest.raises(InputError, match=r"out\.MODEL_CARD\.md exists already"):
+        export_weights(workdir, target)
+    assert not target.exists()
 
 
 def test_import_without_data(tmp_path):

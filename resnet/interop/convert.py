@@ -13,9 +13,10 @@ from absl import logging
 
 from resnet.config import Config, config_to_dict, save_config
 from resnet.data.datasets import load_dataset
-from resnet.errors import InputError
+from resnet.errors import InputError, check_choice
+from resnet.interop.card import CARD, model_card
 from resnet.models.resnet import make_model
-from resnet.run import load
+from resnet.run import Run, load
 from resnet.training import checkpoint
 from resnet.training.member import Progress
 from resnet.training.optimizers import make_optimizer
@@ -65,15 +66,22 @@ def import_weights(
 
 
 def export_weights(
-    workdir: str | Path, target: str | Path, *, naming: str = "", step: int | None = None
+    workdir: str | Path, target: str | Path, *, naming: str = "", step: int | None = None, licence: str = ""
 ) -> dict[str, Any]:
-    """Writes the weights of a run as safetensors for PyTorch users; what was done.
+    """Writes the weights of a run as safetensors for PyTorch users, with a card beside; what was done.
 
     The naming is by default that of the net's kind. The config goes into the file's metadata, since
     names do not tell where a stride is or on which side channels are padded.
     """
-    if Path(target).suffix != ".safetensors":
+    target = Path(target)
+    card = target.with_suffix(f".{CARD}")
+    if target.suffix != ".safetensors":
         raise InputError(f"the file to write must end in .safetensors; got {str(target)!r}")
+    for path in (target, card):
+        if path.exists():
+            raise InputError(f"{path} exists already; choose a new file")
+    if naming:
+        check_choice("naming", naming, NAMINGS)
     run = load(workdir, step)
     naming = naming or _usual_naming(run.config)
     state = to_state_dict(run.config.model, run.variables, naming, batches=run.step)
@@ -86,7 +94,23 @@ def export_weights(
         "std": json.dumps(run.task.std.tolist()),
     }
     write_safetensors(target, state, metadata)
-    return {"export": str(target), "naming": naming, "tensors": len(state), "step": run.step}
+    with replacing(card) as temporary:
+        temporary.write_text(_card(run, target.name, naming, licence))
+    done = {"export": str(target), "card": str(card), "naming": naming}
+    return {**done, "tensors": len(state), "step": run.step}
+
+
+def _card(run: Run, file: str, naming: str, licence: str) -> str:
+    mean, std = run.task.mean, run.task.std
+    values = f"(x - {mean.tolist()}) / {std.tolist()}" if mean.ndim == 1 else "its metadata say"
+    call = (
+        f"`{file}` holds the tensors in the {naming} naming, as PyTorch lays them out. The net takes images "
+        f"x of pixels 0 to 255, normalised as {values}:"
+    )
+    usage = f"""from safetensors.torch import load_file
+
+net.load_state_dict(load_file("{file}"))"""
+    return model_card(run, call, usage, licence)
 
 
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:

@@ -1,7 +1,6 @@
-"""A run as a program that needs none of our code, and a card that says what is in it."""
+"""A run as a program that needs none of our code."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet.config import config_to_dict
 from resnet.errors import InputError, check_choice
 from resnet.interop import onnx
+from resnet.interop.card import CARD, model_card
 from resnet.run import Run
-from resnet.training.member import RESULT
 from resnet.training.steps import predict
 from resnet.weights.files import replacing
 
-CARD, CLASSES = "MODEL_CARD.md", "classes.txt"
+CLASSES = "classes.txt"
 # One program serves all three; ours is traced for the backend at hand, which the others can run too.
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -46,9 +44,18 @@ def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str
         temporary.mkdir()
         program, about = FORMATS[format].make(run)
         (temporary / FORMATS[format].file).write_bytes(program)
-        (temporary / CARD).write_text(model_card(run, format, licence))
+        (temporary / CARD).write_text(_card(run, format, licence))
         (temporary / CLASSES).write_text("".join(f"{name}\n" for name in run.task.class_names))
     return {"folder": str(folder), "format": format, "bytes": len(program), **about, "step": run.step}
+
+
+def _card(run: Run, format: str, licence: str) -> str:
+    height, width, channels = run.task.image_shape
+    call = (
+        f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, any n, "
+        f"normalises them, and gives logits, one a line of `{CLASSES}`:"
+    )
+    return model_card(run, call, FORMATS[format].usage, licence)
 
 
 def _stablehlo(run: Run) -> tuple[bytes, dict[str, Any]]:
@@ -87,40 +94,3 @@ session = onnxruntime.InferenceSession("model.onnx")
 (logits,) = session.run(["{onnx.OUTPUT}"], {{"{onnx.INPUT}": images}})""",
     ),
 }
-
-
-def model_card(run: Run, format: str, licence: str = "") -> str:
-    """What a stranger must know of the weights, and how to call the program."""
-    config, task = config_to_dict(run.config), run.task
-    height, width, channels = task.image_shape
-    path = run.workdir / RESULT
-    result = json.loads(path.read_text()) if path.is_file() else {}
-    wanted = ("split", "top1", "top5", "mae", "loss", "n")
-    metrics = {name: result[name] for name in wanted if name in result and result.get("step") == run.step}
-    weights = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
-    lines = [
-        "# Model card",
-        "",
-        f"- Net: {run.config.model.family} family, {weights:,} parameters, weights of step {run.step}",
-        f"- Task: {task.kind} of images of {width}x{height} pixels, {channels} channels, "
-        + (f"{len(task.class_names)} classes ({CLASSES})" if task.class_names else f"in {task.unit}"),
-        f"- Trained on: {run.config.data.name}",
-        f"- Metrics: {json.dumps(metrics) if metrics else 'none recorded for this step'}",
-        f"- Licence: {licence or 'not stated; set it before passing the weights on'}",
-        "",
-        f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, "
-        "any n, and gives logits:",
-        "",
-        "```python",
-        FORMATS[format].usage,
-        "```",
-        "",
-        "The config that it was trained with:",
-        "",
-        "```json",
-        json.dumps(
-            {name: config[name] for name in ("data", "model", "optimizer", "schedule", "train")}, indent=1
-        ),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,74 @@
+"""The card beside weights that leave: what a stranger must know of them, and how to use them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from resnet.config import config_to_dict
+from resnet.run import Run
+from resnet.training import provenance
+from resnet.training.member import RESULT
+
+CARD = "MODEL_CARD.md"
+NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"
+METRICS = ("split", "top1", "top5", "mae", "loss", "n")
+OF_THE_RUN = ("checkpoint", "parallel", "cache")  # sections that do not touch the weights
+SHOWN = 20  # class names
+
+
+def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
+    """Markdown: net, task, data, metrics, origin, licence; then `call`, a sentence, with the code `usage`."""
+    task = run.task
+    height, width, channels = task.image_shape
+    weights = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+    config = {name: value for name, value in config_to_dict(run.config).items() if name not in OF_THE_RUN}
+    shown, rest = ", ".join(task.class_names[:SHOWN]), len(task.class_names) - SHOWN
+    classes = f"{len(task.class_names)} classes: {shown}" + (f" and {rest} more" if rest > 0 else "")
+    lines = [
+        "# Model card",
+        "",
+        f"- Net: {run.config.model.family} family, {weights:,} parameters, weights of step {run.step}",
+        f"- Task: {task.kind} of images of {width}x{height} pixels, {channels} channels; "
+        + (classes if task.class_names else f"answers in {task.unit}, logits times {task.target_scale}"),
+        f"- Data: {run.config.data.name}",
+        *([f"- Started from: {run.config.init_from}"] if run.config.init_from else []),
+        f"- Metrics: {_metrics(run) or 'none recorded for this step'}",
+        *_origin(run.workdir),
+        f"- Licence: {licence or NO_LICENCE}",
+        "",
+        call,
+        "",
+        "```python",
+        usage,
+        "```",
+        "",
+        "The config of the run:",
+        "",
+        "```json",
+        json.dumps(config, indent=1),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(run: Run) -> str:
+    """Those of the run's result, if it is of these weights."""
+    result = _read(run.workdir / RESULT)
+    if result.get("step") != run.step:
+        return ""
+    return ", ".join(f"{name} {result[name]}" for name in METRICS if name in result)
+
+
+def _origin(workdir: Path) -> list[str]:
+    """By which command and commit the run began; [] where that is not recorded."""
+    sessions = _read(workdir / provenance.FILE).get("sessions")
+    if not sessions:
+        return []
+    commit = (sessions[0]["git"] or {}).get("commit", "unknown")
+    return [f"- Made by: `{sessions[0]['command'] or 'Python'}`, commit {commit}"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
