@@ -182,6 +182,15 @@ def test_given_statistics_replace_the_datas_own():
     np.testing.assert_allclose(data.std, [127.5, 102, 51], rtol=1e-6)
 
 
+def test_chosen_classes_are_labelled_by_their_place():
+    every, chosen = load_dataset(DataConfig()), load_dataset(DataConfig(classes=("7", "2")))
+    assert chosen.class_names == ("7", "2") and chosen.num_outputs == 2
+    assert rows(chosen.test) == rows(every.test[np.flatnonzero(np.isin(every.test.labels, (7, 2)))])
+    sevens = every.test.images[every.test.labels == 7]
+    np.testing.assert_array_equal(chosen.test.images[chosen.test.labels == 0], sevens)
+    assert datasets.shapes_of(DataConfig(name="cifar10", classes=("cat", "dog"))) == ((32, 32, 3), 2)
+
+
 # Bad input
 
 
@@ -191,6 +200,10 @@ def test_given_statistics_replace_the_datas_own():
         ({"name": "imagenet"}, "`data.name` must be one of digits, .*; got 'imagenet'"),
         ({"shift_fill": "wrap"}, "`data.shift_fill` must be one of zero, reflect; got 'wrap'"),
         ({"normalization": "z"}, "`data.normalization` must be one of channel, .*; got 'z'"),
+        ({"classes": ("7",)}, r"`data.classes` must be two or more, each once; got \('7',\)"),
+        ({"classes": ("7", "7")}, "`data.classes` must be two or more, each once"),
+        ({"classes": ("7", "x")}, "`data.classes`: digits has no class 'x'; those of digits are 0, 1"),
+        ({"name": "digits_rotation", "classes": ("7", "2")}, "has no class '7'; it is a regression"),
         ({"validation": -0.1}, "`data.validation` must be at least 0; got -0.1"),
         ({"validation": 1.0}, "`data.validation` must be a share below 1; got 1.0"),
         ({"validation": 1e-4}, "`data.validation` must leave images on both sides; 0.0001 of 1437"),

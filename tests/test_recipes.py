@@ -32,6 +32,7 @@ def tiny_twin(name: str) -> Config:
     """The recipe on 64 synthetic images with the shallowest and narrowest net of its kind."""
     config = load_config(ROOT / "configs" / f"{name}.py")
     config.data.name, config.data.dir, config.data.image_size = "synthetic", "", 0
+    config.data.classes, config.data.mean, config.data.std = (), (), ()
     config.data.train_limit = 64
     wide, bottleneck = config.model.family == "wide", config.model.branch == "bottleneck"
     config.model.depth = 10 if wide else 11 if bottleneck else 8

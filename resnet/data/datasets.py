@@ -26,6 +26,8 @@ class DataConfig:
     fashion_mnist, cifar10, cifar100, svhn_cropped"""
     dir: str = ""
     """where the data lie: root of image_folder, or tfds's data_dir (empty: ~/tensorflow_datasets)"""
+    classes: tuple[str, ...] = ()
+    """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
     """share of the training images held out, stratified; a validation/ folder takes its place"""
     split_seed: int = 0
@@ -57,6 +59,8 @@ class DataConfig:
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         for field in ("validation", "split_seed", "train_limit", "image_size", "shift", "cutout"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise InputError(f"`data.classes` must be two or more, each once; got {self.classes!r}")
         if self.validation >= 1:
             raise InputError(f"`data.validation` must be a share below 1; got {self.validation!r}")
         if self.split_seed >= 2**32:
@@ -100,6 +104,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     config.check()
     source = DATASETS[config.name](config)
     _check_labels(source, config.name)
+    source = _chosen(source, config) if config.classes else source
     train, validation = _hold_out(source, config)
     mean, std = _statistics(train, config)
     dataset = Dataset(
@@ -119,7 +124,8 @@ def load_dataset(config: DataConfig) -> Dataset:
 def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
     """(image shape, outputs of a net) of a data set; a prepared one need not be at hand."""
     if config.name in PREPARED:
-        return PREPARED[config.name]
+        shape, classes = PREPARED[config.name]
+        return shape, len(config.classes) or classes
     dataset = load_dataset(config)
     return dataset.image_shape, dataset.num_outputs
 
@@ -136,6 +142,24 @@ def _check_labels(source: Source, name: str) -> None:
                 f"{name}: label {split.labels[outside[0]]} of {field} image {outside[0]} is out of "
                 f"range; {classes} classes have labels 0 to {classes - 1}"
             )
+
+
+def _chosen(source: Source, config: DataConfig) -> Source:
+    """The images of `config.classes` alone, their labels the places there."""
+    names = source.class_names
+    for name in config.classes:
+        if name not in names:
+            known = f"those of {config.name} are {', '.join(names[:20])}" if names else "it is a regression"
+            raise InputError(f"`data.classes`: {config.name} has no class {name!r}; {known}")
+    places = np.full(len(names), -1, np.int32)
+    places[[names.index(name) for name in config.classes]] = np.arange(len(config.classes))
+
+    def kept(split: Split) -> Split:
+        labels = places[split.labels]
+        return Split(split.images[labels >= 0], labels[labels >= 0])
+
+    validation = None if source.validation is None else kept(source.validation)
+    return Source(kept(source.train), kept(source.test), config.classes, validation)
 
 
 def _hold_out(source: Source, config: DataConfig) -> tuple[Split, Split]:
