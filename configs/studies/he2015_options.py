@@ -12,7 +12,7 @@ from resnet.studies.study import Arm, Study
 
 
 def get_study(scale: str) -> Study:
-    base, depth = {"paper": (cifar10(), 110), "small": (digits(), 32)}[scale]
+    base, depth = {"paper": (cifar10(), 110), "small": (digits(), 20)}[scale]
     options = {
         "A": {},
         "B": {"model.transition": "projection"},

@@ -14,7 +14,7 @@ SHORTCUT, HALF = "model.shortcut", {"model.shortcut": "constant_scaling", "model
 
 
 def get_study(scale: str) -> Study:
-    base, depth = {"paper": (cifar10(), 110), "small": (digits(), 32)}[scale]
+    base, depth = {"paper": (cifar10(), 110), "small": (digits(), 20)}[scale]
     changes = {"original": {}, "plain": {SHORTCUT: "none"}, "conv1x1": {SHORTCUT: "projection"}}
     changes |= {"half-x": HALF | {"model.branch_scale": 1.0}, "half-both": HALF | {"model.branch_scale": 0.5}}
     for bias in {"paper": range(0, -11, -1), "small": (0, -3, -6)}[scale]:

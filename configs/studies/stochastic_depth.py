@@ -15,7 +15,7 @@ HUANG = {"train.duration": "500 epochs", "schedule.milestones": ("50 %", "75 %")
 
 
 def get_study(scale: str) -> Study:
-    base, depth = {"paper": (replaced(cifar10(), HUANG), 110), "small": (digits(), 32)}[scale]
+    base, depth = {"paper": (replaced(cifar10(), HUANG), 110), "small": (digits(), 20)}[scale]
     arms = {"all": Arm({"model.depth": depth})}
     for rate, rule in ((0.2, "linear"), (0.5, "linear"), (0.5, "constant")):
         drop = {"model.stochastic_depth": rate, "model.stochastic_depth_rule": rule}
