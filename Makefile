@@ -26,7 +26,7 @@ study: $(VENV)/installed
 	$(VENV)/bin/python scripts/report.py --workdir=$(STUDY)
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 -m 'not slow'
+	$(VENV)/bin/python -m pytest -n 2 -rs -m 'not slow'
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -43,6 +43,6 @@ $(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(INSTALL) -r requirements.txt -r requirements-dev.txt
+$(VENV)/installed-dev: requirements-dev.txt requirements-slurm.txt $(VENV)/installed
+	$(INSTALL) -r requirements.txt -r requirements-dev.txt -r requirements-slurm.txt
 	@touch $@

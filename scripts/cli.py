@@ -5,7 +5,6 @@ the library; `run(main)` does the rest. Overrides are the arguments `--config.se
 """
 
 import json
-import logging as python_logging
 import re
 import shlex
 import sys
@@ -20,6 +19,7 @@ from absl import flags, logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from resnet.errors import InputError
+from resnet.training.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from resnet.config import Config
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 USER_ERROR = 2
 
-_LIBRARIES = re.compile(r"/(orbax|jax)/")
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
 
@@ -46,7 +45,7 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
         rest = FLAGS([script, *own])[1:]
         if rest and not takes_files:
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
-        _log_to_stderr()
+        log_to_stderr(FLAGS.verbosity if FLAGS["verbosity"].present else logging.INFO)
         result = main(overrides, rest) if takes_files else main(overrides)
     except (flags.Error, InputError) as error:
         _fail(error, USER_ERROR)
@@ -198,18 +197,6 @@ def _help(script: str, own: list[str]) -> str:
 
 def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
-
-
-def _log_to_stderr() -> None:
-    """absl's log from INFO on; libraries' only from WARNING on, for they report every internal move."""
-    logging.use_absl_handler()
-    if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(_is_for_users)
-
-
-def _is_for_users(record: python_logging.LogRecord) -> bool:
-    return record.levelno >= python_logging.WARNING or not _LIBRARIES.search(record.pathname)
 
 
 def _fail(error: Exception, code: int) -> None:

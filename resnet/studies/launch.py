@@ -1,20 +1,19 @@
-"""A study started, resumed or, as a dry run, estimated."""
+"""A study started, resumed or, as a dry run, estimated; here or on a cluster."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from resnet.studies.folder import (
-    StudyFolder,
-    open_folder,
-    order_of_work,
-    save_folder,
-    states,
-)
-from resnet.studies.runner import run_arms
+from resnet.errors import check_at_least, check_choice
+from resnet.studies.cluster import check_parameters, submit
+from resnet.studies.folder import StudyFolder, open_folder, order_of_work, save_folder, states
+from resnet.studies.runner import Piece, pieces_of_work, run_pieces
 from resnet.studies.study import Study
 from resnet.training.member import FAILURE as FAILED
+
+LAUNCHERS = ("local", "slurm")
 
 
 def launch(
@@ -24,21 +23,34 @@ def launch(
     only: tuple[str, ...] = (),
     dry_run: bool = False,
     retry: bool = False,
+    seeds_together: int | None = None,
+    launcher: str = "local",
+    slurm: Mapping[str, str] | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Starts or resumes a study; returns how many of its runs are in which state.
 
-    `only` names arms; `retry` runs failed runs again.
+    `only` names arms; `retry` runs failed runs again; `seeds_together` limits how many seeds of an arm
+    are one program. The launcher "slurm" submits an array job with the parameters `slurm` (see
+    check_parameters) and returns at once; "local" returns when all is done.
     """
+    check_choice("launcher", launcher, LAUNCHERS)
+    if seeds_together is not None:
+        check_at_least("seeds_together", seeds_together, 1)
+    parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
     folder = open_folder(study, workdir, command)
     names = list(order_of_work(folder, only))
     if dry_run:
-        return _describe(folder, names)
+        pieces = pieces_of_work(folder, only, seeds_together)
+        return _describe(folder, names) | (_describe_array(pieces) if launcher == "slurm" else {})
     save_folder(folder)
     if retry:
         for run in (run for name in names for run in folder.all_runs(name)):
             (run.workdir / FAILED).unlink(missing_ok=True)
-    return run_arms(folder, only, command)
+    pieces = pieces_of_work(folder, only, seeds_together)
+    if parameters is None:
+        return run_pieces(folder, pieces, command)
+    return states(folder) | submit(folder, pieces, parameters, command)
 
 
 def _describe(folder: StudyFolder, names: list[str]) -> dict[str, Any]:
@@ -58,6 +70,13 @@ def _describe(folder: StudyFolder, names: list[str]) -> dict[str, Any]:
     total = round(sum(seconds) / 60, 1) if len(seconds) == len(rows) else None
     matched = {name: folder.arms[name].matched for name in names if folder.arms[name].matched}
     return states(folder) | {"estimated_minutes": total, "matched": matched}
+
+
+def _describe_array(pieces: list[Piece]) -> dict[str, Any]:
+    """The jobs of the array, by index."""
+    lines = [f"{index}: {piece}" for index, piece in enumerate(pieces)]
+    logging.info("an array of %d jobs%s", len(pieces), "".join(f"\n  {line}" for line in lines))
+    return {"array": lines}
 
 
 def _minutes(seconds: float | None) -> str:

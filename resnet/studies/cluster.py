@@ -1,0 +1,157 @@
+"""A study on a Slurm cluster: one array job, each of its jobs a piece of the work.
+
+Slurm only starts and stops processes. What has been done is in the study's folder, which a job reads when
+it starts, however often that is; submitit (an extra) only submits.
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.errors import InputError
+from resnet.studies.folder import StudyFolder, load_folder
+from resnet.studies.runner import Piece, run_piece
+from resnet.training.lock import holding
+from resnet.training.logs import log_to_stderr
+from resnet.training.machine import prepare
+from resnet.training.records import write_json
+from resnet.training.signals import RunStopped
+
+FOLDER = "slurm"  # in the study's: logs, what submitit writes, and the jobs that were submitted
+JOBS = "jobs.json"
+
+_NUMBERS = ("time", "cpus_per_task", "gpus_per_node", "array_parallelism")
+_WORDS = ("partition", "mem", "account", "qos", "constraint")
+_NOTICE = 120  # seconds between the signal that asks a job to save and the end of its time
+_LEAST_MINUTES = 5
+
+
+def check_parameters(parameters: Mapping[str, str]) -> dict[str, str | int]:
+    """Parameters of sbatch by submitit's names, `time` in minutes; InputError for what cannot work."""
+    known = (*_NUMBERS, *_WORDS)
+    checked: dict[str, str | int] = {"time": 60}
+    for name, value in parameters.items():
+        if name not in known:
+            raise InputError(f"--slurm knows {', '.join(known)}; got {name!r}")
+        if name in _NUMBERS and not value.isdecimal():
+            raise InputError(f"--slurm={name}=… must be a whole number; got {value!r}")
+        checked[name] = int(value) if name in _NUMBERS else value
+    if int(checked["time"]) < _LEAST_MINUTES:
+        raise InputError(f"--slurm=time=… must be at least {_LEAST_MINUTES} minutes, the last {_NOTICE} s "
+                         f"of which are for saving; got {checked['time']}")  # fmt: skip
+    return checked
+
+
+def submit(
+    folder: StudyFolder, pieces: list[Piece], parameters: dict[str, str | int], command: str
+) -> dict[str, Any]:
+    """Submits the pieces that no job is waiting for or at, as one array, and returns at once."""
+    executor = _executor(folder, parameters)
+    # Of two that submit at once, one is refused.
+    with holding(folder.workdir / FOLDER):
+        queue = _queue()
+        queued = {job: piece for job, piece in _jobs(folder.workdir).items() if job in queue}
+        for job, piece in queued.items():
+            logging.info("job %s is in the queue already: %s", job, piece)
+        pieces = _not_in(queued, pieces)
+        submitted = _submit(executor, folder.workdir, pieces, command) if pieces else {}
+        jobs = {job: dataclasses.asdict(piece) for job, piece in (queued | submitted).items()}
+        write_json(folder.workdir / FOLDER / JOBS, jobs)
+    return {"submitted": list(submitted), "queued_before": list(queued)}
+
+
+def _submit(executor: Any, workdir: Path, pieces: list[Piece], command: str) -> dict[str, Piece]:
+    """The array's jobs by their ids, such as "12_0"."""
+    n = len(pieces)
+    try:
+        jobs = executor.map_array(run_job, [str(workdir.absolute())] * n, pieces, [command] * n)
+    except Exception as error:  # submitit's have no base of their own
+        raise InputError(f"sbatch refused the jobs: {error}") from None
+    for job, piece in zip(jobs, pieces, strict=True):
+        logging.info("job %s: %s", job.job_id, piece)
+    return dict(zip((job.job_id for job in jobs), pieces, strict=True))
+
+
+def _executor(folder: StudyFolder, parameters: dict[str, str | int]) -> Any:
+    """What submits; InputError where there is no submitit or no Slurm."""
+    try:
+        import submitit
+    except ImportError:
+        raise InputError("--launcher=slurm needs submitit: pip install -r requirements-slurm.txt") from None
+    try:
+        executor = submitit.SlurmExecutor(folder.workdir.absolute() / FOLDER)
+    except RuntimeError:
+        raise InputError("--launcher=slurm needs Slurm, and there is no `srun` on this machine") from None
+    # Slurm hands a job's processors to its step only where the step asks for them again.
+    step = [f"--cpus-per-task={parameters['cpus_per_task']}"] if "cpus_per_task" in parameters else []
+    paths = f'export PYTHONPATH={shlex.quote(str(Path(__file__).parents[2]))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    executor.update_parameters(
+        **parameters,
+        job_name="study",
+        setup=[paths],
+        srun_args=step,
+        additional_parameters={"signal": f"TERM@{_NOTICE}", "requeue": True},
+    )
+    return executor
+
+
+def _jobs(workdir: Path) -> dict[str, Piece]:
+    """The jobs of the last submissions, whatever became of them."""
+    path = workdir / FOLDER / JOBS
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return {job: Piece(piece["arm"], tuple(map(tuple, piece["groups"]))) for job, piece in known.items()}
+
+
+def _queue() -> set[str]:
+    """Jobs of this user that wait or run, such as "12_0"."""
+    asked = subprocess.run(
+        ["squeue", "--me", "--array", "--noheader", "--format=%i"], capture_output=True, text=True
+    )
+    if asked.returncode:
+        raise InputError(f"squeue fails: {asked.stderr}")
+    return set(asked.stdout.split())
+
+
+def _not_in(queued: dict[str, Piece], pieces: list[Piece]) -> list[Piece]:
+    """The pieces without the seeds that a job is there for."""
+    taken = {(p.arm, seed) for p in queued.values() for group in p.groups for seed in group}
+    left = []
+    for piece in pieces:
+        groups = (tuple(s for s in group if (piece.arm, s) not in taken) for group in piece.groups)
+        if groups := tuple(group for group in groups if group):
+            left.append(Piece(piece.arm, groups))
+    return left
+
+
+def run_job(workdir: str, piece: Piece, command: str) -> None:
+    """What a job runs, and runs again after each interruption: its piece, from where the folder stands."""
+    log_to_stderr()
+    folder = load_folder(workdir)
+    prepare(folder.arms[piece.arm].config)
+    try:
+        run_piece(folder, piece, command)
+    except RunStopped:
+        _requeue_if_running()
+        raise
+
+
+def _requeue_if_running() -> None:
+    """Puts this job back into the queue, if Slurm takes it to be running still.
+
+    Then the signal was a notice, of preemption or of the end of the job's time; a job that was cancelled
+    or requeued by others has another state by then.
+    """
+    array, index = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    job = f"{array}_{index}" if array else os.environ["SLURM_JOB_ID"]
+    asked = ["squeue", f"--jobs={job}", "--noheader", "--format=%T"]
+    state = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    if state == "RUNNING":
+        logging.info("job %s goes back into the queue", job)
+        subprocess.run(["scontrol", "requeue", job], check=True)

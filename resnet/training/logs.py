@@ -1,0 +1,19 @@
+"""What a process tells its user while it works."""
+
+import logging as python_logging
+import re
+
+from absl import logging
+
+_LIBRARIES = re.compile(r"/(orbax|jax)/")
+
+
+def log_to_stderr(verbosity: int = logging.INFO) -> None:
+    """absl's log from `verbosity` on; libraries' from WARNING on, for they report every internal move."""
+    logging.use_absl_handler()
+    logging.set_verbosity(verbosity)
+    logging.get_absl_handler().addFilter(_is_for_users)
+
+
+def _is_for_users(record: python_logging.LogRecord) -> bool:
+    return record.levelno >= python_logging.WARNING or not _LIBRARIES.search(record.pathname)

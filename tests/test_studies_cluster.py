@@ -1,0 +1,115 @@
+"""A study on a real Slurm: preempted, requeued, finished, and equal to the study run here."""
+
+import subprocess
+import sys
+
+import pytest
+
+from resnet.config import replaced
+from resnet.errors import InputError
+from resnet.studies import runner
+from resnet.studies.cluster import check_parameters
+from resnet.studies.folder import load_folder, open_folder
+from resnet.studies.launch import launch
+from resnet.studies.runner import Piece, pieces_of_work
+from resnet.training.lock import WorkdirHeld
+from tests.studies_cases import tiny_config, tiny_study
+from tests.studies_slurm import missing, slurm, slurm_says, wait_until
+
+
+def test_a_study_is_cut_into_pieces_that_need_not_wait_for_each_other(tmp_path):
+    folder = open_folder(tiny_study(seeds=(0, 1, 2)), tmp_path, "")
+    assert pieces_of_work(folder, ("none",)) == [Piece("none", ((0, 1, 2),))]
+    both = [Piece(name, (seeds,)) for name in ("identity", "none") for seeds in ((0, 1), (2,))]
+    assert pieces_of_work(folder, seeds_together=2) == both
+    grid = open_folder(tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 0.05)), tmp_path, "")
+    assert pieces_of_work(grid, ("none",), 2) == [Piece("none", ((0, 1), (2,)))]
+    finished = tmp_path / "none" / "seed2"
+    finished.mkdir(parents=True)
+    (finished / "result.json").write_text("{}")
+    assert pieces_of_work(folder, ("none",), 2) == [Piece("none", ((0, 1),))]
+
+
+def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, monkeypatch):
+    def train_seeds(config, workdirs, command):
+        if config.model.shortcut == "identity":
+            raise WorkdirHeld("in use by process 1")
+        return {seed: {"failed": "tried"} for seed in workdirs}
+
+    monkeypatch.setattr(runner, "train_seeds", train_seeds)
+    assert launch(tiny_study(), tmp_path)["not started"] == 4
+
+
+def test_parameters_of_jobs_are_checked_before_anything_is_submitted():
+    assert check_parameters({"partition": "gpu", "gpus_per_node": "1"}) == {
+        "time": 60,
+        "partition": "gpu",
+        "gpus_per_node": 1,
+    }
+    for wrong, message in (
+        ({"gpu": "1"}, "--slurm knows time, cpus_per_task"),
+        ({"time": "1:00:00"}, "--slurm=time=… must be a whole number; got '1:00:00'"),
+        ({"time": "2"}, "must be at least 5 minutes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_parameters(wrong)
+
+
+def test_without_submitit_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match="needs submitit: pip install -r requirements-slurm.txt"):
+        launch(tiny_study(), tmp_path, launcher="slurm")
+
+
+def test_a_dry_run_shows_the_array(tmp_path):
+    counts = launch(tiny_study(), tmp_path / "s", launcher="slurm", dry_run=True, seeds_together=1)
+    assert counts["array"][:2] == ["0: identity: seeds 0", "1: identity: seeds 1"]
+    assert len(counts["array"]) == 4 and not (tmp_path / "s").exists()
+
+
+def results(workdir):
+    """What came out of every run, but where and how fast."""
+    folder, others = load_folder(workdir), ("seconds", "images_per_second", "workdir")
+    runs = [run for name in folder.arms for run in folder.runs(name)]
+    kept = [{key: value for key, value in run.result.items() if key not in others} for run in runs]
+    return {(run.arm, run.seed): result for run, result in zip(runs, kept, strict=True)}
+
+
+def says(workdir, text):
+    """Whether the jobs have logged it, and how often."""
+    return sum(path.read_text().count(text) for path in (workdir / "slurm").glob("*.err"))
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing() or "there is Slurm")
+def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
+    pytest.importorskip("submitit", reason="submitit is not installed (requirements-slurm.txt)")
+    changes = {
+        "train.duration": "1000 steps",
+        "train.log_every": "200 steps",
+        "train.evaluate_every": "500 steps",
+        "checkpoint.every": "250 steps",
+        "parallel.host_devices": 2,  # as many as the tests' own process has
+    }
+    study = tiny_study(base=replaced(tiny_config(), changes))
+    there, here = tmp_path / "there", tmp_path / "here"
+    options = {"launcher": "slurm", "slurm": {"partition": "main", "time": "10"}}
+    (tmp_path / "cluster").mkdir()
+    with slurm(tmp_path / "cluster"):
+        jobs = launch(study, there, **options)["submitted"]
+        assert jobs == ["1_0", "1_1"]
+        again = launch(study, there, **options)
+        assert again["submitted"] == [] and again["queued_before"] == jobs
+        wait_until(lambda: says(there, "of 1000, epoch"), 60)
+        # One is sent away by a more urgent job; it saves, and asks to come back.
+        urgent = ["sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=exit"]
+        subprocess.run(urgent, check=True, capture_output=True)
+        wait_until(lambda: says(there, "goes back into the queue"), 30)
+        # Slurm would make it wait for two minutes.
+        wait_until(lambda: slurm_says("squeue", "--noheader", "--format=%r") == "BeginTime", 60)
+        for job in jobs:
+            slurm_says("scontrol", "update", f"jobid={job}", "StartTime=now")
+        launch(study, here)
+        wait_until(lambda: not slurm_says("squeue", "--noheader"), 60)
+        assert launch(study, there, **options)["submitted"] == []
+    assert says(there, "resuming at step") == 1
+    assert results(there) == results(here) and all(results(here).values())
