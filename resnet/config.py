@@ -172,10 +172,25 @@ def config_hash(config: Config) -> str:
 
 def field_help(config: Config) -> list[tuple[str, str, str, str]]:
     """(dotted field, type, value in `config`, meaning) of every field."""
-    meanings = _meanings(Config, "")
+    found = meanings(Config)
     return [
-        (name, type_name(kind), repr(value), meanings.get(name, "")) for name, kind, value in _fields(config)
+        (name, type_name(kind), repr(value), found.get(name, "")) for name, kind, value in _fields(config)
     ]
+
+
+def meanings(kind: Any, prefix: str = "") -> dict[str, str]:
+    """First paragraph of the string that follows each field in the source, on one line."""
+    # Imported here, because only --help needs it.
+    import docstring_parser
+
+    hints, found = typing.get_type_hints(kind), {}
+    for param in docstring_parser.parse_from_object(kind).params:
+        text = (param.description or "").split("\n\n")[0]
+        found[prefix + param.arg_name] = " ".join(text.split())
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint):
+            found |= meanings(hint, f"{prefix}{name}.")
+    return found
 
 
 def closest(name: str, names: Iterable[str]) -> str:
@@ -244,18 +259,3 @@ def _from_dict(kind: Any, values: dict[str, Any], prefix: str) -> Any:
 def _tuples(value: Any) -> Any:
     """JSON's lists as tuples, at any depth."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _meanings(kind: Any, prefix: str) -> dict[str, str]:
-    """First paragraph of the string that follows each field in the source, on one line."""
-    # Imported here, because only --help needs it.
-    import docstring_parser
-
-    hints, meanings = typing.get_type_hints(kind), {}
-    for param in docstring_parser.parse_from_object(kind).params:
-        text = (param.description or "").split("\n\n")[0]
-        meanings[prefix + param.arg_name] = " ".join(text.split())
-    for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
-            meanings |= _meanings(hint, f"{prefix}{name}.")
-    return meanings

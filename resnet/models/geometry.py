@@ -71,8 +71,13 @@ BRANCHES = {
 }
 
 
-# Widths of the stages, before ModelConfig.width.
-FAMILIES = {"cifar": (16, 32, 64), "wide": (16, 32, 64), "imagenet": (64, 128, 256, 512)}
+# Widths of the stages, before ModelConfig.width. A chain has equal blocks only: what theory is about.
+FAMILIES = {
+    "cifar": (16, 32, 64),
+    "wide": (16, 32, 64),
+    "imagenet": (64, 128, 256, 512),
+    "chain": (16,),
+}
 
 # Blocks of each stage by branch and depth: He 2015 Table 1; 200: He 2016; 270 and up: ResNet-RS
 # (Bello 2021, Table 11); 26: the two-blocks-a-stage bottleneck of timm.

@@ -18,7 +18,8 @@ class ModelConfig:
 
     # The net from far away.
     family: str = "cifar"
-    """depth rule and widths: cifar (6n+2 or 9n+2; 16-32-64), wide (6n+4), imagenet (18 ... 420)"""
+    """depth rule and widths: cifar (6n+2 or 9n+2; 16-32-64), wide (6n+4), imagenet (18 ... 420), chain
+    (equal blocks: 2n+2 or 3n+2; 16)"""
     depth: int = 20
     """number of layers with weights, by the family's rule; ignored where `blocks` is given"""
     blocks: tuple[int, ...] = ()

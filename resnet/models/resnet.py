@@ -39,6 +39,9 @@ class Block(nn.Module):
         f = branch.finish(start, branch_key)
         if config.stochastic_depth:
             f = survive(f, own["survival"].astype(f.dtype), survival_key)
+        # For those who take a net apart (chain.py): F(x) can be read, and another put in its place.
+        self.sow("intermediates", "branch", f)
+        f = own.get("branch", f)
         path = ShortcutPath(config, spec, train, self.axis_name, name="shortcut")
         shared = shares_start(config, spec, ORDERS[config.order].preactivation)
         return branch.after_sum(path(start if shared else x, f, shortcut_key))

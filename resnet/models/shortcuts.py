@@ -105,7 +105,9 @@ def gate_convolution(config: "ModelConfig", block: BlockSpec) -> tuple[Convoluti
 def gate(path: ShortcutPath, inputs: Array) -> Array:
     """g = sigmoid(W x + c), for each pixel and channel."""
     (spec,) = gate_convolution(path.config, path.block)
-    return jax.nn.sigmoid(path.layer(spec, inputs, path.config.gate_bias, path.config.gate_init))
+    g = jax.nn.sigmoid(path.layer(spec, inputs, path.config.gate_bias, path.config.gate_init))
+    path.sow("intermediates", "opening", g)
+    return g
 
 
 def exclusive_gating(path, x, branch, inputs, key):
@@ -135,6 +137,7 @@ def highway(path, x, branch, inputs, key):
     first, second = highway_convolutions(path.config, path.block)
     hidden = jax.nn.relu(path.layer(first, inputs, init=path.config.gate_init))
     t = jax.nn.sigmoid(path.layer(second, hidden, path.config.gate_bias, path.config.gate_init))
+    path.sow("intermediates", "opening", t)
     return t * branch + (1 - t) * x
 
 
@@ -195,7 +198,8 @@ SHORTCUTS = {
 
 
 # Arrays that differ between blocks of one shape, so that scanned blocks can be given their own:
-# `key` (training draws), `survival` (stochastic depth), `input_scale`; each only where it is used.
+# `key` (training draws), `survival` (stochastic depth), `input_scale`, `branch` (instead of F(x)); each
+# only where it is used.
 BlockArrays = dict[str, Array]
 
 

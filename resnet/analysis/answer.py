@@ -1,0 +1,117 @@
+"""The common form of answers: tables in Markdown, a picture, and a JSON file that says where it is from."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from resnet.analysis.subject import Subject
+from resnet.config import config_to_dict
+from resnet.training.provenance import devices, git_state, versions
+from resnet.training.records import plain, replacing, write_json
+
+Row = dict[str, Any]
+
+
+@runtime_checkable
+class Answer(Protocol):
+    """A dataclass of what was measured, numbers and arrays: its fields are what the JSON file holds."""
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Rows by title."""
+        ...
+
+    def plot(self) -> Any:
+        """A matplotlib Figure: labelled axes with units; colours of analysis/pictures.py."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """`ask(subject, options)` gives the answer. `Options`: a dataclass, each field with its meaning below it.
+
+    The docstring of the module in which `ask` lies is the definition, and its "Source:" line the source.
+    """
+
+    ask: Callable[[Subject, Any], Answer]
+    Options: type
+
+    @property
+    def definition(self) -> str:
+        return self._docstring().partition("Source: ")[0].strip()
+
+    @property
+    def source(self) -> str:
+        return " ".join(self._docstring().partition("Source: ")[2].split())
+
+    def _docstring(self) -> str:
+        return sys.modules[self.ask.__module__].__doc__ or ""
+
+
+def markdown(answer: Answer) -> str:
+    """The tables, each under its title."""
+    import tabulate
+
+    return "\n\n".join(
+        f"{title}\n\n" + tabulate.tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g")
+        for title, rows in answer.tables().items()
+    )
+
+
+def write(name: str, question: Question, subject: Subject, options: Any, answer: Answer, folder: Path,
+          command: str) -> list[Path]:  # fmt: skip
+    """Writes NAME.json, NAME.md and NAME.png into `folder`; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("json", "md", "png")]
+    origin = {
+        "command": command,
+        "git": git_state(Path(__file__).parents[2]),
+        "versions": versions(),
+        "machine": devices(),
+    }
+    about = {
+        "question": name,
+        "definition": question.definition,
+        "source": question.source,
+        "subject": {
+            "name": subject.name,
+            "step": subject.step,
+            "data": subject.data,
+            "images": len(subject.images),
+            "config": config_to_dict(subject.config),
+        },
+        "options": dataclasses.asdict(options),
+    }
+    assert dataclasses.is_dataclass(answer) and not isinstance(answer, type)
+    write_json(paths[0], about | origin | {"answer": _jsonable(dataclasses.asdict(answer))})
+    when = "at its start" if subject.step is None else f"at step {subject.step}"
+    commit = (origin["git"] or {}).get("commit", "unknown")
+    heading = (
+        f"# {name}: {subject.name}, {when}\n\n{question.definition}\n\nSource: {question.source}\n\n"
+        f"{len(subject.images)} images ({subject.data}).\n`{command}`, commit {commit}.\n\n"
+        f"![{name}]({name}.png)"
+    )
+    with replacing(paths[1]) as temporary:
+        temporary.write_text(f"{heading}\n\n{markdown(answer)}\n")
+    with replacing(paths[2]) as temporary:
+        answer.plot().savefig(temporary, format="png")
+    return paths
+
+
+def _jsonable(value: Any) -> Any:
+    """Arrays as lists, whatever they are in."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def headline(answer: Answer) -> Any:
+    """The first rows of the first table, as JSON has them: what a script prints last."""
+    rows = next(iter(answer.tables().values()))
+    return json.loads(json.dumps(plain(_jsonable(rows[:10])), default=str))

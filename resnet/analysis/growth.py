@@ -1,0 +1,58 @@
+"""Growth per block, exponential or polynomial, from the increments of a logarithm.
+
+A line through the logarithm itself would be fitted to a random walk: its residuals are no sample of
+anything, and its interval far too narrow. The increments of equal blocks are nearly independent.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import scipy.special
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval (Student's t) over `n` increments."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies in the interval."""
+        return self.low <= value <= self.high
+
+
+def growth_per_block(increments: np.ndarray) -> Estimate | None:
+    """The factor exp(mean increment); None below two finite increments."""
+    finite = increments[np.isfinite(increments)]
+    if len(finite) < 2:
+        return None
+    mean, half = finite.mean(), _half_width(finite.std(ddof=1) / math.sqrt(len(finite)), len(finite) - 1)
+    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(finite))
+
+
+def power_of_depth(increments: np.ndarray, blocks: np.ndarray) -> Estimate | None:
+    """The exponent p of growth as l^p, l = 1, 2, …: increments on log((l + 1) / l), without intercept.
+
+    The first quarter is left out: there the scale at which the blocks begin still tells.
+    """
+    kept = np.isfinite(increments) & (blocks > blocks.max() / 4)
+    y, x = increments[kept], np.log1p(1 / blocks[kept])
+    if len(y) < 2:
+        return None
+    slope = (x * y).sum() / (x * x).sum()
+    error = math.sqrt(((y - slope * x) ** 2).sum() / (len(y) - 1) / (x * x).sum())
+    half = _half_width(error, len(y) - 1)
+    return Estimate(float(slope), float(slope - half), float(slope + half), len(y))
+
+
+def _half_width(error: float, freedom: int) -> float:
+    return float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error

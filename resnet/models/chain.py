@@ -1,0 +1,144 @@
+"""A net taken apart: the chain of pure functions stem, blocks, head.
+
+Parts that are equal but for the values of their variables share one compiled program, so that a
+thousand layers take no longer to compile than ten.
+"""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float
+
+from resnet.errors import InputError
+from resnet.models.geometry import BlockSpec, block_specs
+from resnet.models.resnet import Block, Head
+from resnet.models.shortcuts import BlockArrays, block_arrays
+from resnet.models.stems import Stem
+
+if TYPE_CHECKING:
+    from resnet.models.grammar import ModelConfig
+
+STATISTICS = ("batch", "running")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A link of the chain: the pure function x -> part(x), with its variables at hand.
+
+    Its methods are compiled, and can be differentiated by JAX in every way.
+    """
+
+    name: str
+    """As in the paths of parameters: stem, stage1/block1 …, head."""
+    module: Any
+    train: bool
+    """Whether batch norms use the statistics of the batch."""
+    variables: dict[str, Any]
+    """{"params", "batch_stats"} of this part alone."""
+    own: BlockArrays | None = None
+    """What a block has beside its variables; None for stem and head."""
+    keeps_shape: bool = False
+
+    def __call__(self, x: Array) -> Array:
+        return self.apply(self.variables, x)
+
+    def apply(self, variables: dict[str, Any], x: Array) -> Array:
+        """The part with other variables."""
+        return _output(self.module, self.train, variables, self.own, x)
+
+    def open(self, x: Array) -> tuple[Array, dict[str, Array]]:
+        """(the output, what the block shows by name: `branch` is F(x), `shortcut/opening` that of a gate)."""
+        return _open(self.module, self.train, self.variables, self.own, x)
+
+    def responses(self, x: Array) -> dict[str, Array]:
+        """Output of every layer in the part, by path ("conv1", "norm1", "shortcut/norm", …)."""
+        return _responses(self.module, self.train, self.variables, self.own, x)
+
+    def branch(self, x: Array) -> Array:
+        """F(x) of a block."""
+        return self.open(x)[1]["branch"]
+
+    def join(self, x: Array, branch: Array) -> Array:
+        """The block's output if its branch gave `branch`; zeros delete the branch."""
+        return _output(self.module, self.train, self.variables, {**(self.own or {}), "branch": branch}, x)
+
+    def pull(self, x: Array, gradient: Array) -> Array:
+        """The gradient at the output brought to the input x."""
+        return _pull(self.module, self.train, self.variables, self.own, x, gradient)
+
+
+def parts(
+    config: "ModelConfig", num_outputs: int, variables: dict[str, Any], statistics: str = "running"
+) -> list[Part]:
+    """Stem, blocks and head of a net. Their composition is the net, without the noise of training.
+
+    `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones.
+    """
+    train = statistics == "batch"
+    if train and config.bn_fixed:
+        raise InputError("`model.bn_fixed` tells norms apart by their paths, which a block on its own does "
+                         "not have; ask for statistics=running")  # fmt: skip
+    make = functools.partial(_part, train=train, variables=variables)
+    blocks = [
+        make(
+            spec.name,
+            Block(config, _kind(spec), parent=None),
+            own=block_arrays(config, spec, key=None),
+            keeps_shape=not spec.changes_shape,
+        )
+        for spec in block_specs(config)
+    ]
+    stem, head = Stem(config, parent=None), Head(config, num_outputs, parent=None)
+    return [make("stem", stem), *blocks, make("head", head)]
+
+
+def _kind(spec: BlockSpec) -> BlockSpec:
+    """The block without its place, of which only being the first decides what is computed."""
+    return dataclasses.replace(spec, stage=0, block=0, index=min(spec.index, 1))
+
+
+def _part(name: str, module: Any, *, train: bool, variables: dict[str, Any], **block: Any) -> Part:
+    mine = {}
+    for collection, tree in variables.items():
+        for key in name.split("/"):
+            tree = tree.get(key, {})
+        mine[collection] = tree
+    return Part(name, module, train, mine, **block)
+
+
+def _apply(module: Any, train: bool, variables: Any, own: Any, x: Array, **options: Any) -> Any:
+    """(output, what was sown) of a part."""
+    arguments = {Block: {"own": own}, Head: {"key": None}}.get(type(module), {})
+    mutable = ["batch_stats", "intermediates"]
+    y, state = module.apply(variables, x, **arguments, train=train, mutable=mutable, **options)
+    sown: dict[str, Any] = flatten_dict(state.get("intermediates", {}), sep="/")
+    return y[0] if isinstance(module, Head) else y, {path: values[0] for path, values in sown.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _output(module, train, variables, own, x: Array) -> Array:
+    return _apply(module, train, variables, own, x)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _open(module, train, variables, own, x: Array) -> tuple[Array, dict[str, Array]]:
+    return _apply(module, train, variables, own, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _responses(module, train, variables, own, x: Array) -> dict[str, Array]:
+    sown = _apply(module, train, variables, own, x, capture_intermediates=_is_layer)[1]
+    return {path.removesuffix("/__call__"): y for path, y in sown.items() if path.endswith("/__call__")}
+
+
+def _is_layer(module: nn.Module, method: str) -> bool:
+    return method == "__call__" and module.name is not None and module.name != "shortcut"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pull(module, train, variables, own, x: Float[Array, "..."], gradient: Array) -> Array:
+    return jax.vjp(lambda x: _apply(module, train, variables, own, x)[0], x)[1](gradient)[0]

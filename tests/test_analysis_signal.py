@@ -1,0 +1,84 @@
+"""The signal question: growth with intervals, depth scans, and what a script writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from resnet.analysis import signal
+from resnet.analysis.answer import markdown, write
+from resnet.analysis.growth import growth_per_block, power_of_depth
+from resnet.analysis.questions import QUESTIONS
+from resnet.analysis.subject import at_depth, of_config
+from resnet.config import Config
+from resnet.errors import InputError
+
+
+def tiny(**fields):
+    config = Config()
+    config.model.family, config.model.blocks, config.model.width = "chain", (3,), 0.25
+    for name, value in fields.items():
+        setattr(config.model, name, value)
+    return config
+
+
+def test_growth_has_an_interval_that_holds_the_truth():
+    rng = np.random.default_rng(0)
+    covered = sum(
+        growth_per_block(rng.normal(np.log(1.4), 0.2, 20)).holds(1.4) for _ in range(1000)
+    )  # fmt: skip
+    assert 930 <= covered <= 970
+    assert growth_per_block(np.array([0.1, np.nan])) is None
+    assert growth_per_block(np.array([0.1, 0.3, np.nan])).n == 2
+
+
+def test_polynomial_growth_is_told_from_exponential():
+    blocks = np.arange(1, 101)
+    found = power_of_depth(1.5 * np.log1p(1 / blocks), blocks)
+    np.testing.assert_allclose([found.value, found.low, found.high], 1.5, rtol=1e-6)
+    assert power_of_depth(np.full(100, 0.3), blocks).value > 10
+
+
+def test_depths_are_rounded_to_whole_blocks():
+    assert at_depth(tiny(), 100) == {"model.blocks": (49,)}
+    assert at_depth(Config(), 55) == {"model.blocks": (9, 9, 9)}
+    assert at_depth(Config(), 1) == {"model.blocks": (1, 1, 1)}
+
+
+def test_a_scan_over_depths_and_seeds():
+    subject = of_config("tiny", tiny(shortcut="none"), images=4)
+    answer = signal.ask(subject, signal.Options(depths=(4, 10), seeds=2))
+    assert [(net.layers, len(net.flow.blocks)) for net in answer.nets] == [(4, 1), (10, 4)]
+    assert answer.nets[1].gradient.n == 8
+    assert "| 10 |" in markdown(answer).replace("  ", "")
+
+
+def test_real_images_start_with_the_gradient_of_the_loss():
+    subject = of_config("tiny", tiny(zero_head=True), data="train", images=4)
+    assert np.isnan(signal.measure(subject).gradient).all()
+    assert subject.images.shape == (4, 8, 8, 1)
+
+
+def test_an_answer_is_three_files(tmp_path):
+    subject = of_config("tiny", tiny(), images=4)
+    question, options = QUESTIONS["signal"], signal.Options()
+    paths = write("signal", question, subject, options, question.ask(subject, options), tmp_path, "as typed")
+    assert [path.name for path in paths] == ["signal.json", "signal.md", "signal.png"]
+    saved = json.loads(paths[0].read_text())
+    assert saved["command"] == "as typed" and saved["options"]["seeds"] == 1
+    assert "Root mean squares" in saved["definition"] and "He 2016" in saved["source"]
+    assert len(saved["answer"]["nets"][0]["flow"]["gradient"]) == 4
+    assert "stage1/block3" in paths[1].read_text() and paths[2].stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_question_has_a_definition_and_a_source(name):
+    assert len(QUESTIONS[name].definition) > 100 and "20" in QUESTIONS[name].source
+
+
+def test_what_cannot_be_asked():
+    with pytest.raises(InputError, match="`--data` must be one of noise, train, validation, test"):
+        of_config("tiny", tiny(), data="nosie")
+    subject = of_config("tiny", tiny(), images=4)
+    with pytest.raises(InputError, match="`--statistics` must be one of batch, running"):
+        signal.ask(subject, signal.Options(statistics="none"))

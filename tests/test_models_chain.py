@@ -1,0 +1,131 @@
+"""A net taken apart is the net; what flows through parts with known gains grows by them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.errors import InputError
+from resnet.models.chain import parts
+from resnet.models.flow import flow, noise_like
+from resnet.models.grammar import ModelConfig
+from tests.models_cases import NUM_OUTPUTS, images, net, start
+
+CASES = {
+    "postactivation": net(),
+    "preactivation": net(order="preactivation", transition="projection"),
+    "highway": net(shortcut="highway"),
+    "normalizer_free": net(shortcut="normalizer_free", order="preactivation"),
+    "fixup": net(shortcut="fixup"),
+    "stochastic depth": net(stochastic_depth=0.5),
+}
+LINEAR = {
+    "family": "chain", "blocks": (6,), "norm": "none", "activation": "identity", "padding": "circular",
+    "kernel_init": "delta_orthogonal", "after_sum": "identity",
+}  # fmt: skip
+
+
+def chain_of(config, statistics="running"):
+    return parts(config, NUM_OUTPUTS, start(config)[1], statistics)
+
+
+def through(chain, x):
+    return functools.reduce(lambda x, part: part(x), chain, x)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_chain_is_the_net(name):
+    config = CASES[name]
+    model, variables = start(config)
+    logits, features = model.apply(variables, images(), train=False)
+    chain = chain_of(config)
+    np.testing.assert_allclose(through(chain, images()), logits, rtol=1e-4, atol=1e-5)
+    assert [part.name for part in chain] == [*list(features)[:-1], "head"]
+
+
+def test_the_chain_uses_batch_statistics():
+    config = net(order="preactivation")
+    model, variables = start(config)
+    (logits, _), _ = model.apply(variables, images(), train=True, mutable=["batch_stats"])
+    found = through(chain_of(config, "batch"), images())
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found, through(chain_of(config), images()), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_come_apart_into_branch_and_shortcut(name):
+    chain = chain_of(CASES[name])
+    x = chain[0](images())
+    for block in chain[1:-1]:
+        y, inside = block.open(x)
+        np.testing.assert_allclose(block.join(x, inside["branch"]), y, rtol=1e-5, atol=1e-6)
+        x = y
+
+
+def test_an_identity_block_without_its_branch_returns_its_input():
+    block = chain_of(net(order="preactivation", blocks=(2, 1)))[2]
+    x = images(4, 8, 8, 4)
+    assert (block.join(x, jnp.zeros_like(x)) == x).all()
+    assert (jax.grad(lambda x: (block.join(x, jnp.zeros_like(x)) * 3).sum())(x) == 3).all()
+
+
+def test_equal_blocks_share_a_program():
+    first, *others = [part.module for part in chain_of(ModelConfig(**LINEAR))[1:-1]]
+    assert all(other == others[0] and hash(other) == hash(others[0]) for other in others)
+    assert first != others[0]
+
+
+def test_batch_norms_known_by_path_need_running_statistics():
+    config = ModelConfig(blocks=(1, 1, 1), bn_fixed="stage1")
+    with pytest.raises(InputError, match="statistics=running"):
+        parts(config, 2, {}, "batch")
+
+
+@pytest.mark.parametrize(
+    ("fields", "forward", "gradient"),
+    [
+        ({"shortcut": "none"}, 1.0, 1.0),
+        ({"shortcut": "constant_scaling", "branch_scale": 0.0}, 0.5, 0.5),
+        ({"shortcut": "constant_scaling", "branch_scale": 0.0, "shortcut_scale": 0.01}, 0.01, 0.01),
+        ({"shortcut": "rezero"}, 1.0, 1.0),
+        ({"shortcut": "none", "branch_init_scale": 3.0}, 9.0, 9.0),
+    ],
+)
+def test_flow_through_known_gains(fields, forward, gradient):
+    found = flow(chain_of(ModelConfig(**LINEAR | fields)), images(), noise_like)
+    np.testing.assert_allclose(np.exp(np.diff(found.x)), forward, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(-np.diff(found.gradient)), gradient, rtol=1e-4)
+    assert abs(found.gradient[-1]) < 1e-5 and len(found.blocks) == 6
+
+
+def test_flow_is_the_gradient_of_the_net():
+    config = net(blocks=(2, 2))
+    chain = chain_of(config, "batch")
+    weights = images(4, NUM_OUTPUTS)
+
+    def loss(x, i):
+        return (through(chain[i:], x) * weights).sum()
+
+    found = flow(chain, images(), functools.partial(jax.grad(loss), i=len(chain) - 1))
+    x = chain[0](images())
+    for i in range(1, len(chain)):
+        expected = np.sqrt(np.square(jax.grad(loss)(x, i)).mean())
+        np.testing.assert_allclose(np.exp(found.gradient[i - 1]), expected, rtol=1e-3)
+        x = chain[i](x)
+
+
+def test_what_overflows_is_masked_and_the_rest_measured():
+    config = ModelConfig(**LINEAR | {"shortcut": "none", "branch_init_scale": 1e6, "blocks": (8,)})
+    found = flow(chain_of(config), images(), noise_like)
+    alive = np.isfinite(found.x)
+    assert 2 <= alive.sum() < 9 and (alive == np.isfinite(found.gradient)).all()
+    np.testing.assert_allclose(-np.diff(found.gradient[alive]), 2 * np.log(1e6), rtol=1e-4)
+
+
+def test_cosine_between_x_and_the_branch():
+    config = ModelConfig(**LINEAR | {"kernel_init": "identity"})
+    found = flow(chain_of(config), images(), noise_like)
+    np.testing.assert_allclose(found.cosine, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(np.diff(found.x)), 2.0, rtol=1e-5)
