@@ -1,6 +1,8 @@
 """What is kept on disk, and what is read back."""
 
 import dataclasses
+import json
+import shutil
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.training import checkpoint
+from resnet.training import checkpoint, manifest
 from resnet.training.checkpoint import CheckpointConfig
 
 
@@ -81,8 +83,64 @@ def test_a_part_is_restored(workdir):
     np.testing.assert_array_equal(part["params"]["kernel"], state_at(4).params["kernel"])
 
 
-@pytest.mark.parametrize("damage", ["truncate", "no data", "no metadata"])
-def test_fallback_to_the_one_before(workdir, damage, caplog):
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "flipped": flip_a_bit,
+    "removed": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_file_is_named_and_the_one_before_taken(workdir, tmp_path_factory, damage, caplog):
+    whole = workdir / "checkpoints" / "5"
+    names = sorted(path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file())
+    matters = [name for name in names if name not in ("_CHECKPOINT_METADATA", "commit_success.txt")]
+    assert len(matters) > 5 and manifest.FILE in matters
+    for name in matters:
+        copy = tmp_path_factory.mktemp("copy") / "run"
+        shutil.copytree(workdir, copy)
+        DAMAGES[damage](copy / "checkpoints" / "5" / name)
+        caplog.clear()
+        state, _ = checkpoint.restore_latest(copy, shapes_of(state_at(0)))
+        assert state.step == 4
+        assert "5 is unreadable" in caplog.text and (name in caplog.text or name == manifest.FILE)
+        assert (copy / "checkpoints" / "5").is_dir()
+
+
+def test_training_sets_every_damaged_one_aside_and_deletes_none(workdir, caplog):
+    for step in (4, 2):
+        flip_a_bit(next((workdir / "checkpoints" / str(step)).rglob("d/*")))
+    [(state, _)] = checkpoint.restore_together([workdir], shapes_of(state_at(0)), set_aside=True)
+    assert state.step == 5 and checkpoint.steps_on_disk(workdir) == [5]
+    assert {path.name for path in (workdir / "checkpoints_unreadable").iterdir()} == {"4", "2"}
+    assert caplog.text.count("differs from its checksum); it is set aside") == 2
+
+
+def test_where_all_are_damaged_nothing_is_moved_and_nothing_begun(workdir):
+    for path in (workdir / "checkpoints").rglob("d/*"):
+        path.unlink()
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"none of the checkpoints .* \(steps \[5, 4, 2\]\)"):
+            checkpoint.restore_together([workdir], shapes_of(state_at(0)), set_aside=True)
+
+
+def without_manifest(workdir):
+    """As the format before checksums was."""
+    for folder in (workdir / "checkpoints").iterdir():
+        (folder / manifest.FILE).unlink()
+        path = folder / "metadata" / "metadata"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+
+
+@pytest.mark.parametrize("damage", [None, "truncate", "no data", "no metadata"])
+def test_the_format_before_checksums(workdir, damage, caplog):
+    without_manifest(workdir)
     folder = workdir / "checkpoints" / "5"
     for path in folder.rglob("d/*"):
         path.write_bytes(path.read_bytes()[:10]) if damage == "truncate" else None
@@ -90,8 +148,26 @@ def test_fallback_to_the_one_before(workdir, damage, caplog):
     if damage == "no metadata":
         (folder / "metadata" / "metadata").unlink()
     state, _ = checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
-    assert state.step == 4 and f"{folder} is unreadable" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(4 if damage else 5))
+    assert (f"{folder} is unreadable" in caplog.text) == bool(damage)
     assert folder.is_dir()
+
+
+def test_a_later_format_is_refused(workdir, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    with pytest.raises(InputError, match="5 has format 2; this code reads up to 1"):
+        checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError("not yours"), ValueError("a bug")])
+def test_what_is_no_damage_is_raised(workdir, monkeypatch, error):
+    def failing(path, target):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_read_state", failing)
+    with pytest.raises(type(error)):
+        checkpoint.restore_together([workdir], shapes_of(state_at(0)), set_aside=True)
+    assert checkpoint.steps_on_disk(workdir) == [5, 4, 2]
 
 
 def test_nothing_readable_is_an_error_nothing_there_is_not(workdir, tmp_path_factory):
@@ -105,11 +181,11 @@ def test_nothing_readable_is_an_error_nothing_there_is_not(workdir, tmp_path_fac
 
 def test_another_shape_is_an_error(workdir):
     other = State(jnp.int32(0), {"kernel": jnp.zeros((3, 3))})
-    with pytest.raises(InputError, match="is unreadable"):
+    with pytest.raises(InputError, match=r"another net .*params/kernel: \(2, 3\) there, \(3, 3\) here"):
         checkpoint.restore(workdir, 5, shapes_of(other))
     other = State(jnp.int32(0), {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)})
-    with pytest.raises(InputError, match="is unreadable"):
-        checkpoint.restore(workdir, 5, shapes_of(other))
+    with pytest.raises(InputError, match="params/bias: nothing there"):
+        checkpoint.restore_latest(workdir, shapes_of(other))
 
 
 def test_wrong_fields():
