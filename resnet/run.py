@@ -77,7 +77,8 @@ def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) 
     )
     if not metrics:
         raise InputError(f"data set {data.name!r} has no images in its {split} split")
-    return {"split": split, **metrics[0], "step": run.step}
+    skipped = {"skipped_images": len(dataset.skipped)} if dataset.skipped else {}
+    return {"split": split, **metrics[0], "step": run.step} | skipped
 
 
 def _check_same_question(trained: Task, given: Task) -> Task:

@@ -108,7 +108,8 @@ def test_more_files_than_one_thread_takes():
         file = io.BytesIO()
         Image.new("RGB", (1, 1), (value % 256, value // 256, 0)).save(file, "PNG")
         files.append(file.getvalue())
-    images = decode_images(files, ["image"] * 600)
+    images, bad = decode_images(files, ["image"] * 600)
+    assert not bad
     np.testing.assert_array_equal(images[:, 0, 0, 0] + 256 * images[:, 0, 0, 1].astype(int), range(600))
 
 

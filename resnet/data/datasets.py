@@ -14,6 +14,7 @@ from resnet.data.splits import Dataset, Source, Split
 from resnet.errors import InputError, check_at_least, check_choice
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
+ON_BAD_IMAGE = ("error", "skip")
 SHIFT_FILLS = ("zero", "reflect")
 
 
@@ -36,6 +37,8 @@ class DataConfig:
     """number of training images kept, stratified; 0 keeps all"""
     image_size: int = 0
     """side in pixels to which image_folder's images are resized; 0: all are equal, and stay so"""
+    on_bad_image: str = "error"
+    """what an image file of image_folder that cannot be read does: error, or skip, listed with the run"""
     shift: int = 0
     """largest random shift in pixels, each way; He 2015's "pad 4, crop 32" is 4"""
     shift_fill: str = "zero"
@@ -57,6 +60,7 @@ class DataConfig:
         check_choice("data.name", self.name, DATASETS)
         check_choice("data.shift_fill", self.shift_fill, SHIFT_FILLS)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
+        check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
         for field in ("validation", "split_seed", "train_limit", "image_size", "shift", "cutout"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
@@ -71,6 +75,11 @@ class DataConfig:
             raise InputError(
                 f"`data.image_size` resizes image_folder only, and must be 0 for {self.name}; "
                 f"got {self.image_size!r}"
+            )
+        if self.name != "image_folder" and self.on_bad_image != "error":
+            raise InputError(
+                f"`data.on_bad_image` skips files of image_folder only, and must be error for {self.name}; "
+                f"got {self.on_bad_image!r}"
             )
         if self.name == "digits_rotation" and self.flip:
             raise InputError("`data.flip` must be False for digits_rotation: it reverses angles")
@@ -94,7 +103,9 @@ DATASETS: dict[str, Callable[[DataConfig], Source]] = {
     "digits": lambda config: load_digits(),
     "digits_rotation": lambda config: load_digits_rotation(config.split_seed),
     "synthetic": lambda config: load_synthetic(),
-    "image_folder": lambda config: load_folder(_folder(config.dir), config.image_size),
+    "image_folder": lambda config: load_folder(
+        _folder(config.dir), config.image_size, skip=config.on_bad_image == "skip"
+    ),
     **dict.fromkeys(PREPARED, _load_prepared),
 }
 
@@ -116,6 +127,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         class_names=source.class_names,
         unit=source.unit,
         target_scale=source.target_scale,
+        skipped=source.skipped,
     )
     _check_augmentation(dataset, config)
     return dataset

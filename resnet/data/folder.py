@@ -13,8 +13,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
 LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png)"
 
 
-def load_folder(root: Path, image_size: int) -> Source:
-    """Reads all images under `root`; the folder names in train/, sorted, are the classes."""
+def load_folder(root: Path, image_size: int, skip: bool = False) -> Source:
+    """Reads all images under `root`; the folder names in train/, sorted, are the classes.
+
+    With `skip`, images that cannot be read are left out, and listed.
+    """
     if not root.is_dir():
         raise InputError(f"`data.dir`: there is no folder {root}; it must hold {LAYOUT}")
     held_out = ["validation"] if (root / "validation").exists() else []
@@ -27,14 +30,23 @@ def load_folder(root: Path, image_size: int) -> Source:
 
     files = [file for listing in listings.values() for group in listing.values() for file in group]
     logging.info("reading %d images from %s", len(files), root)
-    images = decode_images(files, [str(file) for file in files], image_size=image_size)
-    splits, start = {}, 0
+    names = [str(file) for file in files]
+    images, bad = decode_images(files, names, image_size=image_size, skip=skip)
+    if bad:
+        logging.warning("skipping %d of %d images, e.g. %s", len(bad), len(files), next(iter(bad.values())))
+    splits, start, place = {}, 0, 0
     for name, listing in listings.items():
-        counts = [len(group) for group in listing.values()]
+        counts = []
+        for label, group in listing.items():
+            counts.append(len(group) - sum(index in bad for index in range(place, place + len(group))))
+            place += len(group)
+            if not counts[-1]:
+                raise InputError(f"class folder {root / name / label} holds no image that can be read")
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
         splits[name] = Split(images[start : start + len(labels)], labels)
         start += len(labels)
-    return Source(splits["train"], splits["test"], classes, splits.get("validation"))
+    skipped = tuple(bad.values())
+    return Source(splits["train"], splits["test"], classes, splits.get("validation"), skipped=skipped)
 
 
 def _list_split(folder: Path) -> dict[str, list[Path]]:
@@ -60,7 +72,10 @@ def _list_split(folder: Path) -> dict[str, list[Path]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read ({error.strerror})") from None
 
 
 def _check_classes(folder: Path, found: set[str], expected: set[str]) -> None:

@@ -1,59 +1,94 @@
 """Decoding of JPEG and PNG files on the host, with Pillow."""
 
+import contextlib
 import io
-from collections.abc import Sequence
+import stat
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnet.errors import InputError
 
+Image8 = UInt8[np.ndarray, "h w c"]
+
 FORMATS = ("JPEG", "PNG")
 MODES = {1: "L", 3: "RGB"}
 MAX_PIXELS = 89_478_485  # where Pillow warns of a decompression bomb: a quarter GiB of RGB
 CHUNK = 256  # files handed to a thread at once; one by one, the hand-over shows
+_CURRENT = threading.local()  # name of the file that a thread is at
 
 
 def decode_images(
-    files: Sequence[Path | bytes], names: Sequence[str], *, image_size: int = 0, channels: int = 3
-) -> UInt8[np.ndarray, "n h w c"]:
+    files: Sequence[Path | bytes],
+    names: Sequence[str],
+    *,
+    image_size: int = 0,
+    channels: int = 3,
+    skip: bool = False,
+) -> tuple[UInt8[np.ndarray, "n h w c"], dict[int, str]]:
     """Decodes all files, in threads; without `image_size`, all must have the size of the first.
 
-    `names` stand for the files in errors.
+    `names` stand for the files in errors. With `skip`, what cannot be read is left out, and its place and
+    error are returned beside the images of the others.
     """
+    bad: dict[int, str] = {}
+
+    def decode(index: int) -> Image8 | None:
+        _CURRENT.name = names[index]
+        try:
+            return decode_image(files[index], names[index], image_size, channels)
+        except InputError as error:
+            if not skip:
+                raise
+            bad[index] = str(error)
+            return None
 
     def fill(start: int) -> None:
         for index in range(start, min(start + CHUNK, len(files))):
-            image = decode_image(files[index], names[index], image_size, channels)
+            image = decode(index)
+            if image is None:
+                continue
             if image.shape != images.shape[1:]:
                 raise InputError(
-                    f"{names[index]} is {_size(image)} pixels, but {names[0]} is {_size(first)}: "
+                    f"{names[index]} is {_size(image)} pixels, but {names[leader]} is {size}: "
                     "set `data.image_size` to resize all images to one size"
                 )
             images[index] = image
 
-    first = decode_image(files[0], names[0], image_size, channels)
-    images = np.empty((len(files), *first.shape), np.uint8)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(fill, range(0, len(files), CHUNK)))
-    return images
+    with _noted_warnings():
+        found = ((index, image) for index in range(len(files)) if (image := decode(index)) is not None)
+        leader, first = next(found, (0, None))
+        if first is None:
+            raise InputError(f"none of {len(files)} images can be read: {bad[0]}")
+        size, images = _size(first), np.empty((len(files), *first.shape), np.uint8)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fill, range(0, len(files), CHUNK)))
+    return (np.delete(images, list(bad), axis=0) if bad else images), dict(sorted(bad.items()))
 
 
-def decode_image(
-    file: Path | bytes, name: str, image_size: int = 0, channels: int = 3
-) -> UInt8[np.ndarray, "h w c"]:
-    """One image in grey (1 channel) or RGB (3), as stored: EXIF rotation is not applied.
+def decode_image(file: Path | bytes, name: str, image_size: int = 0, channels: int = 3) -> Image8:
+    """One image in grey (1 channel) or RGB (3), upright as its EXIF tells, the first of an animated one.
 
     With `image_size`, the shorter side is resized to it (bilinear, antialiased), the centre kept.
     """
     try:
+        # Reading a pipe or a device might never end.
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+            raise InputError(f"{name} is no ordinary file: replace it or remove it")
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", FORMATS) as raw:
             if raw.width * raw.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            _set_upright(raw)
             image = _flatten(raw).convert(MODES[channels])
+    except InputError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(
             f"{name} has more than {MAX_PIXELS:,} pixels, which may exhaust the memory: "
@@ -62,10 +97,39 @@ def decode_image(
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a JPEG or PNG image: replace it or remove it") from None
     except Exception as error:  # Pillow's decoders raise many types on a broken file
-        raise InputError(f"{name} cannot be decoded ({error}): replace it or remove it") from error
+        reason = error.strerror if isinstance(error, OSError) and error.errno else None
+        what = f"read ({reason})" if reason else f"decoded ({' '.join(str(error).split())})"
+        raise InputError(f"{name} cannot be {what}: replace it or remove it") from error
     if image_size:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+@contextlib.contextmanager
+def _noted_warnings() -> Iterator[None]:
+    """Names the files that Pillow warns of, in our log; it alone says neither which nor how many."""
+    noted: dict[str, str] = {}
+
+    def note(message: Warning | str, *_: object) -> None:
+        noted[getattr(_CURRENT, "name", "?")] = " ".join(str(message).split())
+
+    with warnings.catch_warnings():
+        # Of all threads: filters and this function belong to the process.
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        yield
+    if noted:
+        name, message = next(iter(noted.items()))
+        logging.warning("%d images are read with a warning, e.g. %s: %s", len(noted), name, message)
+
+
+def _set_upright(image: Image.Image) -> None:
+    """Turns the image as its EXIF tells; of an EXIF that cannot be read is only warned."""
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # Pillow's reader of EXIF raises many types
+        warnings.warn(f"its EXIF cannot be read: {error}", stacklevel=1)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -78,5 +142,5 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image
 
 
-def _size(image: UInt8[np.ndarray, "h w c"]) -> str:
+def _size(image: Image8) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"

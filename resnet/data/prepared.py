@@ -73,5 +73,5 @@ def _read_split(builder: Any, name: str, folder: Path) -> Split:
     if None in files:  # what array_record gives for a record that it cannot read
         raise InputError(f"{name} split of {folder} is damaged: {PREPARE_AGAIN}")
     names = [f"{name} image {index} of {folder}" for index in range(len(files))]
-    images = decode_images(files, names, channels=builder.info.features["image"].shape[-1])
+    images, _ = decode_images(files, names, channels=builder.info.features["image"].shape[-1])
     return Split(images, np.array([example["label"] for example in examples], np.int32))

@@ -35,6 +35,8 @@ class Source:
     validation: Split | None = None
     unit: str = ""
     target_scale: float = 1.0
+    skipped: tuple[str, ...] = ()
+    """Of each image that was left out, which and why."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +56,8 @@ class Dataset:
     unit: str
     """Unit of `labels * target_scale` in a regression, e.g. degrees."""
     target_scale: float
+    skipped: tuple[str, ...] = ()
+    """Of each image that was left out, which and why."""
 
     @property
     def task(self) -> str:

@@ -33,7 +33,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files = (file for file in path.rglob("*") if file.is_file())
+            images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
             if not images:
                 raise InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
             found += images

@@ -278,6 +278,7 @@ def _finish(session: Session) -> list[dict[str, Any]]:
         "images_per_second": round(images / max(session.timed_seconds, 1e-9), 1),
         "seeds_together": len(session.members),
     }
+    common |= {"skipped_images": len(dataset.skipped)} if dataset.skipped else {}
     return [
         {"failed": member.failed, "step": member.progress.step}
         if member.failed

@@ -21,7 +21,7 @@ from resnet.training.records import Records, write_json
 from resnet.training.signals import RunStopped
 from resnet.training.task import save_task
 
-RESULT, FAILURE = "result.json", "failed.json"
+RESULT, FAILURE, SKIPPED = "result.json", "failed.json", "skipped_images.json"
 # A run may be taken up with these changed: they decide its speed, not what it is.
 OF_THE_MACHINE = ("parallel.", "cache.")
 
@@ -130,3 +130,5 @@ def open_workdir(config: Config, workdir: Path, plan: Plan, command: str) -> Non
     save_config(config, workdir)
     save_task(plan.task, workdir)
     write_run_json(workdir, config, command)
+    if plan.dataset.skipped:
+        write_json(workdir / SKIPPED, {"n": len(plan.dataset.skipped), "images": plan.dataset.skipped})
