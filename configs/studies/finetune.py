@@ -1,7 +1,6 @@
 """What are weights worth that saw other classes? Digits 5 to 9 with few labels, from a net of 0 to 4.
 
-Source: a question of ours, after Yosinski 2014 (arXiv 1411.1792); no table of a paper. The labelled images
-are the same in all seeds, which draw heads (from scratch: all weights), the order of batches and shifts.
+Source: a question of ours, after Yosinski 2014 (arXiv 1411.1792); no table of a paper. Runs long or short.
 Command: python scripts/train.py --config=configs/digits_low.py --workdir=runs/digits_low, then
 python scripts/study.py --study=configs/studies/finetune.py --study.scale=small --workdir=runs/finetune
 """
@@ -16,14 +15,15 @@ SOURCE, BACKBONE = "runs/digits_low", r"^(stem|stage\d)/"
 def get_study(scale: str) -> Study:
     check_choice("study.scale", scale, ("small",))
     base = digits()
-    base.data.classes = ("5", "6", "7", "8", "9")
-    base.train.batch_size, base.train.duration = 25, "300 steps"
+    base.data.classes, base.train.batch_size = ("5", "6", "7", "8", "9"), 25
     tuned = {"init_from": SOURCE, "init_drop": "^head/"}
     frozen = tuned | {"freeze": BACKBONE, "model.bn_fixed": BACKBONE}
     arms = {}
-    for labels in (25, 50, 100):  # in all, a fifth of them of each class
-        for name, changes in (("scratch", {}), ("tuned", tuned), ("frozen", frozen)):
-            arms[f"{name}-{labels}"] = Arm({"data.train_limit": labels} | changes, f"scratch-{labels}")
+    for length, steps in (("", "300 steps"), ("-short", "30 steps")):
+        for labels in (25, 50, 100):  # in all, a fifth of them of each class
+            own = {"data.train_limit": labels, "train.duration": steps}
+            for method, changes in (("scratch", {}), ("tuned", tuned), ("frozen", frozen)):
+                arms[f"{method}-{labels}{length}"] = Arm(own | changes, f"scratch-{labels}{length}")
     title = "Digits 5 to 9 with few labels: from scratch, fine-tuned, and with a frozen backbone"
     note = "tuned: weights of a net of 0 to 4, a new head. frozen: of it only the head is trained."
     return Study(title, base, arms, "scratch-25", learning_rates=(0.01, 0.03, 0.1), note=note)
