@@ -4,6 +4,7 @@ Nothing is downloaded. torch, timm and transformers are imported when a net is b
 """
 
 import dataclasses
+import functools
 import importlib.machinery
 import importlib.util
 import sys
@@ -105,8 +106,8 @@ def transformers_peer(depth: int, config: ModelConfig, **options: Any) -> Peer:
     return Peer(build, config, "transformers", f"transformers ResNet-{depth}")
 
 
-def akamaster_resnet20(num_outputs: int) -> Any:
-    """ResNet-20 by the definition of github akamaster/pytorch_resnet_cifar10, shortcut A."""
+def akamaster_resnet(depth: int, num_outputs: int) -> Any:
+    """A net for CIFAR by the definition of github akamaster/pytorch_resnet_cifar10, shortcut A."""
     need("torch")
     from torch import nn
     from torch.nn.functional import pad
@@ -132,9 +133,10 @@ def akamaster_resnet20(num_outputs: int) -> Any:
             super().__init__()
             self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
             self.bn1 = nn.BatchNorm2d(16)
-            self.layer1 = nn.Sequential(*(Block(16, 16) for _ in range(3)))
-            self.layer2 = nn.Sequential(Block(16, 32), *(Block(32, 32) for _ in range(2)))
-            self.layer3 = nn.Sequential(Block(32, 64), *(Block(64, 64) for _ in range(2)))
+            blocks = (depth - 2) // 6
+            self.layer1 = nn.Sequential(*(Block(16, 16) for _ in range(blocks)))
+            self.layer2 = nn.Sequential(Block(16, 32), *(Block(32, 32) for _ in range(blocks - 1)))
+            self.layer3 = nn.Sequential(Block(32, 64), *(Block(64, 64) for _ in range(blocks - 1)))
             self.linear = nn.Linear(64, num_outputs)
             self.act = nn.ReLU()
 
@@ -145,7 +147,13 @@ def akamaster_resnet20(num_outputs: int) -> Any:
     return Net()
 
 
-RESNET20 = Peer(akamaster_resnet20, ModelConfig(pad_side="both"), "cifar", "akamaster resnet20")
+def akamaster_peer(depth: int) -> Peer:
+    """The net of that depth and the same net here."""
+    config = ModelConfig(depth=depth, pad_side="both")
+    return Peer(functools.partial(akamaster_resnet, depth), config, "cifar", f"akamaster resnet{depth}")
+
+
+RESNET20 = akamaster_peer(20)
 
 _TIMM = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50d"),

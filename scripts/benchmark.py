@@ -1,0 +1,62 @@
+"""Measures the speed of this machine: python scripts/benchmark.py --parts=training,seeds --cases=resnet20
+
+Everything that is compared is run in turn, A B A B. Results are added to --output with a page and a plot
+beside it, and to the README's table; parts that are not measured anew stay. Needs requirements-torch.txt
+and timm for what is compared with PyTorch. Prints the medians of the ratios as one JSON object.
+"""
+
+from pathlib import Path
+
+import cli
+from absl import flags, logging
+
+from resnet.errors import InputError, check_choice
+
+flags.DEFINE_list("parts", [], "What to measure, separated by commas; by default everything.")
+flags.DEFINE_list("cases", [], "Nets to measure, separated by commas; by default all of each part.")
+flags.DEFINE_integer("rounds", 15, "Most rounds of A B A B.", lower_bound=2)
+flags.DEFINE_float("seconds", 60.0, "Seconds after which no new round of a comparison begins.")
+flags.DEFINE_string("dtype", "float32", "float32, or bfloat16 for a GPU.")
+flags.DEFINE_bool("compiled", False, "Whether torch.compile takes part, which compiles for minutes.")
+flags.DEFINE_bool("quick", False, "A tiny net in place of each, to try the script out; no README.")
+flags.DEFINE_string("output", None, "JSON file; by default results/benchmark_<backend>.json.")
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(overrides: list[str]) -> dict:
+    """Calls of scripts.benchmarks."""
+    if overrides:
+        raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
+    import os
+
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    from scripts.benchmarks import report
+    from scripts.benchmarks.parts import PARTS, Effort, case_named
+
+    for part in cli.FLAGS.parts:
+        check_choice("--parts", part, PARTS)
+    effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
+    output = Path(cli.FLAGS.output or ROOT / f"results/benchmark_{jax.default_backend()}.json")
+    entries: report.Entries = {}
+    for name in cli.FLAGS.parts or PARTS:
+        for case_name in PARTS[name].cases[: 1 if cli.FLAGS.quick else None]:
+            if cli.FLAGS.cases and case_name not in cli.FLAGS.cases:
+                continue
+            case = case_named(case_name, cli.FLAGS.quick)
+            found = PARTS[name].measure(case, effort)
+            logging.info("%s/%s: %s %s", name, case.name, found["medians"], found["ratios"])
+            known = {"batch": case.batch, "side": case.side, "dtype": effort.dtype}
+            suffix = "" if effort.dtype == "float32" else f"_{effort.dtype}"
+            entries[f"{name}/{case.name}{suffix}"] = known | found | report.provenance(cli.command())
+            # Written one by one: what is measured stays if a later one fails.
+            merged = report.add(output, entries)
+            if not cli.FLAGS.quick and cli.FLAGS.output is None:
+                report.write_readme(ROOT / "README.md", merged)
+    return {key: {name: r[1] for name, r in entry["ratios"].items()} for key, entry in entries.items()}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,46 @@
+"""How much of what the machine can multiply and copy a training step uses."""
+
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet.models.complexity import complexity, totals
+from scripts.benchmarks import ours
+from scripts.benchmarks.timing import compared, interleave
+from scripts.peers.torch_nets import Case
+
+# Backward takes two products for each of forward's.
+PRODUCTS = 3
+
+
+def limits(case: Case, effort: Any) -> dict[str, Any]:
+    """Multiply-accumulates a second of a matrix product and of a training step; and copying, in GB/s.
+
+    Those of a step are three times those of its forward pass, convolutions and linear layers only.
+    """
+    large = jax.default_backend() != "cpu"
+    side, copied = (8192, 2**28) if large else (2048, 2**25)
+    if case.batch < 8:  # --quick
+        side, copied = 64, 2**10
+    matrix = jnp.ones((side, side), effort.dtype)
+    vector = jnp.ones((copied,), jnp.float32)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    steps = {
+        "matrix product": lambda: jax.block_until_ready(product(matrix, matrix)),
+        "copy": lambda: jax.block_until_ready(copy(vector)),
+        "training step": ours.training_step(case, dtype=effort.dtype),
+    }
+    times = interleave(steps, effort.rounds, effort.seconds)
+    shape = (case.side, case.side, 3)
+    macs = PRODUCTS * case.batch * totals(complexity(case.peer.config, case.num_outputs, shape))[1]
+    rates = {
+        "matrix product": [side**3 / t / 1e9 for t in times["matrix product"]],
+        "training step": [macs / t / 1e9 for t in times["training step"]],
+    }
+    result = compared(rates, "matrix product", "GMAC/s")
+    return result | {
+        "copy_gb_per_second": 2 * vector.nbytes / statistics.median(times["copy"]) / 1e9,
+        "images_per_second": case.batch / statistics.median(times["training step"]),
+    }

@@ -1,0 +1,199 @@
+"""The measurements as files: one JSON for a backend, its table and plot, and the README's table."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from resnet.training.provenance import devices, git_state, versions
+from resnet.training.records import replacing, write_json
+from scripts.benchmarks.parts import PARTS
+
+BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->"
+# Okabe and Ito's colours, which the colour-blind tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+MARKERS = ("o", "s", "^", "D")
+README_PARTS = {"training": "training step", "inference": "inference"}
+
+Entries = dict[str, dict[str, Any]]
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """What every entry is kept with."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "git": git_state(Path(__file__).parents[2]),
+        "machine": devices(),
+        "versions": versions() | _peers(),
+    }
+
+
+def _peers() -> dict[str, str]:
+    """Versions of what ours is compared with, where it is installed."""
+    found = {}
+    for package in ("torch", "timm"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def read(path: Path) -> Entries:
+    """The entries measured so far, by "part/case"."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def add(path: Path, entries: Entries) -> Entries:
+    """Writes the JSON with `entries` in place of those measured before, and the page and plot beside it."""
+    order = {f"{part}/{case}": i for i, (part, case) in enumerate(_places())}
+    merged = read(path) | entries
+    merged = dict(sorted(merged.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, merged)
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text(page(merged, path.with_suffix(".png").name))
+    figure = plot(merged)
+    if figure is not None:
+        with replacing(path.with_suffix(".png")) as temporary:
+            figure.savefig(temporary, format="png")
+    return merged
+
+
+def _places() -> Iterable[tuple[str, str]]:
+    return ((part, case) for part in PARTS for case in PARTS[part].cases)
+
+
+def page(entries: Entries, picture: str) -> str:
+    """The whole measurement as Markdown."""
+    lines = ["# Speed", "", *_origin(entries), "", f"![Ratios to PyTorch]({picture})", ""]
+    for part in PARTS:
+        found = {key.split("/")[1]: entry for key, entry in entries.items() if key.startswith(f"{part}/")}
+        if found:
+            lines += [f"## {PARTS[part].title}", "", *_table(found), ""]
+    return "\n".join(lines)
+
+
+def _origin(entries: Entries) -> list[str]:
+    """How the numbers came about; what differs between entries is listed once each."""
+
+    def distinct(text: Any) -> str:
+        return "; ".join(dict.fromkeys(text(entry) for entry in entries.values()))
+
+    def commit(entry: dict[str, Any]) -> str:
+        git = entry["git"]
+        return "unknown" if git is None else git["commit"][:12] + (" and changes" if git["dirty"] else "")
+
+    return [
+        f"Commands: {distinct(lambda e: '`' + e['command'] + '`')}  ",
+        f"Commits: {distinct(commit)}  ",
+        f"Machine: {distinct(lambda e: str(e['machine']))}  ",
+        f"Versions: {distinct(lambda e: ', '.join(f'{k} {v}' for k, v in e['versions'].items()))}",
+        "",
+        "All columns of a row were measured in turn, A B A B, in one run. A cell holds the median, and in "
+        "parentheses the median over the rounds of the ratio to the first column with its quartiles.",
+    ]
+
+
+def _table(found: Entries) -> list[str]:
+    names = list(dict.fromkeys(name for entry in found.values() for name in entry["medians"]))
+    references = {entry["reference"] for entry in found.values()}
+    names.sort(key=lambda name: name not in references)
+    rows = [
+        [case, entry["batch"], entry["side"], entry["dtype"], entry["rounds"]]
+        + [_cell(entry, name) for name in names]
+        for case, entry in found.items()
+    ]
+    extras = {"copy_gb_per_second": "copy, GB/s", "images_per_second": "images/s"}
+    extras = {field: title for field, title in extras.items() if all(field in e for e in found.values())}
+    for row, entry in zip(rows, found.values(), strict=True):
+        row += [_number(entry[field]) for field in extras]
+    units = {entry["unit"] for entry in found.values()}
+    headers = ["net", "batch", "side", "type", "n"]
+    headers += [f"{name}, {'/'.join(sorted(units))}" for name in names] + list(extras.values())
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines()
+
+
+def _cell(entry: dict[str, Any], name: str) -> str:
+    if name not in entry["medians"]:
+        return "-"
+    value = _number(entry["medians"][name])
+    if name not in entry["ratios"]:
+        return value
+    low, middle, high = entry["ratios"][name]
+    return f"{value} ({_ratio(middle)}: {_ratio(low)} to {_ratio(high)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+
+
+def plot(entries: Entries) -> Any:
+    """Ratios to PyTorch of training and inference steps, one row a net; None without any."""
+    from matplotlib.figure import Figure
+
+    panels = [part for part in README_PARTS if any(key.startswith(f"{part}/") for key in entries)]
+    if not panels:
+        return None
+    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained", dpi=150)
+    for place, part in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), place)
+        found = {key.split("/")[1]: entry for key, entry in entries.items() if key.startswith(f"{part}/")}
+        names = list(dict.fromkeys(name for entry in found.values() for name in entry["ratios"]))
+        for i, name in enumerate(names):
+            points = [
+                (row + 0.18 * (i - (len(names) - 1) / 2), *entry["ratios"][name])
+                for row, entry in enumerate(found.values())
+                if name in entry["ratios"]
+            ]
+            rows, lows, middles, highs = zip(*points, strict=True)
+            spread = [[m - low for m, low in zip(middles, lows, strict=True)],
+                      [high - m for m, high in zip(middles, highs, strict=True)]]  # fmt: skip
+            axes.errorbar(middles, rows, xerr=spread, fmt=MARKERS[i], color=COLORS[i], label=name, capsize=2)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(found)), [f"{case}, {e['batch']}" for case, e in found.items()])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"time of {README_PARTS[part]} / PyTorch eager (lower is better)")
+        axes.set_ylabel("net, batch")
+        axes.legend(fontsize="small")
+    return figure
+
+
+def readme_table(entries: Entries) -> str:
+    """The lines between the README's marks: ratios to PyTorch eager, net by net."""
+    steps = {key: entry for key, entry in entries.items() if key.split("/")[0] in README_PARTS}
+    cases = list(dict.fromkeys(key.split("/")[1] for key in steps))
+    columns = {
+        (part, name): None
+        for part in README_PARTS
+        for key, entry in steps.items()
+        if key.startswith(f"{part}/")
+        for name in entry["ratios"]
+    }
+    rows = []
+    for case in cases:
+        own = [entry for key, entry in steps.items() if key.endswith(f"/{case}")]
+        cells = []
+        for part, name in columns:
+            ratios = steps.get(f"{part}/{case}", {}).get("ratios", {})
+            cells.append(_ratio(ratios[name][1]) if name in ratios else "-")
+        rows.append([f"{case}, {own[0]['batch']} images of {own[0]['side']}x{own[0]['side']}", *cells])
+    headers = ["", *(f"{README_PARTS[part]}, {name}" for part, name in columns)]
+    return "\n".join(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines())
+
+
+def write_readme(path: Path, entries: Entries) -> None:
+    """Puts the table between the marks."""
+    before, rest = path.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{readme_table(entries)}\n\n{END}{after}")

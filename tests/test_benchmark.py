@@ -1,0 +1,155 @@
+"""The benchmark: twins that are the same nets, turns that alternate, files that agree with each other."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.models.complexity import complexity, totals
+from resnet.models.resnet import make_model
+from resnet.weights.state_dict import from_state_dict
+from scripts.benchmarks import report, timing
+from scripts.benchmarks.parts import PARTS
+from scripts.peers.flax_nets import SHAPES, StockResNet, init
+from scripts.peers.torch_nets import CASES, TINY
+
+ROOT = Path(__file__).parents[1]
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def shapes_of(config, num_outputs, side):
+    model = make_model(config, num_outputs)
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return model, jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(images.shape), train=False))
+
+
+def logits(model, variables, images):
+    def apply(variables, images):
+        result = model.apply(variables, images, train=False)
+        return result[0] if isinstance(result, tuple) else result
+
+    return jax.jit(apply, compiler_options=QUICKLY)(variables, images)
+
+
+@pytest.mark.filterwarnings("ignore:::(torch|timm)")
+@pytest.mark.parametrize("name", CASES)
+def test_twins_in_pytorch_have_as_many_parameters(name):
+    pytest.importorskip("torch", reason="torch, an optional extra, is not installed")
+    case = CASES[name]
+    if case.side > 32 and importlib.util.find_spec("timm") is None:
+        pytest.skip("timm, an optional extra, is not installed")
+    theirs = sum(p.numel() for p in case.peer.build(case.num_outputs).parameters())
+    assert theirs == totals(complexity(case.peer.config, case.num_outputs, (case.side, case.side, 3)))[0]
+
+
+@pytest.mark.parametrize("case", (TINY, CASES["wrn16_4"]), ids=lambda case: case.name)
+def test_twins_in_pytorch_give_the_same_logits(case):
+    """Those of CIFAR; ImageNet's are timm's, and held against ours in test_interop_parity."""
+    torch = pytest.importorskip("torch", reason="torch, an optional extra, is not installed")
+    torch.manual_seed(0)
+    module = case.peer.build(case.num_outputs).eval()
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    model, shapes = shapes_of(case.peer.config, case.num_outputs, case.side)
+    variables, _ = from_state_dict(state, case.peer.config, shapes, case.peer.naming)
+    images = np.random.default_rng(0).normal(size=(2, case.side, case.side, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = module(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(logits(model, variables, images), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_twins_of_stock_flax_hold_the_same_variables(name):
+    case = TINY if name == TINY.name else CASES[name]
+    net = StockResNet(SHAPES[name], case.num_outputs)
+    theirs = jax.eval_shape(lambda: init(net, case.side))
+    model, shapes = shapes_of(case.peer.config, case.num_outputs, case.side)
+    assert jax.tree.map(lambda leaf: leaf.shape, theirs) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    if case is TINY:
+        variables = init(net, case.side)
+        images = np.random.default_rng(0).normal(size=(2, case.side, case.side, 3)).astype(np.float32)
+
+        class Stock:
+            apply = staticmethod(net.apply)
+
+        np.testing.assert_allclose(
+            logits(Stock, variables, images), logits(model, variables, images), atol=1e-5
+        )
+
+
+def test_steps_take_turns():
+    calls = []
+    times = timing.interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 4, 60.0)
+    assert "".join(calls) == "aabb" + 4 * "ab"
+    assert {name: len(series) for name, series in times.items()} == {"a": 4, "b": 4}
+    few = timing.interleave({"a": lambda: None}, 50, 0.0)
+    assert len(few["a"]) == timing.LEAST_ROUNDS
+
+
+def test_ratios_are_taken_round_by_round():
+    found = timing.compared({"a": [1.0, 2.0, 4.0], "b": [2.0, 2.0, 2.0]}, "a", "s")
+    assert found["medians"] == {"a": 2.0, "b": 2.0}
+    assert found["ratios"] == {"b": [0.75, 1.0, 1.5]}
+
+
+def entry(**fields):
+    known = timing.compared({"PyTorch": [1.0, 1.1, 1.0], "ours": [1.5, 1.4, 1.6]}, "PyTorch", "s")
+    return {"batch": 4, "side": 32, "dtype": "float32"} | known | report.provenance("a command") | fields
+
+
+def test_what_is_measured_anew_takes_the_place_of_what_was(tmp_path):
+    path = tmp_path / "benchmark_cpu.json"
+    report.add(path, {"training/wrn16_4": entry(), "inference/resnet20": entry()})
+    merged = report.add(path, {"training/resnet20": entry(), "training/wrn16_4": entry(batch=7)})
+    assert list(merged) == ["training/resnet20", "training/wrn16_4", "inference/resnet20"]
+    assert json.loads(path.read_text())["training/wrn16_4"]["batch"] == 7
+    text = path.with_suffix(".md").read_text()
+    assert "a command" in text and "1.5 (1.50: 1.39 to 1.55)" in text
+    assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_the_readme_holds_what_was_measured():
+    entries = report.read(ROOT / "results/benchmark_cpu.json")
+    assert entries
+    text = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0]
+    assert text.strip() == report.readme_table(entries)
+    assert (ROOT / "results/benchmark_cpu.md").read_text() == report.page(entries, "benchmark_cpu.png")
+
+
+def benchmark(tmp_path, *parts):
+    arguments = ["--quick", "--rounds=2", "--seconds=0", f"--output={tmp_path / 'speed.json'}"]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts/benchmark.py"), f"--parts={','.join(parts)}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def measure(tmp_path, *parts):
+    done = benchmark(tmp_path, *parts)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert set(printed) == set(json.loads((tmp_path / "speed.json").read_text()))
+    assert set(printed) == {f"{part}/{TINY.name}" for part in parts}
+
+
+def test_parts_that_need_no_pytorch(tmp_path):
+    measure(tmp_path, "scan", "limits")
+
+
+@pytest.mark.slow
+def test_all_parts(tmp_path):
+    pytest.importorskip("torch", reason="torch, an optional extra, is not installed")
+    measure(tmp_path, *PARTS)
+
+
+def test_a_part_that_is_not_there(tmp_path):
+    done = benchmark(tmp_path, "trainig")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `--parts` must be one of") or "trainig" in done.stderr
