@@ -1,7 +1,8 @@
 """Growth per block, exponential or polynomial, from the increments of a logarithm.
 
 A line through the logarithm itself would be fitted to a random walk: its residuals are no sample of
-anything, and its interval far too narrow. The increments of equal blocks are nearly independent.
+anything, and its interval far too narrow. The increments of equal blocks are nearly independent. Those
+of the first quarter of the blocks are left out: there the scale at which a net begins still tells.
 """
 
 import dataclasses
@@ -30,9 +31,9 @@ class Estimate:
         return self.low <= value <= self.high
 
 
-def growth_per_block(increments: np.ndarray) -> Estimate | None:
-    """The factor exp(mean increment); None below two finite increments."""
-    finite = increments[np.isfinite(increments)]
+def growth_per_block(increments: np.ndarray, blocks: np.ndarray) -> Estimate | None:
+    """The factor exp(mean increment) of blocks numbered from 1; None below two finite increments."""
+    finite = increments[np.isfinite(increments) & _settled(blocks)]
     if len(finite) < 2:
         return None
     mean, half = finite.mean(), _half_width(finite.std(ddof=1) / math.sqrt(len(finite)), len(finite) - 1)
@@ -40,11 +41,8 @@ def growth_per_block(increments: np.ndarray) -> Estimate | None:
 
 
 def power_of_depth(increments: np.ndarray, blocks: np.ndarray) -> Estimate | None:
-    """The exponent p of growth as l^p, l = 1, 2, …: increments on log((l + 1) / l), without intercept.
-
-    The first quarter is left out: there the scale at which the blocks begin still tells.
-    """
-    kept = np.isfinite(increments) & (blocks > blocks.max() / 4)
+    """The exponent p of growth as l^p, l = 1, 2, …: increments on log((l + 1) / l), without intercept."""
+    kept = np.isfinite(increments) & _settled(blocks)
     y, x = increments[kept], np.log1p(1 / blocks[kept])
     if len(y) < 2:
         return None
@@ -52,6 +50,10 @@ def power_of_depth(increments: np.ndarray, blocks: np.ndarray) -> Estimate | Non
     error = math.sqrt(((y - slope * x) ** 2).sum() / (len(y) - 1) / (x * x).sum())
     half = _half_width(error, len(y) - 1)
     return Estimate(float(slope), float(slope - half), float(slope + half), len(y))
+
+
+def _settled(blocks: np.ndarray) -> np.ndarray:
+    return blocks > blocks.max() / 4
 
 
 def _half_width(error: float, freedom: int) -> float:

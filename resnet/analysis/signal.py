@@ -3,9 +3,10 @@
 Root mean squares over images, pixels and channels, with the batch's own statistics in batch norms, as
 in training. The gradient is that of the loss for real images; for noise it starts as normal values
 behind the last block, so that it shows the blocks alone. Growth per block is exp(mean increment of the
-logarithm) over the blocks that keep the shape, up the net for the signal and down the net for the
-gradient, with the 95 % interval of the mean. Where growth slows down with depth it is no rate: the
-power p of a growth as l^p, l the number of the block behind the first quarter, stands beside it.
+logarithm), up the net for the signal and down the net for the gradient, with the 95 % interval of the
+mean, over the blocks whose shortcut keeps the shape of x, but for the first quarter, where the scale at
+which the net begins still tells. Where growth slows down with depth it is no rate: the power p of a
+growth as l^p, l the number of the block, stands beside it.
 Source: He 2016 (https://arxiv.org/abs/1603.05027), eq. 4 to 8, for what the shortcut does to the
 gradient; Yang 2019 (https://arxiv.org/abs/1902.08129) for batch norm; He 2015
 (https://arxiv.org/abs/1502.01852) for initial scales.
@@ -124,7 +125,7 @@ def _measure(subject: Subject, change: dict, options: Options) -> Net:
         nets = iter([subject])
     flows, kept = [], np.zeros(0, bool)
     for net in nets:
-        kept = np.array([part.keeps_shape for part in net.parts(options.statistics) if part.own is not None])
+        kept = np.array([part.regular for part in net.parts(options.statistics) if part.own is not None])
         flows.append(measure(net, options.statistics))
     blocks = np.tile(np.arange(1, len(kept) + 1), (len(flows), 1))[:, kept].ravel()
     up = np.concatenate([np.diff(f.x)[kept] for f in flows])
@@ -132,8 +133,8 @@ def _measure(subject: Subject, change: dict, options: Options) -> Net:
     return Net(
         layers=len(kept) * layers_of_block(subject.config) + 2,
         flow=flows[0],
-        forward=growth.growth_per_block(up),
-        gradient=growth.growth_per_block(down),
+        forward=growth.growth_per_block(up, blocks),
+        gradient=growth.growth_per_block(down, blocks),
         forward_power=growth.power_of_depth(up, blocks),
         gradient_power=growth.power_of_depth(down, blocks),
     )

@@ -14,7 +14,8 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from resnet.errors import InputError
-from resnet.models.geometry import BlockSpec, block_specs
+from resnet.models.branches import ORDERS
+from resnet.models.geometry import BlockSpec, block_specs, shares_start
 from resnet.models.resnet import Block, Head
 from resnet.models.shortcuts import BlockArrays, block_arrays
 from resnet.models.stems import Stem
@@ -41,7 +42,9 @@ class Part:
     """{"params", "batch_stats"} of this part alone."""
     own: BlockArrays | None = None
     """What a block has beside its variables; None for stem and head."""
-    keeps_shape: bool = False
+    regular: bool = False
+    """Whether the shortcut starts at x itself and keeps its shape: not in the blocks between two stages,
+    nor in one whose shortcut shares the branch's first activation."""
 
     def __call__(self, x: Array) -> Array:
         return self.apply(self.variables, x)
@@ -82,13 +85,14 @@ def parts(
     if train and config.bn_fixed:
         raise InputError("`model.bn_fixed` tells norms apart by their paths, which a block on its own does "
                          "not have; ask for statistics=running")  # fmt: skip
+    preactivation = ORDERS[config.order].preactivation
     make = functools.partial(_part, train=train, variables=variables)
     blocks = [
         make(
             spec.name,
             Block(config, _kind(spec), parent=None),
             own=block_arrays(config, spec, key=None),
-            keeps_shape=not spec.changes_shape,
+            regular=not (spec.changes_shape or shares_start(config, spec, preactivation)),
         )
         for spec in block_specs(config)
     ]
