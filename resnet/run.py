@@ -5,12 +5,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from resnet.config import Config
+from resnet.data.augment import normalize
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError, check_choice
+from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.training.evaluation import evaluate
 from resnet.training.parallel import DATA, make_eval_step, make_mesh, make_predict, stack
@@ -37,8 +40,26 @@ class Run:
     def _predict(self):
         return make_predict(model=self.model, task=self.task)
 
+    @functools.cached_property
+    def _features(self):
+        def features(variables, images):
+            images = normalize(images, self.task.mean, self.task.std)
+            return self.model.apply(variables, images, train=False)[1]
+
+        return jax.jit(features)
+
     def logits(self, images: np.ndarray) -> Float[np.ndarray, "n outputs"]:
         """Logits of raw images, uint8 [n, h, w, c], which are normalised as in training."""
+        return np.asarray(self._predict(self.variables, self._checked(images)))
+
+    def features(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n ..."]]:
+        """Outputs for raw images of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order."""
+        found = jax.device_get(self._features(self.variables, self._checked(images)))
+        blocks = (f"stage{spec.stage}/block{spec.block}" for spec in block_specs(self.config.model))
+        return {name: found[name] for name in ("stem", *blocks, "pooled")}
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """The images; InputError unless they are of the run's shape and raw."""
         images = np.asarray(images)
         shape = self.task.image_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
@@ -46,7 +67,7 @@ class Run:
                 f"images must be uint8 of shape (n, {', '.join(map(str, shape))}); "
                 f"got {images.dtype} of shape {images.shape}"
             )
-        return np.asarray(self._predict(self.variables, images))
+        return images
 
 
 def load(workdir: str | Path, step: int | None = None) -> Run:

@@ -135,6 +135,18 @@ def test_frozen_parameters_keep_their_bits_and_statistics_by_choice(source, opti
             assert same == bool(keeps if statistic else frozen), path
 
 
+def test_seeds_are_tuned_together_as_each_alone(source, tmp_path):
+    fields = {"init_from": str(source[0]), "init_drop": "^head/", "freeze": FROZEN, "model__bn_fixed": FROZEN}
+    train(tiny(**fields, train__seeds=2), tmp_path / "both")
+    both = [flat(load(tmp_path / "both" / f"seed{seed}").variables) for seed in (0, 1)]
+    train(tiny(**fields, seed=1), tmp_path / "alone")
+    for path, value in flat(load(tmp_path / "alone").variables).items():
+        np.testing.assert_allclose(both[1][path], value, rtol=1e-3, atol=1e-5, err_msg=path)
+        frozen = re.search(FROZEN, path)
+        assert np.array_equal(both[0][path], both[1][path]) == bool(frozen), path
+        assert not frozen or np.array_equal(both[0][path], source[2][path]), path
+
+
 def test_no_gradient_goes_where_nothing_is_learned():
     config = tiny(freeze=".")
     plan = make_plan(config, load_dataset(config.data), make_mesh(1))
@@ -162,6 +174,18 @@ def test_a_run_that_goes_on_needs_its_source_no_more(source, tmp_path):
     (tmp_path / "run" / "result.json").unlink()
     again = train(config, tmp_path / "run")
     assert again["loss"] == result["loss"]
+
+
+def test_features_of_a_run_are_its_nets_in_order(source):
+    run = load(source[0])
+    images = load_dataset(tiny().data).test.images[:3]
+    features = run.features(images)
+    assert list(features) == ["stem", "stage1/block1", "stage2/block1", "stage3/block1", "pooled"]
+    head = run.variables["params"]["head"]["dense"]
+    logits = features["pooled"] @ head["kernel"] + np.asarray(head["bias"])[None]
+    np.testing.assert_allclose(logits, run.logits(images), atol=1e-5)
+    with pytest.raises(InputError, match="images must be uint8 of shape"):
+        run.features(images / 255)
 
 
 def test_other_normalisation_is_a_warning(source, caplog):
