@@ -7,7 +7,6 @@ Needs requirements-torch.txt and timm; downloads nothing. Writes a Markdown tabl
 as one JSON object.
 """
 
-import platform
 import tempfile
 from pathlib import Path
 
@@ -52,20 +51,18 @@ def heading() -> list[str]:
     """What the tables show, and with which versions."""
     from importlib.metadata import version
 
-    from resnet.training.provenance import devices, git_state
+    from resnet.training.provenance import origin_lines, this_session
 
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "timm", "transformers"))
-    size, git = cli.FLAGS.size, git_state(Path(__file__).parents[1]) or {"commit": "unknown", "dirty": False}
+    size, session = cli.FLAGS.size, this_session(cli.command())
+    session["versions"] |= {name: version(name) for name in ("torch", "timm", "transformers")}
     return [
         "# Parity with PyTorch",
         "",
-        f"Command: `{cli.command()}`  ",
-        f"Commit: {git['commit']}{' and uncommitted changes' if git['dirty'] else ''}  ",
-        f"Machine: {devices()}, float32  ",
-        f"Versions: {packages}, Python {platform.python_version()}",
+        *origin_lines([session]),
         "",
-        f"Random weights of each net there, brought over by name; the same {BATCH} images of {size}x{size} "
-        "pixels. Logits: largest absolute difference, in evaluation and in training mode. Statistics: "
+        "All in float32. Random weights of each net there, brought over by name; the same "
+        f"{BATCH} images of {size}x{size} pixels. "
+        "Logits: largest absolute difference, in evaluation and in training mode. Statistics: "
         "running means and variances after one step, difference over 1 + size. Gradients: largest relative "
         "difference of any parameter's, every ReLU replaced by SiLU in both nets. With ReLU, a value "
         "within rounding of 0 can fall to the other side, and gradients in float32 are no sharper than "

@@ -1,21 +1,36 @@
-"""The report of a study, finished or not: python scripts/report.py --workdir=runs/study
+"""A page of a study, or of any runs: python scripts/report.py --workdir=runs/study
 
 Writes report.md, report.html (one file, pictures inside), runs.csv and the figures into the study's
-folder, and prints how many runs are in which state as one JSON object.
+folder, finished or not. With --runs=runs/a,runs/b --output=FOLDER the same for runs that no study made:
+one arm for each config, its seeds the runs that differ in nothing else, compared with the first one.
+Prints how many runs are in which state as one JSON object.
 """
+
+from pathlib import Path
 
 import cli
 from absl import flags
 
 flags.DEFINE_string("workdir", None, "Folder of a study.")
+flags.DEFINE_list("runs", [], "Folders of runs, with commas between, instead of a study's.")
+flags.DEFINE_string("output", None, "Folder for the page of --runs.")
+flags.DEFINE_string("title", "Runs", "Title of the page of --runs.")
 
 
 def main(overrides: list[str]) -> dict:
     """One call of resnet.studies.report.write_report."""
-    cli.require("workdir")
+    if not cli.FLAGS.runs:
+        cli.require("workdir")
+        from resnet.studies.folder import load_folder as open_study
+        from resnet.studies.report import write_report
+
+        return write_report(open_study(cli.FLAGS.workdir))
+    cli.require("output")
+    from resnet.studies.collected import collect
     from resnet.studies.report import write_report
 
-    return write_report(cli.FLAGS.workdir)
+    runs = map(Path, cli.FLAGS.runs)
+    return write_report(collect(runs, Path(cli.FLAGS.output), cli.FLAGS.title))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from resnet.config import save_config
 from resnet.errors import InputError
-from resnet.studies.folder import open_folder, save_folder
+from resnet.studies.folder import load_folder, open_folder, save_folder
 from resnet.studies.report import write_report
 from tests.studies_cases import tiny_study
 
@@ -29,7 +29,7 @@ def finish(folder, name, seed, top1):
 def test_a_half_finished_study_reports_and_says_so(tmp_path):
     folder = open_folder(tiny_study(seeds=(0, 1, 2)), tmp_path, "python scripts/study.py")
     save_folder(folder)
-    assert "Unfinished" in (write_report(tmp_path), (tmp_path / "report.md").read_text())[1]
+    assert "Unfinished" in (write_report(load_folder(tmp_path)), (tmp_path / "report.md").read_text())[1]
     for seed, (identity, none) in enumerate([(0.9, 0.8), (0.95, 0.75)]):
         finish(folder, "identity", seed, identity)
         finish(folder, "none", seed, none)
@@ -37,7 +37,7 @@ def test_a_half_finished_study_reports_and_says_so(tmp_path):
     failed.mkdir(parents=True)
     save_config(folder.arms["none"].at(2), failed)
     (failed / "failed.json").write_text(json.dumps({"failed": "loss is nan <at> step 3"}))
-    counts = write_report(tmp_path)
+    counts = write_report(load_folder(tmp_path))
     assert (counts["finished"], counts["failed"], counts["not started"]) == (4, 1, 1)
     page, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     assert "**Unfinished: 4 finished, 1 failed, 1 not started, of 6 runs" in page
@@ -49,4 +49,4 @@ def test_a_half_finished_study_reports_and_says_so(tmp_path):
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(InputError, match="study.json is missing"):
-        write_report(tmp_path)
+        write_report(load_folder(tmp_path))

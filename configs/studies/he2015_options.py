@@ -8,20 +8,21 @@ Command: python scripts/study.py --study=configs/studies/he2015_options.py --wor
 
 from configs.cifar10_resnet110 import get_config as cifar10
 from configs.digits_small import get_config as digits
-from resnet.studies.study import Arm, Study
+from resnet.studies.study import Arm, Published, Study
 
 
 def get_study(scale: str) -> Study:
     base, depth = {"paper": (cifar10(), 110), "small": (digits(), 20)}[scale]
-    options = {
-        "A": {},
-        "B": {"model.transition": "projection"},
-        "C": {"model.shortcut": "projection"},
+    net, better = {"model.depth": depth}, "better"
+    arms = {
+        "A": Arm(net, published=Published(6.61, words="6.61 ± 0.16, 5 runs", source="He 2015, Table 6")),
+        "B": Arm(net | {"model.transition": "projection"}, published=Published(than_reference=better)),
+        "C": Arm(net | {"model.shortcut": "projection"}, published=Published(than_reference=better)),
     }
     return Study(
         title="Zero padding, projections where the shape changes, projections everywhere",
         base=base,
-        arms={name: Arm({"model.depth": depth} | changes) for name, changes in options.items()},
+        arms=arms,
         reference="A",
         paper="He 2015 (arXiv 1512.03385)",
         table="Table 3, on other data",

@@ -8,12 +8,12 @@ Command: python scripts/study.py --study=configs/studies/transitions.py --workdi
 
 from configs.cifar10_resnet20 import get_config as cifar10
 from configs.digits_small import get_config as digits
-from resnet.studies.study import Arm, Study
+from resnet.studies.study import Arm, Published, Study
 
 
 def get_study(scale: str) -> Study:
     arms = {
-        "pad-end": Arm(),
+        "pad-end": Arm(published=Published(8.75, source="He 2015 (arXiv 1512.03385), Table 6")),
         "pad-both": Arm({"model.pad_side": "both"}),
         "pad-averaged": Arm({"model.pad_mode": "average"}),
         "projection": Arm({"model.transition": "projection"}),

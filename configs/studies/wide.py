@@ -10,7 +10,7 @@ from configs.cifar10_wrn16_4 import get_config as cifar10
 from configs.digits_small import get_config as digits
 from resnet.config import replaced
 from resnet.studies.budget import Match
-from resnet.studies.study import Arm, Study
+from resnet.studies.study import Arm, Published, Study
 
 WIDE = {"model.family": "wide", "model.order": "preactivation", "model.transition": "projection"}
 
@@ -18,7 +18,8 @@ WIDE = {"model.family": "wide", "model.order": "preactivation", "model.transitio
 def get_study(scale: str) -> Study:
     base, width = {"paper": (cifar10(), 4.0), "small": (replaced(digits(), WIDE), 0.5)}[scale]
     deep, others = 40, (10, 16, 28)
-    arms = {f"wrn-{deep}": Arm({"model.depth": deep, "model.width": width})}
+    net, published = {"model.depth": deep, "model.width": width}, Published(4.53, words="median of 5")
+    arms = {f"wrn-{deep}": Arm(net, published=published)}
     for depth in others:
         arms[f"wrn-{depth}"] = Arm({"model.depth": depth}, match=Match(f"wrn-{deep}"))
     paper = "Zagoruyko 2016 (arXiv 1605.07146)"

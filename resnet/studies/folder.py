@@ -7,7 +7,6 @@ S/<arm>/lr0.05/seed0/    the same where the arm chooses its learning rate
 """
 
 import dataclasses
-import datetime
 import json
 import statistics
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from resnet.studies.study import Origin, ResolvedArm, Study, resolve
 from resnet.training.evaluation import score
 from resnet.training.member import FAILURE as FAILED
 from resnet.training.member import RESULT
-from resnet.training.provenance import devices, git_state, versions
+from resnet.training.provenance import this_session
 from resnet.training.records import read_metrics, write_json
 
 FILE = "study.json"
@@ -101,10 +100,13 @@ class StudyFolder:
             scores[rate] = statistics.mean(validation_score(run) for run in runs)
         return max(scores, key=lambda rate: scores[rate], default=None)
 
+    def place(self, name: str, seed: int, rate: float | None) -> Path:
+        """The folder of one run."""
+        return self.workdir / name / ("" if rate is None else f"lr{rate:g}") / f"seed{seed}"
+
     def run(self, name: str, seed: int, rate: float | None) -> StudyRun:
         """One run, in the state that its folder is in."""
-        grid = "" if rate is None else f"lr{rate:g}"
-        workdir = self.workdir / name / grid / f"seed{seed}"
+        workdir = self.place(name, seed, rate)
         state, result, reason = NOT_STARTED, {}, ""
         if (workdir / RESULT).exists():
             state, result = FINISHED, _read(workdir / RESULT)
@@ -134,13 +136,6 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     """
     arms = resolve(study)
     earlier = load_folder(workdir) if (workdir / FILE).exists() else None
-    session = {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "git": git_state(Path(__file__).parents[2]),
-        "versions": versions(),
-        "devices": devices(),
-    }
     folder = StudyFolder(
         workdir=workdir,
         title=study.title,
@@ -151,7 +146,7 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
         grid_seeds=study.grid_seeds,
         arms=arms,
         origin=study.origin,
-        sessions=(*(earlier.sessions if earlier else ()), session),
+        sessions=(*(earlier.sessions if earlier else ()), this_session(command)),
     )
     for run in (run for name in arms for run in folder.all_runs(name)):
         _check_same(run, folder.arms[run.arm])

@@ -1,13 +1,13 @@
 """The figures of a study: learning curves, score against depth, paired differences, seconds per step."""
 
-import itertools
 import statistics
 from pathlib import Path
 from typing import Any
 
-from resnet.config import Config, config_to_dict, differences, replaced
+from resnet.config import Config, differences, replaced
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
-from resnet.studies.rows import ArmRow, Metric, metric_of, scores
+from resnet.studies.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
+from resnet.studies.study import tell_apart
 from resnet.training.records import replacing
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the styles serve in print.
@@ -15,6 +15,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DEPTH = ("model.depth", "model.blocks")
+MOST_CURVES = 14  # more lines than that cannot be told apart
 
 
 def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
@@ -28,14 +29,18 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
     if series:
         drawn["depth.png"] = "Last epoch against depth: each dot a seed, lines through the means."
         _save(folder.workdir / "depth.png", _depth(folder, series, finished, metric))
-    drawn["curves.png"] = "Learning curves: means over seeds, bands from the lowest to the highest."
-    _save(folder.workdir / "curves.png", _curves(finished, metric))
+    if len(finished) <= MOST_CURVES:
+        drawn["curves.png"] = "Learning curves: means over seeds, bands from the lowest to the highest."
+        _save(folder.workdir / "curves.png", _curves(finished, metric))
     if any(row.comparison for row in rows):
         drawn["differences.png"] = (
             "Paired differences to the reference arm: each dot a seed, the mean with its 95 % interval."
         )
         _save(folder.workdir / "differences.png", _differences(folder, rows, metric))
-    drawn["seconds.png"] = "Seconds per training step of each run, on the machine that ran it."
+    drawn["seconds.png"] = (
+        "Time of a training step, divided by the seeds that take it together, on the machine as it was "
+        "loaded then. It says how long a study takes, and is no measure of an arm's speed."
+    )
     _save(folder.workdir / "seconds.png", _seconds(folder, finished))
     return drawn
 
@@ -52,28 +57,12 @@ def depth_series(folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> di
         else:
             groups.append((config, {config.model.depth: name}))
     groups = [(config, dict(sorted(arms.items()))) for config, arms in groups if len(arms) > 1]
-    labels = _labels([config for config, _ in groups])
+    # What the arms are called beside their depth, where they are; else the fields that differ.
+    stems = [{name.removesuffix(f"-{depth}") for depth, name in arms.items()} for _, arms in groups]
+    labels = [stem for stem, *others in stems if not others]
+    if len(set(labels)) < len(groups):
+        labels = tell_apart([replaced(config, dict.fromkeys(DEPTH)) for config, _ in groups])
     return {label: arms for label, (_, arms) in zip(labels, groups, strict=True)}
-
-
-def _labels(configs: list[Config]) -> list[str]:
-    """The fields in which the configs differ, depth aside, as "shortcut none"."""
-    same = [replaced(config, {"model.depth": 0, "model.blocks": ()}) for config in configs]
-    varying = dict.fromkeys(
-        name for a, b in itertools.combinations(same, 2) for name, *_ in differences(a, b)
-    )
-    texts = []
-    for config in same:
-        values = config_to_dict(config)
-        parts = [(name.split(".")[-1], _at(values, name)) for name in varying]
-        texts.append(", ".join(f"{name} {value}" for name, value in parts) or "all arms")
-    return texts
-
-
-def _at(values: dict[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        values = values[part]
-    return values
 
 
 def _figure(panels: int, width: float = 4.6, height: float = 3.6) -> Any:
@@ -88,7 +77,7 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _style(i: int) -> dict[str, Any]:
-    return {"color": COLORS[i % len(COLORS)], "linestyle": LINES[(i // len(COLORS) + i) % len(LINES)]}
+    return {"color": COLORS[i % len(COLORS)], "linestyle": LINES[(i + 2 * (i // len(COLORS))) % len(LINES)]}
 
 
 def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
@@ -110,9 +99,14 @@ def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.axes[0].set_yscale("log")
+    _legend(figure)
+    return figure
+
+
+def _legend(figure: Any) -> None:
+    """What the lines of all panels mean, beside them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
-    return figure
 
 
 def _depth(folder: StudyFolder, series: dict, finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
@@ -133,7 +127,7 @@ def _depth(folder: StudyFolder, series: dict, finished: dict[str, list[StudyRun]
     low, high = (pick(axes.get_ylim()[i] for axes in figure.axes) for i, pick in enumerate((min, max)))
     for axes in figure.axes:
         axes.set_ylim(low, high)
-    figure.axes[0].legend(frameon=False)
+    _legend(figure)
     return figure
 
 
@@ -171,15 +165,14 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
 
 
 def _seconds(folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> Any:
-    """Each run's time per step."""
+    """Each run's share of the time of a step."""
     figure = _figure(1, width=6.4, height=1.2 + 0.28 * len(finished))
     axes = figure.add_subplot()
-    for y, (arm, runs) in enumerate(list(finished.items())[::-1]):
-        batch = folder.arms[arm].config.train.batch_size
-        values = [batch / r.result["images_per_second"] for r in runs if r.result.get("images_per_second")]
+    for y, runs in enumerate(list(finished.values())[::-1]):
+        values = [value for run in runs if (value := seconds_per_step(folder, run)) is not None]
         axes.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.5, markersize=4)
     axes.set_yticks(range(len(finished)), list(finished)[::-1], fontsize=8)
-    axes.set(xlabel="seconds per step", ylim=(-0.6, len(finished) - 0.4))
+    axes.set(xlabel="seconds per step and seed", ylim=(-0.6, len(finished) - 0.4))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, axis="x")
     return figure

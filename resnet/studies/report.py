@@ -9,13 +9,16 @@ from typing import Any
 
 import tabulate
 
-from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, load_folder, states, validation_score
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, states, validation_score
 from resnet.studies.plots import plot_study
-from resnet.studies.rows import ArmRow, Metric, arm_rows, commit_of, metric_of, run_rows
+from resnet.studies.rows import ArmRow, Metric, arm_rows, metric_of, run_rows
 from resnet.studies.statistics import smallest_p
+from resnet.studies.study import value_at
+from resnet.training.provenance import last_session, origin, origin_lines
 from resnet.training.records import replacing
 
 PAGE, HTML, CSV = "report.md", "report.html", "runs.csv"
+FEW = 12  # runs that the page lists one by one
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -39,13 +42,13 @@ class Report:
     tables: list[Table]
     figures: dict[str, str]
     """{file beside the page: what it shows}."""
-    origin: list[tuple[str, str]]
+    sessions: list[dict[str, Any]]
     """How the numbers came about."""
 
 
-def write_report(workdir: str | Path) -> dict[str, Any]:
+def write_report(folder: StudyFolder) -> dict[str, Any]:
     """Writes all files into the study's folder and returns the counts of its runs."""
-    folder = load_folder(workdir)
+    folder.workdir.mkdir(parents=True, exist_ok=True)
     rows, runs = arm_rows(folder), run_rows(folder)
     report = make_report(folder, rows, plot_study(folder, rows))
     _write(folder.workdir / CSV, _csv(runs))
@@ -65,14 +68,17 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         status = f"Unfinished: {others}, of {total} runs; every number below may still change."
     source = f"Source: {folder.paper}, {folder.table}." if folder.paper else ""
     tables = [_table(rows, metric), _failures(folder), _grid(folder, metric), _matched(folder)]
+    tables.append(_runs(folder, metric))
     return Report(
         title=folder.title,
         status=status,
         complete=complete,
-        paragraphs=[text for text in (source, folder.note, _reading(folder, rows, metric)) if text],
+        paragraphs=[
+            text for text in (source, folder.note, _recipe(folder), _reading(folder, rows, metric)) if text
+        ],
         tables=[table for table in tables if table.rows],
         figures=figures,
-        origin=_origin(folder),
+        sessions=_sessions(folder),
     )
 
 
@@ -101,6 +107,26 @@ def _row(row: ArmRow) -> tuple[str, ...]:
     n = summary.n if summary else 0
     counts = (f"{n} of {row.expected}" if n < row.expected else str(n), *values, str(row.failed))
     return (row.arm, f"{row.parameters:,}", f"{row.macs:,}", *counts, row.reference, *pairs)
+
+
+def _recipe(folder: StudyFolder) -> str:
+    """What every run has in common, and what that keeps the study from showing."""
+    fields = ("data.name", "train.duration", "train.batch_size", "schedule.learning_rate")
+    configs = [arm.config for arm in folder.arms.values()]
+    data, duration, batch, rate = (
+        " or ".join(dict.fromkeys(str(value_at(config, field)) for config in configs)) for field in fields
+    )
+    rates = f"at learning rate {rate}, tuned for no arm: one that needs another is at a disadvantage"
+    if any(arm.learning_rates for arm in folder.arms.values()):
+        by = f"{folder.grid_seeds} seed{'s' * (folder.grid_seeds > 1)}"
+        rates = f"each arm at the best of its learning rates on the validation split, as {by} had it"
+    text = f"Data: {data}; {duration} in batches of {batch}, {rates}."
+    if folder.origin and folder.origin.scale == "small":
+        text += (
+            " This is the small scale: data, nets and training are smaller than the paper's, so it can show "
+            "the direction of an effect and reproduces no number."
+        )
+    return text
 
 
 def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
@@ -147,24 +173,25 @@ def _matched(folder: StudyFolder) -> Table:
     return Table("Matched budgets", ("arm", "reached"), rows)
 
 
-def _origin(folder: StudyFolder) -> list[tuple[str, str]]:
-    """Command, commits, machine and versions; several of one where sessions differ."""
+def _runs(folder: StudyFolder, metric: Metric) -> Table:
+    """Every run, where they are few."""
+    runs = [run for name in folder.arms for run in folder.runs(name) if run.state == FINISHED]
+    headers = ("arm", "seed", f"test {metric.label}", "test loss", "step", "seconds")
+    return Table("Runs", headers, [_run(run, metric) for run in runs] if len(runs) <= FEW else [])
+
+
+def _run(run: StudyRun, metric: Metric) -> tuple[str, ...]:
+    result = run.result
+    seconds = f"{result['seconds']:.0f}" if "seconds" in result else ""
+    values = (f"{metric.factor * result[metric.name]:.2f}", f"{result['loss']:.4f}", str(result["step"]))
+    return (run.arm, str(run.seed), *values, seconds)
+
+
+def _sessions(folder: StudyFolder) -> list[dict[str, Any]]:
+    """The study's starts, each at the commits that its runs saw."""
     runs = [run for name in folder.arms for run in folder.all_runs(name)]
-    commits = sorted({commit for run in runs if (commit := commit_of(run))})
-    sessions = folder.sessions
-    found = {
-        "Command": [session["command"] for session in sessions],
-        "Commit": [c.replace("+", " and uncommitted changes") for c in commits],
-        "Machine": [_plain(session["devices"]) for session in sessions],
-        "Versions": [_plain(session["versions"]) for session in sessions],
-    }
-    return [(name, text) for name, texts in found.items() for text in dict.fromkeys(texts) if text]
-
-
-def _plain(values: dict[str, Any]) -> str:
-    """ "jax 0.10.2, numpy 2.4.6"."""
-    texts = {name: ", ".join(v) if isinstance(v, list | tuple) else str(v) for name, v in values.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
+    states_seen = [session["git"] for run in runs if (session := last_session(run.workdir))]
+    return [{**start, "git": git} for start in folder.sessions for git in states_seen or [start["git"]]]
 
 
 def markdown(report: Report) -> str:
@@ -178,8 +205,7 @@ def markdown(report: Report) -> str:
     for file, meaning in report.figures.items():
         lines += [f"![{meaning}]({file})", "", meaning, ""]
     lines += ["## How these numbers came about", ""]
-    lines += [f"- {name}: {f'`{text}`' if name == 'Command' else text}" for name, text in report.origin]
-    return "\n".join([*lines, f"- Every run: [{CSV}]({CSV})", ""])
+    return "\n".join([*lines, *origin_lines(report.sessions), f"- Every run: [{CSV}]({CSV})", ""])
 
 
 def html(report: Report, folder: Path) -> str:
@@ -188,7 +214,8 @@ def html(report: Report, folder: Path) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     pictures = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in report.figures}
-    return environment.from_string(TEMPLATE.read_text()).render(report=report, pictures=pictures)
+    template = environment.from_string(TEMPLATE.read_text())
+    return template.render(report=report, pictures=pictures, origin=origin(report.sessions))
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -1,13 +1,12 @@
 """What a study's folder says, as rows: one for each run, one for each arm with its comparison."""
 
 import dataclasses
-import json
 from typing import Any
 
 from resnet.config import config_hash
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
 from resnet.studies.statistics import Comparison, Summary, compare, holm, summarize
-from resnet.training.provenance import FILE as RUN_FILE
+from resnet.training.provenance import commit, last_session
 from resnet.training.records import read_metrics
 
 
@@ -95,8 +94,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
         counted = {run.workdir for run in folder.runs(name)}
         for run in folder.all_runs(name):
             config, result = arm.at(run.seed, run.learning_rate), run.result
-            validation = result.get("validation") or {}
-            rate = result.get("images_per_second")
+            validation, session = result.get("validation") or {}, last_session(run.workdir)
             rows.append(
                 {
                     "arm": name,
@@ -112,17 +110,22 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                     "parameters": arm.parameters,
                     "macs": arm.macs,
                     "seconds": result.get("seconds"),
-                    "seconds_per_step": config.train.batch_size / rate if rate else None,
+                    "seeds_together": result.get("seeds_together"),
+                    "seconds_per_step_and_seed": seconds_per_step(folder, run),
                     "config_hash": config_hash(config),
-                    "commit": commit_of(run),
-                    "workdir": run.workdir.relative_to(folder.workdir).as_posix(),
+                    "commit": commit(session) if session else None,
+                    "workdir": _place(folder, run),
                 }
             )
     return rows
 
 
-def commit_of(run: StudyRun) -> str | None:
-    """The commit of a run's last session, "+" behind it where files differed from it."""
-    path = run.workdir / RUN_FILE
-    git = json.loads(path.read_text())["sessions"][-1]["git"] if path.exists() else None
-    return git and git["commit"] + ("+" if git["dirty"] else "")
+def seconds_per_step(folder: StudyFolder, run: StudyRun) -> float | None:
+    """A run's share of the time of a training step, which seeds that are trained together share."""
+    rate = run.result.get("images_per_second")
+    return folder.arms[run.arm].config.train.batch_size / rate if rate else None
+
+
+def _place(folder: StudyFolder, run: StudyRun) -> str:
+    inside = run.workdir.is_relative_to(folder.workdir)
+    return (run.workdir.relative_to(folder.workdir) if inside else run.workdir).as_posix()

@@ -1,13 +1,16 @@
 """The work of a study: each arm's grid, then its seeds; what is finished is never repeated."""
 
+import contextlib
 import dataclasses
 import datetime
-import time
+import logging as python_logging
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
 
 from resnet.studies.folder import StudyFolder, StudyRun, order_of_work, states
+from resnet.training import records
 from resnet.training.lock import WorkdirHeld
 from resnet.training.loop import train_seeds
 
@@ -49,28 +52,26 @@ def run_pieces(folder: StudyFolder, pieces: list[Piece], command: str = "") -> d
     """Runs the pieces one after the other; counts the states.
 
     A run that fails is recorded with its reason, and the others go on; so they do where another process
-    is at some of the runs. RunStopped, from a signal,
-    ends the study, which the same command resumes.
+    is at some of the runs. RunStopped, from a signal, ends the study, which the same command resumes.
     """
-    progress = Progress(folder, list(dict.fromkeys(piece.arm for piece in pieces)))
+    names = list(dict.fromkeys(piece.arm for piece in pieces))
     for piece in pieces:
-        run_piece(folder, piece, command, progress)
+        log_progress(folder, names)
+        run_piece(folder, piece, command)
+    if pieces:
+        log_progress(folder, names)
     return states(folder) | {"workdir": str(folder.workdir)}
 
 
-def run_piece(folder: StudyFolder, piece: Piece, command: str, progress: "Progress | None" = None) -> None:
+def run_piece(folder: StudyFolder, piece: Piece, command: str) -> None:
     """Tries the arm's learning rates, if it has a grid, and then runs its seeds at the chosen one."""
     for runs in folder.grid(piece.arm).values():
-        _run(folder, runs, piece.groups, command, progress)
-    _run(folder, folder.runs(piece.arm), piece.groups, command, progress)
+        _run(folder, runs, piece.groups, command)
+    _run(folder, folder.runs(piece.arm), piece.groups, command)
 
 
 def _run(
-    folder: StudyFolder,
-    runs: list[StudyRun],
-    groups: tuple[tuple[int, ...], ...],
-    command: str,
-    progress: "Progress | None",
+    folder: StudyFolder, runs: list[StudyRun], groups: tuple[tuple[int, ...], ...], command: str
 ) -> None:
     """Trains those of one config's seeds that are not over, group by group."""
     for group in groups:
@@ -81,40 +82,43 @@ def _run(
         config = folder.arms[first.arm].at(first.seed, first.learning_rate)
         logging.info("%s: seeds %s", first.workdir.parent, ", ".join(map(str, left)))
         try:
-            outcomes = train_seeds(config, {seed: run.workdir for seed, run in left.items()}, command)
+            with _without_metrics():
+                outcomes = train_seeds(config, {seed: run.workdir for seed, run in left.items()}, command)
         except WorkdirHeld as held:
             logging.warning("%s; these seeds are left to it", held)
             continue
         for seed, outcome in outcomes.items():
             if "failed" in outcome:
                 logging.warning("%s failed: %s", left[seed].workdir, outcome["failed"])
-        if progress:
-            progress.show()
 
 
-class Progress:
+def log_progress(folder: StudyFolder, names: list[str]) -> None:
     """How far the study is. The ETA takes a run's time to grow with its net's multiply-accumulates."""
+    runs = [run for name in names for run in folder.all_runs(name)]
+    expected = sum(map(folder.expected, names))
+    whole = sum(folder.arms[name].macs * folder.expected(name) for name in names)
+    done = sum(folder.arms[run.arm].macs for run in runs if run.over)
+    timed = [run for run in runs if "seconds" in run.result]
+    seconds = sum(run.result["seconds"] / run.result.get("seeds_together", 1) for run in timed)
+    eta = "?"
+    if timed:
+        per_mac = seconds / sum(folder.arms[run.arm].macs for run in timed)
+        eta = str(datetime.timedelta(seconds=round(per_mac * (whole - done))))
+    over = sum(run.over for run in runs)
+    logging.info("study: %d of %d runs, %.0f %% of the work, ETA %s", over, expected, 100 * done / whole, eta)
 
-    def __init__(self, folder: StudyFolder, names: list[str]):
-        self.folder, self.names = folder, names
-        self.started, self.before = time.monotonic(), self._work_done()
-        self.show()
 
-    def _work_done(self) -> float:
-        arms = self.folder.arms
-        return sum(arms[n].macs * sum(run.over for run in self.folder.all_runs(n)) for n in self.names)
+@contextlib.contextmanager
+def _without_metrics() -> Iterator[None]:
+    """Keeps the metrics of single runs out of the log, in which the study would drown; metrics.jsonl has
+    them."""
 
-    def show(self) -> None:
-        """One line in the log; nothing where there is nothing to do."""
-        folder, done = self.folder, self._work_done()
-        whole = sum(folder.arms[name].macs * folder.expected(name) for name in self.names)
-        over = sum(run.over for name in self.names for run in folder.all_runs(name))
-        expected = sum(folder.expected(name) for name in self.names)
-        eta = "?"
-        if not expected:
-            return
-        if done > self.before:
-            seconds = (time.monotonic() - self.started) * (whole - done) / (done - self.before)
-            eta = str(datetime.timedelta(seconds=round(seconds)))
-        logging.info("study: %d of %d runs, %.0f %% of the work, ETA %s", over, expected,
-                     100 * done / whole, eta)  # fmt: skip
+    def is_other(record: python_logging.LogRecord) -> bool:
+        return record.pathname != records.__file__
+
+    handler = logging.get_absl_handler()
+    handler.addFilter(is_other)
+    try:
+        yield
+    finally:
+        handler.removeFilter(is_other)

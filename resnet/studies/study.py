@@ -5,6 +5,8 @@ A study file is Python code with a function `get_study(scale) -> Study`: run onl
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -123,6 +125,21 @@ def with_base(study: Study, base: Config) -> Study:
     changes = {name: new for name, _, new in differences(study.base, base)}
     origin = study.origin and dataclasses.replace(study.origin, changes={**study.origin.changes, **changes})
     return dataclasses.replace(study, base=base, origin=origin)
+
+
+def tell_apart(configs: list[Config]) -> list[str]:
+    """A name for each config from the fields in which they differ, as "depth 20, shortcut none"."""
+    pairs = itertools.pairwise(configs)
+    varying = list(dict.fromkeys(name for a, b in pairs for name, *_ in differences(a, b)))
+    return [
+        ", ".join(f"{name.removeprefix('model.')} {value_at(config, name)}" for name in varying) or "all"
+        for config in configs
+    ]
+
+
+def value_at(config: Config, name: str) -> Any:
+    """The value of a dotted field."""
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def resolve(study: Study) -> dict[str, ResolvedArm]:

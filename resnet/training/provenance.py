@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,56 @@ def write_run_json(workdir: str | os.PathLike, config: Config, command: Sequence
     """Adds the session that begins, with all that its numbers depend on, to those that run.json holds."""
     path = Path(workdir) / FILE
     sessions = json.loads(path.read_text())["sessions"] if path.exists() else []
-    session = {
+    own = {"numerics": numerics(config), "config": config_to_dict(config)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"sessions": [*sessions, this_session(command) | own]})
+
+
+def this_session(command: Sequence[str] | str) -> dict[str, Any]:
+    """When, by which command, at which commit, on which versions and machine."""
+    return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command if isinstance(command, str) else shlex.join(command),
         "git": git_state(Path(__file__).parents[2]),
         "versions": versions(),
         "devices": devices(),
-        "numerics": numerics(config),
-        "config": config_to_dict(config),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"sessions": [*sessions, session]})
+
+
+def last_session(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The session that a run ended with; None where run.json is missing."""
+    path = Path(workdir) / FILE
+    return json.loads(path.read_text())["sessions"][-1] if path.exists() else None
+
+
+def origin(sessions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """("Command", "python …"), Commit, Machine and Versions of numbers on a page, each text once."""
+    wordings = {
+        "Command": lambda session: session["command"],
+        "Commit": lambda session: commit(session) or "unknown",
+        "Machine": lambda session: _listed(session["devices"]),
+        "Versions": lambda session: _listed(session["versions"]),
+    }
+    sessions = list(sessions)
+    pairs = [(name, words(session)) for name, words in wordings.items() for session in sessions]
+    return list(dict.fromkeys(pairs))
+
+
+def origin_lines(sessions: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The same as a Markdown list."""
+    return [f"- {name}: {f'`{text}`' if name == 'Command' else text}" for name, text in origin(sessions)]
+
+
+def commit(session: Mapping[str, Any]) -> str:
+    """The commit of a session, and whether files differed from it; empty outside a repository."""
+    git = session["git"]
+    return git["commit"] + " and uncommitted changes" * git["dirty"] if git else ""
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """ "jax 0.10.2, numpy 2.4.6"."""
+    texts = {name: ", ".join(v) if isinstance(v, list | tuple) else str(v) for name, v in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,30 @@
+"""Does every shortcut train in every order of activation? What the grammar refuses is left out.
+
+Source: a question of ours; the orders are those of He 2016 (arXiv 1603.05027), Table 2.
+Command: python scripts/study.py --study=configs/studies/grammar.py --study.scale=small --workdir=runs/grammar
+"""
+
+import contextlib
+
+from configs.cifar10_resnet20 import get_config as cifar10
+from configs.digits_grammar import get_config as digits
+from resnet.config import replaced
+from resnet.errors import InputError
+from resnet.models.branches import ORDERS
+from resnet.models.shortcuts import SHORTCUTS
+from resnet.studies.study import Arm, Study
+
+NEEDS = {"normalizer_free": {"model.weight_standardization": "scaled"}, "fixup": {"model.zero_head": True}}
+BARE = {"model.norm": "none", "model.ghost_batch": 0}
+
+
+def get_study(scale: str) -> Study:
+    base, arms = {"paper": cifar10(), "small": digits()}[scale], {}
+    for shortcut, kind in SHORTCUTS.items():
+        for order in ORDERS:
+            changes = {"model.shortcut": shortcut, "model.order": order} | NEEDS.get(shortcut, {})
+            changes |= BARE if kind.norm_free else {}
+            with contextlib.suppress(InputError):
+                replaced(base, changes).model.check()
+                arms[f"{shortcut}-{order}"] = Arm(changes, f"identity-{order}")
+    return Study("Every shortcut in every order of activation", base, arms, "identity-postactivation")

@@ -1,0 +1,69 @@
+"""Runs that no study made: grouped by config, and reported like a study's."""
+
+import json
+
+import pytest
+
+from resnet.config import replaced, save_config
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.studies.collected import collect
+from resnet.studies.report import write_report
+from resnet.training.provenance import write_run_json
+from resnet.training.task import save_task, task_of
+from tests.studies_cases import tiny_config
+
+
+def finished(workdir, seed, values, width=0.25):
+    """A run's folder, with accuracies by epoch; no values: it has begun, no more."""
+    workdir.mkdir(parents=True)
+    config = replaced(tiny_config(), {"seed": seed, "model.width": width})
+    save_config(config, workdir)
+    save_task(task_of(load_dataset(config.data)), workdir)
+    write_run_json(workdir, config, "python scripts/train.py")
+    lines = [
+        {"step": step, "epoch": float(step), "split": split, "loss": 1.0, "top1": value}
+        for step, value in enumerate(values, 1)
+        for split in ("train", "validation")
+    ]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if values:
+        result = {"top1": values[-1], "loss": 0.1, "step": len(values), "seconds": 5.0}
+        (workdir / "result.json").write_text(json.dumps(result))
+    return workdir
+
+
+def test_runs_are_grouped_by_config_and_reported(tmp_path):
+    for seed, value in enumerate((0.9, 0.8, 0.85)):
+        finished(tmp_path / "narrow" / f"seed{seed}", seed, [0.1, value])
+    wide = finished(tmp_path / "wide", 1, [0.3, 0.7, 0.9], width=0.5)
+    folder = collect([tmp_path / "narrow", wide], tmp_path / "page", "Two widths")
+    assert list(folder.arms) == ["width 0.25", "width 0.5"]
+    assert folder.arms["width 0.5"].parameters > folder.arms["width 0.25"].parameters
+    assert write_report(folder)["finished"] == 4
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert (
+        "# Two widths" in page
+        and "85.00 ± 5.00" in page
+        and "Complete: 4 of 4" in page
+        and "in batches of 16" in page
+    )
+    assert "+10.00 (n = 1)" in page, "paired with the seed they share"
+    assert page.count("`python scripts/train.py`") == 1
+    names = {"report.md", "report.html", "runs.csv", "curves.png", "differences.png", "seconds.png"}
+    assert names == {path.name for path in (tmp_path / "page").iterdir()}
+
+
+def test_an_unfinished_run_is_counted_as_such(tmp_path):
+    runs = [finished(tmp_path / "a", 0, [0.9]), finished(tmp_path / "b", 1, [])]
+    counts = write_report(collect(runs, tmp_path / "page", "Runs"))
+    assert (counts["finished"], counts["unfinished"], counts["not started"]) == (1, 1, 0)
+    assert "Unfinished: 1 finished, 1 unfinished" in (tmp_path / "page" / "report.md").read_text()
+
+
+def test_what_cannot_be_collected_is_told(tmp_path):
+    run = finished(tmp_path / "a", 0, [0.9])
+    with pytest.raises(InputError, match="repeats seed 0 of .*a; name it once"):
+        collect([run, run], tmp_path, "Runs")
+    with pytest.raises(InputError, match="no run of ours lies in"):
+        collect([tmp_path / "none"], tmp_path, "Runs")
