@@ -2,9 +2,10 @@
 
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
+
+from resnet.training.provenance import git_state, versions
 
 
 def tries(few: int) -> int:
@@ -13,9 +14,10 @@ def tries(few: int) -> int:
 
 
 def record(fault: str, **found: Any) -> None:
-    """Writes what was found to RECORD/<fault>.json, where RECORD is set."""
+    """Writes what was found to RECORD/<fault>.json, where RECORD is set, with what it was found on."""
     if folder := os.environ.get("RECORD"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        machine = {"python": platform.python_version(), "cpus": os.cpu_count()}
-        content = {"fault": fault, **found, "machine": machine}
+        git = git_state(Path(__file__).parents[1]) or {"commit": "unknown"}
+        origin = {"commit": git["commit"], "versions": versions(), "cpus": os.cpu_count()}
+        content = {"fault": fault, **found, **origin}
         (Path(folder) / f"{fault}.json").write_text(json.dumps(content, indent=1) + "\n")

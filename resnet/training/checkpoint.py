@@ -121,7 +121,7 @@ def restore_together(workdirs: Sequence[Path], target: Any, *, set_aside: bool =
     """
     if set_aside:
         for workdir in workdirs:
-            _set_damaged_aside(workdir)
+            set_damaged_aside(workdir)
     steps = sorted(set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs)), reverse=True)
     for step in steps:
         restored = []
@@ -140,7 +140,7 @@ def restore_together(workdirs: Sequence[Path], target: Any, *, set_aside: bool =
     return None
 
 
-def _set_damaged_aside(workdir: Path) -> None:
+def set_damaged_aside(workdir: Path) -> None:
     """Moves all damaged checkpoints; InputError, and nothing moved, if none is whole."""
     steps, damaged = steps_on_disk(workdir), []
     for step in steps:

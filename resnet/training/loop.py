@@ -24,6 +24,7 @@ from resnet.training.lock import holding
 from resnet.training.member import FAILURE, Member, open_workdir, outcome
 from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, replicated, stack, unstack
 from resnet.training.plan import Plan, make_plan
+from resnet.training.processes import first_says, several
 from resnet.training.progress import ProgressBar
 from resnet.training.provenance import digest
 from resnet.training.signals import RunStopped, StopSignals
@@ -92,16 +93,21 @@ def train_seeds(
     process holds one of them.
     """
     configs = {seed: _alone(config, seed) for seed in workdirs}
-    results = {seed: outcome(workdirs[seed], configs[seed], retry) for seed in workdirs}
-    todo = [seed for seed in workdirs if results[seed] is None]
     with contextlib.ExitStack() as locks:
-        for seed in todo:
-            locks.enter_context(holding(workdirs[seed]))
-            if retry:
-                (workdirs[seed] / FAILURE).unlink(missing_ok=True)
-            # Another process may have finished it since.
-            results[seed] = outcome(workdirs[seed], configs[seed])
-        groups = _groups({seed: workdirs[seed] for seed in todo if results[seed] is None})
+
+        def claim() -> tuple[list, list]:
+            results = {seed: outcome(workdirs[seed], configs[seed], retry) for seed in workdirs}
+            for seed in [seed for seed in workdirs if results[seed] is None]:
+                locks.enter_context(holding(workdirs[seed]))
+                if retry:
+                    (workdirs[seed] / FAILURE).unlink(missing_ok=True)
+                # Another process may have finished it since.
+                results[seed] = outcome(workdirs[seed], configs[seed])
+            todo = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
+            return list(results.values()), _groups(todo)
+
+        found, groups = first_says(claim)
+        results = dict(zip(workdirs, found, strict=True))
         dataset = load_dataset(config.data) if groups else None
         for group in groups:
             assert dataset is not None
@@ -138,7 +144,10 @@ def _train_together(
         _ = plan.initial  # read first, so that a source that does not fit leaves no folder behind
     for own, workdir in runs.values():
         open_workdir(own, workdir, plan, command)
-    restored = checkpoint.restore_together(workdirs, target, set_aside=True)
+    if several():
+        # Once, by the first, before any other process looks.
+        first_says(lambda: [checkpoint.set_damaged_aside(workdir) for workdir in workdirs])
+    restored = checkpoint.restore_together(workdirs, target, set_aside=not several())
     if restored:
         states, metadata = zip(*restored, strict=True)
         state = stack(states, mesh)
@@ -197,6 +206,7 @@ def _run_stretch(session: Session, arrays: dict[str, jax.Array], stop: int) -> N
         _read_metrics(session)
         session.waiting = session.step + 1, metrics
         session.step += k
+        session.signals.poll()
         if timed_from is None:  # The first call of a stretch may compile.
             timed_from, begun = session.step, time.monotonic()
         elapsed = max(time.monotonic() - begun, 1e-9)

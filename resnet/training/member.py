@@ -16,6 +16,7 @@ from resnet.training.curves import plot_curves
 from resnet.training.evaluation import score
 from resnet.training.meter import Meter
 from resnet.training.plan import Plan
+from resnet.training.processes import index_of_this
 from resnet.training.provenance import versions, write_run_json
 from resnet.training.records import Records, write_json
 from resnet.training.signals import RunStopped
@@ -120,7 +121,8 @@ class Member:
         self.manager.wait_until_finished()
         result |= {"workdir": str(self.workdir)}
         write_json(self.workdir / RESULT, result)
-        plot_curves(self.workdir)
+        if index_of_this() == 0:
+            plot_curves(self.workdir)
         return result
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
+from resnet.training.processes import several
 from resnet.training.steps import each_seed, eval_step, predict, train_steps
 
 SEEDS, DATA = "seeds", "data"
@@ -41,13 +42,14 @@ def host_devices(config: ParallelConfig, seeds: int) -> int:
 
 
 def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:
-    """The first `devices` local devices, all by default, as [seeds, data].
+    """The first `devices`, all by default, as [seeds, data]; of several processes, those of all.
 
     Seeds that the devices can share evenly need no word between them; where there are more devices,
-    they share the images of each batch.
+    they share the images of each batch. Of several processes each has all seeds, to be able to save them.
     """
-    found = np.asarray(jax.local_devices()[:devices])
-    return Mesh(found.reshape(math.gcd(seeds, len(found)), -1), (SEEDS, DATA))
+    found = np.asarray(jax.devices()[:devices])
+    groups = 1 if several() else math.gcd(seeds, len(found))
+    return Mesh(found.reshape(groups, -1), (SEEDS, DATA))
 
 
 def axis_name(mesh: Mesh) -> str | None:
@@ -68,7 +70,7 @@ def check_batch(batch_size: int, ghost_batch: int, devices: int) -> None:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The whole tree on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _place(tree, mesh, PartitionSpec())
 
 
 def replicated(shapes: Any, mesh: Mesh) -> Any:
@@ -79,8 +81,10 @@ def replicated(shapes: Any, mesh: Mesh) -> Any:
 
 def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
     """The trees of several seeds as one with a leading axis, spread over the devices."""
+    if several():
+        trees = jax.device_get(trees)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(SEEDS)))
+    return _place(stacked, mesh, PartitionSpec(SEEDS))
 
 
 def unstack(tree: Any) -> list[Any]:
@@ -90,6 +94,19 @@ def unstack(tree: Any) -> list[Any]:
         jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), fetched)
         for i in range(len(jax.tree.leaves(fetched)[0]))
     ]
+
+
+def _place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """The tree over the mesh; several processes hold the same, and each gives its devices their part."""
+    sharding = NamedSharding(mesh, spec)
+    if not several():
+        return jax.device_put(tree, sharding)
+
+    def parts(leaf: Any) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(parts, tree)
 
 
 def _spread(function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> Callable:
@@ -107,14 +124,21 @@ def make_train_steps(mesh: Mesh, **bound: Any) -> Callable:
     steps = partial(train_steps, axis_name=axis_name(mesh), **bound)
     seeds = PartitionSpec(SEEDS)
     specs = (seeds, PartitionSpec(), PartitionSpec(SEEDS, None, DATA))
-    return jax.jit(_spread(steps, mesh, specs, seeds), donate_argnums=0)
+    return _taking_parts(jax.jit(_spread(steps, mesh, specs, seeds), donate_argnums=0), mesh, specs[-1])
 
 
 def make_eval_step(mesh: Mesh, **bound: Any) -> Callable:
     """Compiled (variables, batch) -> sums [seeds] over the mesh; the variables have a leading axis."""
     step = each_seed(partial(eval_step, axis_name=axis_name(mesh), **bound), (0, None))
-    seeds = PartitionSpec(SEEDS)
-    return jax.jit(_spread(step, mesh, (seeds, PartitionSpec(DATA)), seeds))
+    seeds, data = PartitionSpec(SEEDS), PartitionSpec(DATA)
+    return _taking_parts(jax.jit(_spread(step, mesh, (seeds, data), seeds)), mesh, data)
+
+
+def _taking_parts(function: Callable, mesh: Mesh, spec: PartitionSpec) -> Callable:
+    """`function` as it is, or, in several processes, with its last argument placed first."""
+    if not several():
+        return function
+    return lambda *arguments: function(*arguments[:-1], _place(arguments[-1], mesh, spec))
 
 
 def make_predict(**bound: Any) -> Callable:

@@ -8,6 +8,8 @@ from typing import Any
 
 from absl import logging
 
+from resnet.training.processes import index_of_this
+
 LOG_SECONDS = 30.0  # between two lines where there is no terminal
 
 
@@ -19,7 +21,7 @@ class ProgressBar:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.start: tuple[int, float] | None = None  # step and time of the first report
         self.logged, self.rate = -math.inf, "?"
-        self.bar = _terminal_bar(total_steps, step) if sys.stderr.isatty() else None
+        self.bar = _terminal_bar(total_steps, step) if sys.stderr.isatty() and not index_of_this() else None
 
     def show(self, step: int, images_per_second: float) -> None:
         """Reports `step` finished steps; 0 images/s: not measured yet, the last speed known is shown."""

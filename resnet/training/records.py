@@ -10,6 +10,8 @@ from typing import Any
 
 from absl import logging
 
+from resnet.training.processes import index_of_this
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -38,7 +40,9 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes one JSON document so that no reader ever sees half of it."""
+    """Writes one JSON document so that no reader ever sees half of it; of several processes, the first."""
+    if index_of_this():
+        return
     with replacing(Path(path)) as temporary:
         temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
@@ -65,7 +69,7 @@ def forget_after(workdir: Path, step: int) -> None:
 
 
 class Records:
-    """Metrics of one run, from `step` finished steps on.
+    """Metrics of one run, from `step` finished steps on; of several processes, the first writes them.
 
     All records of a step but the test split's must be written before its checkpoint is: then a run
     that was killed and resumed holds each record once.
@@ -82,6 +86,9 @@ class Records:
         self.steps_per_epoch = steps_per_epoch
         self.first_step = step
         self.boards: dict[str, Any] | None = {} if tensorboard else None
+        self.file = None
+        if index_of_this():
+            return
         self.workdir.mkdir(parents=True, exist_ok=True)
         forget_after(self.workdir, step)
         self.file = (self.workdir / METRICS_FILE).open("a", buffering=1)  # flushed at each line
@@ -94,6 +101,8 @@ class Records:
 
     def write(self, step: int, metrics: Mapping[str, Any], split: str) -> None:
         """Adds one line after `step` finished steps; not-a-number and infinities become null."""
+        if self.file is None:
+            return
         record = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), "split": split}
         self.file.write(json.dumps(plain(record | dict(metrics)), allow_nan=False) + "\n")
         if split != "train":
@@ -117,6 +126,7 @@ class Records:
 
     def close(self) -> None:
         """Flushes and closes everything; may be called twice."""
-        self.file.close()
+        if self.file:
+            self.file.close()
         for board in (self.boards or {}).values():
             board.close()

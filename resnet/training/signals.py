@@ -5,6 +5,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from resnet.training import processes
+
 
 class RunStopped(Exception):
     """The run ended before its time; the message is for the user, `exit_code` for the shell."""
@@ -20,10 +22,14 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._polls = 0
 
     def __enter__(self) -> "StopSignals":
         # Python lets only the main thread set handlers; elsewhere the caller's stay in charge.
-        if threading.current_thread() is threading.main_thread():
+        if processes.several():
+            # JAX catches SIGTERM then, to stop all processes after the same step.
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, processes.pass_on_interrupt)
+        elif threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._receive)
         return self
@@ -36,6 +42,12 @@ class StopSignals:
         self.received = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def poll(self) -> None:
+        """To be called after every dispatch: whether one of several processes was told to stop."""
+        self._polls += 1
+        if processes.asked_to_stop(self._polls):
+            self.received = signal.SIGTERM
 
     def stopped(self, step: int) -> RunStopped:
         """What to raise once the state of `step` is safe."""

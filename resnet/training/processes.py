@@ -1,0 +1,134 @@
+"""Several processes that train one run: who they are, what the first tells the others, how all end.
+
+Each process holds the whole data set and the whole state, and computes its devices' share of every batch.
+The first writes what is to read; all take part in checkpoints.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from resnet.errors import InputError
+
+SECONDS = 30  # after which a process that is silent counts as dead, and the others end
+
+
+@dataclasses.dataclass
+class _Self:
+    """This process among those of the run; JAX knows too, but would start its devices to say so."""
+
+    index: int = 0
+    count: int = 1
+
+
+_SELF = _Self()
+
+
+@contextlib.contextmanager
+def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator[None]:
+    """While entered, this process is one of a run's: of `count` that meet at `coordinator` (host:port).
+
+    Or one of a step of several Slurm tasks; or, with coordinator "auto", of any launcher that JAX knows
+    (Open MPI, Kubernetes, TPU, …). Otherwise it is alone. To be entered before JAX's first computation.
+    """
+    if arguments := _arguments(coordinator, count, index):
+        _start(arguments)
+    try:
+        yield
+    finally:
+        # A joint wait: the first to go would take the others down otherwise.
+        if several():
+            jax.distributed.shutdown()
+            _SELF.index, _SELF.count = 0, 1
+
+
+def _arguments(coordinator: str, count: int, index: int) -> dict[str, Any]:
+    """What jax.distributed is to be told; {} in a process that is alone."""
+    timeouts = dict.fromkeys(("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), SECONDS)
+    if coordinator not in ("", "auto"):
+        if not (":" in coordinator and 0 <= index < count):
+            raise InputError(
+                "--coordinator=host:port, --processes=n and --process=i (0 to n-1) go together; "
+                f"got {coordinator!r}, {count} and {index}"
+            )
+        meeting = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+        return meeting | timeouts
+    if count > 0 or index >= 0:
+        raise InputError("--processes and --process need --coordinator=host:port")
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
+    return timeouts if coordinator or tasks > 1 else {}
+
+
+def _start(arguments: dict[str, Any]) -> None:
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the processes of this run do not find each other: {error}") from None
+    _SELF.index, _SELF.count = jax.process_index(), jax.process_count()
+    logging.info(
+        "process %d of %d; should another end early, this one ends within a minute, and says so",
+        _SELF.index,
+        _SELF.count,
+    )
+    if _SELF.index:
+        # What the first says of the run is enough.
+        logging.set_verbosity(logging.WARNING)
+
+
+def index_of_this() -> int:
+    """0 in the first process, and in one that is alone."""
+    return _SELF.index
+
+
+def several() -> bool:
+    """Whether other processes train the same run."""
+    return _SELF.count > 1
+
+
+def first_says(function: Callable[[], Any]) -> Any:
+    """What `function` returns in the first process, as JSON has it; its InputError is raised in all."""
+    if not several():
+        return function()
+    said, error = None, None
+    if index_of_this() == 0:
+        try:
+            said = {"value": function()}
+        except InputError as refused:
+            said, error = {"error": str(refused)}, refused
+    said = json.loads(_broadcast(json.dumps(said)))
+    if "error" in said:
+        raise error or InputError(said["error"])
+    return said["value"]
+
+
+def _broadcast(text: str) -> str:
+    """The text of the first process."""
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    padded = np.zeros(length, np.uint8)
+    padded[: min(len(content), length)] = content[:length]
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)).decode()
+
+
+def asked_to_stop(count: int) -> bool:
+    """Whether all should stop here, because one received SIGTERM; `count` is one more at each call."""
+    if not several():
+        return False
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.reached_preemption_sync_point(count))
+
+
+def pass_on_interrupt(*_: object) -> None:
+    """Handler of SIGINT: treated as SIGTERM, which JAX's own handler tells all processes of."""
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,186 @@
+"""One run by two processes: the losses of one with two devices, one writer, and an end in common."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tally import record
+
+from resnet.config import load_config
+from resnet.errors import InputError
+from resnet.training import loop, processes
+from resnet.training.parallel import make_mesh
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+from resnet.config import Config
+
+def get_config():
+    config = Config()
+    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.model.blocks, config.model.width = (1, 1, 1), 0.25
+    config.train.batch_size, config.train.duration, config.train.ema = 8, "{duration}", 0.9
+    config.train.log_every, config.checkpoint.every = "1 steps", "2 steps"
+    config.schedule.name, config.schedule.learning_rate = "constant", 0.01
+    return config
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Starts the processes of one run; the workdir is tmp_path/run."""
+    started = []
+
+    def start(processes: int, duration: str = "4 steps", **environment: str) -> list[subprocess.Popen]:
+        (tmp_path / "config.py").write_text(CONFIG.format(duration=duration))
+        command = [sys.executable, "scripts/train.py", f"--config={tmp_path}/config.py"]
+        command += [f"--workdir={tmp_path}/run", "--config.parallel.host_devices=1"]
+        meeting = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"]
+        for index in range(processes):
+            own = [*meeting, f"--process={index}"] if processes > 1 else []
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+            started.append(subprocess.Popen([*command, *own], env=os.environ | environment, **pipes))
+        return started[-processes:]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(runs: list[subprocess.Popen], code: int = 0) -> list[str]:
+    outputs = [run.communicate(timeout=240) for run in runs]
+    for run, (_, errors) in zip(runs, outputs, strict=True):
+        assert run.returncode == code, errors
+    # Gloo reports its connections on standard output too.
+    return [output.splitlines()[-1] for output, _ in outputs]
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> list[float]:
+    return [line["loss"] for line in lines(workdir) if line["split"] == "train"]
+
+
+def alone(folder: Path, workdir: Path) -> dict:
+    """The result of the same run in this process, with two devices."""
+    config = load_config(folder / "config.py")
+    config.parallel.host_devices = 1
+    return loop.train(config, workdir, mesh=make_mesh(2))
+
+
+def go_back(workdir: Path) -> None:
+    """Leaves a run as it was when step 2 had been saved."""
+    (workdir / "result.json").unlink()
+    shutil.rmtree(workdir / "checkpoints" / "4")
+
+
+def test_two_processes_equal_one_with_two_devices(train, tmp_path):
+    first, second = finish(train(2))
+    result, workdir = json.loads(first), tmp_path / "run"
+    assert not second.startswith("{") and result == json.loads((workdir / "result.json").read_text())
+    assert [line["step"] for line in lines(workdir) if line["split"] == "train"] == [1, 2, 3, 4]
+    assert len(json.loads((workdir / "run.json").read_text())["sessions"]) == 1
+    assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
+    assert losses(workdir) == losses(tmp_path / "alone")
+    record("processes", tries=1, losses=0, compared="losses of 4 steps and final weights, bit for bit")
+
+
+@pytest.mark.slow
+def test_saved_by_two_taken_up_by_one_and_back(train, tmp_path):
+    result, workdir = json.loads(finish(train(2))[0]), tmp_path / "run"
+    expected = losses(workdir)
+    go_back(workdir)
+    assert alone(tmp_path, workdir)["sha256"] == result["sha256"] and losses(workdir) == expected
+    go_back(workdir)
+    assert json.loads(finish(train(2))[0])["sha256"] == result["sha256"] and losses(workdir) == expected
+    record("hand_over", tries=2, losses=0, compared="losses of 4 steps and final weights, bit for bit")
+
+
+def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
+    end = time.monotonic() + 240
+    while not (workdir / "metrics.jsonl").exists() or len(losses(workdir)) < n:
+        assert time.monotonic() < end and all(run.poll() is None for run in runs)
+        time.sleep(0.05)
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
+    runs = train(2, duration="100000 steps")
+    wait_for_steps(tmp_path / "run", 3, runs)
+    runs[1].send_signal(signal.SIGTERM)
+    errors = [run.communicate(timeout=240)[1] for run in runs]
+    assert [run.returncode for run in runs] == [143, 143], errors
+    said = {line for text in errors for line in text.splitlines() if "stopped by SIGTERM at step" in line}
+    assert len(said) == 1
+    step = int(said.pop().split("at step ")[1].split(";")[0])
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.slow
+def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim):
+    runs = train(2, duration="100000 steps")
+    wait_for_steps(tmp_path / "run", 3, runs)
+    runs[victim].kill()
+    began = time.monotonic()
+    _, errors = runs[1 - victim].communicate(timeout=120)
+    seconds = time.monotonic() - began
+    assert runs[1 - victim].returncode != 0 and seconds < 60
+    assert "another task died" in errors or "process of this run" in errors
+    record(f"death_of_process_{victim}", tries=1, losses=0, seconds=round(seconds, 1))
+
+
+def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
+    from resnet.training.lock import holding
+
+    with holding(tmp_path / "run"):
+        runs = train(2)
+        errors = [run.communicate(timeout=240)[1] for run in runs]
+    assert [run.returncode for run in runs] == [2, 2], errors
+    assert all("is in use by process" in text and "Traceback" not in text for text in errors)
+
+
+def test_one_process_needs_no_word():
+    with processes.together():
+        assert not processes.several() and processes.index_of_this() == 0
+        assert processes.first_says(lambda: {"a": (1,)}) == {"a": (1,)} and not processes.asked_to_stop(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("host", 2, 0), "--coordinator=host:port, --processes=n and --process=i .* got 'host', 2 and 0"),
+        (("host:1", 2, 2), "go together; got 'host:1', 2 and 2"),
+        (("host:1", 0, -1), "go together"),
+        (("", 2, -1), "--processes and --process need --coordinator"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments, message):
+    with pytest.raises(InputError, match=message), processes.together(*arguments):
+        pass
+
+
+def test_tasks_of_slurm_find_each_other(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-2]")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert processes._arguments("", 0, -1) == {}
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert processes._arguments("", 0, -1) == {
+        "heartbeat_timeout_seconds": 30,
+        "shutdown_timeout_seconds": 30,
+    }
