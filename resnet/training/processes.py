@@ -52,7 +52,9 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
 
 def _arguments(coordinator: str, count: int, index: int) -> dict[str, Any]:
     """What jax.distributed is to be told; {} in a process that is alone."""
-    timeouts = dict.fromkeys(("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), SECONDS)
+    timeouts: dict[str, Any] = dict.fromkeys(
+        ("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), SECONDS
+    )
     if coordinator not in ("", "auto"):
         if not (":" in coordinator and 0 <= index < count):
             raise InputError(
