@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import runpy
 import types
 import typing
@@ -70,6 +71,8 @@ def check_config(config: Config) -> None:
     for name, kind, value in _fields(config):
         if not _fits(value, kind):
             raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}")
+        if not _finite(value):
+            raise InputError(f"`{name}` must be finite; got {value!r}")
     if not 0 <= config.seed < 2**31:
         raise InputError(f"`seed` must be at least 0 and below 2**31; got {config.seed}")
     for field in dataclasses.fields(config):
@@ -238,6 +241,13 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _finite(value: Any) -> bool:
+    """Whether no number in a value is infinite or not a number."""
+    if isinstance(value, tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _from_dict(kind: Any, values: dict[str, Any], prefix: str) -> Any:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from resnet.config import Config
 from resnet.data.batches import steps_per_epoch
 from resnet.data.datasets import Dataset
+from resnet.errors import InputError
 from resnet.models.resnet import make_model
 from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
@@ -55,6 +56,8 @@ def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:
     per_epoch = steps_per_epoch(len(dataset.train.images), config.train.batch_size)
     counts = {"batch_size": config.train.batch_size, "steps_per_epoch": per_epoch}
     total = parse_duration("train.duration", config.train.duration).steps(**counts)
+    if not 0 <= total < 2**31:
+        raise InputError(f"`train.duration` must be below 2**31 steps; got {config.train.duration!r}")
     counts["total_steps"] = total
 
     def every(field: str, text: str) -> int:

@@ -1,6 +1,7 @@
 """Learning-rate schedules, and durations given in steps, epochs, examples or per cent."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ def parse_duration(field: str, text: str) -> Duration:
     """Reads "20 epochs", "64000 steps", "128000 examples" or "10 %"; `field` names it in errors."""
     match = _DURATION.fullmatch(str(text))
     unit = UNITS.get(match[2].removesuffix("s")) if match else None
-    if match is None or unit is None:
+    if match is None or unit is None or not math.isfinite(float(match[1])):
         raise InputError(
             f"`{field}` must be an amount and a unit, such as '20 epochs', '64000 steps', "
             f"'128000 examples' or '10 %'; got {text!r}"
