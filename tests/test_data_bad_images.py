@@ -8,8 +8,6 @@ from random import Random
 import numpy as np
 import pytest
 from absl import logging
-from images_cases import BAD, BROKEN, EITHER, NO_FILES, READABLE, SIDE, cases, make, picture, written
-from tally import record, tries
 
 from resnet.config import Config
 from resnet.data.datasets import DataConfig, load_dataset
@@ -17,6 +15,8 @@ from resnet.data.images import decode_images
 from resnet.errors import InputError
 from resnet.training import loop
 from resnet.training.parallel import make_mesh
+from tests.images_cases import BAD, BROKEN, EITHER, NO_FILES, READABLE, SIDE, cases, make, picture, written
+from tests.tally import record, tries
 
 SECONDS = 10.0  # more for one file is a hang
 
