@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tally import record
 
 from resnet.config import load_config
 from resnet.errors import InputError
 from resnet.training import loop, processes
 from resnet.training.parallel import make_mesh
+from tests.studies_slurm import missing, slurm
+from tests.tally import record
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -110,6 +111,28 @@ def test_saved_by_two_taken_up_by_one_and_back(train, tmp_path):
     go_back(workdir)
     assert json.loads(finish(train(2))[0])["sha256"] == result["sha256"] and losses(workdir) == expected
     record("hand_over", tries=2, losses=0, compared="losses of 4 steps and final weights, bit for bit")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing() or "there is Slurm")
+def test_two_tasks_of_slurm_equal_one_process(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG.format(duration="4 steps"))
+    command = ["srun", "--ntasks=2", "--kill-on-bad-exit=1", sys.executable, "scripts/train.py"]
+    command += [
+        f"--config={tmp_path}/config.py",
+        f"--workdir={tmp_path}/run",
+        "--config.parallel.host_devices=1",
+    ]
+    # The one node of this Slurm has no name that the network knows.
+    environment = os.environ | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
+    with slurm(tmp_path):
+        environment |= {"SLURM_CONF": os.environ["SLURM_CONF"]}
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "process 1 of 2" in done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
+    record("srun", tries=1, losses=0, compared="final weights, bit for bit")
 
 
 def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
