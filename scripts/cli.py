@@ -4,6 +4,7 @@ A script defines its flags with absl, and a function main(overrides) -> result t
 the library; `run(main)` does the rest. Overrides are the arguments `--config.section.field=value`.
 """
 
+import dataclasses
 import json
 import re
 import shlex
@@ -91,14 +92,16 @@ def load_config(overrides: list[str]) -> "Config":
 def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "Config":
     """The config of the run in --workdir, overridden and checked.
 
-    Only fields of the machine can change, and those whose names start with one of `changeable`.
+    Only fields of the machine can change, and those whose names start with one of `changeable`. The run
+    does not say where compiled programs are: they are code, and a run's folder may come from anybody.
     """
     from resnet.config import differences, load_saved_config
+    from resnet.training.cache import CacheConfig
     from resnet.training.machine import prepare
     from resnet.training.member import OF_THE_MACHINE
 
     require("workdir")
-    saved = load_saved_config(FLAGS.workdir)
+    saved = dataclasses.replace(load_saved_config(FLAGS.workdir), cache=CacheConfig())
     config = override(saved, overrides)
     changeable = (*changeable, *OF_THE_MACHINE)
     for name, _, _ in differences(saved, config):
@@ -111,8 +114,6 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
 
 def load_study(overrides: list[str]) -> "Study":
     """The study of --study, its base overridden, with the seeds of --study.seeds."""
-    import dataclasses
-
     from resnet.studies.study import load_study, with_base
     from resnet.training.machine import prepare
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ PREPARED = {
     "cifar100": ((32, 32, 3), 100),
     "svhn_cropped": ((32, 32, 3), 10),
 }
+OWN = "tensorflow_datasets."
 FILE_FORMAT = "array_record"  # the one format that tensorflow-datasets reads without TensorFlow
 
 PREPARE_AGAIN = "delete that folder and prepare it again"
@@ -29,6 +31,7 @@ PREPARE_AGAIN = "delete that folder and prepare it again"
 def load_prepared(name: str, root: Path) -> Source:
     """Reads `<root>/<name>/<version>`, the newest version there. Never downloads."""
     folder = _find_version(name, root)
+    _check_features(folder)
     import tensorflow_datasets as tfds  # here, because it takes a second and most runs need it not
 
     logging.info("reading %s", folder)
@@ -57,6 +60,27 @@ def _find_version(name: str, root: Path) -> Path:
         f"tfds.builder({name!r}, data_dir={str(root)!r}, file_format={FILE_FORMAT!r})"
         '.download_and_prepare()"'
     )
+
+
+def _check_features(folder: Path) -> None:
+    """Raises InputError if features.json names classes of other packages: the library would import those."""
+
+    def names(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            yield from (name for key, name in value.items() if key == "pythonClassName")
+            value = list(value.values())
+        for item in value if isinstance(value, list) else ():
+            yield from names(item)
+
+    path = folder / "features.json"
+    try:
+        foreign = [name for name in names(json.loads(path.read_text())) if not str(name).startswith(OWN)]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): {PREPARE_AGAIN}") from None
+    if foreign:
+        raise InputError(
+            f"{path} asks for code from elsewhere ({foreign[0]!r}), which is not run: {PREPARE_AGAIN}"
+        )
 
 
 def _read_split(builder: Any, name: str, folder: Path) -> Split:

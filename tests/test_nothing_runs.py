@@ -1,0 +1,127 @@
+"""Nothing runs from data: checkpoints, data sets, weight files, runs and studies that somebody else made."""
+
+import ast
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resnet
+from resnet.config import load_saved_config, save_config
+from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.prepared import _check_features
+from resnet.errors import InputError
+from resnet.studies.report import Report, Table, html
+from resnet.weights.files import read_weights, write_safetensors
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("resnet", "scripts") for path in (ROOT / folder).rglob("*.py"))
+# What makes objects, and so runs code, of bytes; and what unpacks files to where an archive says.
+LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+ARCHIVES = {"tarfile", "zipfile"}
+CALLS = {"eval", "exec", "compile", "__import__", "np.load", "numpy.load", "shutil.unpack_archive"}
+CALLS |= {"os.system", "importlib.import_module", "runpy.run_path", "torch.load", "torch.jit.load"}
+# Each with its reason: a config or study file is code; weights_only reads tensors and nothing else.
+ALLOWED = {
+    ("resnet/config.py", "runpy.run_path"),
+    ("resnet/weights/files.py", "torch.load"),
+    ("resnet/weights/files.py", "pickle"),  # for the name of its error
+}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_source_has_no_other_way(path):
+    name, found = path.relative_to(ROOT).as_posix(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names} & (LOADERS | ARCHIVES)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module).split(".")[0]} & (LOADERS | ARCHIVES)
+        elif isinstance(node, ast.Call):
+            found |= {ast.unparse(node.func)} & CALLS
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("allow_pickle", "False") == "False" and "shell" not in keywords
+            assert ast.unparse(node.func) != "torch.load" or keywords["weights_only"] == "True"
+            if ast.unparse(node.func).endswith("Environment"):
+                assert keywords["autoescape"] == "True"
+    assert {(name, what) for what in found} <= ALLOWED
+
+
+@pytest.fixture
+def unpickled():
+    """What pickles name while the test runs, by Python's own audit."""
+    found, listening = [], [True]
+    sys.addaudithook(
+        lambda event, names: found.append(names) if event.startswith("pickle.") and listening else None
+    )
+    yield found
+    listening.clear()
+
+
+def test_a_run_and_weights_are_read_without_a_pickle(tmp_path, unpickled):
+    run = resnet.load(ROOT / "tests" / "data" / "run_format2")
+    assert np.isfinite(run.logits(np.zeros((1, *run.task.image_shape), np.uint8))).all()
+    write_safetensors(tmp_path / "a.safetensors", {"a": np.ones(3, np.float32)}, {})
+    assert read_weights(tmp_path / "a.safetensors")["a"].shape == (3,)
+    load_dataset(DataConfig(name="synthetic"))
+    assert unpickled == []
+    import pickle
+
+    pickle.loads(pickle.dumps(Path("a")))
+    assert unpickled  # the audit would have seen it
+
+
+def test_the_folder_of_a_run_names_no_programs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import cli
+
+    config = load_saved_config(shutil.copytree(ROOT / "tests" / "data" / "run_format2", tmp_path / "run"))
+    config = dataclasses.replace(
+        config, cache=dataclasses.replace(config.cache, dir=str(tmp_path / "programs"))
+    )
+    save_config(config, tmp_path / "run")
+    if "workdir" not in cli.FLAGS:
+        cli.flags.DEFINE_string("workdir", None, "")
+    cli.FLAGS(["test", f"--workdir={tmp_path / 'run'}"])
+    from resnet.training import machine
+
+    kept = []
+    monkeypatch.setattr(machine, "prepare", kept.append)
+    cli.load_run_config([])
+    cli.load_run_config(["--config.cache.dir=mine"])
+    assert [each.cache.dir for each in kept] == ["~/.cache/resnet", "mine"]
+
+
+def test_a_prepared_data_set_that_names_code(tmp_path):
+    own = {"pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict"}
+    feature = {"pythonClassName": "evil.module.Feature"}
+    (tmp_path / "features.json").write_text(json.dumps(own | {"features": {"image": feature}}))
+    with pytest.raises(
+        InputError, match="features.json asks for code from elsewhere .'evil.module.Feature'."
+    ):
+        _check_features(tmp_path)
+    (tmp_path / "features.json").write_text(json.dumps(own))
+    _check_features(tmp_path)
+    (tmp_path / "features.json").write_text("{")
+    with pytest.raises(InputError, match="features.json cannot be read"):
+        _check_features(tmp_path)
+
+
+def test_a_report_shows_what_it_is_given_as_text(tmp_path):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'"
+    (tmp_path / f"{'a'}.png").write_bytes(b"")
+    report = Report(
+        title=evil,
+        status=evil,
+        complete=False,
+        paragraphs=[evil],
+        tables=[Table(evil, (evil,), [(evil,)])],
+        figures={"a.png": evil},
+        origin=[(evil, evil)],
+    )
+    page = html(report, tmp_path)
+    assert "<script" not in page and "<img src=x" not in page and page.count("&lt;script&gt;") == 11
