@@ -2,10 +2,10 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from resnet.training.provenance import git_state, versions
+from resnet.training.provenance import git_state
 
 
 def tries(few: int) -> int:
@@ -13,11 +13,22 @@ def tries(few: int) -> int:
     return int(os.environ.get("TRIES", few))
 
 
-def record(fault: str, **found: Any) -> None:
-    """Writes what was found to RECORD/<fault>.json, where RECORD is set, with what it was found on."""
-    if folder := os.environ.get("RECORD"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        git = git_state(Path(__file__).parents[1]) or {"commit": "unknown"}
-        origin = {"commit": git["commit"], "versions": versions(), "cpus": os.cpu_count()}
-        content = {"fault": fault, **found, **origin}
-        (Path(folder) / f"{fault}.json").write_text(json.dumps(content, indent=1) + "\n")
+def record(name: str, fault: str, happens: str, tries: int, phases: Mapping[str, int] | None = None) -> None:
+    """Writes RECORD/<name>.json, where RECORD is set, in the form of the rows of results/reliability.md.
+
+    To be called when all tries have passed their assertions: nothing was lost.
+    """
+    if not (folder := os.environ.get("RECORD")):
+        return
+    test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]
+    often = f"TRIES={os.environ['TRIES']} " if "TRIES" in os.environ else ""
+    part = {
+        "tries": tries,
+        "losses": 0,
+        "phases": dict(phases or {}),
+        "command": f"RECORD=results/reliability {often}python -m pytest {test}",
+        "git": git_state(Path(__file__).parents[1]),
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    row = {"fault": fault, "happens": happens, "parts": [part]}
+    (Path(folder) / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")

@@ -20,6 +20,7 @@ from tests.studies_slurm import missing, slurm
 from tests.tally import record
 
 ROOT = Path(__file__).parents[1]
+SAME = "the same losses of 4 steps and final weights, bit for bit"
 CONFIG = """
 from resnet.config import Config
 
@@ -99,7 +100,7 @@ def test_two_processes_equal_one_with_two_devices(train, tmp_path):
     assert len(json.loads((workdir / "run.json").read_text())["sessions"]) == 1
     assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
     assert losses(workdir) == losses(tmp_path / "alone")
-    record("processes", tries=1, losses=0, compared="losses of 4 steps and final weights, bit for bit")
+    record("processes", "two processes for one with two devices", SAME, 1)
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_saved_by_two_taken_up_by_one_and_back(train, tmp_path):
     assert alone(tmp_path, workdir)["sha256"] == result["sha256"] and losses(workdir) == expected
     go_back(workdir)
     assert json.loads(finish(train(2))[0])["sha256"] == result["sha256"] and losses(workdir) == expected
-    record("hand_over", tries=2, losses=0, compared="losses of 4 steps and final weights, bit for bit")
+    record("hand_over", "saved by two processes, taken up by one, and back", SAME, 2)
 
 
 @pytest.mark.slow
@@ -132,7 +133,7 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
     assert "process 1 of 2" in done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
-    record("srun", tries=1, losses=0, compared="final weights, bit for bit")
+    record("srun", "two tasks of Slurm for one process with two devices", "the same weights, bit for bit", 1)
 
 
 def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
@@ -152,6 +153,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
     assert len(said) == 1
     step = int(said.pop().split("at step ")[1].split(";")[0])
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    record(
+        "signal_to_one", "SIGTERM to one process of two", "both save after the same step and exit with 143", 1
+    )
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -164,8 +168,9 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
     _, errors = runs[1 - victim].communicate(timeout=120)
     seconds = time.monotonic() - began
     assert runs[1 - victim].returncode != 0 and seconds < 60
-    assert "another task died" in errors or "process of this run" in errors
-    record(f"death_of_process_{victim}", tries=1, losses=0, seconds=round(seconds, 1))
+    assert "another task died" in errors
+    happens = f"the other ended after {seconds:.0f} s, saying that another task died"
+    record(f"death_of_process_{victim}", f"process {victim} of two is killed", happens, 1)
 
 
 def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
