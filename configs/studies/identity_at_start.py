@@ -26,5 +26,5 @@ def get_study(scale: str) -> Study:
     arms["batch-norm"] = Arm({"model.depth": depth}, published=he2015)
     title = "Blocks that start as the identity"
     return Study(
-        title, base, arms, "batch-norm", learning_rates=(0.1, 0.05, 0.02), paper="see the study file"
+        title, base, arms, "batch-norm", learning_rates=(0.2, 0.1, 0.05, 0.02), paper="see the study file"
     )

@@ -16,6 +16,7 @@ LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DEPTH = ("model.depth", "model.blocks")
 MOST_CURVES = 14  # more lines than that cannot be told apart
+WIDE = 20  # differences beyond it would hide the small ones on a linear axis
 
 
 def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
@@ -160,6 +161,11 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
         xlabel=f"difference in test {metric.label.removesuffix(' (%)')} ({metric.unit})",
         ylim=(-0.6, len(compared) - 0.4),
     )
+    if max(map(abs, axes.get_xlim())) > WIDE:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.autoscale(axis="x")
+        axes.set_xlabel(f"{axes.get_xlabel()}, logarithmic beyond 1")
     axes.grid(alpha=0.3, axis="x")
     return figure
 

@@ -66,7 +66,7 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
     if not complete:
         others = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
         status = f"Unfinished: {others}, of {total} runs; every number below may still change."
-    source = f"Source: {folder.paper}, {folder.table}." if folder.paper else ""
+    source = f"Source: {', '.join(filter(None, (folder.paper, folder.table)))}." if folder.paper else ""
     tables = [_table(rows, metric), _failures(folder), _grid(folder, metric), _matched(folder)]
     tables.append(_runs(folder, metric))
     return Report(
@@ -157,12 +157,14 @@ def _grid(folder: StudyFolder, metric: Metric) -> Table:
     """Every learning rate that was tried, with its score on validation."""
     rows = []
     for name in folder.arms:
-        chosen = folder.chosen_rate(name)
-        for rate, runs in folder.grid(name).items():
+        chosen, grid = folder.chosen_rate(name), folder.grid(name)
+        for rate, runs in grid.items():
             values = [metric.factor * abs(validation_score(r)) for r in runs if r.state == FINISHED]
             mean = f"{sum(values) / len(values):.2f}" if values else ""
             failed = sum(run.state == FAILURE for run in runs)
             text = "chosen" if rate == chosen else ""
+            if text and rate in (min(grid), max(grid)):
+                text += ", at the end of the grid"
             rows.append((name, f"{rate:g}", str(len(values)), mean, str(failed), text))
     headers = ("arm", "learning rate", "n", f"validation {metric.label}", "failed", "")
     return Table("Learning rates, chosen on validation", headers, rows)
