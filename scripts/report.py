@@ -3,7 +3,9 @@
 Writes report.md, report.html (one file, pictures inside), runs.csv and the figures into the study's
 folder, finished or not. With --runs=runs/a,runs/b --output=FOLDER the same for runs that no study made:
 one arm for each config, its seeds the runs that differ in nothing else, compared with the first one.
-Prints how many runs are in which state as one JSON object.
+With --ledger, the study's arms that name a published number are recorded in results/ledger.csv too, and
+results/ledger.md is made of it; --ledger alone makes the page. Prints how many runs are in which state
+as one JSON object.
 """
 
 from pathlib import Path
@@ -14,11 +16,21 @@ from absl import flags
 flags.DEFINE_string("workdir", None, "Folder of a study.")
 flags.DEFINE_list("runs", [], "Folders of runs, with commas between, instead of a study's.")
 flags.DEFINE_string("output", None, "Folder for the page of --runs.")
+flags.DEFINE_bool("ledger", False, "Record the claims of the study in --workdir, if given; make the page.")
 flags.DEFINE_string("title", "Runs", "Title of the page of --runs.")
 
 
 def main(overrides: list[str]) -> dict:
-    """One call of resnet.studies.report.write_report."""
+    """One call of resnet.studies.report.write_report, or of resnet.studies.ledger_page.update, or of both."""
+    if cli.FLAGS.ledger:
+        from resnet.studies.ledger_page import update
+
+        counts = update(cli.FLAGS.workdir)
+        return (_report() if cli.FLAGS.workdir else {}) | counts
+    return _report()
+
+
+def _report() -> dict:
     if not cli.FLAGS.runs:
         cli.require("workdir")
         from resnet.studies.folder import load_folder as open_study

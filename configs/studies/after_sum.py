@@ -11,6 +11,7 @@ from configs.digits_small import get_config as digits
 from resnet.studies.study import Arm, Published, Study
 
 ERRORS = {"identity-20": 8.62, "relu-20": 8.29, "identity-110": 6.32, "relu-110": 6.97}
+RERUNS = "github gcr/torch-residual-networks"
 
 
 def get_study(scale: str) -> Study:
@@ -22,7 +23,7 @@ def get_study(scale: str) -> Study:
         for function, changes in functions.items():
             changes = changes | {"model.depth": depth}
             error = ERRORS.get(name := f"{function}-{depth}")
-            published = Published(error, words="one run, gcr") if error else None
+            published = Published(error, words="one run", source=RERUNS) if error else None
             arms[name] = Arm(changes, f"identity-{depth}", published=published)
     title, paper = "The function after the sum", "He 2016 (arXiv 1603.05027)"
     return Study(title, base, arms, next(iter(arms)), paper=paper, table="section 2")

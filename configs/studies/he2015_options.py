@@ -14,8 +14,9 @@ from resnet.studies.study import Arm, Published, Study
 def get_study(scale: str) -> Study:
     base, depth = {"paper": (cifar10(), 110), "small": (digits(), 20)}[scale]
     net, better = {"model.depth": depth}, "better"
+    he2015 = Published(6.61, words="6.61 ± 0.16, 5 runs", source="He 2015 (arXiv 1512.03385), Table 6")
     arms = {
-        "A": Arm(net, published=Published(6.61, words="6.61 ± 0.16, 5 runs", source="He 2015, Table 6")),
+        "A": Arm(net, published=he2015),
         "B": Arm(net | {"model.transition": "projection"}, published=Published(than_reference=better)),
         "C": Arm(net | {"model.shortcut": "projection"}, published=Published(than_reference=better)),
     }

@@ -42,6 +42,14 @@ class Published:
         if self.error is None and self.above is None and not self.than_reference:
             raise InputError("`published` needs an `error`, `above` or `than_reference` to compare with")
 
+    def __str__(self) -> str:
+        number = f"{self.error:g}" if self.error is not None else ""
+        bound = f"> {self.above:g}" if self.above is not None else ""
+        said = ", ".join(filter(None, (number, bound, self.than_reference)))
+        if not self.words or said in self.words:
+            return self.words or said
+        return f"{said} ({self.words})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:

@@ -1,0 +1,173 @@
+"""The ledger: verdicts by rule, rows from folders, and rows that no config stands behind any more."""
+
+import contextlib
+import dataclasses
+import json
+
+import pytest
+
+from resnet.config import save_config
+from resnet.errors import InputError
+from resnet.studies.folder import load_folder, open_folder, save_folder
+from resnet.studies.ledger import STUDIES, add_what_was_not_run, outdated, read_ledger, record, study_of
+from resnet.studies.ledger_page import page
+from resnet.studies.study import Published, load_study
+from resnet.studies.verdict import BEYOND, NOT, NOT_RUN, ORDERING, REPRODUCED, Outcome, judge
+from tests.studies_cases import tiny_study
+
+STUDY = """
+import dataclasses
+from resnet.studies.study import Arm, Published
+from tests.studies_cases import tiny_study
+
+def get_study(scale):
+    claims = {"identity": Published(6.61), "none": Published(above=20, words="fail"), "other": None}
+    changes = {"none": {"model.shortcut": "none"}, "other": {"model.pad_side": "both"}}
+    arms = {name: Arm(changes.get(name, {}), published=claim) for name, claim in claims.items()}
+    return tiny_study(arms=arms, seeds=(0, 1, 2), paper="He 2016", table="Table 1")
+"""
+
+
+def outcome(error=6.5, difference=None, low=None, high=None, n=5, failed=0):
+    return Outcome(error, n, failed, difference, low, high)
+
+
+WORSE = Published(than_reference="worse")
+NUMBER, HIGHER, FAILS = Published(6.61), Published(8.17), Published(above=20)
+
+
+@pytest.mark.parametrize(
+    ("claim", "reference", "ours", "exact", "verdict", "reason"),
+    [
+        (NUMBER, None, outcome(6.9), True, REPRODUCED, "+0.29 points"),
+        (NUMBER, None, outcome(7.3), True, NOT, "+0.69 points off"),
+        (HIGHER, NUMBER, outcome(12, 5, 4, 6), True, ORDERING, "+3.83 points off; higher error"),
+        (FAILS, NUMBER, outcome(None, n=0, failed=5), True, BEYOND, "5 of 5 runs failed"),
+        (FAILS, NUMBER, outcome(12), True, NOT, "stays below 20 %"),
+        (NUMBER, None, outcome(6.6), False, "", ""),
+        (HIGHER, NUMBER, outcome(5, 2, 1, 3), False, ORDERING, "higher error, as published"),
+        (HIGHER, NUMBER, outcome(5, 2, -1, 3), False, NOT, "not told from zero"),
+        (HIGHER, NUMBER, outcome(5, -2, -3, -1), False, NOT, "the other way round"),
+        (HIGHER, NUMBER, outcome(5, 2, n=1), False, NOT, "not told from zero"),
+        (NUMBER, HIGHER, outcome(5, -2, -3, -1), False, ORDERING, "lower error"),
+        (NUMBER, NUMBER, outcome(5, 2, 1, 3), False, "", ""),
+        (FAILS, NUMBER, outcome(None, n=0, failed=5), False, ORDERING, "all 5 runs failed"),
+        (WORSE, None, outcome(5, 2, 1, 3), False, ORDERING, "higher error"),
+        (NUMBER, FAILS, outcome(5, 2, 1, 3), False, "", ""),
+    ],
+)
+def test_verdicts_follow_from_the_numbers(claim, reference, ours, exact, verdict, reason):
+    found = judge(claim, reference, ours, exact=exact)
+    assert found[0] == verdict and reason in found[1]
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    path = tmp_path / "claims.py"
+    path.write_text(STUDY)
+    return path
+
+
+def fill(file, workdir, scale, top1):
+    """A study's folder with results that nobody trained."""
+    folder = open_folder(load_study(file, scale), workdir, "command")
+    save_folder(folder)
+    for name in folder.arms:
+        for run in folder.runs(name):
+            run.workdir.mkdir(parents=True)
+            save_config(folder.arms[name].at(run.seed), run.workdir)
+            result = {"top1": top1[name] + 0.001 * run.seed, "step": 8}
+            (run.workdir / "result.json").write_text(json.dumps(result))
+            metrics = {"step": 8, "epoch": 2.0, "split": "test"} | result
+            (run.workdir / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+            git = {"commit": "a" * 40, "dirty": False}
+            (run.workdir / "run.json").write_text(json.dumps({"sessions": [{"git": git}]}))
+
+
+def test_a_finished_study_is_recorded_with_all_that_a_row_needs(study_file, tmp_path):
+    ledger = tmp_path / "ledger.csv"
+    fill(study_file, tmp_path / "paper", "paper", {"identity": 0.932, "none": 0.1, "other": 0.9})
+    fill(study_file, tmp_path / "small", "small", {"identity": 0.95, "none": 0.8, "other": 0.9})
+    for workdir in ("paper", "small", "paper"):  # what is recorded twice is there once
+        record(tmp_path / workdir, ledger)
+    rows = {(row.scale, row.arm): row for row in read_ledger(ledger)}
+    assert len(rows) == len(read_ledger(ledger)) == 3
+    identity, none = rows["paper", "identity"], rows["paper", "none"]
+    assert (identity.verdict, identity.published, identity.ours) == (REPRODUCED, "6.61", "6.70 ± 0.10")
+    assert (none.verdict, none.published, none.reference) == (BEYOND, "> 20 (fail)", "identity")
+    small = rows["small", "none"]
+    assert (small.verdict, small.n, small.data, small.epochs) == (ORDERING, 3, "digits, 64 images", "2")
+    assert small.difference == "+15.00 (+15.00 to +15.00)" and small.commit == "a" * 40
+    assert not outdated(rows.values())
+    text = page(list(rows.values()))
+    assert "## He 2016, Table 1" in text and "6.70 ± 0.10" in text and "aaaaaaaa" in text
+
+
+def test_claims_without_runs_say_what_they_would_take(study_file, tmp_path):
+    ledger = tmp_path / "ledger.csv"
+    rows = add_what_was_not_run(ledger, [study_file])
+    assert [(row.arm, row.verdict) for row in rows] == [("identity", NOT_RUN), ("none", NOT_RUN)]
+    assert rows[0].reason.startswith("3 runs of 8 steps, ")
+    fill(study_file, tmp_path / "s", "paper", {"identity": 0.932, "none": 0.1, "other": 0.9})
+    record(tmp_path / "s", ledger)
+    assert NOT_RUN not in {row.verdict for row in add_what_was_not_run(ledger, [study_file])}
+
+
+def test_a_study_that_has_no_file_or_another_one_by_now_is_refused(study_file, tmp_path):
+    save_folder(open_folder(tiny_study(), tmp_path / "python", ""))
+    with pytest.raises(InputError, match="holds a study without a file"):
+        record(tmp_path / "python")
+    fill(study_file, tmp_path / "s", "small", {"identity": 0.9, "none": 0.8, "other": 0.9})
+    study_file.write_text(STUDY.replace("both", "end"))
+    with pytest.raises(InputError, match="arm 'other' of .* is not the one in"):
+        record(tmp_path / "s", tmp_path / "ledger.csv")
+
+
+def test_a_row_notices_that_its_config_is_another_or_gone(study_file, tmp_path):
+    fill(study_file, tmp_path / "s", "small", {"identity": 0.9, "none": 0.8, "other": 0.9})
+    (row,) = record(tmp_path / "s", tmp_path / "ledger.csv")
+    assert row.arm == "none"
+    gone = str(tmp_path / "gone.py")
+    others = [
+        dataclasses.replace(row, **change) for change in ({"config_hash": "0"}, {"arm": "x"}, {"study": gone})
+    ]
+    reasons = list(outdated([row, *others]).values())
+    for reason, words in zip(reasons, ("its config hashes to", "no such arm", "does not exist"), strict=True):
+        assert words in reason
+
+
+def test_changes_of_the_command_line_are_part_of_a_row(study_file, tmp_path):
+    fill(study_file, tmp_path / "s", "small", {"identity": 0.9, "none": 0.8, "other": 0.9})
+    (row,) = record(tmp_path / "s", tmp_path / "ledger.csv")
+    origin = dataclasses.replace(row, changes='{"model.blocks": [1, 2, 1]}').origin
+    study = study_of(origin)
+    assert study.base.model.blocks == (1, 2, 1) and study.origin == origin
+    assert load_folder(tmp_path / "s").origin.changes == {}
+
+
+@pytest.mark.parametrize(
+    ("published", "text"),
+    [
+        (Published(6.61), "6.61"),
+        (Published(6.61, words="median of 5"), "6.61 (median of 5)"),
+        (Published(6.61, words="6.61 ± 0.16, 5 runs"), "6.61 ± 0.16, 5 runs"),
+        (Published(above=20, words="fail (> 20 %)"), "fail (> 20 %)"),
+        (Published(than_reference="worse"), "worse"),
+    ],
+)
+def test_a_claim_is_told_in_the_words_of_its_paper(published, text):
+    assert str(published) == text
+
+
+def test_every_row_of_our_ledger_has_its_config_and_every_claim_its_row():
+    """After a change of a study: python scripts/report.py --ledger, and run again what it names."""
+    rows = read_ledger()
+    assert outdated(rows) == {}
+    told = {(row.study, row.arm) for row in rows if row.scale == "paper"}
+    for file in STUDIES.glob("*.py"):
+        with contextlib.suppress(InputError):  # a study without paper scale has no claims
+            arms = load_study(file, "paper").arms
+            claims = {
+                (f"configs/studies/{file.name}", name) for name in arms if arms[name].published is not None
+            }
+            assert claims <= told, "python scripts/report.py --ledger"
