@@ -1,13 +1,11 @@
 """Spectra, curvature, surfaces, similarity and gradients' correlation, where the answer is known."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.analysis import curvature, landscape, shattering, similarity, spectrum
+from resnet.analysis import curvature, landscape, similarity
 from resnet.analysis.krylov import lanczos
 from resnet.errors import InputError
 
@@ -15,26 +13,6 @@ from resnet.errors import InputError
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def linear(matrix):
-    return lambda x: (x.reshape(len(x), -1) @ matrix.T).reshape(len(x), -1)
-
-
-@pytest.mark.parametrize("outputs", [8, 3])
-def test_a_linear_net_has_the_singular_values_of_its_matrix(rng, outputs):
-    matrices = [rng.normal(size=(8, 8)), rng.normal(size=(8, 8)), rng.normal(size=(outputs, 8))]
-    product = functools.reduce(lambda a, b: b @ a, matrices)
-    x = jnp.asarray(rng.normal(size=(2, 2, 2, 2)), jnp.float32)
-    found = spectrum.singular_values(linear(jnp.asarray(product, jnp.float32)), x, 99, rng)
-    for ritz in found:
-        np.testing.assert_allclose(ritz.values[::-1], np.linalg.svd(product)[1], rtol=1e-3, atol=1e-4)
-
-
-def test_each_image_has_a_jacobian_of_its_own(rng):
-    x = jnp.asarray([[1.0, 2.0], [3.0, 0.5]])
-    found = spectrum.singular_values(lambda x: x**2, x, 2, rng)
-    np.testing.assert_allclose([ritz.values for ritz in found], [[2, 4], [1, 6]], rtol=1e-5)
 
 
 def quadratic(rng, hessian):
@@ -134,19 +112,3 @@ def test_unbiased_similarity_of_noise_is_zero_on_average_and_batches_agree(rng):
     expected = np.trace(gram_a @ gram_b) + ones @ gram_a @ ones * (ones @ gram_b @ ones) / (n - 1) / (n - 2)
     expected -= 2 / (n - 2) * ones @ gram_a @ gram_b @ ones
     assert (centred[0] * centred[1]).sum() == pytest.approx(expected, rel=1e-4)
-
-
-def test_gradients_of_a_linear_net_are_one_and_of_white_noise_none(rng):
-    x = jnp.asarray(rng.normal(size=(20, 4, 4, 1)), jnp.float32)
-    weights = jnp.asarray(rng.normal(size=16), jnp.float32)
-    directions = shattering.input_gradients(lambda x: x.reshape(len(x), -1) @ weights, x)
-    assert shattering.mean_correlation(directions) == pytest.approx(1, abs=1e-5)
-    assert shattering.autocorrelation(directions) == pytest.approx(np.ones(20), abs=1e-5)
-    noise = rng.normal(size=(200, 64))
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    assert abs(shattering.mean_correlation(noise)) < 0.01
-    assert abs(shattering.autocorrelation(noise)[1:100]).max() < 0.1
-    path = shattering.line(x[0], x[1], 5)
-    np.testing.assert_allclose(
-        path[jnp.array([0, 2, 4])], [x[0], (x[0] + x[1]) / 2, x[1]], rtol=1e-5, atol=1e-6
-    )

@@ -60,8 +60,9 @@ def test_singular_values_of_several_matrices_at_once(rng, shape):
         steps=12,
     )
     for ritz, matrix in zip(found, matrices, strict=True):
-        if shape != (12, 20):  # there the start lies half outside of the row space: see the bound below
+        if shape != (12, 20):  # there the start lies half outside of the row space
             np.testing.assert_allclose(ritz.values[::-1], np.linalg.svd(matrix)[1], atol=1e-6)
+            assert ritz.mean(2) == pytest.approx(np.square(matrix).sum() / 12)
         assert ritz.values[-1] == pytest.approx(np.linalg.norm(matrix, 2), abs=1e-2)
         assert ritz.weights.sum() == pytest.approx(1)
 

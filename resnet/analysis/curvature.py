@@ -1,13 +1,18 @@
-"""Curvature of the loss over the parameters: extreme eigenvalues and density, by products alone.
+"""Curvature of the loss over the parameters: extreme eigenvalues and density of its Hessian.
 
-The Hessian is that of the mean loss over fixed images, and its generalised Gauss-Newton part leaves out
-the curvature of the net itself: J^T H J, H the Hessian of the loss over the logits, never negative for
-the losses here. Normalisation uses its running statistics, as in evaluation: they are constants, so
-that every image's loss is a function of the parameters alone.
+The Hessian is that of the mean loss over the images, without weight decay, and only products with it are
+taken. Norms are constants, as in evaluation (of a net at its start: from its images), so that every
+image's loss is a function of the parameters alone. The generalised Gauss-Newton part (--ggn) is
+J^T H J with the Jacobian J of the logits and the Hessian H of the loss over them: what is left without
+the curvature of the net itself, and never negative. The density is stochastic Lanczos quadrature:
+Gaussians around the Ritz values of several random starts.
+Source: Ghorbani 2019 (https://arxiv.org/abs/1901.10159) for the density; Martens 2014
+(https://arxiv.org/abs/1412.1193) for the Gauss-Newton part.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +20,114 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from resnet.analysis.krylov import Products
+from resnet.analysis import pictures
+from resnet.analysis.krylov import Products, Ritz, density, lanczos
+from resnet.analysis.settled import batches, logits_of, loss_of, settled
+from resnet.analysis.subject import Subject
+from resnet.errors import check_at_least
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Logits = Callable[[Any, Array], Array]
 Loss = Callable[[Array, Array], Float[Array, ""]]
+
+# The Gaussians' deviation over the range of the eigenvalues, and the points of the curve.
+WIDTH, POINTS = 1 / 200, 801
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What can be chosen."""
+
+    ggn: bool = False
+    """The generalised Gauss-Newton part instead of the whole Hessian."""
+    steps: int = 40
+    """Lanczos steps, each one product, from every start."""
+    starts: int = 2
+    """Random starts, over which the density is averaged."""
+    extremes: int = 5
+    """Eigenvalues listed at each end."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curvature:
+    """Extremes with their errors, and the density of the eigenvalues."""
+
+    title: str
+    matrix: str
+    parameters: int
+    loss: float
+    eigenvalues: Float[np.ndarray, " extremes"]
+    """Ritz values at both ends, in rising order, of the first start."""
+    errors: Float[np.ndarray, " extremes"]
+    trace: float
+    """Of the whole matrix, estimated from the starts."""
+    below_zero: float
+    """Share of the eigenvalues that lie more than three deviations of the curve below 0."""
+    grid: Float[np.ndarray, " points"]
+    density: Float[np.ndarray, " points"]
+
+    def tables(self) -> dict[str, list[dict]]:
+        """What sums it up, and the eigenvalues."""
+        summary = {
+            "parameters": self.parameters,
+            "loss": self.loss,
+            "largest": self.eigenvalues[-1],
+            "smallest": self.eigenvalues[0],
+            "|smallest| / largest": abs(self.eigenvalues[0]) / self.eigenvalues[-1],
+            "trace": self.trace,
+            "mean eigenvalue": self.trace / self.parameters,
+            "share below 0": self.below_zero,
+        }
+        pairs = zip(self.eigenvalues[::-1], self.errors[::-1], strict=True)
+        rows = [{"eigenvalue": value, "a true one within": error} for value, error in pairs]
+        return {f"{self.matrix}: summary": [summary], "Extreme eigenvalues": rows}
+
+    def plot(self) -> "Figure":
+        """The density on a logarithmic axis, the extreme eigenvalues marked below it."""
+        figure, (axes,) = pictures.panels(1, width=6.5)
+        shown = self.density.max() * 1e-8
+        axes.plot(self.grid, np.maximum(self.density, shown), label="density", **pictures.style(0))
+        axes.plot(self.eigenvalues, np.full(len(self.eigenvalues), shown * 2), "|", markersize=12,
+                  color=pictures.COLORS[1], label="extreme eigenvalues")  # fmt: skip
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set(xlabel=f"eigenvalue of the {self.matrix}", ylabel="density (per unit of eigenvalue)",
+                 yscale="log", title=self.title)  # fmt: skip
+        axes.legend(frameon=False)
+        return figure
+
+
+def ask(subject: Subject, options: Options) -> Curvature:
+    """The curvature at a net's parameters."""
+    for name in ("steps", "starts", "extremes"):
+        check_at_least(f"--{name}", getattr(options, name), 1)
+    net = settled(subject)
+    params, logits, loss = net.variables["params"], logits_of(net), loss_of(net)
+    products = ggn_products if options.ggn else hessian_products
+    apply = products(logits, loss, params, *batches(net))
+    size, rng = sum(leaf.size for leaf in jax.tree.leaves(params)), np.random.default_rng(0)
+    found = [lanczos(apply, rng.normal(size=size), options.steps) for _ in range(options.starts)]
+    name = "Gauss-Newton matrix" if options.ggn else "Hessian"
+    value = float(jnp.mean(net.losses(jax.jit(logits)(params, net.images))))
+    return _summary(net.title, name, size, value, found, options.extremes)
+
+
+def _summary(title: str, matrix: str, size: int, loss: float, found: list[Ritz], extremes: int) -> Curvature:
+    """What the Ritz values say."""
+    first = found[0]
+    ends = np.unique(
+        np.r_[: min(extremes, len(first.values)), -min(extremes, len(first.values)) : 0] % len(first.values)
+    )
+    low, high = (pick([pick(ritz.values) for ritz in found]) for pick in (min, max))
+    width = max((high - low) * WIDTH, np.finfo(np.float32).tiny)
+    grid = np.linspace(low - 5 * width, high + 5 * width, POINTS)
+    return Curvature(
+        title, matrix, size, loss, first.values[ends], first.errors[ends],
+        trace=size * float(np.mean([ritz.mean() for ritz in found])),
+        below_zero=float(np.mean([ritz.weights[ritz.values < -3 * width].sum() for ritz in found])),
+        grid=grid, density=density(found, grid, width),
+    )  # fmt: skip
 
 
 def hessian_products(logits: Logits, loss: Loss, params: Any, images: Array, labels: Array) -> Products:

@@ -24,7 +24,8 @@ class Ritz:
     """Values found from one start, in rising order.
 
     `weights` sum to 1: the share of the start (squared) along each value. For a random start they make
-    the values a quadrature of the density of all values. `errors`: some true value lies this close.
+    the values a quadrature of the density of all values; where all are found each weighs the same.
+    `errors`: some true value lies this close.
     """
 
     values: Float[np.ndarray, " m"]
@@ -59,7 +60,7 @@ def lanczos(apply: Products, start: Float[np.ndarray, " d"], steps: int) -> Ritz
             break
         vector /= off[k]
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off[:-1])
-    return Ritz(values, vectors[0] ** 2, off[-1] * np.abs(vectors[-1]))
+    return Ritz(values, _weights(vectors[0], start.size), off[-1] * np.abs(vectors[-1]))
 
 
 def golub_kahan(
@@ -85,7 +86,7 @@ def golub_kahan(
         scale = np.maximum(scale, betas[:, k])
         if k + 1 < steps:
             u = _orthogonal(np.asarray(apply(v), np.float64), left[:, : k + 1])
-    return [_bidiagonal(a, b) for a, b in zip(alphas, betas, strict=True)]
+    return [_bidiagonal(a, b, d) for a, b in zip(alphas, betas, strict=True)]
 
 
 def density(found: Sequence[Ritz], grid: Float[np.ndarray, " g"], width: float) -> Float[np.ndarray, " g"]:
@@ -115,10 +116,17 @@ def _normalized(vectors: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.
     return vectors / np.where(lengths > 0, lengths, 1.0)[:, None] * (lengths > 0)[:, None], lengths
 
 
-def _bidiagonal(alphas: np.ndarray, betas: np.ndarray) -> Ritz:
+def _bidiagonal(alphas: np.ndarray, betas: np.ndarray, dimensions: int) -> Ritz:
     """Singular values of the bidiagonal matrix, those of directions after the end left out."""
     matrix = np.diag(alphas) + np.diag(betas[:-1], 1)
     left, values, right = np.linalg.svd(matrix)
-    weights, errors = right[:, 0] ** 2, betas[-1] * np.abs(left[-1])
-    kept = np.flatnonzero(weights > ABSENT)[::-1]
-    return Ritz(values[kept], weights[kept] / weights[kept].sum(), errors[kept])
+    kept = np.flatnonzero(right[:, 0] ** 2 > ABSENT)[::-1]
+    errors = betas[-1] * np.abs(left[-1])
+    return Ritz(values[kept], _weights(right[kept, 0], dimensions), errors[kept])
+
+
+def _weights(parts: np.ndarray, dimensions: int) -> np.ndarray:
+    """Shares of the values in the density, from the start's parts along them."""
+    if len(parts) == dimensions:
+        return np.full(dimensions, 1 / dimensions)
+    return parts**2 / (parts @ parts)

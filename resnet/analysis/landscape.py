@@ -1,23 +1,152 @@
-"""The loss along random directions from the weights, each filter's as long as the filter (Li 2018).
+"""The loss along random directions from the weights, each filter's as long as the filter.
 
-Definitions as in https://arxiv.org/abs/1712.09913, section 4: a normal direction is scaled, filter by
-filter, to the length of the weights; parameters of one dimension (biases, norms) stay as they are; and
-so do the running statistics, with which normalisation works as in evaluation.
+A normal direction is scaled, filter by filter, to the length of the weights; parameters of one dimension
+(biases, norms) stay as they are. At every point norms use the running statistics of the net itself, which
+are not computed anew. The loss is the mean over the images, without weight decay. Points that are known
+are kept in a file of their own, and a rerun goes on from there.
+Source: Li 2018 (https://arxiv.org/abs/1712.09913), section 4.
 """
 
+import dataclasses
+import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
 from absl import logging
 from jaxtyping import Array, Float
 
-from resnet.errors import InputError
+from resnet.analysis import pictures
+from resnet.analysis.settled import batches, logits_of, loss_of, settled
+from resnet.analysis.subject import Subject
+from resnet.errors import InputError, check_at_least
 from resnet.training.records import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Losses are drawn between these: far from the weights they leave the range of numbers.
+LOWEST, HIGHEST = 1e-4, 1e4
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What can be chosen."""
+
+    dimensions: int = 2
+    """Directions: 1 (a curve) or 2 (a surface)."""
+    points: int = 21
+    """Points along each direction; an odd number has the weights themselves in the middle."""
+    reach: float = 1.0
+    """How far along each direction, in lengths of the filters."""
+    direction_seed: int = 0
+    """Seed of the directions."""
+    points_per_call: int = 16
+    """Points evaluated, and kept, at a time."""
+    kept: str = "runs/landscapes"
+    """Folder in which known points are kept, a file for each surface; it can be deleted afterwards."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Landscape:
+    """Losses on a grid around the weights."""
+
+    title: str
+    axis: Float[np.ndarray, " points"]
+    """Coordinates along each direction."""
+    losses: Float[np.ndarray, "..."]
+    """[points] or [points, points]; rows along the first direction."""
+
+    def tables(self) -> dict[str, list[dict]]:
+        """The loss at the weights, around them, and how rugged it is."""
+        finite = self.losses[np.isfinite(self.losses)]
+        nearest = np.abs(self.axis).argmin()
+        row = {
+            "at the weights": self.losses[(nearest,) * self.losses.ndim],
+            "lowest": finite.min(),
+            "median": np.median(finite),
+            "highest": finite.max(),
+            "local minima": minima(self.losses),
+            "points": self.losses.size,
+            "not finite": self.losses.size - finite.size,
+        }
+        return {"Loss on the grid": [row]}
+
+    def plot(self) -> "Figure":
+        """The curve; or contours and the surface in three dimensions, both of the logarithm."""
+        shown = np.log10(np.clip(np.nan_to_num(self.losses, nan=HIGHEST, posinf=HIGHEST), LOWEST, HIGHEST))
+        if self.losses.ndim == 1:
+            figure, (axes,) = pictures.panels(1, width=6)
+            axes.plot(self.axis, 10**shown, marker=".", **pictures.style(0))
+            axes.set(xlabel="step along a random direction (lengths of the filters)", ylabel="loss (nats)",
+                     yscale="log", title=self.title)  # fmt: skip
+            return figure
+        figure, (flat, _) = pictures.panels(2, width=5.2, height=4.2)
+        x, y = np.meshgrid(self.axis, self.axis, indexing="ij")
+        filled = flat.contourf(x, y, shown, levels=24, cmap="cividis")
+        lines = flat.contour(x, y, shown, levels=8, colors="white", linewidths=0.7)
+        flat.clabel(lines, fontsize=7)
+        flat.plot(0, 0, "+", color=pictures.COLORS[1], markersize=10)
+        flat.set(xlabel="along direction 1 (lengths of the filters)", ylabel="along direction 2",
+                 title="+: the weights", aspect="equal")  # fmt: skip
+        figure.colorbar(filled, ax=flat, label="log10 of the loss (nats)")
+        figure.delaxes(figure.axes[1])
+        high = figure.add_subplot(1, 2, 2, projection="3d")
+        high.plot_surface(x, y, shown, cmap="cividis", rcount=60, ccount=60)
+        high.set(xlabel="direction 1", ylabel="direction 2", zlabel="log10 of the loss (nats)")
+        figure.suptitle(self.title, fontsize=11)
+        return figure
+
+
+def ask(subject: Subject, options: Options) -> Landscape:
+    """The surface around a net's weights."""
+    if options.dimensions not in (1, 2):
+        raise InputError(f"`--dimensions` must be 1 or 2; got {options.dimensions}")
+    for name in ("points", "points_per_call"):
+        check_at_least(f"--{name}", getattr(options, name), 1)
+    if not options.reach > 0:
+        raise InputError(f"`--reach` must be above 0; got {options.reach}")
+    net = settled(subject)
+    params, (images, labels) = net.variables["params"], batches(net)
+    logits, loss = logits_of(net), loss_of(net)
+
+    def mean_loss(params: Any) -> Float[Array, ""]:
+        return jax.lax.map(lambda batch: loss(logits(params, batch[0]), batch[1]), (images, labels)).mean()
+
+    keys = jax.random.split(jax.random.key(options.direction_seed), options.dimensions)
+    directions = [filter_normalized(key, params) for key in keys]
+    identity = _identity(options.direction_seed, net.variables, images, labels)
+    coordinates = grid(options.reach, options.points, options.dimensions)
+    shape = (options.points,) * options.dimensions
+    name = _identity(identity, coordinates)[:16]
+    folder = Path(options.kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    losses = evaluate_surface(
+        surface_losses(mean_loss, params, directions), coordinates, folder / f"{name}.npz", identity,
+        options.points_per_call,
+    )  # fmt: skip
+    return Landscape(subject.title, grid(options.reach, options.points, 1)[:, 0], losses.reshape(shape))
+
+
+def _identity(*values: Any) -> str:
+    """A digest of numbers, text and arrays: equal for equal ones."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(values):
+        digest.update(leaf.encode() if isinstance(leaf, str) else np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def minima(losses: Float[np.ndarray, "..."]) -> int:
+    """Points inside the grid that lie below all their neighbours, diagonal ones too."""
+    filled = np.where(np.isfinite(losses), losses, np.inf)
+    lowest = scipy.ndimage.minimum_filter(filled, size=3)
+    inside = (slice(1, -1),) * losses.ndim
+    return int(((filled == lowest) & np.isfinite(filled))[inside].sum())
 
 
 def filter_normalized(key: Array, params: Any) -> Any:

@@ -1,36 +1,178 @@
-"""How alike the gradients at different inputs are (shattered gradients, Balduzzi 2017).
+"""How alike the gradients at different inputs are: with depth they shatter into white noise.
 
-https://arxiv.org/abs/1702.08591: at initialisation the gradients of a plain net at two inputs lose their
-correlation with depth as 2^-L, like white noise; with identity shortcuts as (3/4)^L; with batch norm
-beside them only as a root of L. Measured is the gradient of a random combination of the net's features
-with respect to its input, and the cosine of it at two inputs: 1 everywhere for a linear net.
+Measured is the gradient of a random combination of what leaves the last block, with respect to the
+image; norms are constants (of a net at its start: from its images). Its cosine at two images is 1 for
+every linear net and 0 for white noise; averaged over all pairs it has no bias. Along the straight line
+between two images it falls with the distance. Theory for a layer of ReLU in each block, half of whose
+units are active, independently at two inputs: 2^-L for plain nets, (3/4)^L with identity shortcuts;
+with batch norm beside them it falls only as a root of L. A config is asked in four arms, plain and
+residual, without norm and with batch norm; a run is asked as it is.
+Source: Balduzzi 2017 (https://arxiv.org/abs/1702.08591), theorems 1 to 3.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from resnet.analysis import pictures
+from resnet.analysis.settled import settled
+from resnet.analysis.subject import Subject, at_depth, layers_of_block
+from resnet.errors import InputError, check_at_least
+from resnet.models.chain import Part
+from resnet.models.flow import noise_like
 
-def input_gradients(
-    function: Callable[[Array], Array], x: Float[Array, "n *shape"]
-) -> Float[np.ndarray, "n d"]:
-    """Directions (length 1) of the gradient of function(x) [n] at each input, which it treats apart.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-    Products of many layers leave float32's range, so the sum is scaled by its own size first.
+ARMS = {
+    "plain": {"model.shortcut": "none", "model.norm": "none", "model.zero_gamma": False},
+    "plain, batch norm": {"model.shortcut": "none", "model.norm": "batch"},
+    "residual": {"model.shortcut": "identity", "model.norm": "none", "model.zero_gamma": False},
+    "residual, batch norm": {"model.shortcut": "identity", "model.norm": "batch"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What can be chosen."""
+
+    depths: tuple[int, ...] = (4, 10, 26, 50, 100)
+    """Layers of the nets, each rounded to whole blocks; not for a run."""
+    seeds: int = 3
+    """Nets at their start over which is averaged; not for a run."""
+    points: int = 33
+    """Inputs on the line between the first two images."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arm:
+    """One kind of net at each depth."""
+
+    name: str
+    layers: list[int]
+    correlation: Float[np.ndarray, "depths seeds"]
+    """Mean cosine between gradients at two images."""
+    along: Float[np.ndarray, " points"]
+    """Mean cosine on the line by distance, from 0 to the whole line; of the deepest net."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shattering:
+    """One entry for each kind of net."""
+
+    title: str
+    arms: list[Arm]
+    layers_of_block: int
+
+    def tables(self) -> dict[str, list[dict]]:
+        """Mean and standard deviation over the seeds."""
+        rows = [
+            {
+                "net": arm.name,
+                "layers": layers,
+                "cosine of gradients": values.mean(),
+                "deviation over seeds": values.std(ddof=1) if len(values) > 1 else None,
+                "n": len(values),
+            }
+            for arm in self.arms
+            for layers, values in zip(arm.layers, arm.correlation, strict=True)
+        ]
+        return {"Gradients at two images": rows}
+
+    def plot(self) -> "Figure":
+        """Correlation by depth, beside theory, and along a line."""
+        figure, (depth, line) = pictures.panels(2)
+        for i, arm in enumerate(self.arms):
+            style = pictures.style(i)
+            depth.plot(
+                arm.layers, arm.correlation.mean(1), marker=pictures.MARKERS[i], label=arm.name, **style
+            )
+            for seed in arm.correlation.T:
+                depth.plot(arm.layers, seed, linestyle="", marker=pictures.MARKERS[i], color=style["color"],
+                           alpha=0.3, markersize=4)  # fmt: skip
+            label = f"{arm.name}, {arm.layers[-1]} layers"
+            line.plot(np.linspace(0, 1, len(arm.along)), arm.along, label=label, **style)
+        layers = np.arange(2, max(arm.layers[-1] for arm in self.arms) + 1)
+        depth.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: $2^{-L}$")
+        if self.layers_of_block == 1:
+            depth.plot(layers, 0.75 ** (layers - 2), color="grey", lw=0.8, linestyle="--",
+                       label="theory, residual: $(3/4)^L$")  # fmt: skip
+        depth.set(xlabel="layers", ylabel="mean cosine", xscale="log", ylim=(-0.1, 1.05),
+                  title="gradients at two images")  # fmt: skip
+        line.set(xlabel="distance, over the length of the line", ylabel="mean cosine", ylim=(-0.3, 1.05),
+                 title="gradients on a line between two images")  # fmt: skip
+        for axes in (depth, line):
+            axes.legend(frameon=False, fontsize=7)
+        figure.suptitle(self.title, fontsize=11)
+        return figure
+
+
+def ask(subject: Subject, options: Options) -> Shattering:
+    """Correlations in a run, or in the four arms of a config."""
+    check_at_least("--seeds", options.seeds, 1)
+    check_at_least("--points", options.points, 2)
+    if len(subject.images) < 2:
+        raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
+    layers = layers_of_block(subject.config)
+    if subject.step is not None:
+        found, along = _measure(subject, options.points)
+        depth = layers * (len(subject.parts()) - 2) + 2
+        arms = [Arm(subject.config.model.shortcut, [depth], np.array([[found]]), along)]
+    else:
+        arms = [_arm(subject, name, changes, options) for name, changes in ARMS.items()]
+    return Shattering(subject.title, arms, layers)
+
+
+def _arm(subject: Subject, name: str, changes: dict, options: Options) -> Arm:
+    """One kind of net at all depths, with all seeds."""
+    depths, found, along = [], [], []
+    for depth in options.depths:
+        change = changes | at_depth(subject.config, depth)
+        first = subject.config.seed
+        nets = [subject.restarted(seed, change) for seed in range(first, first + options.seeds)]
+        depths.append(layers_of_block(subject.config) * sum(change["model.blocks"]) + 2)
+        each = [_measure(net, options.points) for net in nets]
+        found.append([correlation for correlation, _ in each])
+        along = [values for _, values in each]
+    return Arm(name, depths, np.array(found), np.mean(along, 0))
+
+
+def _measure(subject: Subject, points: int) -> tuple[float, Float[np.ndarray, " points"]]:
+    """(mean cosine over pairs of images, mean cosine by distance on a line) of one net."""
+    chain = settled(subject).parts("running")[:-1]
+    path = line(subject.images[0], subject.images[1], points)
+    return mean_correlation(input_gradients(chain, subject.images)), autocorrelation(
+        input_gradients(chain, path)
+    )
+
+
+def input_gradients(chain: Sequence[Part], images: Float[Array, "n h w c"]) -> Float[np.ndarray, "n d"]:
+    """Directions (length 1) of the gradient at each image of one random combination of the chain's output.
+
+    Each image's gradient is rescaled at each part, so that none leaves the range of float32; images
+    whose gradient is exactly 0 are left out.
     """
-    gradients = np.asarray(jax.grad(lambda x: function(x).sum())(x), np.float64).reshape(len(x), -1)
-    lengths = np.linalg.norm(gradients, axis=1, keepdims=True)
-    return gradients / np.where(lengths > 0, lengths, np.nan)
+    joints = [images]
+    for part in chain:
+        joints.append(part(joints[-1]))
+    gradient = jnp.broadcast_to(noise_like(joints[-1][:1]), joints[-1].shape)
+    for part, x in zip(reversed(chain), reversed(joints[:-1]), strict=True):
+        gradient = part.pull(x, gradient)
+        gradient = gradient / jnp.abs(gradient).max((1, 2, 3), keepdims=True)
+    flat = np.asarray(gradient, np.float64).reshape(len(images), -1)
+    flat = flat[np.isfinite(flat).all(1)]
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
 def mean_correlation(directions: Float[np.ndarray, "n d"]) -> float:
-    """Mean cosine over all pairs of different inputs: unbiased, 0 for white noise and 1 for a linear net."""
+    """Mean cosine over all pairs of different inputs; NaN for fewer than two."""
     n = len(directions)
     total = np.square(directions.sum(0)).sum() - np.square(directions).sum()
-    return float(total / (n * (n - 1)))
+    return float(total / (n * (n - 1))) if n > 1 else float("nan")
 
 
 def autocorrelation(directions: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:

@@ -73,6 +73,10 @@ class Part:
         """The gradient at the output brought to the input x."""
         return _pull(self.module, self.train, self.variables, self.own, x, gradient)
 
+    def push(self, x: Array, tangent: Array) -> Array:
+        """The change of the output by a small change of the input x; for running statistics alone."""
+        return _push(self.module, self.train, self.variables, self.own, x, tangent)
+
 
 def parts(
     config: "ModelConfig", num_outputs: int, variables: dict[str, Any], statistics: str = "running"
@@ -146,3 +150,8 @@ def _is_layer(module: nn.Module, method: str) -> bool:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pull(module, train, variables, own, x: Float[Array, "..."], gradient: Array) -> Array:
     return jax.vjp(lambda x: _apply(module, train, variables, own, x)[0], x)[1](gradient)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _push(module, train, variables, own, x: Float[Array, "..."], tangent: Array) -> Array:
+    return jax.jvp(lambda x: _apply(module, train, variables, own, x)[0], (x,), (tangent,))[1]

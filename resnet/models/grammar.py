@@ -141,6 +141,16 @@ class ModelConfig:
             _check_block(self, block)
 
 
+def needs_of(shortcut: str) -> dict[str, object]:
+    """Fields that the definition of a shortcut asks for, beside its name."""
+    needs: dict[str, object] = {"norm": "none"} if SHORTCUTS[shortcut].norm_free else {}
+    if shortcut == "normalizer_free":
+        needs["weight_standardization"] = "scaled"
+    if shortcut == "fixup":
+        needs["zero_head"] = True
+    return needs
+
+
 CHOICES = {
     "family": FAMILIES,
     "stem": STEMS,

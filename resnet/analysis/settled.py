@@ -1,0 +1,53 @@
+"""Nets whose norms are constants: what each image gives is then a function of that image alone."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from resnet.analysis.subject import Subject
+from resnet.models.resnet import make_model
+from resnet.training.losses import example_losses
+from resnet.training.steps import DROPOUT, random_key
+
+IMAGES_AT_ONCE = 256
+
+
+def settled(subject: Subject) -> Subject:
+    """A trained net as it is; one at its start with running statistics of norms that are its images'.
+
+    Those that a net starts with, 0 and 1, are of no image.
+    """
+    if subject.step is not None or not subject.variables["batch_stats"]:
+        return subject
+    config = dataclasses.replace(subject.config.model, bn_momentum=0.0, bn_unbiased=False, bn_fixed="")
+    model = make_model(dataclasses.replace(config, scan_blocks=True), subject.outputs)
+    noise = {"dropout": random_key(jax.numpy.int32(subject.config.seed), DROPOUT)}
+    _, seen = jax.jit(lambda variables, images: model.apply(
+        variables, images, train=True, mutable=["batch_stats"], rngs=noise
+    ))(subject.variables, subject.images)  # fmt: skip
+    return dataclasses.replace(subject, variables=subject.variables | seen)
+
+
+def logits_of(subject: Subject) -> Callable[[Any, Array], Float[Array, "b outputs"]]:
+    """logits(params, images) in evaluation; equal blocks are scanned, so that derivatives compile fast."""
+    config = subject.config.model
+    model = make_model(dataclasses.replace(config, scan_blocks=not config.bn_fixed), subject.outputs)
+    statistics = subject.variables["batch_stats"]
+    return lambda params, images: model.apply({"params": params, "batch_stats": statistics}, images)[0]
+
+
+def loss_of(subject: Subject) -> Callable[[Array, Array], Float[Array, ""]]:
+    """loss(logits, labels): the mean over a batch, without smoothing and weight decay."""
+    output = subject.config.model.output
+    return lambda logits, labels: example_losses(logits, labels, output=output).mean()
+
+
+def batches(subject: Subject) -> tuple[Float[Array, "k b h w c"], Array]:
+    """(images, labels) in equal parts of at most `IMAGES_AT_ONCE`."""
+    n = len(subject.images)
+    size = max(b for b in range(1, min(n, IMAGES_AT_ONCE) + 1) if n % b == 0)
+    images, labels = (x.reshape(n // size, size, *x.shape[1:]) for x in (subject.images, subject.labels))
+    return images, labels
