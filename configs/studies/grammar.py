@@ -11,19 +11,17 @@ from configs.digits_grammar import get_config as digits
 from resnet.config import replaced
 from resnet.errors import InputError
 from resnet.models.branches import ORDERS
+from resnet.models.grammar import needs_of
 from resnet.models.shortcuts import SHORTCUTS
 from resnet.studies.study import Arm, Study
-
-NEEDS = {"normalizer_free": {"model.weight_standardization": "scaled"}, "fixup": {"model.zero_head": True}}
-BARE = {"model.norm": "none", "model.ghost_batch": 0}
 
 
 def get_study(scale: str) -> Study:
     base, arms = {"paper": cifar10(), "small": digits()}[scale], {}
-    for shortcut, kind in SHORTCUTS.items():
+    for shortcut in SHORTCUTS:
+        needs = {f"model.{field}": value for field, value in needs_of(shortcut).items()}
         for order in ORDERS:
-            changes = {"model.shortcut": shortcut, "model.order": order} | NEEDS.get(shortcut, {})
-            changes |= BARE if kind.norm_free else {}
+            changes = {"model.shortcut": shortcut, "model.order": order} | needs
             with contextlib.suppress(InputError):
                 replaced(base, changes).model.check()
                 arms[f"{shortcut}-{order}"] = Arm(changes, f"identity-{order}")

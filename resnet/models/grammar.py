@@ -143,7 +143,7 @@ class ModelConfig:
 
 def needs_of(shortcut: str) -> dict[str, object]:
     """Fields that the definition of a shortcut asks for, beside its name."""
-    needs: dict[str, object] = {"norm": "none"} if SHORTCUTS[shortcut].norm_free else {}
+    needs: dict[str, object] = {"norm": "none", "ghost_batch": 0} if SHORTCUTS[shortcut].norm_free else {}
     if shortcut == "normalizer_free":
         needs["weight_standardization"] = "scaled"
     if shortcut == "fixup":
