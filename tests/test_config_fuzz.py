@@ -78,7 +78,7 @@ def counts():
     record("overrides", "random overrides of the config", happens, sum(found.values()), found)
 
 
-@settings(max_examples=tries(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(overrides=st.lists(OVERRIDE, min_size=1, max_size=3))
 def test_each_is_a_clear_error_or_trains(overrides, counts, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))

@@ -13,8 +13,9 @@ from resnet.config import Config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.images import decode_images
 from resnet.errors import InputError
-from resnet.training import loop
+from resnet.training.member import open_workdir
 from resnet.training.parallel import make_mesh
+from resnet.training.plan import make_plan
 from tests.images_cases import BAD, BROKEN, EITHER, NO_FILES, READABLE, SIDE, cases, make, picture, written
 from tests.tally import record, tries
 
@@ -99,11 +100,11 @@ def test_bad_images_are_skipped_counted_and_listed(root, monkeypatch):
 
 def test_the_run_says_what_it_skipped(root, tmp_path):
     config = Config(data=data(root, on_bad_image="skip", image_size=8))
-    config.model.blocks, config.model.width = (1, 1, 1), 0.25
-    config.train.batch_size, config.train.duration = 2, "2 steps"
-    result = loop.train(config, tmp_path / "run", mesh=make_mesh(1))
+    config.train.batch_size = 2
+    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
+    open_workdir(config, tmp_path / "run", plan, "")
     listed = json.loads((tmp_path / "run" / "skipped_images.json").read_text())
-    assert result["skipped_images"] == listed["n"] == len(listed["images"]) == 4
+    assert listed["n"] == len(listed["images"]) == 4
 
 
 def test_a_class_of_which_nothing_is_left(root):

@@ -125,7 +125,8 @@ def make_schedule(
             f"`schedule.warmup` must end before the training does; got {config.warmup!r} "
             f"({warmup} steps) of {total_steps} steps"
         )
-    milestones = [in_steps("schedule.milestones", text) for text in config.milestones]
+    # Those past the end are never reached, and may be too large for the device.
+    milestones = [min(in_steps("schedule.milestones", text), total_steps) for text in config.milestones]
     shape = SCHEDULES[config.name]
     slope = 1.0 - config.warmup_factor if config.warmup_kind == "linear" else 0.0
 
