@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.errors import InputError
 from resnet.models.chain import parts
 from resnet.models.flow import flow, noise_like
 from resnet.models.grammar import ModelConfig
-from tests.models_cases import NUM_OUTPUTS, images, net, start
+from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, images, net, start
 
 CASES = {
     "postactivation": net(),
@@ -35,33 +34,32 @@ def through(chain, x):
     return functools.reduce(lambda x, part: part(x), chain, x)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_chain_is_the_net(name):
-    config = CASES[name]
+def output(config, train=False):
+    """(logits, names of the features) of the whole net."""
     model, variables = start(config)
-    logits, features = model.apply(variables, images(), train=False)
-    chain = chain_of(config)
-    np.testing.assert_allclose(through(chain, images()), logits, rtol=1e-4, atol=1e-5)
-    assert [part.name for part in chain] == [*list(features)[:-1], "head"]
-
-
-def test_the_chain_uses_batch_statistics():
-    config = net(order="preactivation")
-    model, variables = start(config)
-    (logits, _), _ = model.apply(variables, images(), train=True, mutable=["batch_stats"])
-    found = through(chain_of(config, "batch"), images())
-    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(found, through(chain_of(config), images()), rtol=1e-2)
+    run = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+    (logits, features), _ = jax.jit(run, compiler_options=FAST_COMPILE)(variables, images())
+    return logits, list(features)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_blocks_come_apart_into_branch_and_shortcut(name):
+def test_the_chain_is_the_net_and_its_blocks_come_apart(name):
     chain = chain_of(CASES[name])
+    logits, features = output(CASES[name])
     x = chain[0](images())
     for block in chain[1:-1]:
         y, inside = block.open(x)
         np.testing.assert_allclose(block.join(x, inside["branch"]), y, rtol=1e-5, atol=1e-6)
         x = y
+    np.testing.assert_allclose(chain[-1](x), logits, rtol=1e-4, atol=1e-5)
+    assert sorted(part.name for part in chain) == sorted({*features, "head"} - {"pooled"})
+
+
+def test_the_chain_uses_batch_statistics():
+    config = net(order="preactivation")
+    found = through(chain_of(config, "batch"), images())
+    np.testing.assert_allclose(found, output(config, train=True)[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found, output(config)[0], rtol=1e-2)
 
 
 def test_an_identity_block_without_its_branch_returns_its_input():
@@ -77,10 +75,22 @@ def test_equal_blocks_share_a_program():
     assert first != others[0]
 
 
-def test_batch_norms_known_by_path_need_running_statistics():
-    config = ModelConfig(blocks=(1, 1, 1), bn_fixed="stage1")
-    with pytest.raises(InputError, match="statistics=running"):
-        parts(config, 2, {}, "batch")
+def test_norms_that_keep_their_statistics_do_so_in_the_chain():
+    config = net(bn_fixed="stage1/.*norm1")
+    logits, _ = output(config, train=True)
+    np.testing.assert_allclose(through(chain_of(config, "batch"), images()), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"order": "preactivation"}, {"shortcut": "highway"}])
+def test_branch_and_shortcut_share_the_gradient(fields):
+    chain = chain_of(net(**fields), "batch")
+    x = chain[0](images())
+    for block in chain[1:-1]:
+        y = block(x)
+        whole = block.pull(x, y)
+        shares = [block.pull_through(x, y, branch=branch) for branch in (True, False)]
+        np.testing.assert_allclose(sum(shares), whole, rtol=1e-3, atol=1e-3 * abs(whole).max())
+        x = y
 
 
 @pytest.mark.parametrize(

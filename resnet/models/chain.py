@@ -6,6 +6,8 @@ thousand layers take no longer to compile than ten.
 
 import dataclasses
 import functools
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,17 +15,15 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
-from resnet.errors import InputError
 from resnet.models.branches import ORDERS
 from resnet.models.geometry import BlockSpec, block_specs, shares_start
+from resnet.models.paths import leaf_paths
 from resnet.models.resnet import Block, Head
 from resnet.models.shortcuts import BlockArrays, block_arrays
 from resnet.models.stems import Stem
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig
-
-STATISTICS = ("batch", "running")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +77,10 @@ class Part:
         """The change of the output by a small change of the input x; for running statistics alone."""
         return _push(self.module, self.train, self.variables, self.own, x, tangent)
 
+    def pull_through(self, x: Array, gradient: Array, *, branch: bool) -> Array:
+        """What of it comes through F alone, or through the shortcut alone: the two add up to `pull`."""
+        return _pull_through(self.module, self.train, branch, self.variables, self.own, x, gradient)
+
 
 def parts(
     config: "ModelConfig", num_outputs: int, variables: dict[str, Any], statistics: str = "running"
@@ -85,23 +89,24 @@ def parts(
 
     `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones.
     """
-    train = statistics == "batch"
-    if train and config.bn_fixed:
-        raise InputError("`model.bn_fixed` tells norms apart by their paths, which a block on its own does "
-                         "not have; ask for statistics=running")  # fmt: skip
     preactivation = ORDERS[config.order].preactivation
-    make = functools.partial(_part, train=train, variables=variables)
+
+    def part(name: str, make: Callable[["ModelConfig"], Any], **block: Any) -> Part:
+        mine = {collection: _subtree(tree, name) for collection, tree in variables.items()}
+        module = make(_fixed_within(config, name, mine.get("batch_stats", {})))
+        return Part(name, module, statistics == "batch", mine, **block)
+
     blocks = [
-        make(
+        part(
             spec.name,
-            Block(config, _kind(spec), parent=None),
+            lambda config, spec=spec: Block(config, _kind(spec), parent=None),
             own=block_arrays(config, spec, key=None),
             regular=not (spec.changes_shape or shares_start(config, spec, preactivation)),
         )
         for spec in block_specs(config)
     ]
-    stem, head = Stem(config, parent=None), Head(config, num_outputs, parent=None)
-    return [make("stem", stem), *blocks, make("head", head)]
+    stem = part("stem", lambda config: Stem(config, parent=None))
+    return [stem, *blocks, part("head", lambda config: Head(config, num_outputs, parent=None))]
 
 
 def _kind(spec: BlockSpec) -> BlockSpec:
@@ -109,13 +114,20 @@ def _kind(spec: BlockSpec) -> BlockSpec:
     return dataclasses.replace(spec, stage=0, block=0, index=min(spec.index, 1))
 
 
-def _part(name: str, module: Any, *, train: bool, variables: dict[str, Any], **block: Any) -> Part:
-    mine = {}
-    for collection, tree in variables.items():
-        for key in name.split("/"):
-            tree = tree.get(key, {})
-        mine[collection] = tree
-    return Part(name, module, train, mine, **block)
+def _subtree(tree: Any, name: str) -> Any:
+    """What lies below stage1/block1; {} where nothing does."""
+    for key in name.split("/"):
+        tree = tree.get(key, {})
+    return tree
+
+
+def _fixed_within(config: "ModelConfig", name: str, statistics: Any) -> "ModelConfig":
+    """The config in which `bn_fixed` names the same norms by their paths within the part `name`."""
+    if not config.bn_fixed:
+        return config
+    norms = {path.rpartition("/")[0] for path in leaf_paths(statistics)}
+    fixed = sorted(norm for norm in norms if re.search(config.bn_fixed, f"{name}/{norm}"))
+    return dataclasses.replace(config, bn_fixed="|".join(f"^{norm}$" for norm in fixed))
 
 
 def _apply(module: Any, train: bool, variables: Any, own: Any, x: Array, **options: Any) -> Any:
@@ -155,3 +167,16 @@ def _pull(module, train, variables, own, x: Float[Array, "..."], gradient: Array
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _push(module, train, variables, own, x: Float[Array, "..."], tangent: Array) -> Array:
     return jax.jvp(lambda x: _apply(module, train, variables, own, x)[0], (x,), (tangent,))[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _pull_through(module, train, through_branch, variables, own, x: Array, gradient: Array) -> Array:
+    def branch(x: Array) -> Array:
+        return _apply(module, train, variables, own, x)[1]["branch"]
+
+    def output(x: Array, f: Array) -> Array:
+        return _apply(module, train, variables, {**own, "branch": f}, x)[0]
+
+    f = branch(x)
+    through = (lambda z: output(x, branch(z))) if through_branch else (lambda z: output(z, f))
+    return jax.vjp(through, x)[1](gradient)[0]

@@ -44,7 +44,7 @@ def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top
         y, inside = block.open(joints[-1])
         shown.append(_compare(joints[-1], inside["branch"]))
         joints.append(y)
-    scales = np.array(jax.device_get([_rms(x) for x in joints]), np.float64)
+    scales = np.array(jax.device_get([rms(x) for x in joints]), np.float64)
     branch, cosine = np.array(jax.device_get(shown), np.float64).T
     top = _last_alive(scales)
     with np.errstate(divide="ignore"):
@@ -61,16 +61,16 @@ def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top
 def noise_like(x: Array, seed: int = 0) -> Array:
     """Normal values with root mean square 1."""
     noise = jax.random.normal(jax.random.key(seed), x.shape, x.dtype)
-    return noise / _rms(noise)
+    return noise / rms(noise)
 
 
 def _down(blocks: Sequence[Part], joints: Sequence[Array], gradient_at_top) -> np.ndarray:
     """Logarithm of the gradient's scale at every joint."""
     gradient = gradient_at_top(joints[-1])
-    scales = [_rms(gradient)]
+    scales = [rms(gradient)]
     for block, x in zip(reversed(blocks), reversed(joints[:-1]), strict=True):
         gradient = block.pull(x, gradient / jnp.where(scales[-1] > 0, scales[-1], 1))
-        scales.append(_rms(gradient))
+        scales.append(rms(gradient))
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.cumsum(np.log(np.array(jax.device_get(scales), np.float64)))[::-1]
     return np.where(np.isfinite(logs), logs, np.nan)
@@ -83,7 +83,7 @@ def _last_alive(scales: np.ndarray) -> int:
 
 
 @jax.jit
-def _rms(x: Array) -> Array:
+def rms(x: Array) -> Array:
     """Root mean square; x is scaled first, because squares overflow at 1e19."""
     wide = x.astype(jnp.float32)
     largest = jnp.maximum(jnp.abs(wide).max(), jnp.finfo(jnp.float32).tiny)
@@ -94,7 +94,7 @@ def _rms(x: Array) -> Array:
 def _compare(x: Array, branch: Array) -> tuple[Array, Array]:
     """(root mean square of F(x), cosine between x and F(x))."""
     if x.shape != branch.shape:
-        return _rms(branch), jnp.float32(jnp.nan)
-    a, b = (v.astype(jnp.float32).reshape(len(v), -1) / _rms(v) for v in (x, branch))
+        return rms(branch), jnp.float32(jnp.nan)
+    a, b = (v.astype(jnp.float32).reshape(len(v), -1) / rms(v) for v in (x, branch))
     norms = jnp.sqrt(jnp.square(a).sum(1) * jnp.square(b).sum(1))
-    return _rms(branch), ((a * b).sum(1) / norms).mean()
+    return rms(branch), ((a * b).sum(1) / norms).mean()

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from resnet.config import Config, check_config
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import Dataset, Split, load_dataset
-from resnet.training import checkpoint
+from resnet.training import checkpoint, telemetry
 from resnet.training.evaluation import evaluate
 from resnet.training.lock import holding
 from resnet.training.member import FAILURE, Member, open_workdir, outcome
@@ -207,6 +207,7 @@ def _run_stretch(session: Session, arrays: dict[str, jax.Array], stop: int) -> N
         session.waiting = session.step + 1, metrics
         session.step += k
         session.signals.poll()
+        telemetry.record(plan, session.members, session.state, session.step, k)
         if timed_from is None:  # The first call of a stretch may compile.
             timed_from, begun = session.step, time.monotonic()
         elapsed = max(time.monotonic() - begun, 1e-9)

@@ -11,7 +11,7 @@ from absl import logging
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config, save_config
 from resnet.errors import InputError
-from resnet.training import checkpoint
+from resnet.training import checkpoint, telemetry
 from resnet.training.curves import plot_curves
 from resnet.training.evaluation import score
 from resnet.training.meter import Meter
@@ -79,6 +79,7 @@ class Member:
         write = functools.partial(self.records.write, split="train")
         self.meter = Meter(plan.log_every, plan.total_steps, write)
         self.meter.restore(restored["meter"] if restored else {})
+        telemetry.forget_after(workdir, self.progress.step)
 
     def close(self) -> None:
         """Waits for the save in flight, whatever ends the run."""
@@ -90,9 +91,9 @@ class Member:
         try:
             self.meter.add(first_step, metrics)
         except RunStopped as stop:
-            self.failed = str(stop)
+            self.failed = f"{stop}{telemetry.last_words(self.workdir)}"
             write_json(self.workdir / FAILURE, {"failed": self.failed, "step": self.progress.step})
-            logging.error("%s: %s", self.workdir, stop)
+            logging.error("%s: %s", self.workdir, self.failed)
 
     def validated(self, metrics: dict[str, float]) -> bool:
         """Records metrics on validation; whether they are the best so far."""
@@ -123,6 +124,7 @@ class Member:
         write_json(self.workdir / RESULT, result)
         if index_of_this() == 0:
             plot_curves(self.workdir)
+            telemetry.plot(self.workdir)
         return result
 
 

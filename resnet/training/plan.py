@@ -37,6 +37,8 @@ class Plan:
     log_every: int
     evaluate_every: int
     checkpoint_every: int
+    telemetry_every: int
+    """0: never."""
 
     @cached_property
     def initial(self) -> Tensors:
@@ -88,4 +90,5 @@ def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:
         log_every=every("train.log_every", config.train.log_every),
         evaluate_every=every("train.evaluate_every", config.train.evaluate_every),
         checkpoint_every=every("checkpoint.every", config.checkpoint.every),
+        telemetry_every=parse_duration("train.telemetry_every", config.train.telemetry_every).steps(**counts),
     )

@@ -43,6 +43,8 @@ class TrainConfig:
     """How often the validation split is evaluated."""
     log_every: str = "50 steps"
     """How often the mean training metrics since the last line are written."""
+    telemetry_every: str = "200 steps"
+    """How often the scales of x, F(x) and the gradient at every block go to telemetry.csv; 0 steps: never."""
 
     def check(self) -> None:
         """Raises InputError naming the field."""
@@ -57,6 +59,7 @@ class TrainConfig:
             raise InputError(f"`train.duration` must be in steps, epochs or examples; got {self.duration!r}")
         parse_duration("train.evaluate_every", self.evaluate_every)
         parse_duration("train.log_every", self.log_every)
+        parse_duration("train.telemetry_every", self.telemetry_every)
 
 
 @jax.tree_util.register_dataclass

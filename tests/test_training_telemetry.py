@@ -1,0 +1,81 @@
+"""Telemetry: rows that are right, training that is the same without them, runs that resume and fail."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from resnet.config import Config
+from resnet.errors import InputError
+from resnet.training import telemetry
+from resnet.training.loop import train
+from resnet.training.restore import load_variables
+from resnet.training.signals import RunStopped
+
+
+def tiny(**changes):
+    config = Config()
+    config.data.train_limit = 64
+    config.model.family, config.model.blocks, config.model.width = "chain", (2,), 0.25
+    config.train.batch_size, config.train.duration, config.train.telemetry_every = 16, "4 steps", "2 steps"
+    config.model.ghost_batch = 8
+    config.schedule.learning_rate, config.checkpoint.every = 0.05, "3 steps"
+    for name, value in changes.items():
+        setattr(config.train, name, value)
+    return config
+
+
+@pytest.fixture(scope="module")
+def with_and_without(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, every in (("with", "2 steps"), ("without", "0 steps")):
+        train(tiny(telemetry_every=every), folder / name)
+    return folder
+
+
+def test_training_is_the_same_to_the_last_bit(with_and_without):
+    a, b = (load_variables(with_and_without / name)[2] for name in ("with", "without"))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert not (with_and_without / "without" / telemetry.FILE).exists()
+
+
+def test_rows_of_every_block_at_every_interval(with_and_without):
+    rows = telemetry.read(with_and_without / "with")
+    assert [(row["step"], row["block"]) for row in rows] == [
+        (step, f"stage1/block{block}") for step in (2, 4) for block in (1, 2)
+    ]
+    assert all(np.isfinite(row[name]) for row in rows for name in telemetry.COLUMNS[2:])
+    assert rows[0]["gradient"] == rows[1]["passed_on"]
+    assert (with_and_without / "with" / telemetry.PICTURE).stat().st_size > 10_000
+
+
+def test_several_seeds_have_the_rows_they_would_have_alone(with_and_without, tmp_path):
+    train(tiny(seeds=2, duration="2 steps"), tmp_path)
+    alone, together = (telemetry.read(path) for path in (with_and_without / "with", tmp_path / "seed0"))
+    for a, b in zip(alone[:2], together, strict=True):
+        np.testing.assert_allclose([*a.values()][2:], [*b.values()][2:], atol=0.02)
+    assert telemetry.read(tmp_path / "seed1") != together
+
+
+def test_a_resumed_run_has_each_row_once(tmp_path):
+    path = tmp_path / telemetry.FILE
+    path.write_text(",".join(telemetry.COLUMNS) + "\n2,a,0,0,0,0\n4,a,0,0,0,0\n6,a,0,0\n")
+    telemetry.forget_after(tmp_path, 2)
+    assert [row["step"] for row in telemetry.read(tmp_path)] == [2]
+    telemetry.forget_after(tmp_path / "none", 2)
+
+
+def test_a_run_that_fails_says_where_the_signal_was_largest(tmp_path):
+    config = tiny(telemetry_every="1 steps", duration="60 steps")
+    config.model.norm, config.model.ghost_batch, config.schedule.learning_rate = "none", 0, 1e4
+    with pytest.raises(RunStopped, match=r"the signal was largest at stage1/block\d"):
+        train(config, tmp_path)
+    assert "the signal was largest" in json.loads((tmp_path / "failed.json").read_text())["failed"]
+
+
+def test_an_interval_is_a_duration():
+    config = dataclasses.replace(tiny().train, telemetry_every="often")
+    with pytest.raises(InputError, match="`train.telemetry_every` must be an amount and a unit"):
+        config.check()
