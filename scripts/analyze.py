@@ -64,8 +64,7 @@ def _subject(overrides: list[str]) -> Any:
         if given.step is not None:
             raise InputError("--step is for a run; --config=… is a net before its first step")
         return of_config(given.config, cli.load_config(overrides), given.data or NOISE, given.images)
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the run has its own config")
+    cli.load_run_config(overrides)
     return of_run(given.workdir, given.data or "test", given.images, given.step)
 
 

@@ -24,7 +24,7 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies in the interval."""

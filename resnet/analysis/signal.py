@@ -86,8 +86,6 @@ class Signal:
         for axes, name in ((up, "signal"), (ratio, "F(x) over x"), (down, "gradient to the block's input")):
             axes.set(xlabel="residual block", ylabel="log10 of the root mean square", title=name)
             axes.legend(frameon=False, fontsize=7)
-        for axes in (up, ratio, down) if max(len(net.flow.blocks) for net in self.nets) > 60 else ():
-            axes.set_xscale("symlog", linthresh=1)
         ratio.set_ylabel("log10 of the ratio")
         figure.suptitle(self.title, fontsize=11)
         return figure

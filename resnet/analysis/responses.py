@@ -1,0 +1,111 @@
+"""Standard deviation of the response of every layer.
+
+A layer's response is the output of its convolution after the batch norm that follows it, before any
+non-linearity or sum; where no norm follows, of the convolution alone. Of a net with shortcuts it shows
+how strongly the branches change what they add to.
+Source: He 2015, Deep residual learning (https://arxiv.org/abs/1512.03385), Fig. 7, for nets in evaluation.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from resnet.analysis import pictures
+from resnet.analysis.subject import Subject, of_run
+from resnet.models.branches import NORM, ORDERS
+from resnet.models.geometry import BRANCHES
+from resnet.models.stems import stem_convolutions, stem_norms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from resnet.models.grammar import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What can be chosen."""
+
+    statistics: str = "running"
+    """What batch norms use: batch, as in training, or running."""
+    against: str = ""
+    """Folder of a run to set beside this one, such as its plain twin."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """Standard deviations by layer, from bottom to top."""
+
+    name: str
+    layers: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Responses:
+    """The net, and the one to compare it with."""
+
+    nets: list[Net]
+
+    def tables(self) -> dict[str, list[dict]]:
+        """A summary, and every layer."""
+        summary, every = [], []
+        for net in self.nets:
+            values = np.array([*net.layers.values()])
+            summary.append({"net": net.name, "layers": len(values), "median": float(np.median(values)),
+                            "lowest": float(values.min()), "highest": float(values.max())})  # fmt: skip
+            every += [{"net": net.name, "layer": name, "std": value} for name, value in net.layers.items()]
+        return {"Standard deviation of layer responses": summary, "Every layer": every}
+
+    def plot(self) -> "Figure":
+        """In the order of the layers, and by size."""
+        figure, (order, size) = pictures.panels(2)
+        for i, net in enumerate(self.nets):
+            values = np.array([*net.layers.values()])
+            numbers = np.arange(1, len(values) + 1)
+            order.plot(numbers, values, label=net.name, lw=1.2, **pictures.style(i))
+            size.plot(numbers, np.sort(values)[::-1], label=net.name, lw=1.2, **pictures.style(i))
+        order.set(xlabel="layer, from the stem up", title="in the net's order")
+        size.set(xlabel="layers by size", title="sorted")
+        for axes in (order, size):
+            axes.set(ylabel="standard deviation of the response", ylim=(0, None))
+        pictures.legend_below(figure, order)
+        return figure
+
+
+def ask(subject: Subject, options: Options) -> Responses:
+    """Responses of the net, and of the one to compare it with."""
+    subjects = [subject]
+    if options.against:
+        subjects.append(of_run(options.against, subject.data, len(subject.images)))
+    return Responses([_responses(each, options.statistics) for each in subjects])
+
+
+def _responses(subject: Subject, statistics: str) -> Net:
+    x, found = subject.images, {}
+    for part in subject.parts(statistics)[:-1]:
+        outputs = part.responses(x)
+        names = (
+            stem_layers(subject.config.model) if part.name == "stem" else block_layers(subject.config.model)
+        )
+        found |= {f"{part.name}/{conv}": outputs[response].std() for conv, response in names.items()}
+        x = part(x)
+    return Net(subject.name, {name: float(value) for name, value in jax.device_get(found).items()})
+
+
+def block_layers(config: "ModelConfig") -> dict[str, str]:
+    """{convolution: the layer whose output is its response} of a residual branch."""
+    order, count = ORDERS[config.order], len(BRANCHES[config.branch].sizes)
+    skipped = order.before.count(NORM)
+    normed = count if NORM in order.after else count - 1
+    if config.norm == "none":
+        normed = 0
+    return {f"conv{i}": f"norm{i + skipped}" if i <= normed else f"conv{i}" for i in range(1, count + 1)}
+
+
+def stem_layers(config: "ModelConfig") -> dict[str, str]:
+    """The same of the stem."""
+    count = len(stem_convolutions(config, channels=3))
+    normed = 0 if config.norm == "none" else stem_norms(config)
+    return {f"conv{i}": f"norm{i}" if i <= normed else f"conv{i}" for i in range(1, count + 1)}
