@@ -14,26 +14,33 @@ from resnet.config import Config
 from resnet.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def subject():
+def tiny(**fields):
     config = Config()
     config.data.name = "digits"
-    config.model.family, config.model.blocks, config.model.width = "chain", (4,), 0.25
+    config.model.family, config.model.blocks, config.model.width = "chain", (3,), 0.25
+    for name, value in fields.items():
+        setattr(config.model, name, value)
     return of_config("tiny", config, images=8)
 
 
-def test_products_with_the_hessian_of_a_net_are_differences_of_its_gradient(subject):
-    net = settled(subject)
+@pytest.fixture(scope="module")
+def subject():
+    return tiny()
+
+
+def test_products_with_the_hessian_of_a_net_are_differences_of_its_gradient():
+    net = settled(tiny(activation="tanh"))  # ReLU has kinks, which differences see and derivatives do not
     params, logits, loss = net.variables["params"], logits_of(net), loss_of(net)
     (images,), (labels,) = batches(net)
     flat, unravel = ravel_pytree(params)
     gradient = jax.jit(jax.grad(lambda flat: loss(logits(unravel(flat), images), labels)))
     v = np.random.default_rng(0).normal(size=flat.size) / math.sqrt(flat.size)
     products = curvature.hessian_products(logits, loss, params, *batches(net))(v)
-    step = 1e-3
+    step = 1e-2
     differences = (gradient(flat + step * v) - gradient(flat - step * v)) / (2 * step)
     cosine = products @ differences / np.linalg.norm(products) / np.linalg.norm(differences)
-    assert cosine > 0.99
+    assert cosine > 0.9999
+    assert np.linalg.norm(products) == pytest.approx(np.linalg.norm(differences), rel=1e-2)
 
 
 def test_curvature_of_a_net(subject):
@@ -75,7 +82,7 @@ def test_a_net_is_most_like_itself_layer_by_layer(subject):
     answer = similarity.ask(subject, similarity.Options(batch=4))
     np.testing.assert_allclose(np.diagonal(answer.cka), 1, atol=1e-5)
     np.testing.assert_allclose(answer.cka, answer.cka.T, atol=1e-5)
-    assert answer.layers == ["stem", *(f"stage1/block{i}" for i in range(1, 5)), "head"]
+    assert answer.layers == ["stem", *(f"stage1/block{i}" for i in range(1, 4)), "head"]
     assert answer.tables() and answer.plot()
     with pytest.raises(InputError, match="at least 4"):
         similarity.ask(subject, similarity.Options(batch=3))
