@@ -78,7 +78,8 @@ class Similarity:
         axes.tick_params(axis="x", rotation=60)
         axes.set_xlabel(f"layer of {self.other}", fontsize=8)
         axes.set_ylabel(f"layer of {self.title}", fontsize=8)
-        figure.colorbar(image, ax=axes, label="linear CKA, unbiased (1: the same up to rotation and scale)")
+        bar = figure.colorbar(image, ax=axes)
+        bar.set_label("linear CKA, unbiased (1: the same up to rotation and scale)", fontsize=8)
         return figure
 
 

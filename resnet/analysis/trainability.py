@@ -164,7 +164,7 @@ def _cell(subject: Subject, shortcut: str, order: str, options: Options) -> Cell
     increments = np.concatenate([-np.diff(values) for values in gradients]) * math.log(10)
     outcome, depth = depth_of_limit(decades, increments, options.decades)
     places = np.tile(np.arange(1, options.blocks + 1), options.seeds)
-    per_block, power = growth.growth_per_block(increments), growth.power_of_depth(increments, places)
+    per_block, power = growth.growth_per_block(increments, places), growth.power_of_depth(increments, places)
     return Cell(
         shortcut, order, outcome, depth, per_block and per_block.value, power and power.value, decades
     )  # fmt: skip
@@ -182,7 +182,10 @@ def depth_of_limit(
     if len(beyond):
         return "measured", float(blocks[beyond[0]])
     places = np.tile(blocks, len(increments) // len(blocks))
-    exponential, power = growth.growth_per_block(increments), growth.power_of_depth(increments, places)
+    exponential, power = (
+        growth.growth_per_block(increments, places),
+        growth.power_of_depth(increments, places),
+    )
     if exponential is None or power is None:
         return "dead: no gradient reaches the first block", None
     late = slice(len(blocks) // 2, None)
