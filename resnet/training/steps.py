@@ -43,7 +43,7 @@ class TrainConfig:
     """How often the validation split is evaluated."""
     log_every: str = "50 steps"
     """How often the mean training metrics since the last line are written."""
-    telemetry_every: str = "200 steps"
+    telemetry_every: str = "1000 steps"
     """How often the scales of x, F(x) and the gradient at every block go to telemetry.csv; 0 steps: never."""
 
     def check(self) -> None:
