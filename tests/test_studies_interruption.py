@@ -1,0 +1,41 @@
+"""A study that is killed at random times, and started again, ends with the bits of an undisturbed one."""
+
+import json
+import sys
+
+import pytest
+
+from resnet.errors import InputError
+from resnet.studies.interruption import Interruption, interrupt
+from tests.test_scripts import script
+
+STUDY = """
+from tests.studies_cases import tiny_study
+
+def get_study(scale):
+    study = tiny_study(seeds=(0,))
+    study.base.train.duration, study.base.train.evaluate_every = "120 steps", "60 steps"
+    study.base.train.log_every, study.base.checkpoint.every = "20 steps", "20 steps"
+    return study
+"""
+
+
+def test_a_killed_study_ends_as_an_undisturbed_one(tmp_path):
+    study, page = tmp_path / "study.py", tmp_path / "page.md"
+    study.write_text(STUDY)
+    options = (f"--workdir={tmp_path / 'work'}", "--kills=2", "--latest=0.6", f"--output={page}")
+    done = script("interrupt", *options, "--", f"--study={study}", "--study.scale=small")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    # Later sessions find their programs compiled, and may be through before the second kill.
+    assert result.pop("kills") in (1, 2) and result == {"runs": 2, "different": []}
+    assert "2 of its 2 runs came to the same" in page.read_text()
+
+
+def test_a_run_that_differs_is_named_and_a_command_that_fails_is_an_error(tmp_path):
+    assert Interruption([], 1.0, {"a/seed0": (1, 1), "b/seed0": (1, 2)}).different == ["b/seed0"]
+    with pytest.raises(InputError, match="fails with exit code 3; .*log.txt says why"):
+        interrupt([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "s", 1, latest=1.0, seed=0)
+    (tmp_path / "t" / "killed").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds an earlier interruption"):
+        interrupt([], tmp_path / "t", 1, latest=1.0, seed=0)
