@@ -1,5 +1,6 @@
 # make demo    train ResNet-20 on real images, and evaluate it (about a minute)
 # make study   identity against none over depths, 30 runs on digits, and their report (minutes)
+# make claims  test every sentence of the idea, and write docs/claims.md (minutes)
 # make test    the fast tests
 # make lint    style and types
 # PYTHON=...   the interpreter that .venv is made with; 3.11 or later
@@ -10,7 +11,7 @@ RUN := runs/digits
 STUDY := runs/study
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo study test lint
+.PHONY: demo study claims test lint
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
@@ -24,6 +25,9 @@ study: $(VENV)/installed
 	$(VENV)/bin/python scripts/study.py --study=configs/studies/shortcut_on_off.py \
 	  --study.scale=small --workdir=$(STUDY)
 	$(VENV)/bin/python scripts/report.py --workdir=$(STUDY)
+
+claims: $(VENV)/installed
+	$(VENV)/bin/python scripts/claims.py --output=docs --workdir=runs/claims
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -rs -m 'not slow'

@@ -13,8 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from resnet.analysis import signal
+from resnet.analysis.growth import Estimate
+from resnet.analysis.subject import of_config
+from resnet.config import Config, replaced
+
 BATCH_NORM_RELU = math.pi / (math.pi - 1)
 """Factor on the gradient's variance per layer, so on its scale per block of two."""
+
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
+FINITE = 0.05
+"""Relative difference allowed beside the interval: layers and batches are finite, theory's are not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +35,16 @@ class Law:
     value: float
 
     def __str__(self) -> str:
-        shown = f"{self.value:.4g}"
-        return {"equal": shown, "at most": f"≤ {shown}", "at least": f"≥ {shown}", "power": f"l^{shown}"}[
-            self.kind
-        ]
+        sign = {"equal": "", "at most": "≤ ", "at least": "≥ ", "power": "l^"}[self.kind]
+        return f"{sign}{self.value:.4g}"
+
+    def agrees(self, found: Estimate | None) -> bool:
+        """Whether the interval of a measurement holds the law, or comes as close as FINITE."""
+        if found is None:
+            return False
+        low, high = (1 - FINITE) * self.value, (1 + FINITE) * self.value
+        above, below = found.high >= low, found.low <= high
+        return bool({"at least": above, "at most": below}.get(self.kind, above and below))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +58,50 @@ class Setup:
     why: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A set-up measured."""
+
+    setup: Setup
+    net: signal.Net
+
+    @property
+    def forward(self) -> Estimate | None:
+        return self.net.forward_power if self.setup.forward.kind == "power" else self.net.forward
+
+    @property
+    def gradient(self) -> Estimate | None:
+        return self.net.gradient_power if self.setup.gradient.kind == "power" else self.net.gradient
+
+    @property
+    def agrees(self) -> bool:
+        return self.setup.forward.agrees(self.forward) and self.setup.gradient.agrees(self.gradient)
+
+    def row(self) -> dict[str, Any]:
+        """Measurement beside theory."""
+        power = {True: "l^", False: ""}
+        setup = self.setup
+        return {
+            "net": setup.name,
+            "signal per block": f"{power[setup.forward.kind == 'power']}{self.forward}",
+            "theory": str(setup.forward),
+            "gradient per block": f"{power[setup.gradient.kind == 'power']}{self.gradient}",
+            "theory ": str(setup.gradient),
+            "agree": "yes" if self.agrees else "no",
+            "because": setup.why,
+        }
+
+
+def measure(setup: Setup, base: Config, images: int, seeds: int) -> Outcome:
+    """The set-up on noise, from the chain `base`."""
+    subject = of_config(setup.name, replaced(base, setup.model), images=images)
+    return Outcome(setup, signal.ask(subject, signal.Options(seeds=seeds)).nets[0])
+
+
 def fixed_point(f: Callable, gain: float, start: float = 1.0) -> float:
     """The variance before the activation that a layer maps to itself."""
     q = start
-    for _ in range(1000):
+    for _ in range(100):
         q = gain * _mean(lambda z, q=q: f(math.sqrt(q) * z) ** 2)
     return q
 
@@ -75,8 +131,7 @@ def sigmoid_rest() -> float:
 
 def _mean(f: Callable) -> float:
     """E f(z), z standard normal."""
-    z, weights = np.polynomial.hermite_e.hermegauss(60)
-    return float((f(z) * weights).sum() / weights.sum())
+    return float((f(NODES) * WEIGHTS).sum() / WEIGHTS.sum())
 
 
 ONE = Law("equal", 1.0)
