@@ -99,7 +99,7 @@ class Spectrum:
         chain.set(xlabel="blocks in the chain", ylabel="singular value", title="Jacobian of the first blocks")
         ratios = [min(v.largest / max(v.median, 1e-30), 1 / ROUND_OFF) for v in self.chains]
         for i, (label, values) in enumerate(
-            {"the smallest": [v.condition for v in self.chains], "the median": ratios}.items()
+            {"the smallest found": [v.condition for v in self.chains], "the median": ratios}.items()
         ):
             condition.plot(
                 self.lengths, values, marker="o", label=f"largest over {label}", **pictures.style(i)
@@ -192,12 +192,10 @@ def _range(axes, x: np.ndarray, values: list[Values]) -> None:
     """A band from the smallest to the largest value, with the median and the root mean square."""
     floor = min(v.largest for v in values) * ROUND_OFF
     low, high = ([max(getattr(v, name), floor) for v in values] for name in ("smallest", "largest"))
-    axes.fill_between(
-        x, low, high, color=pictures.COLORS[4], alpha=0.3, linewidth=0, label="smallest to largest"
-    )
+    axes.fill_between(x, low, high, color=pictures.COLORS[4], alpha=0.3, linewidth=0, label="range")
     axes.plot(x, high, marker=".", label="largest", **pictures.style(0))
     axes.plot(x, [v.rms for v in values], label="root mean square", **pictures.style(1))
     median = [max(v.median, floor) for v in values]
     axes.plot(x, median, label="median", **pictures.style(3))
-    axes.plot(x, low, marker=".", label="smallest", **pictures.style(2))
+    axes.plot(x, low, marker=".", label="smallest found", **pictures.style(2))
     axes.set_yscale("log")
