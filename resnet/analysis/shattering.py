@@ -96,7 +96,8 @@ class Shattering:
                            alpha=0.3, markersize=4)  # fmt: skip
             label = f"{arm.name}, {arm.layers[-1]} layers"
             line.plot(np.linspace(0, 1, len(arm.along)), arm.along, label=label, **style)
-        layers = np.arange(2, max(arm.layers[-1] for arm in self.arms) + 1)
+        asked = self.arms[0].layers
+        layers = np.arange(2, asked[-1] + 1)
         depth.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: $2^{-L}$")
         if self.layers_of_block == 1:
             depth.plot(layers, 0.75 ** (layers - 2), color="grey", lw=0.8, linestyle="--",
@@ -105,6 +106,8 @@ class Shattering:
                   title="gradients at two images")  # fmt: skip
         line.set(xlabel="distance, over the length of the line", ylabel="mean cosine", ylim=(-0.3, 1.05),
                  title="gradients on a line between two images")  # fmt: skip
+        depth.set_xticks(asked, [str(each) for each in asked])
+        depth.set_xticks([], minor=True)
         for axes in (depth, line):
             axes.legend(frameon=False, fontsize=7)
         figure.suptitle(self.title, fontsize=11)
@@ -118,13 +121,14 @@ def ask(subject: Subject, options: Options) -> Shattering:
     if len(subject.images) < 2:
         raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
     layers = layers_of_block(subject.config)
+    title = subject.title if subject.step is not None else f"{subject.name} at its start, four arms"
     if subject.step is not None:
         found, along = _measure(subject, options.points)
         depth = layers * (len(subject.parts()) - 2) + 2
         arms = [Arm(subject.config.model.shortcut, [depth], np.array([[found]]), along)]
     else:
         arms = [_arm(subject, name, changes, options) for name, changes in ARMS.items()]
-    return Shattering(subject.title, arms, layers)
+    return Shattering(title, arms, layers)
 
 
 def _arm(subject: Subject, name: str, changes: dict, options: Options) -> Arm:
