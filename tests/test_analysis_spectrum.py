@@ -1,6 +1,7 @@
 """Singular values of Jacobians against those of the matrices themselves; norms as constants."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,13 @@ def tiny(blocks=(3,), images=2, **fields):
     return of_config("tiny", config, images=images)
 
 
-def jacobian(chain, x):
-    """The matrix, column by column."""
-    through = lambda x: functools.reduce(lambda x, part: part(x), chain, x[None]).ravel()  # noqa: E731
-    column = jax.jit(lambda direction: jax.jvp(through, (x,), (direction,))[1])
-    return np.stack([column(jnp.reshape(row, x.shape)) for row in jnp.eye(x.size)], axis=1)
+def jacobians(chain, images):
+    """The matrix at each image, column by column."""
+    through = lambda x: functools.reduce(lambda x, part: part(x), chain, x)  # noqa: E731
+    column = jax.jit(lambda v: jax.jvp(through, (images,), (jnp.broadcast_to(v, images.shape),))[1])
+    shape = images.shape[1:]
+    columns = [column(row.reshape(shape)) for row in np.eye(math.prod(shape), dtype=np.float32)]
+    return np.stack(columns, axis=-1).reshape(len(images), -1, len(columns))
 
 
 @pytest.mark.parametrize("fields", [LINEAR, {"shortcut": "identity"}], ids=["linear", "residual, batch norm"])
@@ -40,15 +43,14 @@ def test_the_values_are_those_of_the_matrices(fields):
     for first, last in ((2, 3), (0, 5)):
         chain = parts[first:last]
         found = spectrum.singular_values(chain, joints[first : last + 1], 999, rng)
-        for ritz, x in zip(found, joints[first], strict=True):
-            true = np.linalg.svd(jacobian(chain, x))[1]
+        for ritz, matrix in zip(found, jacobians(chain, joints[first]), strict=True):
+            true = np.linalg.svd(matrix)[1]
             assert ritz.values[[-1, 0]] == pytest.approx(true[[0, -1]], abs=1e-4 * float(true[0]))
             if len(ritz.values) == len(true):
                 assert ritz.mean(2) == pytest.approx(np.mean(true**2), rel=1e-3)
     if fields is LINEAR:  # of a product of matrices
-        product = functools.reduce(
-            lambda a, part: jacobian([part], joints[1][0]) @ a, parts[1:4], np.eye(128)
-        )
+        each = [jacobians([part], x[:1])[0] for part, x in zip(parts[1:4], joints[1:4], strict=True)]
+        product = each[2] @ each[1] @ each[0]
         values = spectrum.singular_values(parts[1:4], joints[1:5], 999, rng)[0].values
         assert values[-1] == pytest.approx(np.linalg.norm(product, 2), rel=1e-4)
 
