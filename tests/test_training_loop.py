@@ -14,7 +14,7 @@ from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.run import evaluate_run
-from resnet.training import checkpoint, loop
+from resnet.training import checkpoint, loop, session
 from resnet.training.parallel import make_mesh
 from resnet.training.plan import make_plan
 from resnet.training.signals import RunStopped
@@ -86,17 +86,29 @@ def test_a_finished_run_does_nothing_again(finished):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, number):
+@pytest.mark.parametrize(
+    ("number", "stop_before"),
+    [
+        (signal.SIGTERM, 6),  # in the middle of an epoch, between two dispatches
+        (signal.SIGINT, 3),  # an evaluation is due, and ends as it begins
+        (signal.SIGTERM, 5),  # while the checkpoint of that step is written
+        (signal.SIGTERM, 8),  # at the last step
+    ],
+)
+def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, number, stop_before):
+    """With a moving average; in an epoch of eight steps."""
     config, undisturbed, result = finished
 
     def interrupted(seed, step, n, batch):
-        if step == 6:
+        if step == stop_before:
             signal.raise_signal(number)
         return batch_indices(seed, step, n, batch)
 
-    with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 7") as stop:
-        patch.setattr(loop, "batch_indices", interrupted)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunStopped, match=f"at step {stop_before + 1};") as stop,
+    ):
+        patch.setattr(session, "batch_indices", interrupted)
         train(config, tmp_path)
     assert stop.value.exit_code == 128 + number
     assert not (tmp_path / "result.json").exists()
@@ -161,7 +173,7 @@ def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
         return batch_indices(seed, step, n, batch)
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped):
-        patch.setattr(loop, "batch_indices", interrupted)
+        patch.setattr(session, "batch_indices", interrupted)
         train(config, tmp_path)
     again = loop.train(config, tmp_path, mesh=make_mesh(2))
     np.testing.assert_allclose(again["loss"], result["loss"], rtol=1e-3)

@@ -11,7 +11,7 @@ from test_training_loop import numbers, tiny
 import resnet
 from resnet.data.batches import batch_indices
 from resnet.errors import InputError
-from resnet.training import checkpoint, loop, member, steps
+from resnet.training import checkpoint, loop, member, session, steps
 from resnet.training.parallel import make_mesh
 from resnet.training.signals import RunStopped
 
@@ -73,7 +73,7 @@ def test_resuming_equals_never_having_stopped(alone, tmp_path, monkeypatch):
         return batch_indices(seed, step, n, batch)
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 7"):
-        patch.setattr(loop, "batch_indices", interrupted)
+        patch.setattr(session, "batch_indices", interrupted)
         both(workdir=tmp_path)
     # As if killed between the two saves: the step in common is the one before.
     (tmp_path / "seed1" / "checkpoints" / "7").rename(tmp_path / "lost")
@@ -98,14 +98,14 @@ def test_a_seed_that_fails_does_not_disturb_the_others(alone, tmp_path, monkeypa
         check(meter, first_step, metrics)
 
     first_losses = {}
-    original = loop._read_metrics
+    original = session._read_metrics
 
-    def reading(session):
-        if session.waiting and session.waiting[0] == 6:
-            first_losses.update(enumerate(jax.device_get(session.waiting[1]["loss"])[:, 0]))
-        original(session)
+    def reading(runs):
+        if runs.waiting and runs.waiting[0] == 6:
+            first_losses.update(enumerate(jax.device_get(runs.waiting[1]["loss"])[:, 0]))
+        original(runs)
 
-    monkeypatch.setattr(loop, "_read_metrics", reading)
+    monkeypatch.setattr(session, "_read_metrics", reading)
     monkeypatch.setattr(member.Meter, "add", failing)
     results = both(workdir=tmp_path)
     assert results[1]["failed"].startswith("loss is nan at step 6")

@@ -25,7 +25,7 @@ from resnet.training import manifest
 from resnet.training.schedules import parse_duration
 
 FOLDER = "checkpoints"
-UNREADABLE = "checkpoints_unreadable"
+UNREADABLE, ROLLED_BACK = "checkpoints_unreadable", "checkpoints_rolled_back"
 FORMAT = 2
 """1: files only; 2: with a manifest of their checksums. Both are read, the latest is written."""
 # Orbax adds the time to this one after all else is done, and nothing here reads it.
@@ -155,6 +155,18 @@ def set_damaged_aside(workdir: Path) -> None:
         _set_aside(workdir, step)
 
 
+def forget_after(workdir: Path, step: int) -> None:
+    """Moves the checkpoints after `step` to checkpoints_rolled_back: the run will write others."""
+    for later in steps_on_disk(workdir):
+        if later > step:
+            _set_aside(workdir, later, ROLLED_BACK)
+
+
+def latest_in_common(workdirs: Sequence[Path]) -> int:
+    """The latest step that all workdirs have a checkpoint of; 0, the beginning, if there is none."""
+    return max(set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs)), default=0)
+
+
 def _none_left(workdir: Path, steps: Sequence[int]) -> InputError:
     return InputError(
         f"none of the checkpoints in {workdir / FOLDER} can be read (steps {steps}); "
@@ -162,9 +174,9 @@ def _none_left(workdir: Path, steps: Sequence[int]) -> InputError:
     )
 
 
-def _set_aside(workdir: Path, step: int) -> None:
-    """Moves a checkpoint to checkpoints_unreadable/<step>[.n]; nothing is deleted."""
-    folder = workdir / UNREADABLE
+def _set_aside(workdir: Path, step: int, where: str = UNREADABLE) -> None:
+    """Moves a checkpoint to <where>/<step>[.n]; nothing is deleted."""
+    folder = workdir / where
     folder.mkdir(exist_ok=True)
     taken = len(list(folder.glob(f"{step}*")))
     (workdir / FOLDER / str(step)).rename(folder / f"{step}.{taken}" if taken else folder / str(step))

@@ -9,14 +9,34 @@ import numpy as np
 from resnet.data.batches import padded_batches
 from resnet.data.datasets import Split
 
+# Batches on their way to the device at a time: enough that it never waits, and few to wait for.
+AHEAD = 2
+
+
+class Halted(Exception):
+    """An evaluation was told to end before its time."""
+
 
 def evaluate(
-    variables: dict[str, Any], split: Split, *, eval_step: Callable, batch_size: int
+    variables: dict[str, Any],
+    split: Split,
+    *,
+    eval_step: Callable,
+    batch_size: int,
+    halt: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
-    """For each seed of `variables`: means of loss and scores over `split`, and n; [] for an empty split."""
+    """For each seed of `variables`: means of loss and scores over `split`, and n; [] for an empty split.
+
+    Raises Halted within a few batches of when `halt` turns true.
+    """
     names = ("image", "label", "mask")
-    batches = padded_batches(split, batch_size)
-    sums = [eval_step(variables, dict(zip(names, batch, strict=True))) for batch in batches]
+    sums = []
+    for batch in padded_batches(split, batch_size):
+        sums.append(eval_step(variables, dict(zip(names, batch, strict=True))))
+        if halt():
+            raise Halted
+        if len(sums) > AHEAD:
+            jax.block_until_ready(sums[-1 - AHEAD])
     if not sums:
         return []
     # Fetched together, so that the device never waits for the host; added in float64.

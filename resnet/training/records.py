@@ -4,12 +4,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from resnet.training.boards import Board
 from resnet.training.processes import index_of_this
 
 METRICS_FILE = "metrics.jsonl"
@@ -57,22 +58,55 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     return records
 
 
-def forget_after(workdir: Path, step: int) -> None:
+def forget_after(workdir: Path, step: int, again: Collection[str] = ("test",)) -> None:
     """Drops the records that a run resumed at `step` finished steps will write anew.
 
-    Among them the test split's: it is evaluated after the last checkpoint, at the same step.
+    Among them those of the splits in `again` at this step: the test split's, which is evaluated after
+    the last checkpoint, and validation's where its evaluation was interrupted.
     """
     records = read_metrics(workdir) if step else []
-    kept = [record for record in records if record["step"] <= step and record["split"] != "test"]
+    kept = [r for r in records if r["step"] < step or (r["step"] == step and r["split"] not in again)]
     with replacing(workdir / METRICS_FILE) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+
+class Lines:
+    """Lines at the end of a file. Those that the disk refuses wait, and go before the next."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.touch()
+        self._end, self._waiting = path.stat().st_size, b""
+
+    def add(self, line: str) -> None:
+        """Writes a line, now or, with a warning, later."""
+        before = self._waiting
+        self._waiting += line.encode() + b"\n"
+        if not self.flush() and not before:
+            logging.warning("%s cannot be written; its lines are kept until it can be", self.path)
+
+    def flush(self) -> bool:
+        """Writes what waits; whether nothing is left."""
+        if not self._waiting:
+            return True
+        try:
+            # Opened each time, because a folder that was away comes back as another.
+            with self.path.open("r+b", buffering=0) as file:
+                file.truncate(self._end)  # of what was written in part
+                file.seek(self._end)
+                while self._waiting:
+                    written = file.write(self._waiting)
+                    self._end, self._waiting = self._end + written, self._waiting[written:]
+        except OSError:
+            return False
+        return True
 
 
 class Records:
     """Metrics of one run, from `step` finished steps on; of several processes, the first writes them.
 
     All records of a step but the test split's must be written before its checkpoint is: then a run
-    that was killed and resumed holds each record once.
+    that was killed and resumed holds each record once. `again` is as in forget_after.
     """
 
     def __init__(
@@ -80,18 +114,19 @@ class Records:
         workdir: str | os.PathLike,
         steps_per_epoch: int,
         step: int = 0,
+        again: Collection[str] = ("test",),
         tensorboard: bool = True,
     ):
         self.workdir = Path(workdir)
         self.steps_per_epoch = steps_per_epoch
         self.first_step = step
-        self.boards: dict[str, Any] | None = {} if tensorboard else None
-        self.file = None
+        self.boards: dict[str, Board] | None = {} if tensorboard else None
+        self.lines: Lines | None = None
         if index_of_this():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
-        forget_after(self.workdir, step)
-        self.file = (self.workdir / METRICS_FILE).open("a", buffering=1)  # flushed at each line
+        forget_after(self.workdir, step, again)
+        self.lines = Lines(self.workdir / METRICS_FILE)
 
     def __enter__(self) -> "Records":
         return self
@@ -101,32 +136,25 @@ class Records:
 
     def write(self, step: int, metrics: Mapping[str, Any], split: str) -> None:
         """Adds one line after `step` finished steps; not-a-number and infinities become null."""
-        if self.file is None:
+        if self.lines is None:
             return
         record = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), "split": split}
-        self.file.write(json.dumps(plain(record | dict(metrics)), allow_nan=False) + "\n")
+        self.lines.add(json.dumps(plain(record | dict(metrics)), allow_nan=False))
         if split != "train":
             results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             logging.info("epoch %g, %s: %s", record["epoch"], split, results)
-        for name, value in metrics.items() if self.boards is not None else ():
-            self._board(split).add_scalar(name, value, step)
+        if self.boards is not None:
+            # One TensorBoard run a split, so that the splits share the axes of a metric.
+            folder = self.workdir / TENSORBOARD_FOLDER / split
+            self.boards.setdefault(split, Board(folder, self.first_step)).add(step, metrics)
 
-    def _board(self, split: str) -> Any:
-        """One TensorBoard run a split, so that the splits share the axes of a metric."""
-        assert self.boards is not None
-        if split not in self.boards:
-            from tensorboardX import SummaryWriter
-
-            folder = str(self.workdir / TENSORBOARD_FOLDER / split)
-            purge = self.first_step + 1 if self.first_step else None
-            # The suffix, because file names hold whole seconds, and an older file is overwritten.
-            suffix = f".{self.first_step}"
-            self.boards[split] = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
-        return self.boards[split]
+    def flush(self) -> bool:
+        """Tries again what the disk refused; whether all lines are written."""
+        return self.lines is None or self.lines.flush()
 
     def close(self) -> None:
-        """Flushes and closes everything; may be called twice."""
-        if self.file:
-            self.file.close()
+        """Writes everything that waits; may be called twice."""
+        if not self.flush():
+            logging.error("%s: the last lines could not be written and are lost", self.workdir / METRICS_FILE)
         for board in (self.boards or {}).values():
             board.close()

@@ -1,11 +1,16 @@
-"""Leaving a run early on purpose: signals that ask for it, and the exception that carries it out."""
+"""Signals to a run: leave, save, leave at once; and the exception that carries an early end out."""
 
+import contextlib
+import os
 import signal
+import socket
 import threading
 from types import FrameType
 from typing import Any
 
 from resnet.training import processes
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunStopped(Exception):
@@ -17,31 +22,50 @@ class RunStopped(Exception):
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT only set `received`; a second SIGINT interrupts at once."""
+    """While entered, SIGTERM and SIGINT set `received`, and SIGUSR1 asks for a checkpoint.
+
+    A second SIGINT ends the process at once, and so does any stop while there is `nothing_to_lose`,
+    even in the middle of a compilation, which no Python code could interrupt: hence the thread.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self.nothing_to_lose = True
+        """Before the first step of a session, when all there is to save is on disk."""
+        self._save_asked = False
         self._polls = 0
+        self._previous: dict[signal.Signals, Any] = {}
+        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignals":
         # Python lets only the main thread set handlers; elsewhere the caller's stay in charge.
         if processes.several():
-            # JAX catches SIGTERM then, to stop all processes after the same step.
+            # JAX catches SIGTERM then, to stop all processes after the same step; none may save alone.
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, processes.pass_on_interrupt)
+            self._previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         elif threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (*STOPS, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._receive)
+            ours, pythons = socket.socketpair()
+            pythons.setblocking(False)
+            before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+            watcher = threading.Thread(target=self._watch, args=(ours,), daemon=True)
+            watcher.start()
+            # Called last to first: the end of the pairing ends the thread.
+            for release in (ours.close, watcher.join, pythons.close):
+                self._closing.callback(release)
+            self._closing.callback(signal.set_wakeup_fd, before)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._closing.close()
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    @property
+    def waiting(self) -> bool:
+        """Whether the run should pause at the next step, to save or to leave."""
+        return self._save_asked or self.received is not None
 
     def poll(self) -> None:
         """To be called after every dispatch: whether one of several processes was told to stop."""
@@ -49,10 +73,39 @@ class StopSignals:
         if processes.asked_to_stop(self._polls):
             self.received = signal.SIGTERM
 
-    def stopped(self, step: int) -> RunStopped:
-        """What to raise once the state of `step` is safe."""
+    def take_save_request(self) -> bool:
+        """Whether a checkpoint was asked for since the last time."""
+        asked, self._save_asked = self._save_asked, False
+        return asked
+
+    def stopped(self, step: int, failure: str = "") -> RunStopped:
+        """What to raise once the state of `step` is safe, or, for a `failure` given, cannot be."""
         assert self.received is not None
+        there = f"from the checkpoint before it, for {failure}" if failure else "there"
         return RunStopped(
-            f"stopped by {self.received.name} at step {step}; the same command resumes there",
+            f"stopped by {self.received.name} at step {step}; the same command resumes {there}",
             exit_code=128 + self.received,
         )
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self._save_asked = True
+        else:
+            self.received = signal.Signals(number)
+
+    def _watch(self, numbers: socket.socket) -> None:
+        """Reads the numbers of signals as they arrive, whatever the main thread is at."""
+        interrupts = 0
+        while number := numbers.recv(1):
+            interrupts += number[0] == signal.SIGINT
+            if interrupts > 1:
+                _leave(signal.SIGINT, "a second time; what was not saved yet is lost")
+            elif number[0] in STOPS and self.nothing_to_lose:
+                _leave(signal.Signals(number[0]), "before its first step; nothing is lost")
+
+
+def _leave(number: signal.Signals, when: str) -> None:
+    """Ends the process without waiting for anything; the terminal gets its cursor back."""
+    cursor = "\x1b[?25h" if os.isatty(2) else ""
+    os.write(2, f"{cursor}error: stopped by {number.name} {when}\n".encode())
+    os._exit(128 + number)

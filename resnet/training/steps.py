@@ -14,6 +14,7 @@ from resnet.data.augment import augment, normalize
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.errors import InputError, check_at_least
 from resnet.models.paths import check_matches
+from resnet.training.divergence import check_policy, guarded, initial_guard, scaled, watched
 from resnet.training.losses import example_losses, example_scores
 from resnet.training.optimizers import check_multipliers, held
 from resnet.training.schedules import Schedule, parse_duration
@@ -41,6 +42,16 @@ class TrainConfig:
     """Decay per step of the moving average of parameters and statistics that is evaluated; 0 = none."""
     evaluate_every: str = "1 epochs"
     """How often the validation split is evaluated."""
+    on_divergence: str = "stop"
+    """What a loss or gradient that is not finite, or a spike, leads to: stop, skip or rollback.
+
+    Skip leaves out the update of that step; rollback returns to the last checkpoint."""
+    spike_factor: float = 0.0
+    """A loss so many times its mean over the last fifty steps or so is a spike; 0 = there are none."""
+    rollbacks: int = 3
+    """How often a run returns to its last checkpoint before it stops after all."""
+    rollback_factor: float = 0.5
+    """What each rollback multiplies the learning rate with."""
     log_every: str = "50 steps"
     """How often the mean training metrics since the last line are written."""
     telemetry_every: str = "1000 steps"
@@ -60,6 +71,7 @@ class TrainConfig:
         parse_duration("train.evaluate_every", self.evaluate_every)
         parse_duration("train.log_every", self.log_every)
         parse_duration("train.telemetry_every", self.telemetry_every)
+        check_policy(self)
 
 
 @jax.tree_util.register_dataclass
@@ -80,6 +92,8 @@ class TrainState:
     opt_state: Any
     ema: Any
     """{"params", "batch_stats"}, or {} without a moving average."""
+    guard: Any = dataclasses.field(default_factory=dict)
+    """What divergence is judged by: {} unless it is watched on the device."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -116,7 +130,8 @@ def init_state(
     # Copied, because the state is donated and no buffer may be donated twice.
     ema = jax.tree.map(jnp.copy, variables) if config.train.ema else {}
     opt_state = optimizer.init(variables["params"])
-    return TrainState(jnp.int32(0), seed, **variables, opt_state=opt_state, ema=ema)
+    guard = initial_guard(config.train)
+    return TrainState(jnp.int32(0), seed, **variables, opt_state=opt_state, ema=ema, guard=guard)
 
 
 def train_step(
@@ -157,9 +172,10 @@ def train_step(
         grads, metrics = lax.pmean((grads, metrics), axis_name)
     metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state.step)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = optax.apply_updates(state.params, scaled(updates, state.guard))
     ema = _moving_average(state, {"params": params, "batch_stats": batch_stats}, config.train.ema)
-    return TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema), metrics
+    new = TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema)
+    return guarded(state, new, metrics, grads, config.train) if watched(config.train) else (new, metrics)
 
 
 def training_images(

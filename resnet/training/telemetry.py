@@ -4,9 +4,12 @@ Measured beside the training step by programs of its own, on the batch that come
 batch's statistics and without dropout: the numbers of the training stay the same to the last bit.
 """
 
+import contextlib
 import csv
 import dataclasses
+import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array
 
 from resnet.data.batches import batch_indices
@@ -54,7 +58,11 @@ def record(plan: "Plan", members: Sequence["Member"], state: TrainState, step: i
         index = batch_indices(member.config.seed, step, len(train), config.train.batch_size)
         index = index[: _images(config.model.ghost_batch)]
         batch = {"image": jnp.asarray(train.images[index]), "label": jnp.asarray(train.labels[index])}
-        append(member.workdir, step, observe(alone, batch, task=plan.task, config=config))
+        found = observe(alone, batch, task=plan.task, config=config)
+        try:
+            append(member.workdir, step, found)
+        except OSError as error:
+            logging.warning("%s: telemetry of step %d is left out (%s)", member.workdir, step, error)
 
 
 def observe(state: TrainState, batch: Mapping[str, Array], *, task: Task, config: "Config") -> Flow:
@@ -72,16 +80,23 @@ def observe(state: TrainState, batch: Mapping[str, Array], *, task: Task, config
 
 
 def append(workdir: Path, step: int, found: Flow) -> None:
-    """Adds the rows of one step."""
+    """Adds the rows of one step, all or none."""
     path = workdir / FILE
-    new = not path.exists()
+    size = path.stat().st_size if path.exists() else 0
     columns = (found.x[:-1], found.branch, found.gradient[1:], found.gradient[:-1])
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        for name, *logs in zip(found.blocks, *columns, strict=True):
-            writer.writerow([step, name, *(f"{value / math.log(10):.4f}" for value in logs)])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not size:
+        writer.writerow(COLUMNS)
+    for name, *logs in zip(found.blocks, *columns, strict=True):
+        writer.writerow([step, name, *(f"{value / math.log(10):.4f}" for value in logs)])
+    try:
+        with path.open("a", newline="") as file:
+            file.write(text.getvalue())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def forget_after(workdir: Path, step: int) -> None:

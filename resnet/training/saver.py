@@ -1,0 +1,102 @@
+"""Saving while training goes on: in the background, and again where a disk refused."""
+
+import contextlib
+import functools
+import logging as python_logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.training import checkpoint
+
+# How a disk refuses: from the system, or, through tensorstore, as a status in words.
+_REFUSED = (OSError, ValueError)
+
+
+class Saver:
+    """The checkpoints of a run, written in the background.
+
+    A save that fails is a warning, and leaves what is on disk alone; the next one tries again.
+    """
+
+    def __init__(self, workdir: Path, config: checkpoint.CheckpointConfig):
+        self.workdir, self.config = workdir, config
+        self.failure = ""
+        """Why the latest save failed; "" if it is whole, or on its way."""
+        self._saving: int | None = None
+        self._manager: Any = None
+        _hush_orbax()
+
+    def save(
+        self, state: Any, metadata: dict[str, Any], *, score: float | None, due: bool, replace: bool = False
+    ) -> None:
+        """Starts a save, once the one before it has ended; with `replace`, in place of that of its step."""
+        self.wait()
+        try:
+            if not self.workdir.is_dir():  # Orbax would make it anew, perhaps where a disk is missing.
+                raise FileNotFoundError(f"{self.workdir} is gone")
+            self._manager = self._manager or checkpoint.make_manager(self.workdir, self.config)
+            self._saving = int(state.step)
+            if replace and self._saving in self._manager.all_steps():
+                self._manager.delete(self._saving)
+            checkpoint.save(self._manager, state, metadata, score=score, due=due)
+        except _REFUSED as error:
+            self._saving = None
+            self.fail(int(state.step), error)
+
+    def poll(self) -> None:
+        """Notices how the save in flight ended, if it has."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save in flight."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+            self.failure = ""
+        except _REFUSED as error:
+            self.fail(step, error)
+
+    def fail(self, step: int, error: Exception) -> None:
+        """Reports a save that failed, and makes ready for another."""
+        self.close()
+        # Tensorstore gives the system's number at the end of a long text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(number[1])) if number else " ".join(str(error).split())[:300]
+        self.failure = f"the checkpoint of step {step} could not be written ({reason})"
+        logging.warning("%s: %s; the next one that is due tries again", self.workdir, self.failure)
+
+    def close(self) -> None:
+        """Waits for the save in flight, and releases all; may be called twice."""
+        self.wait()
+        manager, self._manager = self._manager, None
+        if manager:
+            with contextlib.suppress(*_REFUSED):
+                manager.close()
+
+
+def _hush_orbax() -> None:
+    """Keeps out of the log what orbax's threads leave of a failed save: it comes as an exception too."""
+    python_logging.getLogger("absl").addFilter(_is_no_traceback_of_orbax)
+    hook = sys.unraisablehook
+    if getattr(hook, "func", None) is not _unless_left_over:
+        sys.unraisablehook = functools.partial(_unless_left_over, hook)
+
+
+def _is_no_traceback_of_orbax(record: python_logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname or not record.exc_info
+
+
+def _unless_left_over(hook: Any, unraisable: Any) -> None:
+    """Calls `hook` but for coroutines of orbax, and for writes whose event loop has gone."""
+    code = getattr(unraisable.object, "cr_code", None)
+    ours = code is not None and "/orbax/" in code.co_filename
+    if not ours and str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)

@@ -1,0 +1,211 @@
+"""Losses that leave all bounds: noticed, named, left out, gone back from; no cost where unwatched."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_training_disk import at_steps
+from test_training_loop import numbers, tiny, train
+from test_training_seeds import facts, variables
+
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.training import checkpoint, divergence, loop, steps
+from resnet.training.divergence import Diverged
+from resnet.training.meter import Meter
+from resnet.training.parallel import make_mesh
+from resnet.training.plan import make_plan
+from resnet.training.signals import RunStopped
+from resnet.training.steps import TrainConfig, TrainState
+
+
+def poison(monkeypatch, bad):
+    """Makes the images of the steps for which bad(state) not-a-number."""
+    original = steps.training_images
+
+    def poisoned(state, images, **arguments):
+        images, key = original(state, images, **arguments)
+        return jnp.where(bad(state), jnp.nan, images), key
+
+    monkeypatch.setattr(steps, "training_images", poisoned)
+
+
+def guarding(policy, **fields):
+    config = tiny()
+    config.train.on_divergence, config.train.log_every = policy, "1 steps"
+    config.checkpoint.every = "3 steps"
+    for name, value in fields.items():
+        setattr(config.train, name, value)
+    return config
+
+
+def test_nothing_is_watched_by_default(tmp_path):
+    plan = make_plan(tiny(), load_dataset(tiny().data), make_mesh(1))
+    state = plan.start(0)
+    assert state.guard == {}
+    arrays = {"image": plan.dataset.train.images, "label": plan.dataset.train.labels}
+    text = plan.train_steps.lower(state, arrays, np.zeros((1, 1, 8), np.int32)).as_text()
+    assert "is_finite" not in text
+
+
+def test_stop_names_the_window_the_parameters_and_the_checkpoint(tmp_path):
+    config = tiny()
+    config.schedule.name, config.schedule.learning_rate = "constant", 1e30
+    config.checkpoint.every = "1 steps"
+    with pytest.raises(RunStopped) as stop:
+        train(config, tmp_path)
+    text = str(stop.value)
+    assert "(window " in text and "parameters not finite: " in text
+    assert f"the last good checkpoint is that of step {checkpoint.steps_on_disk(tmp_path)[0]}" in text
+    assert json.loads((tmp_path / "failed.json").read_text())["failed"] == text
+
+
+def test_skipped_steps_are_counted_and_resumed(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda state: (state.step == 2) | (state.step == 5))
+    result = train(guarding("skip"), tmp_path / "whole")
+    assert result["skipped"] == 2 and np.isfinite(result["loss"])
+    lines = [line for line in numbers(tmp_path / "whole") if line["split"] == "train"]
+    assert [line["step"] for line in lines if line["skipped"]] == [3, 6]
+    assert all(("loss" in line) == (not line["skipped"]) for line in lines)
+    at_steps(monkeypatch, {6: lambda: signal.raise_signal(signal.SIGTERM)})
+    with pytest.raises(RunStopped, match="at step 7"):
+        train(guarding("skip"), tmp_path / "halves")
+    again = train(guarding("skip"), tmp_path / "halves")
+    assert facts(again) == facts(result) and again["skipped"] == 2
+    assert numbers(tmp_path / "halves") == numbers(tmp_path / "whole")
+
+
+def together(workdir, *seeds):
+    folders = {seed: workdir / f"seed{seed}" for seed in seeds}
+    return loop.train_seeds(guarding("rollback"), folders, mesh=make_mesh(2, seeds=2))
+
+
+def rates_of(workdir):
+    return {n["step"]: n["learning_rate"] for n in numbers(workdir) if n["split"] == "train"}
+
+
+def test_rollbacks_of_one_seed_leave_the_other_alone_and_survive_a_stop(tmp_path, monkeypatch):
+    """Seed 1 diverges after five steps at the full rate, seed 3 at any."""
+    poison(
+        monkeypatch,
+        lambda s: (s.step == 5) & (((s.seed == 1) & (s.guard["rate"] > 0.6)) | (s.seed == 3)),
+    )
+    calm = together(tmp_path / "calm", 0, 2)
+    rolled = together(tmp_path / "rolled", 0, 1)
+    assert facts(rolled[0]) == facts(calm[0]) and "rollbacks" not in rolled[0]
+    assert numbers(tmp_path / "rolled/seed0") == numbers(tmp_path / "calm/seed0")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(variables(tmp_path / run / "seed0") for run in ("rolled", "calm")),
+    )
+    [back] = rolled[1]["rollbacks"]
+    assert (back["step"], back["to"], back["rate"]) == (6, 4, 0.5) and "loss is nan" in back["reason"]
+    rates = {
+        n["step"]: n["learning_rate"] for n in numbers(tmp_path / "rolled/seed1") if n["split"] == "train"
+    }
+    known = {n["step"]: n["learning_rate"] for n in numbers(tmp_path / "calm/seed0") if n["split"] == "train"}
+    assert rates == {step: rate * (0.5 if step > 4 else 1) for step, rate in known.items()}
+
+    calls = []
+
+    def second_time():
+        calls.append(1)
+        if len(calls) == 4:  # two seeds, two times
+            signal.raise_signal(signal.SIGTERM)
+
+    at_steps(monkeypatch, {5: second_time})
+    with pytest.raises(RunStopped, match="at step 6"):
+        together(tmp_path / "stopped", 0, 1)
+    again = together(tmp_path / "stopped", 0, 1)
+    for seed in (0, 1):
+        assert facts(again[seed]) == facts(rolled[seed])
+        assert numbers(tmp_path / f"stopped/seed{seed}") == numbers(tmp_path / f"rolled/seed{seed}")
+    assert again[1]["rollbacks"] == rolled[1]["rollbacks"]
+
+    lost = together(tmp_path / "lost", 0, 3)
+    assert "after 3 rollbacks; gradients not finite: head/dense/bias, " in lost[3]["failed"]
+    assert facts(lost[0]) == facts(calm[0])
+
+
+def toy(step=0.0, opt_state=()):
+    return TrainState(jnp.float32(step), jnp.int32(0), {"w": jnp.zeros(2)}, {}, opt_state, {})
+
+
+def guarded_losses(losses, config):
+    """(parameters, what was flagged) of a toy that adds one a step, with these losses."""
+    state = toy()
+    state = TrainState(**{**vars(state), "guard": divergence.initial_guard(config)})
+    flags = []
+    for loss in losses:
+        new = TrainState(**{**vars(state), "step": state.step + 1, "params": {"w": state.params["w"] + 1}})
+        metrics = {"loss": jnp.float32(loss), "grad_norm": jnp.float32(1), "learning_rate": jnp.float32(1)}
+        state, metrics = divergence.guarded(state, new, metrics, {"w": jnp.ones(2)}, config)
+        flags.append(bool(metrics["diverged"]))
+    return state, flags
+
+
+def test_a_spike_is_one_against_the_mean_once_there_is_one():
+    config = TrainConfig(on_divergence="skip", spike_factor=3.0)
+    state, flags = guarded_losses([9.0, 1.0, 1.0] + [1.0] * 9 + [4.0, 20.0, 1.0, np.inf, 2.0], config)
+    assert flags == [False] * 13 + [True, False, True, False]
+    assert state.step == 17 and state.params["w"][0] == 15
+    assert 1.0 < state.guard["loss"] < 2.5 and state.guard["seen"] == 15
+
+
+def test_a_skipped_update_keeps_the_state_but_not_the_schedule():
+    config = TrainConfig(on_divergence="skip")
+    count = optax.ScaleByScheduleState(jnp.int32(3))
+    old = toy(opt_state=(jnp.ones(2), count))
+    new = TrainState(
+        old.step + 1, old.seed, {"w": jnp.full(2, jnp.nan)}, {},
+        (jnp.full(2, jnp.nan), optax.ScaleByScheduleState(jnp.int32(4))), {},
+    )  # fmt: skip
+    metrics = {"loss": jnp.float32(1), "grad_norm": jnp.float32(jnp.nan), "learning_rate": jnp.float32(1)}
+    kept, _ = divergence.guarded(old, new, metrics, {"w": jnp.full(2, jnp.nan)}, config)
+    np.testing.assert_array_equal(kept.opt_state[0], 1.0)
+    assert kept.opt_state[1].count == 4 and kept.params["w"][0] == 0
+
+
+def test_too_many_in_a_row_end_the_run():
+    meter = Meter(10, 1000, lambda *_: None, skips=True)
+    series = {name: np.full(99, np.nan) for name in ("loss", "grad_norm", "learning_rate")}
+    meter.add(1, series)
+    with pytest.raises(Diverged, match="loss is nan, as in the 99 before it, at step 100"):
+        meter.add(100, series)
+
+
+def test_the_gradients_to_look_at_are_named():
+    params = {name: np.zeros(2) for name in "abcdef"}
+    assert divergence.offending(params, np.array([1, np.inf, 2, np.nan, 3, 4])) == (
+        "gradients not finite: b, d"
+    )
+    assert "largest gradients are those of f, e, c, b" in divergence.offending(
+        params, np.array([1, 2, 3, 0, 4, 5])
+    )
+    params["c"] = np.array([np.nan, 1])
+    assert divergence.offending(params, None) == "parameters not finite: c"
+
+
+def test_no_checkpoint_is_written_of_a_state_that_is_not_finite():
+    divergence.check_state(toy(), 3)
+    with pytest.raises(Diverged, match="at step 3"):
+        divergence.check_state({"w": np.array([1, np.inf])}, 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("on_divergence", "pray", "`train.on_divergence` must be one of stop, skip, rollback"),
+        ("spike_factor", 0.5, "`train.spike_factor` must be 0 (off) or above 1; got 0.5"),
+        ("rollbacks", 0, "`train.rollbacks` must be at least 1"),
+        ("rollback_factor", 1.0, "`train.rollback_factor` must lie between 0 and 1; got 1.0"),
+    ],
+)
+def test_wrong_fields(field, value, message):
+    with pytest.raises(InputError) as error:
+        TrainConfig(**{field: value}).check()
+    assert message in str(error.value)

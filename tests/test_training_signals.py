@@ -1,0 +1,165 @@
+"""Signals to real processes: how they end, how soon, and what is on disk then."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_training_disk import assert_like, at_steps
+from test_training_loop import tiny, train
+
+from resnet.config import save_config
+from resnet.data.batches import padded_batches
+from resnet.training import checkpoint, evaluation
+from resnet.training.records import read_metrics
+from resnet.training.signals import RunStopped, StopSignals
+
+ROOT = Path(__file__).parents[1]
+
+# Half a minute in C, where no Python handler runs.
+BUSY = """
+import hashlib, threading
+from resnet.training.records import read_metrics
+from resnet.training.signals import StopSignals
+with StopSignals() as signals:
+    signals.nothing_to_lose = NOTHING
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 30_000_000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("nothing_to_lose", "numbers_sent", "code", "message"),
+    [
+        (True, (signal.SIGTERM,), 143, "stopped by SIGTERM before its first step"),
+        (True, (signal.SIGINT,), 130, "stopped by SIGINT before its first step"),
+        (False, (signal.SIGINT, signal.SIGINT), 130, "stopped by SIGINT a second time"),
+        (False, (signal.SIGTERM, signal.SIGINT, signal.SIGINT), 130, "stopped by SIGINT a second time"),
+    ],
+)
+def test_leaving_at_once_whatever_the_main_thread_is_at(nothing_to_lose, numbers_sent, code, message):
+    command = [sys.executable, "-c", BUSY.replace("NOTHING", str(nothing_to_lose))]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        begun = time.monotonic()
+        for number in numbers_sent:
+            process.send_signal(number)
+            time.sleep(0.1)
+        assert process.wait() == code
+        assert time.monotonic() - begun < 5
+        assert message in process.stderr.read()
+
+
+def test_the_first_stop_is_noted_and_everything_given_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    with StopSignals() as signals:
+        signals.nothing_to_lose = False
+        signal.raise_signal(signal.SIGUSR1)
+        assert signals.waiting and signals.received is None
+        assert signals.take_save_request() and not signals.waiting
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, train(tiny(), workdir)
+
+
+@pytest.mark.parametrize(("evaluations", "step"), [(1, 4), (2, 8), (3, 9)])
+def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
+    undisturbed, tmp_path, monkeypatch, evaluations, step
+):
+    """At steps 4 and 8 on validation, after 9 on the test split; each of more than two batches."""
+    begun = []
+
+    def stopping(split, batch_size):
+        begun.append(0)
+        for batch in padded_batches(split, batch_size):
+            begun[-1] += 1
+            if len(begun) == evaluations and begun[-1] == 2:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(RunStopped, match=f"at step {step};") as stop:
+        patch.setattr(evaluation, "padded_batches", stopping)
+        train(tiny(), tmp_path)
+    assert stop.value.exit_code == 143 and begun[-1] == 2
+    assert checkpoint.steps_on_disk(tmp_path)[0] == step
+    before = checkpoint.steps_on_disk(tmp_path)
+    assert_like(undisturbed, tmp_path, train(tiny(), tmp_path))
+    # Evaluated after all, it is known for the best or not, as in a run that was never stopped.
+    scores = {
+        step: json.loads((tmp_path / "checkpoints" / str(step) / "metrics" / "metrics").read_text())["score"]
+        for step in set(before) & {4, 8}
+    }
+    assert all(score != float("-inf") for score in scores.values()) or step == 8
+
+
+def test_a_save_on_demand_changes_nothing(undisturbed, tmp_path, monkeypatch):
+    at_steps(monkeypatch, {2: lambda: signal.raise_signal(signal.SIGUSR1)})
+    result = train(tiny(), tmp_path)
+    assert 3 in checkpoint.steps_on_disk(tmp_path)
+    assert_like(undisturbed, tmp_path, result)
+
+
+@contextlib.contextmanager
+def started(config_file, workdir):
+    command = [sys.executable, "scripts/train.py", f"--config={config_file}", f"--workdir={workdir}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(process, condition):
+    for _ in range(4800):
+        if condition():
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError("it did not come to pass in four minutes")
+
+
+CONFIG = """
+import dataclasses
+from resnet.config import Config, config_from_dict
+
+def get_config():
+    return config_from_dict(VALUES)
+"""
+
+
+def test_a_process_is_stopped_at_the_start_saves_on_demand_and_leaves(tmp_path):
+    config = tiny()
+    config.train.duration, config.train.log_every = "1000000 steps", "1 steps"
+    config.train.evaluate_every = config.checkpoint.every = "1000000 steps"
+    save_config(config, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.py").write_text(CONFIG.replace("VALUES", repr(values)))
+    workdir = tmp_path / "run"
+    with started(tmp_path / "config.py", workdir) as process:
+        wait_until(process, (workdir / "run.json").exists)
+        process.terminate()
+        assert process.wait(timeout=20) == 143
+        assert "stopped by SIGTERM before its first step" in process.stderr.read()
+    with started(tmp_path / "config.py", workdir) as process:
+        wait_until(process, lambda: len(read_metrics(workdir)) > 3)
+        process.send_signal(signal.SIGUSR1)
+        wait_until(process, lambda: checkpoint.steps_on_disk(workdir))
+        [saved] = checkpoint.steps_on_disk(workdir)
+        wait_until(process, lambda: read_metrics(workdir)[-1]["step"] > saved)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+        assert f"at step {checkpoint.steps_on_disk(workdir)[0]}; the same" in process.stderr.read()
+        assert checkpoint.steps_on_disk(workdir)[0] > saved
