@@ -1,0 +1,66 @@
+"""The page of what was tried to lose a run: python scripts/reliability.py --rows=results/reliability
+
+Each JSON file there is a row: {"fault", "happens", "tries", "losses", "phases", "command", "git"}, or the
+first two and "parts", which have the others. Only "fault", "tries" and "losses" are needed.
+"""
+
+import collections
+import json
+from pathlib import Path
+from typing import Any
+
+import cli
+from absl import flags
+
+flags.DEFINE_string("rows", "results/reliability", "Folder of the rows; the page lies beside it.")
+
+
+def main(_: list[str]) -> dict[str, Any]:
+    """Writes <rows>.md; the sums."""
+    import tabulate
+
+    from resnet.training.records import replacing
+
+    folder = Path(cli.FLAGS.rows)
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    headers = ("fault", "what happens", "tries", "losses", "met during")
+    table = tabulate.tabulate([cells(row) for row in rows], headers, tablefmt="github")
+    commands = sorted({(part["command"], commit(part)) for part in parts(*rows) if "command" in part})
+    listed = "\n".join(f"- `{command}` (commit {at})" for command, at in commands)
+    page = folder.with_suffix(".md")
+    with replacing(page) as temporary:
+        temporary.write_text(f"{HEAD}\n{table}\n\nMade by\n\n{listed}\n")
+    totals = {name: sum(part[name] for part in parts(*rows)) for name in ("tries", "losses")}
+    return totals | {"page": str(page)}
+
+
+HEAD = """# What was tried to lose a run
+
+A loss is a run that did not start again, or did not end as the undisturbed one: the same SHA-256 of the final
+weights, the same metrics line by line, none twice and none missing, the same test result.
+"""
+
+
+def parts(*rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tries that rows were put together from."""
+    return [part for row in rows for part in row.get("parts", [row])]
+
+
+def cells(row: dict[str, Any]) -> tuple:
+    """One line of the table, summed over its parts."""
+    met = collections.Counter()
+    for part in parts(row):
+        met.update(part.get("phases", {}))
+    during = ", ".join(f"{phase} {count}" for phase, count in met.most_common())
+    sums = [sum(part[name] for part in parts(row)) for name in ("tries", "losses")]
+    return row["fault"], row.get("happens", ""), *sums, during
+
+
+def commit(part: dict[str, Any]) -> str:
+    """The commit that a part was made at, marked where files differed."""
+    git = part.get("git") or {"commit": "unknown", "dirty": False}
+    return git["commit"][:7] + (" with changes" if git["dirty"] else "")
+
+
+if __name__ == "__main__":
+    cli.run(main)
