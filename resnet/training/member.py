@@ -117,8 +117,8 @@ class Member:
         last = f"the last good checkpoint is that of step {steps[0]}" if steps else "there is no checkpoint"
         tried = f" after {len(self.rollbacks)} rollbacks" if self.rollbacks else ""
         self.failed = (
-            f"{error}{tried}; {where}{telemetry.last_words(self.workdir)}; {last}; lower `schedule.learning_rate`, add a warm-up, or set "
-            "`optimizer.clip_norm` or `train.on_divergence`"
+            f"{error}{tried}; {where}{telemetry.last_words(self.workdir)}; {last}; lower "
+            "`schedule.learning_rate`, add a warm-up, or set `optimizer.clip_norm` or `train.on_divergence`"
         )
         write_json(self.workdir / FAILURE, {"failed": self.failed, "step": self.progress.step})
         logging.error("%s: %s", self.workdir, self.failed)
