@@ -97,14 +97,11 @@ class Shattering:
             label = f"{arm.name}, {arm.layers[-1]} layers"
             line.plot(np.linspace(0, 1, len(arm.along)), arm.along, label=label, **style)
         asked = self.arms[0].layers
-        layers = np.arange(2, asked[-1] + 1)
-        depth.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: $2^{-L}$")
-        if self.layers_of_block == 1:
-            depth.plot(layers, 0.75 ** (layers - 2), color="grey", lw=0.8, linestyle="--",
-                       label="theory, residual: $(3/4)^L$")  # fmt: skip
+        if len(self.arms) > 1:  # theory is that of the start
+            self._plot_theory(depth, np.arange(2, asked[-1] + 1))
         depth.set(xlabel="layers", ylabel="mean cosine", xscale="log", ylim=(-0.1, 1.05),
                   title="gradients at two images")  # fmt: skip
-        line.set(xlabel="distance, over the length of the line", ylabel="mean cosine", ylim=(-0.3, 1.05),
+        line.set(xlabel="distance, over the length of the line", ylabel="mean cosine", ylim=(-0.55, 1.05),
                  title="gradients on a line between two images")  # fmt: skip
         depth.set_xticks(asked, [str(each) for each in asked])
         depth.set_xticks([], minor=True)
@@ -112,6 +109,12 @@ class Shattering:
             axes.legend(frameon=False, fontsize=7)
         figure.suptitle(self.title, fontsize=11)
         return figure
+
+    def _plot_theory(self, axes, layers: np.ndarray) -> None:
+        axes.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: $2^{-L}$")
+        if self.layers_of_block == 1:
+            residual = 0.75 ** (layers - 2)
+            axes.plot(layers, residual, color="grey", lw=0.8, ls="--", label="theory, residual: $(3/4)^L$")
 
 
 def ask(subject: Subject, options: Options) -> Shattering:
