@@ -6,7 +6,8 @@ first block over that behind block l, in decades, the mean over the seeds. The d
 |R(l)| >= k. Where the measured chain stays inside, the depth is extrapolated, by the growth per block
 (R = a l) or by a power of depth (R = p log10(l + 1)), whichever leaves the smaller squares in the
 last half of the chain; where neither is told from no growth by its 95 % interval it is more than what
-was measured, and no number is given. Combinations that the grammar refuses are grey.
+was measured, and no number is given. Nets are taken without the noise of training, so that dropout is
+the identity, and gates with the bias of the config. Combinations that the grammar refuses are grey.
 Source: Schoenholz 2017 (https://arxiv.org/abs/1611.01232) for the depth scale of gradients; Yang 2017
 (https://arxiv.org/abs/1712.08969) for residual nets, whose growth is a power of depth.
 """
