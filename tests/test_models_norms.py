@@ -56,6 +56,17 @@ def test_a_large_mean_cancels_nothing():
     assert_close(y, plain(x, SCALE, BIAS), 1e-3)
 
 
+def test_sums_over_many_pixels_round_little():
+    x = images(1, 128, 128, 8) + 1
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+    y = GroupNorm(2, EPSILON).apply(params, x, True)
+    parts = np.asarray(x, np.float64).reshape(-1, 2, 4)
+    mean, variance = (f(parts, axis=(0, 2), keepdims=True) for f in (np.mean, np.var))
+    exact = ((parts - mean) / np.sqrt(variance + EPSILON)).reshape(x.shape)
+    # One sum over all of them is off by 2e-6.
+    assert np.sqrt(np.mean((y - exact) ** 2)) < 5e-7
+
+
 @pytest.mark.parametrize("unbiased", (False, True))
 def test_running_statistics(unbiased):
     _, state = trained(X, bn_momentum=0.75, bn_unbiased=unbiased)
