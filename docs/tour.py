@@ -82,7 +82,9 @@ plt.show()
 # ## Analyse
 #
 # What does each block know of the classes? A linear classifier reads them off its features, averaged over
-# the pixels: off digits that the net was trained on, and off digits that it never saw.
+# the pixels: off digits that the net was trained on, and off digits that it never saw. Other questions, such
+# as how signal and gradient grow from block to block, are put by
+# `python scripts/analyze.py --question=signal --workdir=runs/tour/low`.
 
 
 # %%

@@ -45,6 +45,9 @@ def main(overrides: list[str]) -> dict:
         return export_weights(
             given.workdir, given.export, naming=given.naming, step=given.step, licence=given.licence
         )
+    from resnet.weights.files import check_source
+
+    check_source(cli.FLAGS.source)  # first, since it takes no time
     config = cli.load_config(overrides)
     from resnet.interop.convert import import_weights
 

@@ -17,7 +17,9 @@ from resnet.errors import check_choice
 
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
-flags.DEFINE_integer("top", 5, "How many classes are shown, the most probable first.")
+flags.DEFINE_integer(
+    "top", None, "How many classes are shown, the most probable first; by default 5, or all."
+)
 flags.DEFINE_string("format", "table", "table, csv or json.")
 flags.DEFINE_string("output", None, "File to write instead of standard output.")
 flags.DEFINE_string("sheet", None, "PNG file in which the first 64 images are drawn with their predictions.")
@@ -33,9 +35,10 @@ def main(overrides: list[str], images: list[str]) -> None:
 
     from resnet.interop.predict import contact_sheet, find_images, predict_files
     from resnet.run import load
-    from resnet.weights.files import replacing
+    from resnet.weights.files import check_writable, replacing
 
     files = find_images(images)
+    check_writable(cli.FLAGS.output, cli.FLAGS.sheet)
     cli.load_run_config(overrides)
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)
     terminal = console.Console(stderr=True)

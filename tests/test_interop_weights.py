@@ -115,6 +115,13 @@ def test_files_that_cannot_be_read(tmp_path):
         files.read_weights(tmp_path / "weights.npz")
 
 
+def test_a_file_of_pytorch_without_pytorch(tmp_path, monkeypatch):
+    (tmp_path / "net.pth").touch()
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"net\.pth is a PyTorch file: .* pip install -r requirements-torch"):
+        files.read_weights(tmp_path / "net.pth")
+
+
 class Payload:
     """Its pickle runs code when it is read, which here would raise ZeroDivisionError."""
 
@@ -131,11 +138,21 @@ def test_pytorch_files(zipped, tmp_path):
     torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
     state = files.read_weights(path)
     assert state["w"].dtype == np.float32 and state["w"].shape == (2, 3) and state["n"] == 5
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match=r"net\.pth is (no whole PyTorch file|damaged)"):
-        files.read_weights(path)
+    whole = path.read_bytes()
+    for size in (0, 1, 50, len(whole) // 2, len(whole) - 200, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"net\.pth is (no whole PyTorch file|damaged)") as raised:
+            files.read_weights(path)
+        assert "\n" not in str(raised.value)
     path.write_bytes(pickle.dumps({"state_dict": Payload()}))
-    with pytest.raises(InputError, match="could run any code"):
+    refusal = r"could run any code \(Unsupported (global: GLOBAL \S*eval|operand \d+)\): save"
+    with pytest.raises(InputError, match=refusal):
+        files.read_weights(path)
+    torch.save({"state_dict": Payload()}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=refusal):
+        files.read_weights(path)
+    path.write_text("<html>not found</html>")
+    with pytest.raises(InputError, match=r"net\.pth is damaged, or holds more than tensors"):
         files.read_weights(path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(InputError, match="holds no state dict"):
@@ -151,6 +168,9 @@ def test_a_failure_leaves_nothing_under_the_final_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"), files.replacing(tmp_path / "file" / "x"):
         pass
+    with pytest.raises(InputError, match="cannot write"):
+        files.check_writable(None, tmp_path / "y", tmp_path / "file" / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.fixture

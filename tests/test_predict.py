@@ -70,8 +70,13 @@ def test_bad_images(run, folder, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(InputError, match=r"text\.png is not a JPEG or PNG image"):
         predict.predict_files(run, predict.find_images([tmp_path]))
-    with pytest.raises(InputError, match="`top` must be at least 1"):
-        predict.predict_files(run, [folder / "a.png"], top=0)
+    for top in (0, 11):
+        with pytest.raises(InputError, match=f"`top` must be from 1 to 10, the outputs .*; got {top}"):
+            predict.predict_files(run, [folder / "a.png"], top=top)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"half\.jpg (cannot be decoded|is not a JPEG)"):
+        predict.predict_files(run, [tmp_path / "half.jpg"])
 
 
 def test_a_contact_sheet(run, folder, tmp_path):

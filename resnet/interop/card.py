@@ -58,7 +58,8 @@ def _metrics(run: Run) -> str:
     result = _read(run.workdir / RESULT)
     if result.get("step") != run.step:
         return ""
-    return ", ".join(f"{name} {result[name]}" for name in METRICS if name in result)
+    values = {name: result[name] for name in METRICS if name in result}
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def _origin(workdir: Path) -> list[str]:

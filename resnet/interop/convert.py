@@ -24,7 +24,7 @@ from resnet.training.provenance import versions, write_run_json
 from resnet.training.restore import variable_shapes
 from resnet.training.steps import TrainState, init_state
 from resnet.training.task import Task, save_task, task_of
-from resnet.weights.files import read_weights, replacing, write_safetensors
+from resnet.weights.files import check_writable, read_weights, replacing, write_safetensors
 from resnet.weights.names import NAMINGS
 from resnet.weights.state_dict import from_state_dict, to_state_dict
 
@@ -46,6 +46,9 @@ def import_weights(
     workdir = Path(workdir)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{workdir} exists already; choose a new workdir")
+    if naming:
+        check_choice("naming", naming, NAMINGS)
+    check_writable(workdir)
     state = read_weights(source)
     task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
     shapes = variable_shapes(config, task)
@@ -82,6 +85,7 @@ def export_weights(
             raise InputError(f"{path} exists already; choose a new file")
     if naming:
         check_choice("naming", naming, NAMINGS)
+    check_writable(target)
     run = load(workdir, step)
     naming = naming or _usual_naming(run.config)
     state = to_state_dict(run.config.model, run.variables, naming, batches=run.step)

@@ -10,11 +10,12 @@ from jaxtyping import Float, UInt8
 
 from resnet.data.folder import SUFFIXES
 from resnet.data.images import decode_image
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
 BATCH = 128
+TOP = 5  # classes shown unless asked otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,17 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def predict_files(
-    run: Run, files: Sequence[Path], *, top: int = 5, progress: Callable[[int], None] = lambda n: None
+    run: Run,
+    files: Sequence[Path],
+    *,
+    top: int | None = None,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> list[Prediction]:
-    """Predictions for each file in order; `progress` is told the number that is done."""
-    check_at_least("top", top, 1)
+    """Predictions for each file in order, of `top` classes; `progress` is told the number that is done."""
+    classes = run.task.num_outputs
+    top = min(TOP, classes) if top is None else top
+    if not 1 <= top <= classes:
+        raise InputError(f"`top` must be from 1 to {classes}, the outputs of the run's net; got {top}")
     predictions = []
     for part, images in _batches(run, files):
         answers = _answers(run, run.logits(images)[: len(part)], top)

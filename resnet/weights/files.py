@@ -1,7 +1,9 @@
 """Weight files: PyTorch's own, read without running what is in them, and safetensors."""
 
 import contextlib
+import importlib.util
 import pickle
+import re
 import shutil
 import tempfile
 import warnings
@@ -24,20 +26,28 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 def read_weights(path: str | Path) -> StateDict:
     """All tensors of a file by name, floating-point ones as float32, without wrappers' prefixes."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"weight file {path} does not exist")
-    if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
-    elif path.suffix in SUFFIXES:
-        tensors = _read_torch(path)
-    else:
-        raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")
+    path = check_source(path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not tensors:
         raise InputError(f"weight file {path} holds no tensors")
     for prefix in _wrappers(tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def check_source(path: str | Path) -> Path:
+    """The path; InputError unless it is a file of a kind that can be read here. It is not opened."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
+        raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")
+    if path.suffix in SUFFIXES and importlib.util.find_spec("torch") is None:
+        raise InputError(
+            f"{path} is a PyTorch file: install what reads it with pip install -r requirements-torch.txt, "
+            "or convert it to safetensors where PyTorch is at hand"
+        )
+    return path
 
 
 def _wrappers(names: Mapping[str, Any]) -> Iterator[str]:
@@ -60,13 +70,8 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _read_torch(path: Path) -> StateDict:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{path} is a PyTorch file: install what reads it with pip install -r requirements-torch.txt, "
-            "or convert it to safetensors where PyTorch is at hand"
-        ) from None
+    import torch
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the age of a file's pickle, before it is refused or read
@@ -74,17 +79,21 @@ def _read_torch(path: Path) -> StateDict:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is damaged, or holds more than tensors, which is not read because it could run "
-            f"any code ({str(error).splitlines()[0][:160]}): save its state dict alone"
+            f"any code ({_reason(error)}): save its state dict alone"
         ) from None
     except Exception as error:  # Whatever half a file makes the unpickler raise.
-        reason = (str(error).splitlines() or [""])[0][:160]
-        raise InputError(
-            f"{path} is no whole PyTorch file ({type(error).__name__}: {reason}): fetch it again"
-        ) from None
+        raise InputError(f"{path} is no whole PyTorch file ({_reason(error)}): fetch it again") from None
     found = _state_dict(loaded)
     if found is None:
         raise InputError(f"{path} holds no state dict; looked for one at the top and under {CONTAINERS}")
     return {name: _single(_to_numpy(tensor)) for name, tensor in found.items()}
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch found, without its advice, some of which is to read the file all the same."""
+    text = str(error)
+    found = re.search(r"WeightsUnpickler error:\s*(.*?)(?: was not an allowed global|$)", text, re.MULTILINE)
+    return found[1][:120] if found else re.split(r"\. |\n", text)[0][:120] or type(error).__name__
 
 
 def _state_dict(loaded: Any) -> dict[str, Any] | None:
@@ -125,11 +134,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The block makes a file or a folder there; a folder takes no place that is not empty.
     """
     path = Path(path)
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+    folder = _folder_beside(path)
     try:
         temporary = folder / path.name
         yield temporary
@@ -138,3 +143,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path} ({error.strerror or error})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """InputError unless something can be written at each path, where it is one: known before any work."""
+    for path in filter(None, paths):
+        _folder_beside(Path(path)).rmdir()
+
+
+def _folder_beside(path: Path) -> Path:
+    """A new folder on the disk of `path`, its parents made too."""
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
