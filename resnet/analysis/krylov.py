@@ -60,7 +60,9 @@ def lanczos(apply: Products, start: Float[np.ndarray, " d"], steps: int) -> Ritz
             break
         vector /= off[k]
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off[:-1])
-    return Ritz(values, _weights(vectors[0], start.size), off[-1] * np.abs(vectors[-1]))
+    # Products in float32 are not closer than this, however small the remainder.
+    least = np.finfo(np.float32).eps * np.abs(values).max()
+    return Ritz(values, _weights(vectors[0], start.size), off[-1] * np.abs(vectors[-1]) + least)
 
 
 def golub_kahan(
