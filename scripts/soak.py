@@ -148,8 +148,8 @@ def one_run(soak: Soak, whole: dict[str, Any], times: Times, disk: "SmallDisk | 
             strike(soak, process, workdir, times, disk)
         _, errors = process.communicate()
         announced = process.returncode in (-signal.SIGKILL, 143, 128 + signal.SIGTERM, -signal.SIGTERM)
-        if disk and process.returncode == 1 and "could not be written" in errors:
-            announced = True
+        # A disk that is full as a run starts, or ends, is named, and the next start goes on.
+        announced |= bool(disk and re.search("^error: .*(could not|cannot) ", errors, re.MULTILINE))
         if process.returncode and not announced:
             soak.losses.append(f"exit code {process.returncode}: {errors[-500:]}")
             return
@@ -206,7 +206,8 @@ def phase_of(workdir: Path, begun: float) -> tuple[str, int]:
     step = last["step"]
     if not opened_since(workdir, begun):
         return "imports and data", step
-    if list((workdir / "checkpoints").glob("*tmp*")):
+    # An earlier start may have left the half of a save.
+    if any(path.stat().st_mtime >= begun for path in (workdir / "checkpoints").glob("*tmp*")):
         return "save", step
     if not step or path.stat().st_mtime < (workdir / "run.json").stat().st_mtime + 0.05:
         return "restore and compilation", step

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from resnet.config import Config, check_config
 from resnet.data.datasets import Dataset, load_dataset
+from resnet.errors import InputError
 from resnet.training import checkpoint
 from resnet.training.divergence import with_rates, write_rollback
 from resnet.training.lock import holding
@@ -157,7 +158,10 @@ def _go_on(
     with contextlib.ExitStack() as closing:
         members = []
         for (own, workdir), known in zip(runs.values(), metadata, strict=True):
-            members.append(Member(own, workdir, plan, known))
+            try:
+                members.append(Member(own, workdir, plan, known))
+            except OSError as error:
+                raise InputError(f"cannot write to the workdir {str(workdir)!r}: {error}") from None
             closing.callback(members[-1].close)
         progress = members[0].progress
         bar = closing.enter_context(
