@@ -64,7 +64,7 @@ def train(tmp_path):
 
 
 def finish(runs: list[subprocess.Popen], code: int = 0) -> list[str]:
-    outputs = [run.communicate(timeout=240) for run in runs]
+    outputs = [run.communicate(timeout=600) for run in runs]
     for run, (_, errors) in zip(runs, outputs, strict=True):
         assert run.returncode == code, errors
     # Gloo reports its connections on standard output too.
@@ -137,7 +137,7 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
 
 
 def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 600
     while not (workdir / "metrics.jsonl").exists() or len(losses(workdir)) < n:
         assert time.monotonic() < end and all(run.poll() is None for run in runs)
         time.sleep(0.05)
@@ -147,7 +147,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
     runs = train(2, duration="100000 steps")
     wait_for_steps(tmp_path / "run", 3, runs)
     runs[1].send_signal(signal.SIGTERM)
-    errors = [run.communicate(timeout=240)[1] for run in runs]
+    errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [143, 143], errors
     said = {line for text in errors for line in text.splitlines() if "stopped by SIGTERM at step" in line}
     assert len(said) == 1
@@ -165,7 +165,7 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
     wait_for_steps(tmp_path / "run", 3, runs)
     runs[victim].kill()
     began = time.monotonic()
-    _, errors = runs[1 - victim].communicate(timeout=120)
+    _, errors = runs[1 - victim].communicate(timeout=240)
     seconds = time.monotonic() - began
     assert runs[1 - victim].returncode != 0 and seconds < 60
     assert "another task died" in errors
@@ -178,7 +178,7 @@ def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
 
     with holding(tmp_path / "run"):
         runs = train(2)
-        errors = [run.communicate(timeout=240)[1] for run in runs]
+        errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [2, 2], errors
     assert all("is in use by process" in text and "Traceback" not in text for text in errors)
 
