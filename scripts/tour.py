@@ -1,7 +1,7 @@
 """Runs docs/tour.py as a notebook: python scripts/tour.py
 
 Writes docs/tour.ipynb with what the cells printed and drew; the text is never edited there. What the tour
-trains lies in --workdir, and is not trained again. Needs requirements-dev.txt. Prints the file and its
+trains lies in --folder, and is not trained again. Needs requirements-dev.txt. Prints the file and its
 cells as one JSON object.
 """
 
@@ -13,7 +13,7 @@ from absl import flags
 
 from resnet.errors import InputError
 
-flags.DEFINE_string("workdir", ".", "Folder in which the cells run; the tour's runs are in runs/tour of it.")
+flags.DEFINE_string("folder", ".", "Where the cells run; the tour's runs are in runs/tour of it.")
 
 SOURCE = Path(__file__).resolve().parents[1] / "docs" / "tour.py"
 NOTEBOOK = SOURCE.with_suffix(".ipynb")
@@ -28,7 +28,7 @@ def main(overrides: list[str]) -> dict:
 
     from resnet.weights.files import replacing
 
-    notebook = execute(as_notebook(), Path(cli.FLAGS.workdir))
+    notebook = execute(as_notebook(), Path(cli.FLAGS.folder))
     with replacing(NOTEBOOK) as temporary:
         nbformat.write(notebook, temporary)
     return {"notebook": str(NOTEBOOK), "cells": len(notebook.cells)}
