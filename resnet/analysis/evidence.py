@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,9 +49,8 @@ def identity_returns_its_input(bench: Bench) -> Sequence[Claim]:
     exact = not (rows[0]["changed on the way up"] or rows[0]["changed on the way down"])
     verdict = (
         "Not one bit of signal or gradient changes while every branch adds 0; that is how ReZero, "
-        "SkipInit and "
-        "nets with zero-gamma begin. Scaled by 0.5, or squeezed by a sigmoid after each sum, the same "
-        "path forgets."
+        "SkipInit and nets with zero-gamma begin. Scaled by 0.5, or squeezed by a sigmoid after each sum, "
+        "the same path forgets."
     )
     command = _signal_command(changes)
     sentence = "The identity returns its input bit for bit, forward and backward"
@@ -77,9 +77,8 @@ def growth_over_depth(bench: Bench) -> Sequence[Claim]:
             _in_part(plain),
             f"By how much depends on what is in it. With sigmoids {sigmoid:.3g} per block is left, "
             f"{sigmoid**27:.0e} after the 27 blocks of a 56-layer net; with tanh a few per cent go per "
-            "block. "
-            "With ReLU and the initialisation made for it (He 2015) neither signal nor gradient vanishes on "
-            "average at the start: there depth hurts by other means (claims 3 and 8).",
+            "block. With ReLU and the initialisation made for it (He 2015) neither signal nor gradient "
+            "vanishes on average at the start: there depth hurts by other means (claims 3 and 8).",
             {"plain.png": _picture(plain)},
         ),
         Claim(
@@ -87,10 +86,10 @@ def growth_over_depth(bench: Bench) -> Sequence[Claim]:
             _signal_command(SETUPS["plain, batch norm, ReLU"].model),
             [outcome.row() for outcome in normed],
             _in_part(normed),
-            f"The signal, yes. The gradient grows by {bn:.3g} per block on its way down, "
-            f"{bn**27:.1e} times over 27 blocks: batch norm with ReLU makes gradients explode at the start "
-            "(Yang 2019), while He 2015 reports healthy norms in plain nets with batch norm as they train. "
-            "Without the ReLU it hardly does.",
+            f"The signal, yes. The gradient grows by {bn:.3g} per block on its way down, {bn**27:.1e} "
+            "times over 27 blocks: batch norm with ReLU makes gradients explode at the start (Yang 2019), "
+            "while He 2015 reports healthy norms in plain nets with batch norm as they train. Without the "
+            "ReLU it hardly does.",
             {"batch_norm.png": _picture(normed)},
         ),
         Claim(
@@ -99,11 +98,10 @@ def growth_over_depth(bench: Bench) -> Sequence[Claim]:
             [outcome.row() for outcome in carried],
             _in_part(carried),
             "What comes through the shortcut is kept; the sum of all paths grows. Without norm, by "
-            f"{bare:.3g} a "
-            f"block, as fast as plain nets explode; with batch norm only as the power {power:.2g} of "
-            "depth, where "
-            f"the plain net with batch norm grows exponentially; with branches that begin at 0, not at all. "
-            "A factor of 0.5 on the shortcut, or a sigmoid after the sum, and the gradient is gone.",
+            f"{bare:.3g} a block, as fast as plain nets explode; with batch norm only as the power "
+            f"{power:.2g} of depth, where the plain net with batch norm grows exponentially; with branches "
+            "that begin at 0, not at all. A factor of 0.5 on the shortcut, or a sigmoid after the sum, "
+            "and the gradient is gone.",
             {"shortcuts.png": _picture(carried)},
         ),
     ]
@@ -121,10 +119,9 @@ def slopes(bench: Bench) -> Sequence[Claim]:
         )  # fmt: skip
     verdict = (
         "Slopes at 100,000 normal inputs. The sigmoid's is at most 1/4, so 54 of them after the sums "
-        "leave at most "
-        "3e-33 of what comes down the shortcuts. ReLU zeroes half of the slopes for inputs around 0, but in "
-        "residual nets what it gets after a sum has been through a ReLU before, so most of it passes. The "
-        "identity has slope 1 everywhere."
+        "leave at most 3e-33 of what comes down the shortcuts. ReLU zeroes half of the slopes for inputs "
+        "around 0, but in residual nets what it gets after a sum has been through a ReLU before, so most "
+        "of it passes. The identity has slope 1 everywhere."
     )
     ok = rows[0]["largest slope"] == 1 and rows[2]["largest slope"] <= 0.25
     sentence = (
@@ -150,14 +147,10 @@ def output_function(bench: Bench) -> Sequence[Claim]:
     exact = all(row["gradient, identity"] == row["error"] for row in rows)
     verdict = (
         "For real targets and half the squared error, the identity passes the error itself, however far "
-        "off the "
-        "output is, and reaches every target. A sigmoid or tanh at the end passes next to nothing where "
-        "it is "
-        "saturated (1e-5 and less of the error at -10), and reaches only (0, 1) or (-1, 1). The grammar "
-        "therefore "
-        "asks for the identity for regression; results/digits_rotation.md has a net that tells by which "
-        "angle a "
-        "digit was turned."
+        "off the output is, and reaches every target. A sigmoid or tanh at the end passes next to nothing "
+        "where it is saturated (1e-5 and less of the error at -10), and reaches only (0, 1) or (-1, 1). "
+        "The grammar therefore asks for the identity for regression; results/digits_rotation.md has a net "
+        "that tells by which angle a digit was turned."
     )
     sentence = "For regression the identity is the output function"
     command = "python scripts/train.py --config=configs/digits_rotation.py --workdir=runs/digits_rotation"
@@ -189,12 +182,10 @@ def changes_of_shape(bench: Bench) -> Sequence[Claim]:
     verdict = (
         "From 8 to 16 channels at stride 2. Zero padding costs nothing; it hands on every fourth pixel, "
         "unchanged, and the new channels carry no gradient down, so a quarter of the signal's and half of "
-        "the "
-        "gradient's squares come through. A matrix costs its parameters; it is no identity, and at stride "
-        "2 it, "
-        "too, sees every fourth pixel only: its size says how much comes through, and here its batch norm "
-        "sets "
-        "the scale. Averaging before either lets every pixel take part, at the price of a smaller signal."
+        "the gradient's squares come through. A matrix costs its parameters; it is no identity, and at "
+        "stride 2 it, too, sees every fourth pixel only: its size says how much comes through, and here "
+        "its batch norm sets the scale. Averaging before either lets every pixel take part, at the price "
+        "of a smaller signal."
     )
     sentence = (
         "Where shapes differ, zero padding is free and a matrix costs parameters; neither is the identity"
@@ -226,11 +217,8 @@ def shallow_and_deep(bench: Bench) -> Sequence[Claim]:
         )
     verdict = (
         f"On digits, half the width, 15 epochs: at 8 layers the identity is worth {gain[8]:+.1f} points, "
-        "at 32 "
-        f"layers {gain[32]:+.1f}. Both train and test accuracy of the deep plain net stay behind: it does "
-        "not train "
-        "within this budget. Depth itself gains nothing on this data; results/studies/ has more depths "
-        "and seeds."
+        f"at 32 layers {gain[32]:+.1f}. The deep plain net does not train within this budget. Depth itself "
+        "gains nothing on this data; results/studies/ has more depths and seeds."
     )
     sentence = "Identity shortcuts help deep nets, and do not help shallow ones"
     command = "make study"
@@ -250,7 +238,7 @@ TESTS = (
 
 def _signal_command(model: Mapping[str, Any]) -> str:
     """The question of which a claim's first row is a part."""
-    fields = " ".join(f"--config.{name}={value}" for name, value in model.items())
+    fields = shlex.join(f"--config.{name}={value}" for name, value in model.items())
     question = "python scripts/analyze.py --question=signal --config=configs/chain.py --images=32 --seeds=2"
     return f"{question} {fields}"
 
