@@ -68,8 +68,10 @@ def interrupt(command: list[str], workdir: Path, kills: int, *, latest: float, s
         logging.info("killed after %.1f s: %s", seconds, found)
         done.append(Kill(seconds, found))
     _run([*command, f"--workdir={killed}"], workdir, None)
-    pairs = zip(_outcomes(undisturbed).items(), _outcomes(killed).values(), strict=True)
-    return Interruption(done, whole, {name: (a, b) for (name, a), b in pairs})
+    after = _outcomes(killed)
+    return Interruption(
+        done, whole, {name: (run, after.get(name)) for name, run in _outcomes(undisturbed).items()}
+    )
 
 
 def _run(command: list[str], workdir: Path, seconds: float | None) -> bool:
@@ -89,9 +91,9 @@ def _run(command: list[str], workdir: Path, seconds: float | None) -> bool:
 
 
 def _outcomes(workdir: Path) -> dict[str, tuple[Any, Any]]:
-    """Result and records of every run of a study, by its folder in it."""
+    """Result and records of every run of a study that came to one, by its folder in it."""
     folder = load_folder(workdir)
-    runs = [run for name in folder.arms for run in folder.all_runs(name)]
+    runs = [run for name in folder.arms for run in folder.all_runs(name) if run.result]
     return {
         run.workdir.relative_to(workdir).as_posix(): (
             {key: value for key, value in run.result.items() if key not in _TIMES},
@@ -101,6 +103,10 @@ def _outcomes(workdir: Path) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def _loss(outcome: Any) -> str:
+    return f"{outcome[0]['loss']:.17g}" if outcome else ""
+
+
 def _told(kill: Kill) -> str:
     return ", ".join(f"{n} {state}" for state, n in kill.states.items() if n) or "none"
 
@@ -108,10 +114,7 @@ def _told(kill: Kill) -> str:
 def write_page(found: Interruption, command: str, path: Path) -> None:
     """The page for a repository."""
     kills = [(str(i), f"{kill.seconds:.1f}", _told(kill)) for i, kill in enumerate(found.kills, 1)]
-    rows = [
-        (name, f"{a[0]['loss']:.17g}", f"{b[0]['loss']:.17g}", "yes" if a == b else "no")
-        for name, (a, b) in found.runs.items()
-    ]
+    rows = [(name, _loss(a), _loss(b), "yes" if a == b else "no") for name, (a, b) in found.runs.items()]
     same = len(found.runs) - len(found.different)
     lines = [
         "# An interrupted study",
