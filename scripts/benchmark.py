@@ -28,13 +28,14 @@ def main(overrides: list[str]) -> dict:
     """Calls of scripts.benchmarks."""
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
-    import os
-
     import jax
 
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    from resnet.training.parallel import processors
+
+    jax.config.update("jax_num_cpu_devices", processors())
     from scripts.benchmarks import report
     from scripts.benchmarks.parts import PARTS, Effort, case_named
+    from scripts.benchmarks.timing import watched
 
     for part in cli.FLAGS.parts:
         check_choice("--parts", part, PARTS)
@@ -46,9 +47,10 @@ def main(overrides: list[str]) -> dict:
             if cli.FLAGS.cases and case_name not in cli.FLAGS.cases:
                 continue
             case = case_named(case_name, cli.FLAGS.quick)
-            found = PARTS[name].measure(case, effort)
+            with watched() as noted:
+                found = PARTS[name].measure(case, effort)
             logging.info("%s/%s: %s %s", name, case.name, found["medians"], found["ratios"])
-            known = {"batch": case.batch, "side": case.side, "dtype": effort.dtype}
+            known = {"batch": case.batch, "side": case.side, "dtype": effort.dtype} | noted
             suffix = "" if effort.dtype == "float32" else f"_{effort.dtype}"
             entries[f"{name}/{case.name}{suffix}"] = known | found | report.provenance(cli.command())
             # Written one by one: what is measured stays if a later one fails.

@@ -97,6 +97,12 @@ def test_ratios_are_taken_round_by_round():
     assert found["ratios"] == {"b": [0.75, 1.0, 1.5]}
 
 
+def test_what_others_take_is_noted():
+    with timing.watched() as noted:
+        sum(range(10**6))
+    assert not noted or 0 <= noted["others"] <= 1.5
+
+
 def entry(**fields):
     known = timing.compared({"PyTorch": [1.0, 1.1, 1.0], "ours": [1.5, 1.4, 1.6]}, "PyTorch", "s")
     return {"batch": 4, "side": 32, "dtype": "float32"} | known | report.provenance("a command") | fields

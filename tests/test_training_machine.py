@@ -11,13 +11,14 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.models import convolution
 from resnet.training import cache, machine, parallel
 from resnet.training.cache import CacheConfig
 from resnet.training.parallel import ParallelConfig
 
 
 def test_seeds_are_shared_evenly_by_the_processors(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(parallel, "processors", lambda: 4)
     found = [parallel.host_devices(ParallelConfig(), seeds) for seeds in (1, 2, 3, 4, 5, 6, 8)]
     assert found == [1, 2, 3, 4, 1, 3, 4]
     assert parallel.host_devices(ParallelConfig(host_devices=2), 1) == 2
@@ -117,3 +118,18 @@ def test_wrong_fields():
         ParallelConfig(host_devices=-1).check()
     with pytest.raises(InputError, match="`cache.megabytes` must be at least 1; got 0"):
         CacheConfig(megabytes=0).check()
+
+
+def test_convolutions_share_the_processors_of_a_device(monkeypatch):
+    """An option the compiler does not know is an error, so that a new version of it cannot drop ours."""
+    monkeypatch.setattr(parallel, "processors", lambda: 4)
+    assert parallel.compiler_options(2) == parallel.WITHOUT_YNN_CONVOLUTIONS
+    assert parallel.compiler_options(4) is None
+
+    def convolved(options):
+        lowered = jax.jit(lambda x, kernel: convolution.plain(x, kernel, 1, 1)).lower(x, kernel)
+        return lowered.compile(compiler_options=options).as_text()
+
+    x, kernel = jax.numpy.ones((2, 8, 8, 32)), jax.numpy.ones((3, 3, 32, 32))
+    assert "ynn" in convolved(None)
+    assert "ynn" not in convolved(parallel.compiler_options(1))

@@ -95,7 +95,8 @@ def _origin(entries: Entries) -> list[str]:
         f"Versions: {distinct(lambda e: ', '.join(f'{k} {v}' for k, v in e['versions'].items()))}",
         "",
         "All columns of a row were measured in turn, A B A B, in one run. A cell holds the median, and in "
-        "parentheses the median over the rounds of the ratio to the first column with its quartiles.",
+        "parentheses the median over the rounds of the ratio to the first column with its quartiles. Others: "
+        "the share of the processors' time that went to other processes meanwhile.",
     ]
 
 
@@ -104,7 +105,7 @@ def _table(found: Entries) -> list[str]:
     references = {entry["reference"] for entry in found.values()}
     names.sort(key=lambda name: name not in references)
     rows = [
-        [case, entry["batch"], entry["side"], entry["dtype"], entry["rounds"]]
+        [case, entry["batch"], entry["side"], entry["dtype"], entry["rounds"], _share(entry)]
         + [_cell(entry, name) for name in names]
         for case, entry in found.items()
     ]
@@ -113,7 +114,7 @@ def _table(found: Entries) -> list[str]:
     for row, entry in zip(rows, found.values(), strict=True):
         row += [_number(entry[field]) for field in extras]
     units = {entry["unit"] for entry in found.values()}
-    headers = ["net", "batch", "side", "type", "n"]
+    headers = ["net", "batch", "side", "type", "n", "others"]
     headers += [f"{name}, {'/'.join(sorted(units))}" for name in names] + list(extras.values())
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines()
 
@@ -126,6 +127,10 @@ def _cell(entry: dict[str, Any], name: str) -> str:
         return value
     low, middle, high = entry["ratios"][name]
     return f"{value} ({_ratio(middle)}: {_ratio(low)} to {_ratio(high)})"
+
+
+def _share(entry: dict[str, Any]) -> str:
+    return f"{100 * entry['others']:.0f} %" if "others" in entry else "-"
 
 
 def _number(value: float) -> str:

@@ -1,8 +1,11 @@
 """Interleaved timing: A B A B … in one run, so that what the machine does meanwhile hits all alike."""
 
+import contextlib
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 LEAST_ROUNDS = 3
@@ -47,3 +50,24 @@ def compared(values: Mapping[str, list[float]], reference: str, unit: str) -> di
 def quartiles(values: list[float]) -> list[float]:
     """Lower quartile, median, upper quartile."""
     return statistics.quantiles(values, n=4, method="inclusive")
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """Notes the share of the processors' time that other processes took meanwhile, where Linux tells."""
+    noted: dict[str, float] = {}
+    begun, busy, own = time.perf_counter(), _busy_seconds(), sum(os.times()[:4])
+    yield noted
+    if busy is not None:
+        others = (_busy_seconds() or 0.0) - busy - (sum(os.times()[:4]) - own)
+        available = (time.perf_counter() - begun) * (os.cpu_count() or 1)
+        noted["others"] = round(max(0.0, others / available), 3)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that all processors were busy, or taken away, since the machine started (proc(5))."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, path.read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
