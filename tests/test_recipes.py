@@ -54,7 +54,8 @@ def test_a_recipe_is_short_and_tells_result_hardware_and_command(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 30
     docstring = ast.get_docstring(ast.parse(text)) or ""
-    assert f"Command: python scripts/train.py --config=configs/{path.name} --workdir=" in docstring
+    commands = (f"train.py --config=configs/{path.name} --workdir=", "analyze.py --question=")
+    assert any(f"Command: python scripts/{command}" in docstring for command in commands)
     assert "Expected: " in docstring and "Hardware: " in docstring
 
 
