@@ -86,9 +86,10 @@ def test_the_folder_of_a_run_names_no_programs(tmp_path, monkeypatch):
         config, cache=dataclasses.replace(config.cache, dir=str(tmp_path / "programs"))
     )
     save_config(config, tmp_path / "run")
-    if "workdir" not in cli.FLAGS:
-        cli.flags.DEFINE_string("workdir", None, "")
-    cli.FLAGS(["test", f"--workdir={tmp_path / 'run'}"])
+    # Flags of its own: a script that is loaded later defines its --workdir itself.
+    monkeypatch.setattr(cli, "FLAGS", cli.flags.FlagValues())
+    cli.flags.DEFINE_string("workdir", str(tmp_path / "run"), "", flag_values=cli.FLAGS)
+    cli.FLAGS(["test"])
     from resnet.training import machine
 
     kept = []

@@ -75,17 +75,17 @@ def results(workdir):
     return {(run.arm, run.seed): result for run, result in zip(runs, kept, strict=True)}
 
 
-def says(workdir, text):
-    """Whether the jobs have logged it, and how often."""
-    return sum(path.read_text().count(text) for path in (workdir / "slurm").glob("*.err"))
+def says(workdir, text, job=""):
+    """Whether the jobs, or one of them, have logged it, and how often."""
+    return sum(path.read_text().count(text) for path in (workdir / "slurm").glob(f"{job}*.err"))
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is Slurm")
 def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed (requirements-slurm.txt)")
     changes = {
-        "train.duration": "1000 steps",
-        "train.log_every": "200 steps",
+        "train.duration": "1500 steps",
+        "train.log_every": "50 steps",
         "train.evaluate_every": "500 steps",
         "checkpoint.every": "250 steps",
         "parallel.host_devices": 2,  # as many as the tests' own process has
@@ -99,7 +99,8 @@ def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
         assert jobs == ["1_0", "1_1"]
         again = launch(study, there, **options)
         assert again["submitted"] == [] and again["queued_before"] == jobs
-        wait_until(lambda: says(there, "of 1000, epoch"), 60)
+        # Both train: what is sent away before its first step has nothing to resume from.
+        wait_until(lambda: all(says(there, "of 1500, epoch", job) for job in jobs), 90)
         # One is sent away by a more urgent job; it saves, and asks to come back.
         urgent = ["sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=exit"]
         subprocess.run(urgent, check=True, capture_output=True)

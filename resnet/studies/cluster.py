@@ -22,7 +22,7 @@ from resnet.training.lock import holding
 from resnet.training.logs import log_to_stderr
 from resnet.training.machine import prepare
 from resnet.training.records import write_json
-from resnet.training.signals import RunStopped
+from resnet.training.signals import BEFORE_LEAVING, RunStopped
 
 FOLDER = "slurm"  # in the study's: logs, what submitit writes, and the jobs that were submitted
 JOBS = "jobs.json"
@@ -135,6 +135,7 @@ def run_job(workdir: str, piece: Piece, command: str) -> None:
     log_to_stderr()
     folder = load_folder(workdir)
     prepare(folder.arms[piece.arm].config)
+    BEFORE_LEAVING.append(_requeue_if_running)
     try:
         run_piece(folder, piece, command)
     except RunStopped:

@@ -5,12 +5,15 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from resnet.training import processes
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+# What a process still does when it leaves at once; a job of a cluster asks to be started again.
+BEFORE_LEAVING: list[Callable[[], object]] = []
 
 
 class RunStopped(Exception):
@@ -108,4 +111,8 @@ def _leave(number: signal.Signals, when: str) -> None:
     """Ends the process without waiting for anything; the terminal gets its cursor back."""
     cursor = "\x1b[?25h" if os.isatty(2) else ""
     os.write(2, f"{cursor}error: stopped by {number.name} {when}\n".encode())
-    os._exit(128 + number)
+    try:
+        for action in BEFORE_LEAVING:
+            action()
+    finally:
+        os._exit(128 + number)
