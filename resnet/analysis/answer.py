@@ -88,10 +88,9 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     }
     assert dataclasses.is_dataclass(answer) and not isinstance(answer, type)
     write_json(paths[0], about | origin | {"answer": _jsonable(dataclasses.asdict(answer))})
-    when = "at its start" if subject.step is None else f"at step {subject.step}"
     commit = (origin["git"] or {}).get("commit", "unknown")
     heading = (
-        f"# {name}: {subject.name}, {when}\n\n{question.definition}\n\nSource: {question.source}\n\n"
+        f"# {name}: {subject.name}, {subject.when}\n\n{question.definition}\n\nSource: {question.source}\n\n"
         f"{len(subject.images)} images ({subject.data}).\n`{command}`, commit {commit}.\n\n"
         f"![{name}]({name}.png)"
     )

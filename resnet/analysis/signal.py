@@ -98,10 +98,8 @@ def ask(subject: Subject, options: Options) -> Signal:
         raise InputError(
             f"{subject.name} is a run, which has one depth and seed; give --config=… to scan them"
         )
-    when = "at its start" if subject.step is None else f"at step {subject.step}"
-    title = f"{subject.name} {when}, shortcut {subject.config.model.shortcut}"
     changes = [at_depth(subject.config, depth) for depth in options.depths] or [{}]
-    return Signal(title, [_measure(subject, change, options) for change in changes])
+    return Signal(subject.title, [_measure(subject, change, options) for change in changes])
 
 
 def measure(subject: Subject, statistics: str = "batch") -> Flow:

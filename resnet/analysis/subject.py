@@ -49,10 +49,14 @@ class Subject:
         return self.model.num_outputs
 
     @property
+    def when(self) -> str:
+        """How far the net is trained, in words."""
+        return "at its start" if self.step is None else f"at step {self.step}"
+
+    @property
     def title(self) -> str:
         """For pictures: whose net it is, when, and with which shortcut."""
-        when = "at its start" if self.step is None else f"at step {self.step}"
-        return f"{self.name} {when}, shortcut {self.config.model.shortcut}"
+        return f"{self.name} {self.when}, shortcut {self.config.model.shortcut}"
 
     def parts(self, statistics: str = "running") -> list[Part]:
         """The net as a chain; `statistics` of batch norms: `batch` as in training, or `running`."""

@@ -4,16 +4,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 from resnet.studies.study import tell_apart
 from resnet.training.records import replacing
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the styles serve in print.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DEPTH = ("model.depth", "model.blocks")
 MOST_CURVES = 14  # more lines than that cannot be told apart
 WIDE = 20  # differences beyond it would hide the small ones on a linear axis

@@ -10,14 +10,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from resnet.analysis.pictures import COLORS, MARKERS
 from resnet.training.provenance import devices, git_state, versions
 from resnet.training.records import replacing, write_json
 from scripts.benchmarks.parts import PARTS
 
 BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->"
-# Okabe and Ito's colours, which the colour-blind tell apart.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "D")
 README_PARTS = {"training": "training step", "inference": "inference"}
 
 Entries = dict[str, dict[str, Any]]
