@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from resnet.config import replaced
+from resnet.config import check_config, replaced
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.studies.study import SCALES, load_study, resolve
@@ -42,6 +42,7 @@ def test_a_study_is_short_and_tells_source_and_command(path):
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_the_arms_of_a_study_can_be_built(path, scale):
     study = load_study(path, scale)
+    check_config(study.base)
     arms = resolve(study)
     assert len(study.seeds) >= 5 and len(arms) >= 3
     assert all(arm.parameters and arm.macs for arm in arms.values())

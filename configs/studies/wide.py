@@ -16,7 +16,8 @@ WIDE = {"model.family": "wide", "model.order": "preactivation", "model.transitio
 
 
 def get_study(scale: str) -> Study:
-    base, width = {"paper": (cifar10(), 4.0), "small": (replaced(digits(), WIDE), 0.5)}[scale]
+    small = replaced(digits(), WIDE | {"model.depth": 16})
+    base, width = {"paper": (cifar10(), 4.0), "small": (small, 0.5)}[scale]
     deep, others = 40, (10, 16, 28)
     net, published = {"model.depth": deep, "model.width": width}, Published(4.53, words="median of 5")
     arms = {f"wrn-{deep}": Arm(net, published=published)}
