@@ -159,6 +159,10 @@ def _set(config: "Config", name: str, kind: str, arguments: list[str]) -> "Confi
     """Lets ml_collections parse the arguments of one field, and set it in a copy."""
     from ml_collections import config_flags
 
+    from resnet.config import replaced
+
+    if kind.endswith(" | None") and arguments[-1].endswith("=None"):
+        return replaced(config, {name: None})
     if kind == "tuple[str, ...]":
         arguments = [_quoted(argument) for argument in arguments]
     argv = ["", *arguments]

@@ -73,3 +73,12 @@ def test_a_scanned_program_is_no_longer_for_more_blocks():
         config = net(family="tiny", blocks=(1, blocks))
         assert convolutions(config) == 1 + 2 + 2 * blocks
         assert convolutions(dataclasses.replace(config, scan_blocks=True)) == 1 + 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    "fields, blocks", [({}, 2), ({"scan_blocks": False}, 10), ({"bn_fixed": "stage1"}, 10)]
+)
+def test_long_stages_are_scanned_unless_the_config_says_otherwise(fields, blocks):
+    """Ten blocks in a stage: two programs of a block, or ten."""
+    config = net(family="tiny", blocks=(1, 10), **fields)
+    assert convolutions(config) == 1 + 2 + 2 * blocks

@@ -12,7 +12,6 @@ import pytest
 from resnet.config import Config, load_config
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
-from resnet.models.geometry import blocks_per_stage
 from resnet.models.resnet import make_model
 from resnet.training.parallel import make_mesh, replicate, stack
 from resnet.training.plan import make_plan
@@ -65,13 +64,6 @@ def test_a_recipe_describes_a_net(name):
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     shapes = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
     assert shapes["params"]
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cifar10")])
-def test_deep_recipes_scan_their_blocks(name):
-    """Compiling takes as long as there are blocks, unless they are scanned."""
-    config = recipe(name).model
-    assert config.scan_blocks == (max(blocks_per_stage(config)) > 9)
 
 
 # He 2015, section 4.2; Zagoruyko 2016, section 3: the steps at which the papers change the rate.

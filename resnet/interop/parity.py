@@ -15,7 +15,6 @@ from resnet.data.datasets import DataConfig
 from resnet.data.splits import Split
 from resnet.interop.convert import state_of
 from resnet.interop.peers import RESNET20, Peer, need
-from resnet.models.geometry import blocks_per_stage
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
@@ -29,7 +28,6 @@ from resnet.weights.state_dict import from_state_dict, tensors_of
 # What the comparison must keep to.
 LOGITS, GRADIENTS, LOSSES = 1e-4, 1e-3, 1e-3
 EVALUATED = 500  # images at once
-SCANNED = 20  # blocks from which on compiling them one by one takes minutes
 # Each program runs once; optimising it takes longer than running it as it is.
 COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 LEARNING_RATE = 0.01  # at 0.1, rounding grows more than tenfold in ten steps
@@ -67,8 +65,7 @@ class Differences:
 
 def compare(peer: Peer, images: Float[np.ndarray, "b h w c"], labels: Int[np.ndarray, " b"]) -> Differences:
     """Builds both nets with random weights, and puts the same batch through them."""
-    deep = sum(blocks_per_stage(peer.config)) > SCANNED
-    config = dataclasses.replace(peer.config, bn_unbiased=True, scan_blocks=deep)
+    config = dataclasses.replace(peer.config, bn_unbiased=True)
     theirs = _randomized(peer.build(int(labels.max()) + 1), images)
     smooth, exact = _smooth(copy.deepcopy(theirs)), copy.deepcopy(theirs).double()
     relu = _outcomes(config, theirs, peer.naming, images, labels)

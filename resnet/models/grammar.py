@@ -125,8 +125,9 @@ class ModelConfig:
     """border of the 3x3 and 7x7 convolutions: zero or circular"""
     dtype: str = "float32"
     """type of activations and products: float32 or bfloat16; parameters and statistics stay float32"""
-    scan_blocks: bool = False
-    """run the identical blocks of a stage as one scanned block: compile time flat in depth"""
+    scan_blocks: bool | None = None
+    """run the identical blocks of a stage as one scanned block: compile time flat in depth; None: where a
+    stage has more than nine"""
     remat: bool = False
     """recompute each block in the backward pass instead of storing its activations"""
 
@@ -218,7 +219,7 @@ def _check_combinations(config: ModelConfig) -> None:
     check_regex("model.bn_fixed", config.bn_fixed)
     if config.bn_fixed and config.scan_blocks:
         raise InputError("`model.bn_fixed` tells blocks apart, which `model.scan_blocks` runs as one; set "
-                         "model.scan_blocks=False")  # fmt: skip
+                         "model.scan_blocks=None")  # fmt: skip
     if config.shortcut == "fixup" and config.order != "postactivation":
         raise InputError("shortcut 'fixup' is defined for model.order=postactivation; "
                          f"got {config.order!r}")  # fmt: skip

@@ -18,6 +18,9 @@ from resnet.models.stems import Stem
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig
 
+# Blocks of a stage that are compiled one by one in seconds: up to ResNet-56, and all but ResNet-101 and 152.
+UNROLLED = 9
+
 
 class Block(nn.Module):
     """after_sum(shortcut(x, F(x))): one residual block."""
@@ -55,7 +58,7 @@ def survive(branch: Array, survival: Array, key: Array | None) -> Array:
 
 
 class Stage(nn.Module):
-    """The blocks between two changes of resolution; with `scan_blocks` all but the first run as one."""
+    """The blocks between two changes of resolution; where they are scanned, all but the first run as one."""
 
     config: "ModelConfig"
     specs: tuple[BlockSpec, ...]
@@ -67,7 +70,7 @@ class Stage(nn.Module):
     ) -> tuple[Float[Array, "b y x o"], dict[str, Array]]:
         block_class = nn.remat(Block, static_argnums=(3,)) if self.config.remat else Block
         # Parameters are always created block by block, so that both forms share their paths and values.
-        scanned = self.config.scan_blocks and len(self.specs) > 2 and not self.is_initializing()
+        scanned = scans(self.config, len(self.specs)) and not self.is_initializing()
         features = {}
         for spec, arrays in zip(self.specs[:1] if scanned else self.specs, own, strict=not scanned):
             name = f"block{spec.block}"
@@ -101,6 +104,13 @@ class Stage(nn.Module):
             for i, name in enumerate(names):
                 self.put_variable(collection, name, jax.tree.map(lambda leaf, i=i: leaf[i], tree))
         return x, outputs
+
+
+def scans(config: "ModelConfig", blocks: int) -> bool:
+    """Whether a stage of so many blocks runs them as one."""
+    if config.scan_blocks is None:
+        return blocks > UNROLLED and not config.bn_fixed
+    return config.scan_blocks and blocks > 2
 
 
 def stack(trees: list[Any]) -> Any:
