@@ -1,6 +1,8 @@
 """The one error that speaks to the user: what they gave, and how to mend it."""
 
+import importlib.util
 import re
+import sys
 from collections.abc import Iterable
 
 
@@ -27,3 +29,10 @@ def check_regex(field: str, value: str) -> None:
         re.compile(value)
     except re.error as error:
         raise InputError(f"`{field}`: {value!r} is no regular expression: {error}") from None
+
+
+def check_installed(packages: Iterable[str], remedy: str) -> None:
+    """Raises InputError for the first optional package that is not installed; `remedy` installs them."""
+    for package in packages:
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
+            raise InputError(f"{package}, which this needs, is not installed: {remedy}")

@@ -27,7 +27,7 @@ def main(overrides: list[str]) -> dict:
     from resnet.run import load
 
     if cli.FLAGS.format == "onnx":
-        onnx.check_installed()
+        onnx.check_converter()
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)
     return deploy.export(run, cli.FLAGS.output, cli.FLAGS.format, cli.FLAGS.licence)
 

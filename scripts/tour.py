@@ -11,7 +11,7 @@ from typing import Any
 import cli
 from absl import flags
 
-from resnet.errors import InputError
+from resnet.errors import InputError, check_installed
 
 flags.DEFINE_string("folder", ".", "Where the cells run; the tour's runs are in runs/tour of it.")
 
@@ -24,6 +24,7 @@ def main(overrides: list[str]) -> dict:
     """Executes the cells, and writes the notebook if none failed."""
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the tour has its own configs")
+    check_installed(("jupytext", "nbformat", "nbclient", "ipykernel"), "pip install -r requirements-dev.txt")
     import nbformat
 
     from resnet.weights.files import replacing

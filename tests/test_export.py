@@ -1,6 +1,7 @@
 """A run that left: the program gives the same logits without our code, for batches of any size."""
 
 import dataclasses
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -109,8 +110,10 @@ def test_the_card_has_the_metrics_of_these_weights_only(run, tmp_path):
 
 
 def test_onnx_where_it_is_not_installed(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="onnx, which --format=onnx needs, is not installed: pip install -r"):
+    for package in ("onnx", "onnxruntime", "onnx_ir", "jax2onnx"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="onnx, which this needs, is not installed: pip install -r"):
         export(run, tmp_path / "out", "onnx")
     assert not any(tmp_path.iterdir())
 

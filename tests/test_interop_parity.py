@@ -90,5 +90,5 @@ def test_a_difference_is_found():
 
 
 def test_a_package_that_is_missing():
-    with pytest.raises(InputError, match="nonesuch is not installed: pip install"):
+    with pytest.raises(InputError, match="nonesuch, which this needs, is not installed: pip install"):
         peers.need("nonesuch")

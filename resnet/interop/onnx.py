@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import logging
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging as absl_logging
 
-from resnet.errors import InputError
+from resnet.errors import InputError, check_installed
 from resnet.models.convolution import by_xla_alone
 from resnet.models.resnet import make_model
 from resnet.run import Run
@@ -24,14 +23,12 @@ WANTED, ALLOWED = 1e-5, 1e-4  # difference of a logit, over the largest or 1
 # differ by 1.3e-5, where ours is 1.0e-5 from its values in float64, and PyTorch's float32 0.9e-5. With norm
 # scales as small as in trained nets it is 0.07e-5.
 CHECKED = (1, 3)  # batches of two sizes, so that neither has become a constant of the program
-_REMEDY = "pip install -r requirements-export.txt, then pip install --no-deps jax2onnx==0.17.1"
 
 
-def check_installed() -> None:
+def check_converter() -> None:
     """Raises InputError, with the remedy, where the converter is not installed: it is an extra."""
-    for package in ("onnx", "onnxruntime", "onnx_ir", "jax2onnx"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"{package}, which --format=onnx needs, is not installed: {_REMEDY}")
+    remedy = "pip install -r requirements-export.txt, then pip install --no-deps jax2onnx==0.17.1"
+    check_installed(("onnx", "onnxruntime", "onnx_ir", "jax2onnx"), remedy)
 
 
 def convert(run: Run) -> tuple[bytes, float]:
@@ -39,7 +36,7 @@ def convert(run: Run) -> tuple[bytes, float]:
 
     It takes raw uint8 images [n, h, w, c], any n. InputError if onnxruntime does not find our logits.
     """
-    check_installed()
+    check_converter()
     import jax2onnx
 
     # Blocks one by one in float32, which every ONNX runtime knows; the variables are the same.

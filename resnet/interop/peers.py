@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from resnet.errors import InputError
+from resnet.errors import check_installed
 from resnet.models.grammar import ModelConfig
 from resnet.models.zoo import ZOO
 
@@ -77,11 +77,8 @@ def import_timm() -> Any:
 
 
 def need(*packages: str) -> None:
-    """Raises InputError if one of the optional packages is not installed."""
-    for package in packages:
-        if package not in sys.modules and not importlib.util.find_spec(package):
-            raise InputError(f"{package} is not installed: pip install -r requirements-torch.txt, "
-                             "pip install --no-deps timm")  # fmt: skip
+    """Raises InputError, with the remedy, if one of the optional packages is not installed."""
+    check_installed(packages, "pip install -r requirements-torch.txt, then pip install --no-deps timm")
 
 
 def timm_peer(name: str, config: ModelConfig, naming: str = "timm", **options: Any) -> Peer:
