@@ -104,7 +104,7 @@ def test_the_run_says_what_it_skipped(root, tmp_path):
     config = Config(data=data(root, on_bad_image="skip", image_size=8))
     config.train.batch_size = 2
     plan = make_plan(config, load_dataset(config.data), make_mesh(1))
-    open_workdir(config, tmp_path / "run", plan, "")
+    open_workdir(config, tmp_path / "run", plan, "", [config.seed])
     listed = json.loads((tmp_path / "run" / "skipped_images.json").read_text())
     assert listed["n"] == len(listed["images"]) == 4
 

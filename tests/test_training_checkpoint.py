@@ -13,6 +13,7 @@ import pytest
 from resnet.errors import InputError
 from resnet.training import checkpoint, manifest
 from resnet.training.checkpoint import CheckpointConfig
+from resnet.training.saver import Saver
 
 
 @jax.tree_util.register_dataclass
@@ -35,32 +36,25 @@ def shapes_of(state):
 
 @pytest.fixture
 def workdir(tmp_path):
-    manager = checkpoint.make_manager(tmp_path, CheckpointConfig(keep=2))
+    saver = Saver(tmp_path)
     for step, score in ((1, 0.5), (2, 0.9), (3, 0.1), (4, None), (5, 0.2)):
-        checkpoint.save(manager, state_at(step), {"note": [step, 0.5]}, score=score, due=True)
-    manager.close()
+        saver.save(state_at(step), {"note": [step, 0.5]}, score=score)
+    saver.wait()
+    saver.remove_all_but({4})
+    saver.close()
     return tmp_path
 
 
-def test_the_last_and_the_best_are_kept(workdir):
+def test_the_latest_and_the_best_are_kept_beside_those_named(workdir):
     assert checkpoint.steps_on_disk(workdir) == [5, 4, 2]
-
-
-def test_those_due_outlive_those_that_were_only_the_best(tmp_path):
-    manager = checkpoint.make_manager(tmp_path, CheckpointConfig(keep=2))
-    for step in range(1, 9):
-        due = step % 3 == 0
-        checkpoint.save(manager, state_at(step), {}, score=None if due else step / 10, due=due)
-    manager.close()
-    assert checkpoint.steps_on_disk(tmp_path) == [8, 6, 3]
 
 
 def test_the_latest_step_that_all_workdirs_have(tmp_path):
     workdirs = [tmp_path / "a", tmp_path / "b"]
     for workdir, steps in zip(workdirs, ((1, 2, 4), (1, 2, 3)), strict=True):
-        manager = checkpoint.make_manager(workdir, CheckpointConfig(keep=9))
+        manager = checkpoint.make_manager(workdir)
         for step in steps:
-            checkpoint.save(manager, state_at(step), {}, score=None, due=True)
+            checkpoint.save(manager, state_at(step), {}, score=None)
         manager.close()
     shapes = shapes_of(state_at(0))
     assert [int(state.step) for state, _ in checkpoint.restore_together(workdirs, shapes)] == [2, 2]

@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from test_training_loop import numbers, tiny
+from test_training_loop import compile_once, numbers, tiny  # noqa: F401
 
 import resnet
 from resnet.data.batches import batch_indices
@@ -78,6 +78,47 @@ def test_resuming_equals_never_having_stopped(alone, tmp_path, monkeypatch):
     # As if killed between the two saves: the step in common is the one before.
     (tmp_path / "seed1" / "checkpoints" / "7").rename(tmp_path / "lost")
     assert_like_alone(alone, tmp_path, both(workdir=tmp_path))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the library catches it."""
+
+
+# Saves are due at steps 4 (all are better than ever), 5, 8 (those that are better) and 9.
+@pytest.mark.parametrize(("step", "left"), [(4, ([4], [])), (5, ([5, 4], [4])), (9, None)])
+def test_a_kill_between_the_saves_of_two_seeds(undisturbed, tmp_path, monkeypatch, step, left):
+    """On one device, where a program of one seed rounds otherwise than that of both."""
+    save = member.Member.save
+
+    def killed(self, state, *arguments, **options):
+        if self.config.seed == 1 and state.step == step:
+            monkeypatch.undo()  # as the runs that were killed have no more saves, but those under way
+            raise Killed
+        save(self, state, *arguments, **options)
+
+    monkeypatch.setattr(member.Member, "save", killed)
+    with pytest.raises(Killed):
+        both(keeping_one(), workdir=tmp_path, devices=1)
+    found = tuple(checkpoint.steps_on_disk(tmp_path / f"seed{seed}") for seed in SEEDS)
+    assert found == left if left else set.intersection(*map(set, found))
+    results = both(keeping_one(), workdir=tmp_path, devices=1)
+    assert_like_alone(undisturbed, tmp_path, results)
+    # Only the best is left beside the last.
+    assert all(len(checkpoint.steps_on_disk(tmp_path / f"seed{seed}")) <= 2 for seed in SEEDS)
+
+
+def keeping_one():
+    config = tiny()
+    config.checkpoint.keep = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Like `alone`, of both seeds as one program on one device."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    results = both(keeping_one(), workdir=workdir, devices=1)
+    return {seed: (workdir / f"seed{seed}", results[seed]) for seed in SEEDS}
 
 
 def test_a_seed_added_later_leaves_the_others_alone(alone, tmp_path):

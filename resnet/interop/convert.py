@@ -60,9 +60,9 @@ def import_weights(
         save_config(config, folder)
         save_task(task, folder)
         write_run_json(folder, config, command)
-        manager = checkpoint.make_manager(folder, config.checkpoint)
+        manager = checkpoint.make_manager(folder)
         metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
-        checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None, due=True)
+        checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None)
         manager.close()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written in the background, the last few and the best kept, restored safely.
+"""Checkpoints on disk: written in the background, restored safely.
 
 The only importer of orbax, and only inside functions: its import takes half a second, which a
 mistyped option should not cost.
@@ -43,7 +43,7 @@ class CheckpointConfig:
     every: str = "10 %"
     """How often the state is saved; a new best on validation and the end are saved in any case."""
     keep: int = 2
-    """How many of the latest checkpoints are kept, beside the best one on validation."""
+    """How many checkpoints are kept, the last that were due, beside the latest and the best on validation."""
 
     def check(self) -> None:
         """Raises InputError naming the field."""
@@ -51,17 +51,13 @@ class CheckpointConfig:
         check_at_least("checkpoint.keep", self.keep, 1)
 
 
-def make_manager(workdir: Path, config: CheckpointConfig) -> Any:
-    """An orbax CheckpointManager that keeps the latest `keep` that were due and the best one."""
+def make_manager(workdir: Path) -> Any:
+    """An orbax CheckpointManager that removes none by itself, and knows the best one."""
     import orbax.checkpoint as ocp
-    from orbax.checkpoint import checkpoint_managers as policies
 
-    score, due = operator.itemgetter("score"), operator.itemgetter("due")
-    # Seeds trained together are best at different steps; what all of them keep are those due.
-    latest, best = policies.BestN(get_metric_fn=due, n=config.keep), policies.BestN(get_metric_fn=score, n=1)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy([latest, best]),
-        best_fn=score,
+        max_to_keep=None,
+        best_fn=operator.itemgetter("score"),
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, workdir / FOLDER)),
     )
@@ -78,7 +74,7 @@ def _seal(folder: Path) -> None:
             manifest.seal(unfinished, without=_STAMPED)
 
 
-def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None, due: bool) -> None:
+def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None) -> None:
     """Starts to save `state` under its step; `score` (higher is better) is from validation.
 
     A step that is on disk already is left alone: a run that went back writes the same again.
@@ -93,8 +89,7 @@ def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | N
         metadata=ocp.args.JsonSave(metadata | {"format": FORMAT}),
     )
     # A state that was not evaluated is never the best one.
-    never = float("-inf")
-    metrics = {"score": never if score is None else score, "due": step if due else never}
+    metrics = {"score": float("-inf") if score is None else score}
     manager.save(step, args=args, metrics=metrics, force=True)
 
 

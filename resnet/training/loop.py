@@ -25,6 +25,7 @@ from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, re
 from resnet.training.plan import Plan, make_plan
 from resnet.training.processes import first_says, several
 from resnet.training.progress import ProgressBar
+from resnet.training.provenance import last_session
 from resnet.training.session import Session, run
 from resnet.training.signals import RunStopped, StopSignals
 from resnet.training.steps import TrainState
@@ -103,12 +104,22 @@ def _alone(config: Config, seed: int) -> Config:
 
 
 def _groups(workdirs: dict[int, Path]) -> list[list[int]]:
-    """Seeds that can go on from the same step: the fresh ones, and those with a checkpoint in common."""
+    """Seeds that can go on from the same step: the fresh ones, and those with a checkpoint in common.
+
+    Those of a program that was killed within its very first save begin again as one.
+    """
     steps = {seed: set(checkpoint.steps_on_disk(workdir)) for seed, workdir in workdirs.items()}
-    fresh = [seed for seed in steps if not steps[seed]]
-    begun = [seed for seed in steps if steps[seed]]
+    without = {seed for seed in steps if not steps[seed]}
+    torn = {seed for seed in steps if len(steps[seed]) == 1 and without & _program(workdirs[seed])}
+    fresh = [seed for seed in steps if seed in without | torn]
+    begun = [seed for seed in steps if seed not in without | torn]
     together = bool(begun and set.intersection(*(steps[seed] for seed in begun)))
     return [group for group in ([begun] if together else [[seed] for seed in begun]) + [fresh] if group]
+
+
+def _program(workdir: Path) -> set[int]:
+    """The seeds that a run was last trained together with."""
+    return set((last_session(workdir) or {}).get("seeds", ()))
 
 
 def _train_together(
@@ -122,7 +133,7 @@ def _train_together(
     if not any(map(checkpoint.steps_on_disk, workdirs)):
         _ = plan.initial  # read first, so that a source that does not fit leaves no folder behind
     for own, workdir in runs.values():
-        open_workdir(own, workdir, plan, command)
+        open_workdir(own, workdir, plan, command, list(runs))
     while True:
         try:
             results = _go_on(plan, runs, target, signals)

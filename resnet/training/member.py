@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Member:
         self.failed = ""
         again = {"test"} | ({"validation"} if self.progress.unevaluated else set())
         self.records = Records(workdir, plan.steps_per_epoch, self.progress.step, again)
-        self.saver = Saver(workdir, config.checkpoint)
+        self.saver = Saver(workdir)
         write = functools.partial(self.records.write, split="train")
         self.rollbacks = read_rollbacks(workdir)
         policy = {"skips": config.train.on_divergence == SKIP, "spike_factor": config.train.spike_factor}
@@ -132,7 +133,7 @@ class Member:
         progress.best = score(metrics) if better else progress.best
         return better
 
-    def save(self, state: Any, seconds: float, *, evaluated: bool, due: bool, replace: bool = False) -> None:
+    def save(self, state: Any, seconds: float, *, evaluated: bool, replace: bool = False) -> None:
         """Starts a checkpoint, once all its metrics are on disk; Diverged if it would not be finite."""
         check_state(state, self.progress.step)
         progress = self.progress
@@ -146,7 +147,7 @@ class Member:
             "versions": versions(),
         }
         value = score(progress.validation) if progress.validation and evaluated else None
-        self.saver.save(state, metadata, score=value, due=due, replace=replace)
+        self.saver.save(state, metadata, score=value, replace=replace)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Writes the result, once all else is on disk; RunStopped if it cannot be."""
@@ -160,22 +161,28 @@ class Member:
             write_json(self.workdir / RESULT, result)
         except OSError as error:
             raise RunStopped(f"the result could not be written ({error}): {result}", exit_code=1) from None
+        return result
+
+    def plot(self) -> None:
+        """Draws the curves of what was recorded."""
         try:
             if index_of_this() == 0:
                 plot_curves(self.workdir)
                 telemetry.plot(self.workdir)
         except OSError as error:
             logging.warning("%s: the curves could not be written (%s)", self.workdir, error)
-        return result
 
 
-def open_workdir(config: Config, workdir: Path, plan: Plan, command: str) -> None:
-    """Writes what a run is before its first step; InputError where that cannot be."""
+def open_workdir(config: Config, workdir: Path, plan: Plan, command: str, seeds: Sequence[int]) -> None:
+    """Writes what a run is before its first step; InputError where that cannot be.
+
+    `seeds` are those of its program.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, workdir)
         save_task(plan.task, workdir)
-        write_run_json(workdir, config, command)
+        write_run_json(workdir, config, command, seeds)
         if plan.dataset.skipped:
             write_json(workdir / SKIPPED, {"n": len(plan.dataset.skipped), "images": plan.dataset.skipped})
     except OSError as error:

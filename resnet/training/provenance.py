@@ -23,11 +23,16 @@ FILE = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def write_run_json(workdir: str | os.PathLike, config: Config, command: Sequence[str] | str) -> None:
-    """Adds the session that begins, with all that its numbers depend on, to those that run.json holds."""
+def write_run_json(
+    workdir: str | os.PathLike, config: Config, command: Sequence[str] | str, seeds: Sequence[int] = ()
+) -> None:
+    """Adds the session that begins, with all that its numbers depend on, to those that run.json holds.
+
+    `seeds` are those trained as one program, if any are.
+    """
     path = Path(workdir) / FILE
     sessions = json.loads(path.read_text())["sessions"] if path.exists() else []
-    own = {"numerics": numerics(config), "config": config_to_dict(config)}
+    own = {"numerics": numerics(config), "config": config_to_dict(config), "seeds": list(seeds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"sessions": [*sessions, this_session(command) | own]})
 

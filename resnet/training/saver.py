@@ -6,6 +6,7 @@ import logging as python_logging
 import os
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,32 @@ class Saver:
     A save that fails is a warning, and leaves what is on disk alone; the next one tries again.
     """
 
-    def __init__(self, workdir: Path, config: checkpoint.CheckpointConfig):
-        self.workdir, self.config = workdir, config
+    def __init__(self, workdir: Path):
+        self.workdir = workdir
         self.failure = ""
         """Why the latest save failed; "" if it is whole, or on its way."""
         self._saving: int | None = None
         self._manager: Any = None
         _hush_orbax()
 
+    @property
+    def whole(self) -> set[int]:
+        """Steps of the checkpoints on disk, but for one in flight; none before the first save."""
+        return set(self._manager.all_steps()) - {self._saving} if self._manager else set()
+
     def save(
-        self, state: Any, metadata: dict[str, Any], *, score: float | None, due: bool, replace: bool = False
+        self, state: Any, metadata: dict[str, Any], *, score: float | None, replace: bool = False
     ) -> None:
         """Starts a save, once the one before it has ended; with `replace`, in place of that of its step."""
         self.wait()
         try:
             if not self.workdir.is_dir():  # Orbax would make it anew, perhaps where a disk is missing.
                 raise FileNotFoundError(f"{self.workdir} is gone")
-            self._manager = self._manager or checkpoint.make_manager(self.workdir, self.config)
+            self._manager = self._manager or checkpoint.make_manager(self.workdir)
             self._saving = int(state.step)
             if replace and self._saving in self._manager.all_steps():
                 self._manager.delete(self._saving)
-            checkpoint.save(self._manager, state, metadata, score=score, due=due)
+            checkpoint.save(self._manager, state, metadata, score=score)
         except _REFUSED as error:
             self._saving = None
             self.fail(int(state.step), error)
@@ -63,6 +69,14 @@ class Saver:
             self.failure = ""
         except _REFUSED as error:
             self.fail(step, error)
+
+    def remove_all_but(self, steps: Collection[int]) -> None:
+        """Removes all checkpoints but those of `steps`, the latest and the best one."""
+        for step in self.whole - {*steps, max(self.whole), self._manager.best_step()}:
+            try:
+                self._manager.delete(step)
+            except _REFUSED as error:
+                logging.warning("%s: checkpoint %d could not be removed (%s)", self.workdir, step, error)
 
     def fail(self, step: int, error: Exception) -> None:
         """Reports a save that failed, and makes ready for another."""

@@ -73,15 +73,15 @@ def _look_and_save(session: Session, *, evaluate: bool, replace: bool = False) -
     With `replace`, in place of the checkpoint that was written when the evaluation was interrupted.
     """
     plan, signals, step = session.plan, session.signals, session.step
-    due, better = step % plan.checkpoint_every == 0 or step == plan.total_steps, []
+    better = []
     try:
         better = _validate(session) if evaluate else []
     except Halted:
         evaluate = False
         for member in session.active:
             member.progress.unevaluated = True
-    due = due or signals.take_save_request() or signals.received is not None
-    _save(session, session.active if due else better, evaluated=evaluate, due=due, replace=replace)
+    due = _due(plan, step) or signals.take_save_request() or signals.received is not None
+    _save(session, session.active if due else better, evaluated=evaluate, replace=replace)
     if signals.received and session.active:
         raise _stopped(session)
     for member in session.active:
@@ -101,11 +101,12 @@ def _save_at_last(session: Session) -> None:
     for member in session.active:
         member.saver.wait()
     failed = [member for member in session.active if member.saver.failure]
-    _save(session, failed, evaluated=False, due=True)
+    _save(session, failed, evaluated=False)
     for member in failed:
         member.saver.wait()
         if member.saver.failure:
             raise RunStopped(f"{member.workdir}: {member.saver.failure}", exit_code=1)
+    _remove_old(session)
 
 
 def _next_stop(plan: Plan, step: int) -> int:
@@ -184,20 +185,40 @@ def _validate(session: Session) -> list[Member]:
     return [member for member, metrics in pairs if member.validated(metrics)]
 
 
-def _save(
-    session: Session, members: list[Member], *, evaluated: bool, due: bool, replace: bool = False
-) -> None:
-    """Starts the checkpoints of some members."""
+def _save(session: Session, members: list[Member], *, evaluated: bool, replace: bool = False) -> None:
+    """Starts the checkpoints of some members, once those before them are whole."""
     if not members:
         return
+    _remove_old(session)
     seconds = time.monotonic() - session.started
     for member, state in zip(session.members, unstack(session.state), strict=True):
         if member not in members:
             continue
         try:
-            member.save(state, seconds, evaluated=evaluated, due=due, replace=replace)
+            member.save(state, seconds, evaluated=evaluated, replace=replace)
         except Diverged as error:
             member.diverged(error, state.params)
+
+
+def _remove_old(session: Session) -> None:
+    """Waits for the saves in flight, and removes what no member needs any more.
+
+    A kill may come at any moment, even between the saves of two members: those that went on from
+    different steps would round differently. So a checkpoint goes once all have a later one in common.
+    """
+    plan, active = session.plan, session.active
+    for member in active:
+        member.saver.wait()
+    in_common = set.intersection(*(member.saver.whole for member in active)) if active else set()
+    # Those that were due outlive those that were asked for, or only the best for a while.
+    order = sorted(in_common, key=lambda step: (_due(plan, step), step))
+    for member in active if in_common else ():
+        member.saver.remove_all_but({max(in_common), *order[-plan.config.checkpoint.keep :]})
+
+
+def _due(plan: Plan, step: int) -> bool:
+    """Whether a checkpoint is due at this step, whatever comes of its evaluation."""
+    return step % plan.checkpoint_every == 0 or step == plan.total_steps
 
 
 def _finish(session: Session) -> list[dict[str, Any]]:
@@ -227,9 +248,13 @@ def _finish(session: Session) -> list[dict[str, Any]]:
         "seeds_together": len(session.members),
     }
     common |= {"skipped_images": len(dataset.skipped)} if dataset.skipped else {}
-    return [
+    finished = [
         {"failed": member.failed, "step": member.progress.step}
         if member.failed
         else member.finish(results[member] | common)
         for member in session.members
     ]
+    # Once all results are there: a kill would leave the others to a program of fewer seeds.
+    for member in session.active:
+        member.plot()
+    return finished
