@@ -181,7 +181,8 @@ def _row_of(folder: StudyFolder, study: Study, found: ArmRow) -> Row | None:
     )
     reference = study.arms[found.reference].published if found.reference else None
     assert study.origin is not None
-    exact = study.origin.scale == "paper" and all(name.startswith(_SAME) for name in study.origin.changes)
+    as_published = study.origin.scale == "paper" and not folder.arms[found.arm].learning_rates
+    exact = as_published and all(name.startswith(_SAME) for name in study.origin.changes)
     verdict, reason = judge(arm.published, reference, outcome, exact=exact)
     if not verdict:
         return None

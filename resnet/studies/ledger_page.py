@@ -49,12 +49,13 @@ def page(rows: list[Row]) -> str:
 def _reading() -> str:
     return (
         "Test errors in percent, of the last epoch's weights, mean ± standard deviation over n seeds. "
-        "Verdicts are computed: runs at paper scale (the paper's net, data and steps) reproduce an error "
-        f"within {POINTS:g} points, or a bound by being beyond it; runs at small scale can show the order of "
-        "an arm and its reference, and do where the 95 % interval of the difference, paired by seed, leaves "
-        f'out zero. "{NOT_RUN}" says what it would take. The rows, with config hashes, are in '
-        "[ledger.csv](ledger.csv); `python scripts/report.py --ledger` makes this page of them, and with "
-        "`--workdir=…` records a finished study first."
+        "Verdicts are computed: runs at paper scale (the paper's net, data, steps and learning rate) "
+        f"reproduce an error within {POINTS:g} points, or a bound by being beyond it. Runs at small scale, "
+        "or of arms that each chose a learning rate, can show the order of an arm and its reference, and do "
+        "where the 95 % interval of the difference, paired by seed, leaves out zero; how large it is, and "
+        f'how large the published one, stands beside it. "{NOT_RUN}" says what it would take. The rows, '
+        "with config hashes, are in [ledger.csv](ledger.csv); `python scripts/report.py --ledger` makes this "
+        "page of them, and with `--workdir=…` records a finished study first."
     )
 
 

@@ -32,8 +32,9 @@ def judge(claim: Published, reference: Published | None, ours: Outcome, *, exact
     """(verdict, reason); ("", "") if the claim cannot be compared with these runs.
 
     `reference` is the claim of the reference arm. Runs of the paper's net on its data for its number of
-    steps are `exact`: their errors compare with its own. Of others, only the order of two arms does, and
-    it counts as reproduced if the interval of the paired difference leaves out zero.
+    steps at its learning rate are `exact`: their errors compare with its own. Of others, only the order of
+    two arms does, and it counts as reproduced if the interval of the paired difference leaves out zero; the
+    reason then says how large both differences are.
     """
     if exact and claim.above is not None:
         beyond = ours.error is None or ours.error > claim.above
@@ -74,8 +75,17 @@ def _order(claim: Published, reference: Published | None, ours: Outcome) -> tupl
     if ours.low is None or ours.high is None or ours.low <= 0 <= ours.high:
         return NOT, f"{wanted} error expected; the difference is not told from zero"
     if (ours.difference > 0) == (sign > 0):
-        return ORDERING, f"{wanted} error, as published"
+        sizes = [f"{ours.difference:+.2f} points", _published_difference(claim, reference)]
+        return ORDERING, f"{wanted} error, as published: {', '.join(filter(None, sizes))}"
     return NOT, f"{wanted} error expected; it is the other way round"
+
+
+def _published_difference(claim: Published, reference: Published | None) -> str:
+    """ "the paper +2.12"; empty where the paper has no numbers of both."""
+    number = claim.above if claim.error is None else claim.error
+    if number is None or reference is None or reference.error is None:
+        return ""
+    return f"the paper {'more than ' * (claim.error is None)}{number - reference.error:+.2f}"
 
 
 def as_text(ours: Outcome) -> str:
