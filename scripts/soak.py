@@ -162,6 +162,8 @@ def strike(
     soak: Soak, process: subprocess.Popen, workdir: Path, times: Times, disk: "SmallDisk | None"
 ) -> None:
     """The fault, at a moment of the start, of the time after it, or, half of the times, after a step."""
+    from resnet.training.checkpoint import steps_on_disk
+
     begun, (before, after), kind = time.time(), times, soak.draw.random()
     if kind < 0.2:
         time.sleep(soak.draw.uniform(0.0, before))
@@ -187,11 +189,11 @@ def strike(
         process.wait()
     soak.faults += 1
     soak.phases[phase] += 1
-    saved = finished_checkpoints(workdir)
+    saved = steps_on_disk(workdir)
     if soak.fault in ("bitflip", "truncate") and len(saved) > 1:
-        damage(soak, workdir / "checkpoints" / str(saved.pop()))
+        damage(soak, workdir / "checkpoints" / str(saved.pop(0)))
     if not disk:
-        soak.lost_steps.append(max(step - (saved[-1] if saved else 0), 0))
+        soak.lost_steps.append(max(step - (saved[0] if saved else 0), 0))
 
 
 def opened_since(workdir: Path, begun: float) -> bool:
@@ -218,15 +220,9 @@ def phase_of(workdir: Path, begun: float) -> tuple[str, int]:
 
 def last_record(workdir: Path) -> dict[str, Any]:
     """The last whole line of the metrics."""
-    path = workdir / "metrics.jsonl"
-    lines = re.findall(r"^\{.*\}$", path.read_text(), re.MULTILINE) if path.exists() else []
-    return json.loads(lines[-1]) if lines else {"step": 0, "split": ""}
+    from resnet.training.records import read_metrics
 
-
-def finished_checkpoints(workdir: Path) -> list[int]:
-    """Steps of whole checkpoints, in order."""
-    folder = workdir / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+    return (read_metrics(workdir) or [{"step": 0, "split": ""}])[-1]
 
 
 def damage(soak: Soak, checkpoint: Path) -> None:
@@ -282,14 +278,13 @@ ROWS = {
 
 def record(tally: dict[str, Any], folder: Path) -> None:
     """Adds the tally to those in soak_<fault>.json."""
-    from resnet.training.provenance import git_state
+    from resnet.training.provenance import this_session
     from resnet.training.records import write_json
 
     path, (fault, happens) = folder / f"soak_{tally['fault']}.json", ROWS[tally["fault"]]
     row = json.loads(path.read_text()) if path.exists() else {"fault": fault, "happens": happens, "parts": []}
-    part = tally | {"command": cli.command(), "git": git_state(ROOT), "processors": os.cpu_count()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, row | {"parts": [*row["parts"], part]})
+    write_json(path, row | {"parts": [*row["parts"], tally | this_session(cli.command())]})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnet.training.provenance import git_state
+from resnet.training.provenance import this_session
 
 
 def tries(few: int) -> int:
@@ -22,13 +22,8 @@ def record(name: str, fault: str, happens: str, tries: int, phases: Mapping[str,
         return
     test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]
     often = f"TRIES={os.environ['TRIES']} " if "TRIES" in os.environ else ""
-    part = {
-        "tries": tries,
-        "losses": 0,
-        "phases": dict(phases or {}),
-        "command": f"RECORD=results/reliability {often}python -m pytest {test}",
-        "git": git_state(Path(__file__).parents[1]),
-    }
+    part = {"tries": tries, "losses": 0, "phases": dict(phases or {})}
+    part |= this_session(f"RECORD=results/reliability {often}python -m pytest {test}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     row = {"fault": fault, "happens": happens, "parts": [part]}
     (Path(folder) / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")

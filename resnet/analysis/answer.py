@@ -11,7 +11,7 @@ import numpy as np
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
-from resnet.training.provenance import devices, git_state, versions
+from resnet.training.provenance import origin_lines, this_session
 from resnet.training.records import plain, replacing, write_json
 
 Row = dict[str, Any]
@@ -67,12 +67,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     """Writes NAME.json, NAME.md and NAME.png into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("json", "md", "png")]
-    origin = {
-        "command": command,
-        "git": git_state(Path(__file__).parents[2]),
-        "versions": versions(),
-        "machine": devices(),
-    }
+    origin = this_session(command)
     about = {
         "question": name,
         "definition": question.definition,
@@ -88,12 +83,11 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     }
     assert dataclasses.is_dataclass(answer) and not isinstance(answer, type)
     write_json(paths[0], about | origin | {"answer": _jsonable(dataclasses.asdict(answer))})
-    commit = (origin["git"] or {}).get("commit", "unknown")
     heading = (
         f"# {name}: {subject.name}, {subject.when}\n\n{question.definition}\n\nSource: {question.source}\n\n"
-        f"{len(subject.images)} images ({subject.data}).\n`{command}`, commit {commit}.\n\n"
-        f"![{name}]({name}.png)"
-    )
+        f"{len(subject.images)} images ({subject.data}).\n\n" + "\n".join(origin_lines([origin]))
+        + f"\n\n![{name}]({name}.png)"
+    )  # fmt: skip
     with replacing(paths[1]) as temporary:
         temporary.write_text(f"{heading}\n\n{markdown(answer)}\n")
     with replacing(paths[2]) as temporary:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from absl import logging
 
 from resnet.config import Config
-from resnet.training.provenance import devices, git_state, versions
+from resnet.training.provenance import origin_lines, this_session
 from resnet.training.records import replacing
 
 PAGE, PICTURES = "claims.md", "claims"
@@ -66,15 +66,13 @@ def write_page(tests: Sequence[Test], bench: Bench, folder: Path, command: str) 
 
 
 def _page(claims: Sequence[Claim], command: str, seconds: float) -> str:
-    git, machine = git_state(Path(__file__).parents[2]) or {}, devices()
-    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    origin = "\n".join(origin_lines([this_session(command)]))
     head = (
         "# The idea, claim by claim\n\n"
         "The identity function returns its input. As a path around layers it should carry signal and "
         "gradient through any depth. Each sentence of that idea stands here with the command that tests "
         "it, the figure it gives, and a verdict, which says so where the truth is subtler.\n\n"
-        f"Written by `{command}` (`make claims`) in {seconds:.0f} s on {machine['cpu_count']} processors "
-        f"({machine['backend']}), commit {git.get('commit', 'unknown')[:12]}, {packages}.\n\n"
+        f"`make claims` wrote this page in {seconds:.0f} s.\n\n{origin}\n\n"
         "Rates are of 40 equal blocks of two 3x3 convolutions at their start, 64 channels, 8x8 pixels, "
         "circular borders, noise for images; 95 % intervals over blocks and seeds stand in brackets. "
         "Theory is of endless layers and batches: it agrees where the interval holds it or comes within 5 "

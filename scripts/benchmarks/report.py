@@ -1,7 +1,6 @@
 """The measurements as files: one JSON for a backend, its table and plot, and the README's table."""
 
 import contextlib
-import datetime
 import importlib.metadata
 import json
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.training.provenance import devices, git_state, versions
+from resnet.training.provenance import this_session
 from resnet.training.records import replacing, write_json
 from scripts.benchmarks.parts import PARTS
 
@@ -23,13 +22,9 @@ Entries = dict[str, dict[str, Any]]
 
 def provenance(command: str) -> dict[str, Any]:
     """What every entry is kept with."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "git": git_state(Path(__file__).parents[2]),
-        "machine": devices(),
-        "versions": versions() | _peers(),
-    }
+    session = this_session(command)
+    named = {"date": session["started"], "machine": session["devices"]}
+    return named | {"command": command, "git": session["git"], "versions": session["versions"] | _peers()}
 
 
 def _peers() -> dict[str, str]:
