@@ -20,7 +20,7 @@ def operands(size=3, groups=1, inputs=8, outputs=8, extent=(7, 6), batch=3, seed
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
 def value_and_gradients(convolution, x, kernel, stride, padding, groups):
     y, pull = jax.vjp(lambda x, kernel: convolution(x, kernel, stride, padding, groups), x, kernel)
-    return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+    return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype))
 
 
 def assert_close(ours, theirs, relative=1e-6):
@@ -62,8 +62,9 @@ def test_seeds_under_vmap():
         assert_close([leaf[i] for leaf in together], alone)
 
 
-def test_inside_scan_and_remat():
-    x, kernel = operands()
+@pytest.mark.parametrize("channels", (8, 16))
+def test_inside_scan_and_remat(channels):
+    x, kernel = operands(inputs=channels, outputs=channels)
 
     def chain(convolution, x, kernel):
         block = jax.checkpoint(lambda x: jnp.tanh(convolution(x, kernel, 1, 1, 1)))
@@ -85,12 +86,11 @@ def test_the_gradient_of_a_gradient():
     assert_close(*(jax.jit(jax.grad(functools.partial(penalty, f)))(kernel) for f in (convolve, plain)), 1e-5)
 
 
-@pytest.mark.parametrize("groups", (1, 4))
-@pytest.mark.parametrize("size", (1, 3))
-def test_forward_mode_alone_and_over_reverse(size, groups):
+@pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 8), (1, 4, 8), (3, 1, 16), (3, 4, 8)))
+def test_forward_mode_alone_and_over_reverse(size, groups, channels):
     """Jacobian- and Hessian-vector products, of several directions under vmap."""
-    x, kernel = operands(size, groups, extent=(4, 4), batch=1)
-    directions = operands(size, groups, extent=(4, 4), batch=2, seed=1)[0][:, None]
+    x, kernel = operands(size, groups, channels, channels, extent=(4, 4), batch=1)
+    directions = operands(size, groups, channels, channels, extent=(4, 4), batch=2, seed=1)[0][:, None]
 
     def products(convolution, x, kernel):
         def f(x):
@@ -147,13 +147,13 @@ def in_context(context, convolution, x, kernel, g, window):
 
 @pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
 @pytest.mark.parametrize("place", (0, -1))
-@pytest.mark.parametrize(("size", "groups"), ((1, 1), (3, 1), (3, 4)))
+@pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 8), (3, 1, 8), (3, 1, 16), (3, 4, 8)))
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_divergence_stays_visible(context, size, groups, place, value):
+def test_divergence_stays_visible(context, size, groups, channels, place, value):
     """Where XLA's own result is not finite, because one value of x, kernel or g is not, ours is not."""
-    x, kernel = operands(size, groups, extent=(4, 4), batch=2)
+    x, kernel = operands(size, groups, channels, channels, extent=(4, 4), batch=2)
     window = (1, size // 2, groups)
-    g = operands(1, 1, extent=(4, 4), batch=2, seed=1)[0]
+    g = operands(1, 1, channels, channels, extent=(4, 4), batch=2, seed=1)[0]
     for spoil in range(3):
         arrays = [x, kernel, g]
         arrays[spoil] = spoiled(arrays[spoil], place, value)

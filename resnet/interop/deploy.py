@@ -12,12 +12,13 @@ import numpy as np
 from resnet.errors import InputError, check_choice
 from resnet.interop import onnx
 from resnet.interop.card import CARD, model_card
+from resnet.models.convolution import by_xla_alone
 from resnet.run import Run
 from resnet.training.steps import predict
 from resnet.weights.files import replacing
 
 CLASSES = "classes.txt"
-# One program serves all three; ours is traced for the backend at hand, which the others can run too.
+# One program serves all three.
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -67,7 +68,8 @@ def _stablehlo(run: Run) -> tuple[bytes, dict[str, Any]]:
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.task.image_shape), np.uint8)
-    exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+    with by_xla_alone():
+        exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize()), {"platforms": list(PLATFORMS)}
 
 

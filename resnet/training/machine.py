@@ -8,6 +8,7 @@ import jax
 from resnet.config import Config
 from resnet.data.streams import GENERATOR, pin_streams
 from resnet.errors import InputError
+from resnet.models import native
 from resnet.training.cache import keep_programs
 from resnet.training.parallel import host_devices
 
@@ -20,6 +21,7 @@ def prepare(config: Config) -> None:
     pin_streams()
     keep_programs(config.cache)
     jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
+    native.use(config.parallel.native)
     if config.deterministic:
         os.environ["XLA_FLAGS"] = " ".join([*_xla_flags(), *_missing_flags()])
 
@@ -41,6 +43,7 @@ def numerics(config: Config) -> dict[str, Any]:
         "deterministic": config.deterministic or jax.default_backend() == "cpu",
         "generator": GENERATOR,
         "partitionable": jax.config.jax_threefry_partitionable,  # type: ignore[attr-defined]
+        "native": native.in_use(),
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -29,6 +29,8 @@ class ParallelConfig:
 
     host_devices: int = 0
     """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""
+    native: bool = True
+    """Whether the CPU may use our own convolutions, which are compiled at their first use, for XLA's."""
 
     def check(self) -> None:
         """Raises InputError naming the field."""
