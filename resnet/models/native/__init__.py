@@ -81,7 +81,8 @@ def _library() -> ctypes.CDLL:
 def _digest() -> str:
     """Stands for the source, jaxlib, the compiler and the instructions of this processor."""
     macros = _compiler(*FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
-    parts = (SOURCE.read_text(), importlib.metadata.version("jaxlib"), " ".join(FLAGS), macros)
+    sources = (path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
+    parts = (*sources, importlib.metadata.version("jaxlib"), " ".join(FLAGS), macros)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
