@@ -36,7 +36,7 @@ def compile_once(tmp_path_factory):
 def tiny() -> Config:
     config = Config()
     config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
-    config.model.blocks, config.model.width = (1, 1, 1), 0.25
+    config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
     config.train.batch_size, config.train.duration, config.train.ema = 8, "9 steps", 0.9
     config.train.evaluate_every = config.train.log_every = "4 steps"
     config.checkpoint.every, config.checkpoint.keep = "5 steps", 9
