@@ -1,7 +1,7 @@
 """The smallest net that shows whether a point of the grammar trains: ResNet-8, half as wide, on digits.
 
 Source: a recipe of ours, for configs/studies/grammar.py, which sets shortcut and order.
-Expected: see results/grammar.md.
+Expected: see results/studies/grammar/report.md.
 Hardware: two CPU cores, a few seconds.
 Command: python scripts/train.py --config=configs/digits_grammar.py --workdir=runs/digits_grammar
 """

@@ -3,7 +3,7 @@
 Source: He 2015 (arXiv 1512.03385), Fig. 7, a figure without numbers: the deviation of 3x3 layers after batch
 norm, before ReLU and sum, is smaller in residual nets than in plain ones, and smaller in deeper ones.
 Command: python scripts/study.py --study=configs/studies/he2015_responses.py --workdir=runs/he2015_responses
-Then, for the scale of F(x) at each block of a run: python scripts/analyze.py --question=signal
+Then, for the deviations of the layers of a run: python scripts/analyze.py --question=responses
 --workdir=runs/he2015_responses/resnet-20/seed0
 """
 
