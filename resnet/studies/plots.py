@@ -140,7 +140,9 @@ def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, spli
 def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any:
     """One line an arm: the paired difference of each seed, the mean and its interval."""
     compared = [row for row in rows if row.comparison][::-1]
-    figure = _figure(1, width=6.4, height=1.2 + 0.34 * len(compared))
+    labels = [f"{row.arm} minus {row.reference}" for row in compared]
+    # 0.07 inches a letter: the labels leave 4 inches to what they stand for.
+    figure = _figure(1, width=4 + 0.07 * max(map(len, labels)), height=1.2 + 0.34 * len(compared))
     axes = figure.add_subplot()
     for y, row in enumerate(compared):
         own, others = (scores(folder, name, metric) for name in (row.arm, row.reference))
@@ -152,7 +154,6 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
         if comparison.low is not None:
             axes.plot([comparison.low, comparison.high], [y, y], color=COLORS[1], linewidth=1.6)
     axes.axvline(0, color="black", linewidth=0.8)
-    labels = [f"{row.arm} minus {row.reference}" for row in compared]
     axes.set_yticks(range(len(compared)), labels, fontsize=8)
     axes.set(
         xlabel=f"difference in test {metric.label.removesuffix(' (%)')} ({metric.unit})",
