@@ -44,6 +44,11 @@ def by_xla_alone() -> Iterator[None]:
         _BY_XLA_ALONE.reset(token)
 
 
+def alone() -> bool:
+    """Whether XLA's own operations serve: on accelerators, and within `by_xla_alone`."""
+    return jax.default_backend() != "cpu" or _BY_XLA_ALONE.get()
+
+
 def convolve(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "k k i o"],
@@ -52,7 +57,7 @@ def convolve(
     groups: int,
 ) -> Float[Array, "b y x o"]:
     """Convolution with a square kernel, `padding` zeros on each side, and `stride` in both directions."""
-    if jax.default_backend() != "cpu" or _BY_XLA_ALONE.get():
+    if alone():
         return plain(x, kernel, stride, padding, groups)
     if groups > 1:
         return _grouped(x, kernel, stride, padding, groups)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -12,6 +11,7 @@ from resnet.models.branches import ORDERS
 from resnet.models.geometry import Convolution, has_bias, stem_width
 from resnet.models.layers import Conv, activate, fixup_bias
 from resnet.models.norms import normalize
+from resnet.models.pooling import max_pool
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig
@@ -75,9 +75,3 @@ class Stem(nn.Module):
                 x = activate(config, config.activation, fixup_bias(self, config, x, f"bias{i}"))
         stem = STEMS[config.stem]
         return max_pool(x, stem.border) if stem.max_pool else x
-
-
-def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array, "b y x c"]:
-    """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))

@@ -1,0 +1,48 @@
+"""The max-pool of the stems: 3x3 at stride 2."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from resnet.models.convolution import alone
+
+# Pixels of a window, (row, column): the first of equal ones gets the gradient, as in XLA's.
+PIXELS = tuple((i, j) for i in range(3) for j in range(3))
+
+
+def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array, "b y x c"]:
+    """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
+    if alone():
+        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+    return _max_pool(x)
+
+
+@jax.custom_jvp
+def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
+    """The same on the CPU, where XLA's gradient goes through arrays of positions, several times as slow."""
+    return functools.reduce(jnp.maximum, (_pixel(x, *pixel) for pixel in PIXELS))
+
+
+@_max_pool.defjvp
+def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    y = _max_pool(x)
+    # In a window with a NaN, which no pixel equals, the first stands for all: g is NaN there too.
+    winner = jnp.zeros(y.shape, jnp.int8)
+    for k, pixel in reversed(list(enumerate(PIXELS))):
+        winner = jnp.where(_pixel(x, *pixel) == y, jnp.int8(k), winner)
+    parts = (jnp.where(winner == k, _pixel(dx, *pixel), 0) for k, pixel in enumerate(PIXELS))
+    dy = functools.reduce(jnp.add, parts)
+    return y, dy
+
+
+def _pixel(x: Float[Array, "b h w c"], i: int, j: int) -> Float[Array, "b y x c"]:
+    """Pixel (i, j) of each window."""
+    b, h, w, c = x.shape
+    return lax.slice(x, (0, i, j, 0), (b, i + h - 2, j + w - 2, c), (1, 2, 2, 1))

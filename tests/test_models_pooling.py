@@ -1,0 +1,39 @@
+"""The max-pool gives what XLA's own gives, derivatives of every kind included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.models.convolution import by_xla_alone
+from resnet.models.pooling import max_pool
+
+
+def stock(x):
+    with by_xla_alone():
+        return max_pool(x)
+
+
+def derivatives(pool, x, direction):
+    def slope(x):
+        return jax.grad(lambda x: jnp.sin(jax.checkpoint(pool)(x)).sum())(x)
+
+    return pool(x), slope(x), jax.jvp(pool, (x,), (direction,)), jax.jvp(slope, (x,), (direction,))
+
+
+@pytest.mark.parametrize("extent", ((1, 1), (7, 6), (8, 9)))
+def test_value_and_derivatives_of_several_seeds(extent):
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, direction = (jax.random.normal(key, (2, 3, *extent, 2)) for key in keys)
+    x = jnp.maximum(x, 0)  # many equal pixels
+    ours, theirs = (
+        jax.jit(jax.vmap(lambda x, d, f=f: derivatives(f, x, d)))(x, direction) for f in (max_pool, stock)
+    )
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
+def test_divergence_stays_visible(value):
+    x = jnp.ones((1, 6, 6, 1)).at[0, 2, 3, 0].set(value)
+    np.testing.assert_array_equal(max_pool(x), stock(x))
