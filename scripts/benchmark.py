@@ -11,7 +11,6 @@ import cli
 from absl import flags, logging
 
 from resnet.errors import InputError, check_choice
-from resnet.interop.peers import need
 
 flags.DEFINE_list("parts", [], "What to measure, separated by commas; by default everything.")
 flags.DEFINE_list("cases", [], "Nets to measure, separated by commas; by default all of each part.")
@@ -29,7 +28,6 @@ def main(overrides: list[str]) -> dict:
     """Calls of scripts.benchmarks."""
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
-    need("torch", "timm")
     import jax
 
     from resnet.training.parallel import processors

@@ -165,6 +165,8 @@ def _go_on(
         state = stack(states, plan.mesh)
         logging.info("resuming at step %d of %d", metadata[0]["progress"]["step"], plan.total_steps)
     else:
+        if begun := [str(workdir) for workdir in workdirs if checkpoint.steps_on_disk(workdir)]:
+            logging.warning("%s: seeds of one program without a checkpoint in common begin again", begun)
         state, metadata = plan.start(*runs), [None] * len(runs)
     with contextlib.ExitStack() as closing:
         members = []

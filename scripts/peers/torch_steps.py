@@ -16,6 +16,7 @@ def training_step(case: Case, dtype: str = "float32", compiled: bool = False) ->
 
     bfloat16 is autocast's; the parameters stay float32, as ours do.
     """
+    need("torch")
     import torch
 
     module, images = _module_and_images(case, compiled)
