@@ -126,8 +126,8 @@ class ModelConfig:
     dtype: str = "float32"
     """type of activations and products: float32 or bfloat16; parameters and statistics stay float32"""
     scan_blocks: bool | None = None
-    """run the identical blocks of a stage as one scanned block: compile time flat in depth; None: where a
-    stage has more than nine"""
+    """run the identical blocks of a stage as one scanned block, which is compiled once for all; None: where
+    a stage has more than nine"""
     remat: bool = False
     """recompute each block in the backward pass instead of storing its activations"""
 
