@@ -51,7 +51,7 @@ def _registered() -> bool:
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().split("\n")
         reason = next((line for line in said if "error" in line), said[0])
-        logging.warning("XLA's own convolutions, which are slower, are used: %s", reason)
+        logging.warning("XLA's convolutions, which are slower, are used, for want of $CXX or c++: %s", reason)
         return False
     for target in TARGETS:
         handler = jax.ffi.pycapsule(getattr(library, f"resnet_{target}"))
