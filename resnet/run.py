@@ -91,7 +91,7 @@ def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) 
     # Rounded up to whole shares: what is padded does not count.
     batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
     metrics = evaluate(
-        stack([run.variables], mesh),
+        stack([run.variables], mesh, run.config.model),
         getattr(dataset, split),
         eval_step=make_eval_step(mesh, model=run.model, task=task, config=run.config),
         batch_size=batch_size,

@@ -90,7 +90,7 @@ def one_step(config: Config):
     mesh = make_mesh()
     dataset = load_dataset(config.data)
     plan = make_plan(config, dataset, mesh)
-    state = stack([jax.jit(plan.init)(config.seed)], mesh)
+    state = stack([jax.jit(plan.init)(config.seed)], mesh, config.model)
     before = jax.device_get(state.params)
     arrays = {"image": dataset.train.images, "label": dataset.train.labels}
     indices = batch_indices(config.seed, 0, len(dataset.train.labels), config.train.batch_size)

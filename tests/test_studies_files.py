@@ -11,7 +11,7 @@ from resnet.config import check_config, replaced
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.studies.study import SCALES, load_study, resolve
-from resnet.training.parallel import make_mesh, replicate, stack
+from resnet.training.parallel import make_mesh, replicate
 from resnet.training.plan import make_plan
 
 STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"))
@@ -58,7 +58,7 @@ def test_an_arm_of_a_study_steps(path):
     dataset, mesh = load_dataset(config.data), make_mesh(1)
     plan = make_plan(config, dataset, mesh)
     arrays = replicate({"image": dataset.train.images, "label": dataset.train.labels}, mesh)
-    state = stack([plan.init(0)], mesh)
+    state = plan.start(0)
     before = jax.device_get(state.params)
     indices = batch_indices(0, 1, len(dataset.train), config.train.batch_size)
     state, metrics = plan.train_steps(state, arrays, indices[None, None])

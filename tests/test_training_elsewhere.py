@@ -60,7 +60,7 @@ def states() -> list:
 
 def save(folder: Path, devices: int) -> None:
     """Saves the states of two seeds together, from a mesh of so many devices."""
-    together = stack(states(), make_mesh(devices, seeds=2))
+    together = stack(states(), make_mesh(devices, seeds=2), tiny().model)
     for seed, state in enumerate(unstack(together)):
         manager = checkpoint.make_manager(folder / f"seed{seed}")
         checkpoint.save(manager, state, {"seed": seed}, score=None)

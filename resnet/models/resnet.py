@@ -1,7 +1,7 @@
 """The net, from stem to head: a chain of residual blocks."""
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,12 @@ from resnet.models.branches import ORDERS, Branch
 from resnet.models.geometry import BlockSpec, block_specs, shares_start
 from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout, activate, fixup_bias
 from resnet.models.norms import normalize
+from resnet.models.scanning import STACKED, scans, stack
 from resnet.models.shortcuts import BlockArrays, ShortcutPath, block_arrays, is_random
 from resnet.models.stems import Stem
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig
-
-# Blocks of a stage that are compiled one by one in seconds: up to ResNet-56, and all but ResNet-101 and 152.
-UNROLLED = 9
 
 
 class Block(nn.Module):
@@ -82,12 +80,12 @@ class Stage(nn.Module):
         return x, features
 
     def _scan(self, x: Array, own: list[BlockArrays], train: bool) -> tuple[Array, Array]:
-        """(output, outputs of all blocks) of blocks 2 to n, their variables stacked along a new axis."""
+        """(output, outputs of all blocks) of blocks 2 to n; their variables come, or are here, stacked."""
         names = [f"block{spec.block}" for spec in self.specs[1:]]
         variables = {
-            collection: stack([tree[name] for name in names])
+            collection: tree[STACKED] if STACKED in tree else stack([tree[name] for name in names])
             for collection, tree in self.variables.items()
-            if names[0] in tree
+            if STACKED in tree or names[0] in tree
         }
         block = Block(self.config, self.specs[1], self.axis_name, parent=None)
         updates = train and self.is_mutable_collection("batch_stats")
@@ -101,21 +99,12 @@ class Stage(nn.Module):
         step = jax.checkpoint(step) if self.config.remat else step
         x, (outputs, updated) = jax.lax.scan(step, x, (variables, stack(own)))
         for collection, tree in updated.items():
+            if STACKED in self.variables[collection]:
+                self.put_variable(collection, STACKED, tree)
+                continue
             for i, name in enumerate(names):
                 self.put_variable(collection, name, jax.tree.map(lambda leaf, i=i: leaf[i], tree))
         return x, outputs
-
-
-def scans(config: "ModelConfig", blocks: int) -> bool:
-    """Whether a stage of so many blocks runs them as one."""
-    if config.scan_blocks is None:
-        return blocks > UNROLLED and not config.bn_fixed
-    return config.scan_blocks and blocks > 2
-
-
-def stack(trees: list[Any]) -> Any:
-    """Trees of one structure as one tree, along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 class Head(nn.Module):

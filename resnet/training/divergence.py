@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.models.paths import leaf_paths
+from resnet.models.scanning import each_block, unstack_blocks
 from resnet.training.records import write_json
 from resnet.training.signals import RunStopped
 
@@ -83,12 +84,23 @@ def guarded(old: Any, new: Any, metrics: dict[str, Array], grads: Any, config: "
         share = 1.0 - jnp.minimum(MEMORY, seen / (seen + 1.0))
         guard["loss"] = jnp.where(bad, mean, mean + share * (loss - mean))
         guard["seen"] = jnp.where(bad, seen, seen + 1.0)
-    norms = jnp.stack([jnp.linalg.norm(grad.astype(jnp.float32)) for grad in jax.tree.leaves(grads)])
-    metrics = metrics | {"diverged": bad.astype(jnp.float32), "gradient_norms": norms}
+    metrics = metrics | {"diverged": bad.astype(jnp.float32), "gradient_norms": _norms(grads)}
     if "rate" in guard:
         metrics["learning_rate"] = metrics["learning_rate"] * guard["rate"]
     new = dataclasses.replace(new, guard=guard)
     return (_kept(old, new, bad) if config.on_divergence == SKIP else new), metrics
+
+
+def _norms(grads: Any) -> Array:
+    """The norm of each parameter's gradient, in the order of their paths, blocks apart."""
+    norms = each_block(lambda grad: jnp.linalg.norm(grad.astype(jnp.float32).ravel()), grads)
+    leaves, structure = jax.tree.flatten(norms)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    places = [
+        np.arange(end - leaf.size, end).reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    order = jax.tree.leaves(unstack_blocks(structure.unflatten(places)))
+    return jnp.concatenate([leaf.ravel() for leaf in leaves])[np.stack(order)]
 
 
 def _kept(old: Any, new: Any, bad: Array) -> Any:

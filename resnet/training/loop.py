@@ -162,7 +162,7 @@ def _go_on(
     restored = checkpoint.restore_together(workdirs, target, set_aside=not several())
     if restored:
         states, metadata = zip(*restored, strict=True)
-        state = stack(states, plan.mesh)
+        state = stack(states, plan.mesh, plan.config.model)
         logging.info("resuming at step %d of %d", metadata[0]["progress"]["step"], plan.total_steps)
     else:
         if begun := [str(workdir) for workdir in workdirs if checkpoint.steps_on_disk(workdir)]:

@@ -2,14 +2,18 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
-from resnet.models.paths import check_matches, parameter_path
+from resnet.models.paths import check_matches
+from resnet.models.scanning import by_path, each_block
 from resnet.training.schedules import Schedule
 
 
@@ -72,12 +76,7 @@ DECAYED = {"all": lambda path: True, "kernels": _is_kernel}
 
 
 def _decayed_weights(config: OptimizerConfig) -> optax.GradientTransformation:
-    chosen = DECAYED[config.decay]
-
-    def mask(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: chosen(parameter_path(path)), params)
-
-    return optax.add_decayed_weights(config.weight_decay, mask)
+    return optax.add_decayed_weights(config.weight_decay, partial(by_path, DECAYED[config.decay]))
 
 
 def _sgd(config: OptimizerConfig) -> list[optax.GradientTransformation]:
@@ -93,7 +92,12 @@ def _adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
 
 def _lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     """AdamW scaled layer by layer to the weights' norm (https://arxiv.org/abs/1904.00962)."""
-    return [*_adamw(config), optax.scale_by_trust_ratio()]
+    ratio = optax.scale_by_trust_ratio()
+
+    def scaled(update, param):
+        return ratio.update(update, ratio.init(param), param)[0]
+
+    return [*_adamw(config), optax.stateless(partial(each_block, scaled))]
 
 
 PRECONDITIONERS = {"sgd": _sgd, "adamw": _adamw, "lamb": _lamb}
@@ -107,33 +111,33 @@ def _multipliers(config: OptimizerConfig) -> optax.GradientTransformation:
         return next(matches, 1.0)
 
     def scale(updates, params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, update: update * factor(parameter_path(path)), updates
-        )
+        return jax.tree.map(jnp.multiply, updates, by_path(factor, updates))
 
     return optax.stateless(scale)
 
 
+def _matches(regex: str) -> Callable[[str], bool]:
+    return lambda path: bool(re.search(regex, path))
+
+
 def held(params: Any, freeze: str) -> Any:
     """The parameters, as constants where their path matches `freeze`: no gradient goes there."""
-    if not freeze:
-        return params
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.lax.stop_gradient(leaf) if re.search(freeze, parameter_path(path)) else leaf,
-        params,
-    )
+
+    def hold(leaf: Array, frozen: Any) -> Array:
+        constant = jax.lax.stop_gradient(leaf)
+        if isinstance(frozen, bool):
+            return constant if frozen else leaf
+        return jnp.where(frozen, constant, leaf)
+
+    return jax.tree.map(hold, params, by_path(_matches(freeze), params)) if freeze else params
 
 
 def _frozen(freeze: str) -> optax.GradientTransformation:
     """No update where the path matches: -0.0, which added leaves even the sign of a zero alone."""
 
     def stop(updates, params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, update: (
-                jnp.full_like(update, -0.0) if re.search(freeze, parameter_path(path)) else update
-            ),
-            updates,
-        )
+        frozen = by_path(_matches(freeze), updates)
+        return jax.tree.map(lambda update, stopped: jnp.where(stopped, -0.0, update), updates, frozen)
 
     return optax.stateless(stop)
 

@@ -5,16 +5,19 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
+from resnet.models.scanning import stack_blocks, unstack_blocks
 from resnet.training.processes import several
 from resnet.training.steps import each_seed, eval_step, predict, train_steps
+
+if TYPE_CHECKING:
+    from resnet.models.grammar import ModelConfig
 
 SEEDS, DATA = "seeds", "data"
 # What XLA leaves to YNNPACK by default, but for convolutions: it runs each of them on one thread.
@@ -90,19 +93,21 @@ def replicated(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
-    """The trees of several seeds as one with a leading axis, spread over the devices."""
-    if several():
-        trees = jax.device_get(trees)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return _place(stacked, mesh, PartitionSpec(SEEDS))
+def stack(trees: Sequence[Any], mesh: Mesh, config: "ModelConfig") -> Any:
+    """The trees of several seeds as one with a leading axis, spread over the devices, as steps take them.
+
+    Within each the blocks that are scanned are stacked too.
+    """
+    # On the host, where nothing has to be compiled for each shape.
+    trees = [stack_blocks(config, tree) for tree in jax.device_get(trees)]
+    return _place(jax.tree.map(lambda *leaves: np.stack(leaves), *trees), mesh, PartitionSpec(SEEDS))
 
 
 def unstack(tree: Any) -> list[Any]:
     """On the host, the trees that `stack` put together."""
     fetched = jax.device_get(tree)
     return [
-        jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), fetched)
+        unstack_blocks(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), fetched))
         for i in range(len(jax.tree.leaves(fetched)[0]))
     ]
 

@@ -47,7 +47,7 @@ class Plan:
 
     def start(self, *seeds: int) -> TrainState:
         """The states of these seeds before the first step, as one with a leading axis."""
-        return stack([begin(self.init(seed), self.initial) for seed in seeds], self.mesh)
+        return stack([begin(self.init(seed), self.initial) for seed in seeds], self.mesh, self.config.model)
 
 
 def make_plan(config: Config, dataset: Dataset, mesh: Mesh) -> Plan:

@@ -72,7 +72,7 @@ def lowered(
     labels = np.arange(2 * case.batch, dtype=np.int32) % case.num_outputs
     arrays = replicate({"image": jnp.asarray(images), "label": jnp.asarray(labels)}, mesh)
     indices = np.arange(seeds * steps * case.batch, dtype=np.int32) % len(images)
-    arguments = stack(states, mesh), arrays, indices.reshape(seeds, steps, case.batch)
+    arguments = stack(states, mesh, config.model), arrays, indices.reshape(seeds, steps, case.batch)
     with by_xla_alone() if plain else contextlib.nullcontext():
         return program.lower(*arguments), arguments
 
