@@ -1,4 +1,4 @@
-"""Native convolutions: as near to the exact ones as XLA's, alike on any number of threads, never forced."""
+"""Native operations: as near to the exact ones as XLA's, alike on any number of threads, never forced."""
 
 import functools
 import os
@@ -67,7 +67,7 @@ def program(x, kernel):
 @compiled
 def test_where_they_serve():
     x, kernel = operands(inputs=16, outputs=16)
-    assert all(f"resnet_{target}" in program(x, kernel) for target in native.TARGETS)
+    assert all(f"resnet_{target}" in program(x, kernel) for target in native.CONVOLUTIONS)
     assert "resnet_" not in program(*operands(inputs=16, outputs=8)).replace("resnet_input_gradient", "")
     assert "resnet_" not in program(x.astype("bfloat16"), kernel.astype("bfloat16"))
     with by_xla_alone():
@@ -86,10 +86,13 @@ sys.path[:0] = ["tests"]
 import jax, numpy as np
 from test_models_convolution import operands, value_and_gradients
 from resnet.models.convolution import convolve
+from resnet.models.moments import moments, projections
 for stride in (1, 2):
     x, kernel = operands(inputs=32, outputs=16, extent=(20, 20), batch=18)
     for array in value_and_gradients(convolve, x, kernel, stride, 1, 1):
         print(np.asarray(array).tobytes().hex()[:4096], float(np.abs(array).sum()))
+for array in (*moments(x), *projections(x, x, x[0, 0, 0])):
+    print(np.asarray(array).tobytes().hex())
 """
 
 
@@ -98,13 +101,13 @@ for stride in (1, 2):
 def test_the_number_of_threads_decides_nothing():
     run = functools.partial(subprocess.check_output, cwd=Path(__file__).parents[1], timeout=300)
     one, all_of_them = (run([sys.executable, "-c", THREADS, n]) for n in ("1", "99"))
-    assert one == all_of_them and one.count(b"\n") == 6
+    assert one == all_of_them and one.count(b"\n") == 10
 
 
 def test_without_a_compiler_xla_serves(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(native, "SOURCE", tmp_path / "convolution.cc")
-    native.SOURCE.write_text("neither C nor C++")
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    (tmp_path / "convolution.cc").write_text("neither C nor C++")
     for compiler, said in (("/nowhere/c++", "/nowhere/c++"), ("c++", "error: ")):
         monkeypatch.setenv("CXX", compiler)
         assert not native._registered.__wrapped__()
-        assert "XLA's convolutions, which are slower, are used" in caplog.text and said in caplog.text
+        assert "XLA's operations, which are slower, are used" in caplog.text and said in caplog.text

@@ -102,7 +102,7 @@ def _explicit(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 def _forward(x: Array, kernel: Array, *, stride: int, padding: int, size: int, extent, ours: bool) -> Array:
     if ours and kernel.shape[3] % native.BLOCK == 0:
         shape = _convolved_shape(x, kernel, stride=stride, padding=padding, size=size, extent=extent)
-        return native.call("forward", x, kernel, shape, stride, padding)
+        return native.convolve("forward", x, kernel, shape, stride, padding)
     if size > 1:
         return plain(x, kernel, stride, padding)
     return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
@@ -114,7 +114,7 @@ def _input_gradient(
     """Gradient to the input: g convolved with the turned kernel."""
     if ours and kernel.shape[2] % native.BLOCK == 0:
         shape = (g.shape[0], *extent, kernel.shape[2])
-        return native.call("input_gradient", g, kernel, shape, stride, padding)
+        return native.convolve("input_gradient", g, kernel, shape, stride, padding)
     low = size - 1 - padding
     highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
@@ -134,7 +134,7 @@ def _kernel_gradient(
     """Gradient to the kernel, as a forward convolution of x with g over the batch."""
     # Of an image's three channels XLA's is as fast: ours takes 16 at once.
     if ours and g.shape[3] % native.BLOCK == 0 and x.shape[3] >= native.BLOCK:
-        return native.call("kernel_gradient", x, g, (size, size, x.shape[3], g.shape[3]), stride, padding)
+        return native.convolve("kernel_gradient", x, g, (size, size, x.shape[3], g.shape[3]), stride, padding)
     if size == 1:
         return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
     highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnet.errors import InputError
+from resnet.models.moments import moments, projections
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig
@@ -82,9 +83,10 @@ def batch_normalize(
 
     def forward(x, scale, bias):
         wide = x.astype(jnp.float32)
-        mean = average(wide.mean((0, 1, 2)))
-        # The two-pass form: E[x^2] - E[x]^2 cancels where the mean is large against the deviation.
-        variance = average(jnp.square(wide - mean[None, None, None]).mean((0, 1, 2)))
+        mean, variance = moments(wide)
+        if axis_name:
+            own, mean = mean, average(mean)
+            variance = average(variance + jnp.square(own - mean))
         rstd = lax.rsqrt(variance + epsilon)
         slope = scale * rstd
         y = wide * slope[None, None, None] + (bias - mean * slope)[None, None, None]
@@ -93,8 +95,8 @@ def batch_normalize(
     def backward(saved, cotangents):
         x, scale, mean, rstd = saved
         wide, dy = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
-        dbias = dy.sum((0, 1, 2))
-        dscale = (dy * (wide - mean[None, None, None])).sum((0, 1, 2)) * rstd
+        dbias, product = projections(dy, wide, mean)
+        dscale = product * rstd
         count = x.size // x.shape[-1]
         dbias_mean, dscale_mean = average((dbias / count, dscale / count))
         a = scale * rstd

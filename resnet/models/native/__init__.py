@@ -1,7 +1,7 @@
-"""Convolutions in C++ (convolution.cc) in place of XLA's on the CPU: compiled where they run, once.
+"""Convolutions and sums over channels in C++ in place of XLA's on the CPU: compiled where they run, once.
 
 The library is kept beside JAX's compiled programs, under a name that stands for its source, the compiler
-and the processor. Where it cannot be compiled, a line of the log says why, and XLA's convolutions serve.
+and the processor. Where it cannot be compiled, a line of the log says why, and XLA's operations serve.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,17 +20,18 @@ import numpy as np
 from absl import logging
 from jax import Array
 
-SOURCE = Path(__file__).with_name("convolution.cc")
-TARGETS = ("forward", "input_gradient", "kernel_gradient")
+FOLDER = Path(__file__).parent
+CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
+SUMS = ("moments", "projections")
 # No -ffast-math, which assumes that there is no NaN.
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-isystem", jax.ffi.include_dir())
-# Channels of a result come in blocks of so many.
+# Channels of a result, or of what is summed, come in blocks of so many.
 BLOCK = 16
 _switch = {"on": True}
 
 
 def use(on: bool) -> None:
-    """Whether what this process traces from now on may contain native convolutions."""
+    """Whether what this process traces from now on may contain native operations."""
     _switch["on"] = on
 
 
@@ -38,10 +40,16 @@ def in_use() -> bool:
     return _switch["on"] and jax.default_backend() == "cpu" and _registered()
 
 
-def call(target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int) -> Array:
-    """The result, of the shape, of one of TARGETS; float32, the padding less than the size of the kernel."""
+def convolve(target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int) -> Array:
+    """The result, of the shape, of one of CONVOLUTIONS; the padding is less than the size of the kernel."""
     function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
     return function(a, b, stride=np.int64(stride), padding=np.int64(padding))
+
+
+def sums(target: str, *arrays: Array) -> Sequence[Array]:
+    """The two results, [c], of one of SUMS, of arrays [rows, c] and [c]; under `vmap` for all at once."""
+    result = jax.ShapeDtypeStruct(arrays[0].shape[1:], np.float32)
+    return jax.ffi.ffi_call(f"resnet_{target}", (result, result), vmap_method="broadcast_all")(*arrays)
 
 
 @functools.cache
@@ -51,9 +59,9 @@ def _registered() -> bool:
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().split("\n")
         reason = next((line for line in said if "error" in line), said[0])
-        logging.warning("XLA's convolutions, which are slower, are used, for want of $CXX or c++: %s", reason)
+        logging.warning("XLA's operations, which are slower, are used, for want of $CXX or c++: %s", reason)
         return False
-    for target in TARGETS:
+    for target in CONVOLUTIONS + SUMS:
         handler = jax.ffi.pycapsule(getattr(library, f"resnet_{target}"))
         jax.ffi.register_ffi_target(f"resnet_{target}", handler, platform="cpu")
     return True
@@ -68,12 +76,12 @@ def _library() -> ctypes.CDLL:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / f"convolution_{_digest()}.so"
+        path = folder / f"{_digest()}.so"
         if not path.exists():
             # Under a name of its own first: several processes may compile it at once.
             part = path.with_suffix(f".{os.getpid()}")
             stack.callback(part.unlink, missing_ok=True)
-            _compiler(*FLAGS, str(SOURCE), "-o", str(part))
+            _compiler(*FLAGS, *map(str, sorted(FOLDER.glob("*.cc"))), "-o", str(part))
             part.replace(path)
         return ctypes.CDLL(str(path))
 
@@ -81,7 +89,7 @@ def _library() -> ctypes.CDLL:
 def _digest() -> str:
     """Stands for the source, jaxlib, the compiler and the instructions of this processor."""
     macros = _compiler(*FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
-    sources = (path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
+    sources = (path.read_text() for path in sorted(FOLDER.glob("*.[ch]*")))
     parts = (*sources, importlib.metadata.version("jaxlib"), " ".join(FLAGS), macros)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

@@ -1,0 +1,71 @@
+// What all kernels are made of: vectors, memory, threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+// Floats of a register, and registers that hold sums: as many as hide the latency of an addition, and leave
+// room for what is added.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kSums = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kSums = 8;
+#else
+constexpr int kLanes = 4, kSums = 16;
+#endif
+constexpr int64_t kTerms = 256;  // of a sum in float32 that are added up in one go
+// Floats of a band of packed rows: half of a second-level cache, and most of a first-level one.
+constexpr int64_t kSecondLevel = 1 << 16, kFirstLevel = 1 << 13;
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// As many floats as were ever asked for, from the beginning of a cache line on.
+class Memory {
+ public:
+  float* floats(int64_t count) {
+    lines_.resize(std::max(lines_.size(), static_cast<size_t>(count + 15) / 16));
+    return reinterpret_cast<float*>(lines_.data());
+  }
+
+ private:
+  struct alignas(64) Line {
+    float floats[16];
+  };
+  std::vector<Line> lines_;
+};
+
+thread_local Memory of_this_thread;
+
+// task(0) to task(tasks - 1), each taken by the caller or by a thread of the pool, whichever is free. The
+// caller waits only for what a thread has begun: a pool that is busy elsewhere slows it, and cannot block it.
+template <typename Task>
+void share(ffi::ThreadPool& pool, int64_t tasks, const Task& task) {
+  struct Progress {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  auto progress = std::make_shared<Progress>();  // a helper may come when all is done, and `task` gone
+  auto work = [progress, tasks, &task] {
+    for (int64_t i; (i = progress->next++) < tasks;) {
+      task(i);
+      if (++progress->done == tasks) progress->done.notify_all();
+    }
+  };
+  for (int64_t n = std::min(tasks, pool.num_threads()); n > 1; --n) pool.Schedule(decltype(work)(work));
+  work();
+  for (int64_t done; (done = progress->done) < tasks;) progress->done.wait(done);
+}
+
+}  // namespace

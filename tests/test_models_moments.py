@@ -1,0 +1,96 @@
+"""Sums over images and pixels: ours are as near to the exact ones as XLA's, and so are all derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet.models import native
+from resnet.models.convolution import by_xla_alone
+from resnet.models.moments import _moments, _projections, moments, projections
+
+compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
+BOTH = (moments, projections), (_moments, _projections)
+SHAPES = ((2, 3, 3, 16), (128, 16, 16, 16), (3, 5, 7, 48), (8, 7, 7, 512), (2, 1, 1, 2048), (1, 1, 1, 16))
+
+
+def operands(shape, center=0.0):
+    draw = np.random.default_rng(0).normal
+    x = draw(center, 1.0, shape).astype(np.float32)
+    return tuple(map(jnp.asarray, (draw(size=shape).astype(np.float32), x, x.mean((0, 1, 2)))))
+
+
+@compiled
+@pytest.mark.parametrize("center", (0.0, 1000.0))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_as_near_to_the_exact_sums_as_xla(shape, center):
+    g, x, mean = operands(shape, center)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(array, np.float64) for array in (g, x, mean)]
+        exact = jax.device_get((*_moments(wide[1]), *_projections(*wide)))
+    ours, theirs = (
+        jax.jit(lambda g, x, mean, m=m, p=p: (*m(x), *p(g, x, mean)))(g, x, mean) for m, p in BOTH
+    )
+    sizes = 1.0 + abs(center), 1.0, *(np.sqrt(np.prod(shape[:3])),) * 2
+    for mine, other, true, size in zip(ours, theirs, exact, sizes, strict=True):
+        error, known = (np.abs(np.asarray(array) - true).max() / size for array in (mine, other))
+        assert error <= 2 * known + 1e-6
+
+
+@compiled
+def test_where_they_serve():
+    _, x, mean = operands((2, 3, 3, 16))
+
+    def program(x, mean):
+        return jax.jit(lambda x, mean: (moments(x), projections(x, x, mean))).lower(x, mean).as_text()
+
+    assert all(f"resnet_{target}" in program(x, mean) for target in native.SUMS)
+    assert "resnet_" not in program(x[..., :8], mean[:8])
+    assert "resnet_" not in program(x.astype("bfloat16"), mean)
+    with by_xla_alone():
+        assert "resnet_" not in program(x, mean)
+
+
+@compiled
+def test_mapped_as_one_by_one():
+    """Over seeds and ghost batches: to the same bits, whatever is mapped beside them."""
+    g, x, _ = operands((2, 3, 4, 5, 6, 16))
+    twice = jax.vmap(jax.vmap(moments))(x)
+    sums = jax.vmap(jax.vmap(projections))(g, x, twice[0])
+    for i, j in np.ndindex(2, 3):
+        alone = moments(x[i, j])
+        for found, expected in zip(
+            (*twice, *sums), (*alone, *projections(g[i, j], x[i, j], alone[0])), strict=True
+        ):
+            np.testing.assert_array_equal(found[i, j], expected)
+    shared = jax.vmap(projections, (0, None, None))(g[0], x[0, 0], twice[0][0, 0])
+    np.testing.assert_array_equal(shared[1][2], projections(g[0, 2], x[0, 0], twice[0][0, 0])[1])
+
+
+@compiled
+def test_derivatives_of_second_order():
+    g, x, _ = operands((2, 3, 3, 16))
+
+    def loss(m, p):
+        def value(x, g):
+            center, variance = m(x)
+            return (jnp.sin(center) * variance).sum() + jnp.square(p(g, x, center)[1]).sum()
+
+        return value
+
+    def curvature(value):
+        gradient = jax.grad(value, (0, 1))
+        return jax.jit(lambda x, g: jax.jvp(gradient, (x, g), (g, x)))(x, g)
+
+    found, expected = (curvature(loss(*pair)) for pair in BOTH)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, expected)
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
+def test_what_is_not_finite_stays_visible(bad):
+    g, x, mean = operands((2, 3, 3, 32))
+    x = x.at[1, 2, 0, 5].set(bad)
+    for sums in (moments(x), projections(g, x, mean)[1:]):
+        for values in sums:
+            finite = np.isfinite(values)
+            assert not finite[5] and np.delete(finite, 5).all()
