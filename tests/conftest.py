@@ -13,12 +13,19 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 # (n,) + (n, m) is an error here: the shapes that broadcast by accident are the ones that lie.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# One cache of compiled programs for all test processes and runs; compiling is most of their time.
+# Compiling is most of the time of the tests: programs are optimised little, and each is compiled once for
+# all test processes and runs, however small.
+jax.config.update("jax_disable_most_optimizations", True)
 CACHE = str(Path(__file__).parents[1] / ".jax_cache")
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # The scripts that tests start are processes of their own.
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": CACHE}
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 
 # Where a float is asked for an int will do, as type checkers have it.
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))

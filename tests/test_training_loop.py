@@ -21,18 +21,6 @@ from resnet.training.signals import RunStopped
 from resnet.training.steps import TrainState
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """Every run here compiles the same programs: keep them."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
 def tiny() -> Config:
     config = Config()
     config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
@@ -62,7 +50,7 @@ def numbers(workdir: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_once):
+def finished(tmp_path_factory):
     """(config, workdir, result) of a run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("finished")
     return tiny(), workdir, train(tiny(), workdir)

@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from test_training_loop import compile_once, numbers, tiny  # noqa: F401
+from test_training_loop import numbers, tiny
 
 import resnet
 from resnet.data.batches import batch_indices
