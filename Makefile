@@ -30,7 +30,7 @@ claims: $(VENV)/installed
 	$(VENV)/bin/python scripts/claims.py --output=docs --workdir=runs/claims
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 -rs -m 'not slow'
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal -rs -m 'not slow'
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -26,8 +26,7 @@ def make_block(config, spec=KEEPS, seed=0, noise=0.3):
     block = Block(config, spec)
     x = features(spec)
     own = block_arrays(config, spec, None)
-    init = jax.jit(lambda key: block.lazy_init(key, x, own, False))
-    variables = init(jax.random.key(seed))
+    variables = block.init(jax.random.key(seed), x, own, False)
     leaves, structure = jax.tree.flatten(variables["params"])
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     moved = [

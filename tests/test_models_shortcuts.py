@@ -25,8 +25,7 @@ def initial(config, spec=SAME):
         return block.apply(variables, x, own, True, mutable=["batch_stats"])[0]
 
     x = jax.ShapeDtypeStruct((2, 6, 6, spec.inputs), jnp.float32)
-    init = jax.jit(lambda: block.lazy_init(jax.random.key(0), x, own, False))
-    return jax.jit(apply), init()
+    return apply, jax.tree.map(jnp.asarray, block.lazy_init(jax.random.key(0), x, own, False))
 
 
 def shaken(tree):

@@ -84,8 +84,8 @@ def says(workdir, text, job=""):
 def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed (requirements-slurm.txt)")
     changes = {
-        "train.duration": "1500 steps",
-        "train.log_every": "50 steps",
+        "train.duration": "1000 steps",
+        "train.log_every": "20 steps",
         "train.evaluate_every": "500 steps",
         "checkpoint.every": "250 steps",
         "parallel.host_devices": 2,  # as many as the tests' own process has
@@ -100,7 +100,7 @@ def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
         again = launch(study, there, **options)
         assert again["submitted"] == [] and again["queued_before"] == jobs
         # Both train: what is sent away before its first step has nothing to resume from.
-        wait_until(lambda: all(says(there, "of 1500, epoch", job) for job in jobs), 90)
+        wait_until(lambda: all(says(there, "of 1000, epoch", job) for job in jobs), 90)
         # One is sent away by a more urgent job; it saves, and asks to come back.
         urgent = ["sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=exit"]
         subprocess.run(urgent, check=True, capture_output=True)
