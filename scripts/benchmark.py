@@ -30,8 +30,10 @@ def main(overrides: list[str]) -> dict:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
     import jax
 
+    from resnet.training.machine import keep_memory
     from resnet.training.parallel import processors
 
+    keep_memory()
     jax.config.update("jax_num_cpu_devices", processors())
     from scripts.benchmarks import report
     from scripts.benchmarks.parts import PARTS, Effort, case_named

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -114,6 +115,34 @@ def test_the_users_own_cache_goes_first(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cache.keep_programs(CacheConfig(dir=""))
     assert jax.config.jax_compilation_cache_dir == before
+
+
+FAULTS = """
+import resource
+import jax, numpy as np
+from resnet.config import Config
+from resnet.training import machine
+config = Config()
+config.parallel.keep_memory = KEEP
+machine.prepare(config)
+large = jax.jit(lambda x: jax.numpy.sort(x[:, None] + x[None], axis=0).sum(1))
+x = np.ones(4096, np.float32)
+def pages():
+    large(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+pages()
+before = pages()
+print(pages() - before)
+"""
+
+
+@pytest.mark.skipif("glibc" not in " ".join(platform.libc_ver()), reason="another library serves memory")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_stays_with_the_process(keep):
+    """A program that needs 64 MB, run again, touches new pages only where they were given back."""
+    program = FAULTS.replace("KEEP", str(keep))
+    pages = int(subprocess.check_output([sys.executable, "-c", program], text=True))
+    assert (pages < 2000) == keep
 
 
 def test_wrong_fields():

@@ -155,13 +155,15 @@ def test_one_and_two_devices_agree(ghost_batch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), *results)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_seeds_together_equal_each_alone(plan, devices):
-    """To the last bit where each has a device of its own, else up to the rounding of batched sums."""
-    together = make_plan(plan.config, plan.dataset, make_mesh(devices, seeds=2))
+@pytest.mark.parametrize("backend, devices", [("cpu", 1), ("cpu", 2), ("gpu", 1)])
+def test_seeds_together_equal_each_alone(plan, backend, devices, monkeypatch):
+    """To the last bit where each has a device of its own, else up to rounding."""
     order = np.concatenate([indices(3), indices(3)[:, ::-1]])
-    states, metrics = together.train_steps(together.start(0, 1), arrays_of(together), order)
-    found = evaluate(states.variables, plan.dataset.test, eval_step=together.eval_step, batch_size=BATCH)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: backend)  # what is traced, not where it runs
+        together = make_plan(plan.config, plan.dataset, make_mesh(devices, seeds=2))
+        states, metrics = together.train_steps(together.start(0, 1), arrays_of(together), order)
+        found = evaluate(states.variables, plan.dataset.test, eval_step=together.eval_step, batch_size=BATCH)
     for seed, state in enumerate(unstack(states)):
         alone, series = plan.train_steps(plan.start(seed), arrays_of(plan), order[seed][None])
         [expected] = evaluate(alone.variables, plan.dataset.test, eval_step=plan.eval_step, batch_size=BATCH)

@@ -1,6 +1,8 @@
 """This process and its machine: what JAX must know before it starts, and what decides the numbers."""
 
+import ctypes
 import os
+import sys
 from typing import Any
 
 import jax
@@ -14,6 +16,8 @@ from resnet.training.parallel import host_devices
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+# Parameters of glibc's mallopt(3): one arena for all threads, nothing mapped apart, nothing given back.
+_KEEPING = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 
 
 def prepare(config: Config) -> None:
@@ -22,8 +26,22 @@ def prepare(config: Config) -> None:
     keep_programs(config.cache)
     jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
     native.use(config.parallel.native)
+    if config.parallel.keep_memory:
+        keep_memory()
     if config.deterministic:
         os.environ["XLA_FLAGS"] = " ".join([*_xla_flags(), *_missing_flags()])
+
+
+def keep_memory() -> None:
+    """Freed memory stays with this process from now on; call it before JAX starts its threads.
+
+    XLA on the CPU asks for all that a step needs anew at every step, and the kernel clears what it hands
+    out page by page, which took up to a third of the step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:  # musl has none
+        for parameter, value in _KEEPING.values():
+            mallopt(parameter, value)
 
 
 def check_prepared(config: Config) -> None:

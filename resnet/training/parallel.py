@@ -34,6 +34,8 @@ class ParallelConfig:
     """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""
     native: bool = True
     """Whether the CPU may use our own convolutions, which are compiled at their first use, for XLA's."""
+    keep_memory: bool = True
+    """Whether memory that is freed stays with the process, for the next step, where glibc serves it."""
 
     def check(self) -> None:
         """Raises InputError naming the field."""
@@ -158,9 +160,13 @@ def make_train_steps(mesh: Mesh, **bound: Any) -> Callable:
 
 def make_eval_step(mesh: Mesh, **bound: Any) -> Callable:
     """Compiled (variables, batch) -> sums [seeds] over the mesh; the variables have a leading axis."""
-    step = each_seed(partial(eval_step, axis_name=axis_name(mesh), **bound), (0, None))
+    step = partial(eval_step, axis_name=axis_name(mesh), **bound)
+
+    def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        return each_seed(lambda own: step(own, batch))(variables)
+
     seeds, data = PartitionSpec(SEEDS), PartitionSpec(DATA)
-    program = jax.jit(_spread(step, mesh, (seeds, data), seeds), compiler_options=compiler_options(mesh.size))
+    program = jax.jit(_spread(each, mesh, (seeds, data), seeds), compiler_options=compiler_options(mesh.size))
     return _taking_parts(program, mesh, data)
 
 

@@ -220,7 +220,7 @@ def train_steps(
     def alone(state, index):
         return train_step(state, {name: array[index] for name, array in arrays.items()}, **bound)
 
-    together = each_seed(alone, (0, 0))
+    together = each_seed(alone)
     if indices.shape[1] == 1:
         # No loop for one step: XLA on the CPU lays convolutions out well outside of loops only.
         state, metrics = together(state, indices[:, 0])
@@ -229,19 +229,21 @@ def train_steps(
     return state, {name: value.swapaxes(0, 1) for name, value in metrics.items()}
 
 
-def each_seed(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
-    """`function` for each entry of the leading axis of the arguments whose axis is 0.
+def each_seed(function: Callable) -> Callable:
+    """`function` for each entry of the leading axis of all its arguments.
 
-    Of a single entry the axis is taken away: it runs the program of a run alone, to the same bits.
+    Of a single entry the axis is taken away: it runs the program of a run alone, to the same bits. The CPU
+    takes the entries one after the other, as caches hold what one needs; accelerators, which have processors
+    to spare, all at once.
     """
 
-    def one(tree: Any, axis: int | None) -> Any:
-        return tree if axis is None else jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), tree)
-
     def each(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments[0])[0]) > 1:
-            return jax.vmap(function, in_axes)(*arguments)
-        return jax.tree.map(lambda leaf: leaf[None], function(*map(one, arguments, in_axes)))
+        if len(jax.tree.leaves(arguments)[0]) == 1:
+            alone = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), arguments)
+            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
+        if jax.default_backend() == "cpu":
+            return lax.map(lambda entry: function(*entry), arguments)
+        return jax.vmap(function)(*arguments)
 
     return each
 
