@@ -43,6 +43,7 @@ def main(overrides: list[str]) -> dict:
         check_choice("--parts", part, PARTS)
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
     output = Path(cli.FLAGS.output or ROOT / f"results/benchmark_{jax.default_backend()}.json")
+    origin = report.provenance(cli.command())  # before results change the working tree
     entries: report.Entries = {}
     for name in cli.FLAGS.parts or PARTS:
         for case_name in PARTS[name].cases[: 1 if cli.FLAGS.quick else None]:
@@ -54,7 +55,7 @@ def main(overrides: list[str]) -> dict:
             logging.info("%s/%s: %s %s", name, case.name, found["medians"], found["ratios"])
             known = {"batch": case.batch, "side": case.side, "dtype": effort.dtype} | noted
             suffix = "" if effort.dtype == "float32" else f"_{effort.dtype}"
-            entries[f"{name}/{case.name}{suffix}"] = known | found | report.provenance(cli.command())
+            entries[f"{name}/{case.name}{suffix}"] = known | found | origin
             # Written one by one: what is measured stays if a later one fails.
             merged = report.add(output, entries)
             if not cli.FLAGS.quick and cli.FLAGS.output is None:
