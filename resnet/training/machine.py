@@ -16,8 +16,8 @@ from resnet.training.parallel import host_devices
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
-# Parameters of glibc's mallopt(3): one arena for all threads, nothing mapped apart, nothing given back.
-_KEEPING = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
+# Parameters of glibc's mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def prepare(config: Config) -> None:
@@ -40,8 +40,9 @@ def keep_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none
-        for parameter, value in _KEEPING.values():
-            mallopt(parameter, value)
+        mallopt(M_ARENA_MAX, 1)  # for all threads
+        mallopt(M_MMAP_MAX, 0)  # nothing apart from it
+        mallopt(M_TRIM_THRESHOLD, -1)  # nothing is given back
 
 
 def check_prepared(config: Config) -> None:

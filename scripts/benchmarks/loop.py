@@ -34,7 +34,7 @@ def loop(case: Case, effort: Any) -> dict[str, Any]:
     values: dict[str, list[float]] = {"bare steps": [], "training": []}
     with tempfile.TemporaryDirectory() as folder, _programs_kept(Path(folder) / "programs"):
         _seconds(case, count, Path(folder) / "first")  # compiles
-        for i in range(min(3, effort.rounds)):
+        for i in range(min(5, effort.rounds)):
             begun = time.perf_counter()
             for _ in range(2 * count):
                 step()

@@ -1,15 +1,18 @@
 """The most memory that a step takes while it runs, beyond what is held before it."""
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from resnet.errors import InputError
+from resnet.training.machine import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_memory
 
 MEGABYTE = 1e6
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 
 def working_memory(step: Callable[[], Any]) -> float:
@@ -21,12 +24,25 @@ def working_memory(step: Callable[[], Any]) -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         raise InputError("the memory of a step is read from Linux's /proc; leave out --parts=memory")
-    # Pages that malloc keeps for later would hide what a step needs.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
-    before = _kilobytes(status, "VmRSS")
-    step()
-    return (_kilobytes(status, "VmHWM") - before) * 1024 / MEGABYTE
+    with _given_back():
+        step()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+        before = _kilobytes(status, "VmRSS")
+        step()
+        return (_kilobytes(status, "VmHWM") - before) * 1024 / MEGABYTE
+
+
+@contextlib.contextmanager
+def _given_back() -> Iterator[None]:
+    """Memory that is freed goes back, as by default: pages kept for later would hide what a step needs."""
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, default in ((M_MMAP_MAX, 65536), (M_TRIM_THRESHOLD, 1 << 17), (M_MMAP_THRESHOLD, 1 << 17)):
+        mallopt(parameter, default)
+    try:
+        yield
+    finally:
+        keep_memory()
 
 
 def _kilobytes(status: Path, name: str) -> int:

@@ -13,13 +13,14 @@ from scripts.benchmarks.inputs import input_steps
 from scripts.benchmarks.limits import limits
 from scripts.benchmarks.loop import loop
 from scripts.benchmarks.memory import working_memory
+from scripts.benchmarks.runs import runs
 from scripts.benchmarks.timing import compared, interleave
 from scripts.peers import torch_steps
 from scripts.peers.torch_nets import CASES, TINY, Case
 
 SEEDS, SEED_BATCH = 4, 32
 STEPS = 8
-DEEP = "resnet1001"
+DEEP, DIGITS = "resnet1001", "digits"
 CACHE = "jax_compilation_cache_dir"
 
 
@@ -174,6 +175,7 @@ PARTS = {
     "flax": Part("Training step, stock Flax and ours", stock_flax, ("resnet20", "resnet50")),
     "scan": Part(f"{STEPS} training steps", scanned_steps, ("resnet20",)),
     "seeds": Part(f"A training step of {SEEDS} seeds, batch {SEED_BATCH}", seeds, ("resnet20",)),
+    "runs": Part("Four runs of configs/digits.py by scripts/train.py", runs, (DIGITS,)),
     "depth": Part("Training step, blocks scanned", scanned_blocks, ("resnet56", "resnet110")),
     "compile": Part("Compiling a training step", compiling, ("resnet20", "resnet56", "resnet110", DEEP)),
     "input": Part("What comes before the net", inputs, ("resnet20",)),
@@ -189,6 +191,8 @@ def case_named(name: str, quick: bool) -> Case:
     """The case, or in its place the tiny one."""
     if quick:
         return TINY
+    if name == DIGITS:
+        return dataclasses.replace(CASES["resnet20"], name=DIGITS, batch=64, side=8)
     if name == DEEP:
         return dataclasses.replace(CASES["resnet20"], name=DEEP, peer=_deep_peer())
     case = CASES[name]
