@@ -36,7 +36,7 @@ def keep_memory() -> None:
     """Freed memory stays with this process from now on; call it before JAX starts its threads.
 
     XLA on the CPU asks for all that a step needs anew at every step, and the kernel clears what it hands
-    out page by page, which took up to a third of the step.
+    out page by page, which took a quarter of the step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none
