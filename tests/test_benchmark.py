@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -98,8 +99,10 @@ def test_ratios_are_taken_round_by_round():
 
 
 def test_what_others_take_is_noted():
+    end = time.perf_counter() + 0.5  # many of the ticks that the kernel counts in
     with timing.watched() as noted:
-        sum(range(10**6))
+        while time.perf_counter() < end:
+            pass
     assert not noted or 0 <= noted["others"] <= 1.5
 
 

@@ -13,13 +13,13 @@ from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.models.grammar import ModelConfig
+from resnet.models.paths import parameter_path
 from resnet.studies import runner
 from resnet.studies.budget import Match, count, solve
 from resnet.studies.folder import load_folder, open_folder, save_folder, states
 from resnet.studies.launch import launch
 from resnet.studies.study import Arm, Origin, Published, load_study, resolve, with_base
 from resnet.training.loop import train
-from resnet.training.optimizers import parameter_path
 from resnet.training.parallel import make_mesh
 from resnet.training.plan import make_plan
 from resnet.training.steps import training_images
