@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 
@@ -125,24 +126,29 @@ from resnet.training import machine
 config = Config()
 config.parallel.keep_memory = KEEP
 machine.prepare(config)
-large = jax.jit(lambda x: jax.numpy.sort(x[:, None] + x[None], axis=0).sum(1))
+large = jax.jit(lambda x: (x[:, None] + x[None]) @ x)
 x = np.ones(4096, np.float32)
 def pages():
     large(x).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 pages()
 before = pages()
-print(pages() - before)
+for _ in range(60):
+    after = pages()
+print(after - before)
 """
 
 
 @pytest.mark.skipif("glibc" not in " ".join(platform.libc_ver()), reason="another library serves memory")
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_stays_with_the_process(keep):
-    """A program that needs 64 MB, run again, touches new pages only where they were given back."""
+    """A program that needs 64 MB touches them anew each of 60 times only where they were given back.
+
+    Smaller pieces may come to lie in what was freed; then there is more of it, a few times in hundreds.
+    """
     program = FAULTS.replace("KEEP", str(keep))
     pages = int(subprocess.check_output([sys.executable, "-c", program], text=True))
-    assert (pages < 2000) == keep
+    assert (pages < 30 * 2**26 / resource.getpagesize()) == keep
 
 
 def test_wrong_fields():
