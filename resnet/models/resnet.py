@@ -12,7 +12,7 @@ from resnet.models.branches import ORDERS, Branch
 from resnet.models.geometry import BlockSpec, block_specs, shares_start
 from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout, activate, fixup_bias
 from resnet.models.norms import normalize
-from resnet.models.scanning import STACKED, scans, stack
+from resnet.models.scanning import STACKED, scans, stack_trees, unstack_trees
 from resnet.models.shortcuts import BlockArrays, ShortcutPath, block_arrays, is_random
 from resnet.models.stems import Stem
 
@@ -83,7 +83,7 @@ class Stage(nn.Module):
         """(output, outputs of all blocks) of blocks 2 to n; their variables come, or are here, stacked."""
         names = [f"block{spec.block}" for spec in self.specs[1:]]
         variables = {
-            collection: tree[STACKED] if STACKED in tree else stack([tree[name] for name in names])
+            collection: tree[STACKED] if STACKED in tree else stack_trees([tree[name] for name in names])
             for collection, tree in self.variables.items()
             if STACKED in tree or names[0] in tree
         }
@@ -97,13 +97,13 @@ class Stage(nn.Module):
             return y, (y, updated)
 
         step = jax.checkpoint(step) if self.config.remat else step
-        x, (outputs, updated) = jax.lax.scan(step, x, (variables, stack(own)))
+        x, (outputs, updated) = jax.lax.scan(step, x, (variables, stack_trees(own)))
         for collection, tree in updated.items():
             if STACKED in self.variables[collection]:
                 self.put_variable(collection, STACKED, tree)
                 continue
-            for i, name in enumerate(names):
-                self.put_variable(collection, name, jax.tree.map(lambda leaf, i=i: leaf[i], tree))
+            for name, block in zip(names, unstack_trees(tree), strict=True):
+                self.put_variable(collection, name, block)
         return x, outputs
 
 

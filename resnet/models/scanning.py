@@ -5,8 +5,7 @@ have them stacked from step to step: else each parameter would be stacked, slice
 and compiling would take as long as the net is deep.
 """
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 UNROLLED = 9
 # The name of blocks 2 to n of a stage, once they are stacked; the first often has another shape.
 STACKED = "blocks"
-_BLOCK = re.compile(r"block\d+")
 
 
 def scans(config: "ModelConfig", blocks: int) -> bool:
@@ -32,9 +30,15 @@ def scans(config: "ModelConfig", blocks: int) -> bool:
     return config.scan_blocks and blocks > 2
 
 
-def stack(trees: list[Any], stacked: Callable = jnp.stack) -> Any:
+def stack_trees(trees: Sequence[Any], stack: Callable = jnp.stack) -> Any:
     """Trees of one structure as one tree, along a new leading axis."""
-    return jax.tree.map(lambda *leaves: stacked(leaves), *trees)
+    return jax.tree.map(lambda *leaves: stack(leaves), *trees)
+
+
+def unstack_trees(tree: Any) -> list[Any]:
+    """What `stack_trees` put together; arrays on the host remain arrays, even of a single number."""
+    count = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i, ...], tree) for i in range(count)]
 
 
 def stack_blocks(config: "ModelConfig", tree: Any) -> Any:
@@ -44,7 +48,7 @@ def stack_blocks(config: "ModelConfig", tree: Any) -> Any:
         if not _is_stage(node) or not scans(config, len(node)):
             return node
         names = [f"block{i}" for i in range(2, len(node) + 1)]
-        return {"block1": node["block1"], STACKED: stack([node[name] for name in names], np.stack)}
+        return {"block1": node["block1"], STACKED: stack_trees([node[name] for name in names], np.stack)}
 
     return jax.tree.map(stage, tree, is_leaf=_is_stage)
 
@@ -55,9 +59,7 @@ def unstack_blocks(tree: Any) -> Any:
     def stage(node: Any) -> Any:
         if not _is_stage(node) or STACKED not in node:
             return node
-        stacked = node[STACKED]
-        blocks = len(jax.tree.leaves(stacked)[0])
-        apart = {f"block{i + 2}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(blocks)}
+        apart = {f"block{i}": block for i, block in enumerate(unstack_trees(node[STACKED]), 2)}
         return {"block1": node["block1"], **apart}
 
     return jax.tree.map(stage, tree, is_leaf=_is_stage)

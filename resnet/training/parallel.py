@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
-from resnet.models.scanning import stack_blocks, unstack_blocks
+from resnet.models.scanning import stack_blocks, stack_trees, unstack_blocks, unstack_trees
 from resnet.training.processes import several
 from resnet.training.steps import each_seed, eval_step, predict, train_steps
 
@@ -102,16 +102,12 @@ def stack(trees: Sequence[Any], mesh: Mesh, config: "ModelConfig") -> Any:
     """
     # On the host, where nothing has to be compiled for each shape.
     trees = [stack_blocks(config, tree) for tree in jax.device_get(trees)]
-    return _place(jax.tree.map(lambda *leaves: np.stack(leaves), *trees), mesh, PartitionSpec(SEEDS))
+    return _place(stack_trees(trees, np.stack), mesh, PartitionSpec(SEEDS))
 
 
 def unstack(tree: Any) -> list[Any]:
     """On the host, the trees that `stack` put together."""
-    fetched = jax.device_get(tree)
-    return [
-        unstack_blocks(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), fetched))
-        for i in range(len(jax.tree.leaves(fetched)[0]))
-    ]
+    return [unstack_blocks(own) for own in unstack_trees(jax.device_get(tree))]
 
 
 def _place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:

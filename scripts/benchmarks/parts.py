@@ -13,12 +13,12 @@ from scripts.benchmarks.inputs import input_steps
 from scripts.benchmarks.limits import limits
 from scripts.benchmarks.loop import loop
 from scripts.benchmarks.memory import working_memory
-from scripts.benchmarks.runs import runs
+from scripts.benchmarks.runs import SEEDS, runs
 from scripts.benchmarks.timing import compared, interleave
 from scripts.peers import torch_steps
 from scripts.peers.torch_nets import CASES, TINY, Case
 
-SEEDS, SEED_BATCH = 4, 32
+SEED_BATCH = 32
 STEPS = 8
 DEEP, DIGITS = "resnet1001", "digits"
 CACHE = "jax_compilation_cache_dir"
