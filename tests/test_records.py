@@ -163,6 +163,7 @@ def test_run_json_keeps_every_session(tmp_path):
     assert (first["config"]["init_drop"], second["config"]["seed"]) == ("a", 3)
     assert first["numerics"]["generator"] == "threefry2x32" and first["numerics"]["deterministic"]
     assert first["devices"]["backend"] == "cpu"
+    assert first["devices"]["instructions"]
     packages = {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
     assert set(first["versions"]) == packages
 

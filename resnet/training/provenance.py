@@ -91,9 +91,20 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, Any]:
-    """The accelerators in use, and the processors of this machine."""
+    """The accelerators in use, and the processors of this machine with the widest instructions they share."""
     kinds = [device.device_kind for device in jax.devices()]
-    return {"backend": jax.default_backend(), "kinds": kinds, "cpu_count": os.cpu_count()}
+    return {
+        "backend": jax.default_backend(),
+        "kinds": kinds,
+        "cpu_count": os.cpu_count(),
+        "instructions": _instructions(),
+    }
+
+
+def _instructions() -> str:
+    """As NumPy names them: "X86_V3" has AVX2, "X86_V4" AVX-512. Empty where it knows none."""
+    known = np.show_config(mode="dicts")["SIMD Extensions"]
+    return ([*known.get("baseline", []), *known.get("found", [])] or [""])[-1]
 
 
 def digest(tree: Any) -> str:
