@@ -28,6 +28,7 @@ compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
         (5, 3, 24, 48, (8, 7)),  # a block that is not full; its gradient to x is XLA's
         (7, 2, 3, 64, (15, 16)),
         (3, 4, 16, 16, (9, 2)),  # pixels that no result meets
+        (1, 2, 48, 32, (9, 10)),
     ),
 )
 def test_as_near_to_the_exact_result_as_xla(size, stride, inputs, outputs, extent):
@@ -45,6 +46,15 @@ def test_as_near_to_the_exact_result_as_xla(size, stride, inputs, outputs, exten
 
 
 @compiled
+def test_few_pixels_of_many_channels_are_a_matrix_product():
+    """Of the three of a 1x1 convolution only the gradient to the kernel is ever our own."""
+    kernel = jax.numpy.ones((1, 1, 32, 32))
+    for side, ours in ((15, False), (16, True)):
+        text = program(jax.numpy.ones((1, side, side, 32)), kernel)
+        assert [f"resnet_{target}" in text for target in native.CONVOLUTIONS] == [False, False, ours]
+
+
+@compiled
 def test_bands_of_rows():
     """An image too large for the caches is packed in several parts."""
     x, kernel = operands(inputs=32, outputs=16, extent=(70, 64), batch=1)
@@ -58,7 +68,7 @@ def program(x, kernel):
     """Traced anew: what JAX has traced once it takes from its memory."""
 
     def value_and_gradients(x, kernel):
-        y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, 1, 1, 1), x, kernel)
+        y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, 1, kernel.shape[0] // 2, 1), x, kernel)
         return y, pull(y)
 
     return jax.jit(value_and_gradients).lower(x, kernel).as_text()

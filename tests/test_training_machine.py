@@ -9,11 +9,13 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.models import convolution
+from resnet.models.grammar import ModelConfig
 from resnet.training import cache, machine, parallel
 from resnet.training.cache import CacheConfig
 from resnet.training.parallel import ParallelConfig
@@ -161,8 +163,8 @@ def test_wrong_fields():
 def test_convolutions_share_the_processors_of_a_device(monkeypatch):
     """An option the compiler does not know is an error, so that a new version of it cannot drop ours."""
     monkeypatch.setattr(parallel, "processors", lambda: 4)
-    assert parallel.compiler_options(2) == parallel.WITHOUT_YNN_CONVOLUTIONS
-    assert parallel.compiler_options(4) is None
+    assert parallel.compiler_options(2, ModelConfig()) == parallel.WITHOUT_YNN_CONVOLUTIONS
+    assert parallel.compiler_options(4, ModelConfig()) == {}
 
     def convolved(options):
         lowered = jax.jit(lambda x, kernel: convolution.plain(x, kernel, 1, 1)).lower(x, kernel)
@@ -170,4 +172,13 @@ def test_convolutions_share_the_processors_of_a_device(monkeypatch):
 
     x, kernel = jax.numpy.ones((2, 8, 8, 32)), jax.numpy.ones((3, 3, 32, 32))
     assert "ynn" in convolved(None)
-    assert "ynn" not in convolved(parallel.compiler_options(1))
+    assert "ynn" not in convolved(parallel.compiler_options(1, ModelConfig()))
+
+
+def test_scanned_nets_compile_quickly():
+    plain, scanned = (parallel.compiler_options(1, ModelConfig(scan_blocks=scan)) for scan in (False, True))
+    assert scanned == plain | parallel.COMPILED_QUICKLY
+    x = jax.numpy.linspace(-1, 1, 64)
+    # Here too an option that the compiler does not know would be an error.
+    found, expected = (jax.jit(jax.nn.silu, compiler_options=options)(x) for options in (scanned, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

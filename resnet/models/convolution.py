@@ -6,7 +6,7 @@ kernel gradient. There, forward and both gradients are written out as plain forw
 
 | case          | formulation on the CPU                                                         |
 |---------------|--------------------------------------------------------------------------------|
-| 1x1           | slice and matrix product                                                       |
+| 1x1           | slice and matrix product; the kernel's gradient our own where pixels are many  |
 | k x k         | our own (native) where the results have a multiple of 16 channels, in float32  |
 | other k x k   | convolutions, the kernel's gradient behind a fence                             |
 | grouped       | dense convolutions over chunks of groups, their kernels block-diagonal         |
@@ -16,6 +16,7 @@ kernel gradient. There, forward and both gradients are written out as plain forw
 import contextlib
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -31,6 +32,8 @@ from resnet.models import native
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.
 CHUNK_CHANNELS = 32
+# From here on the kernel gradient of a 1x1 convolution was faster by our own than as a product of matrices.
+PIXELS_PER_CHANNEL = 4
 _BY_XLA_ALONE = contextvars.ContextVar("by_xla_alone", default=False)
 
 
@@ -90,7 +93,7 @@ def _grouped(x: Array, kernel: Array, stride: int, padding: int, groups: int) ->
 
 def _explicit(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     size = kernel.shape[0]
-    ours = padding < size > 1 and x.dtype == jnp.float32 and native.in_use()
+    ours = padding < size and x.dtype == jnp.float32 and native.in_use()
     return _FORWARD.bind(x, kernel, stride=stride, padding=padding, size=size, extent=x.shape[1:3], ours=ours)
 
 
@@ -100,7 +103,7 @@ def _explicit(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 
 
 def _forward(x: Array, kernel: Array, *, stride: int, padding: int, size: int, extent, ours: bool) -> Array:
-    if ours and kernel.shape[3] % native.BLOCK == 0:
+    if ours and size > 1 and kernel.shape[3] % native.BLOCK == 0:
         shape = _convolved_shape(x, kernel, stride=stride, padding=padding, size=size, extent=extent)
         return native.convolve("forward", x, kernel, shape, stride, padding)
     if size > 1:
@@ -112,7 +115,7 @@ def _input_gradient(
     g: Array, kernel: Array, *, stride: int, padding: int, size: int, extent, ours: bool
 ) -> Array:
     """Gradient to the input: g convolved with the turned kernel."""
-    if ours and kernel.shape[2] % native.BLOCK == 0:
+    if ours and size > 1 and kernel.shape[2] % native.BLOCK == 0:
         shape = (g.shape[0], *extent, kernel.shape[2])
         return native.convolve("input_gradient", g, kernel, shape, stride, padding)
     low = size - 1 - padding
@@ -132,8 +135,11 @@ def _kernel_gradient(
     x: Array, g: Array, *, stride: int, padding: int, size: int, extent, ours: bool
 ) -> Array:
     """Gradient to the kernel, as a forward convolution of x with g over the batch."""
-    # Of an image's three channels XLA's is as fast: ours takes 16 at once.
-    if ours and g.shape[3] % native.BLOCK == 0 and x.shape[3] >= native.BLOCK:
+    # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
+    # matrices where the pixels are few against the channels.
+    inputs, outputs = x.shape[3], g.shape[3]
+    product = size == 1 and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
+    if ours and outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product:
         return native.convolve("kernel_gradient", x, g, (size, size, x.shape[3], g.shape[3]), stride, padding)
     if size == 1:
         return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)

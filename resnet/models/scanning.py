@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet.models.geometry import blocks_per_stage
 from resnet.models.paths import parameter_path
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ def scans(config: "ModelConfig", blocks: int) -> bool:
     if config.scan_blocks is None:
         return blocks > UNROLLED and not config.bn_fixed
     return config.scan_blocks and blocks > 2
+
+
+def any_scanned(config: "ModelConfig") -> bool:
+    """Whether the net has a stage that runs its blocks as one."""
+    return any(scans(config, blocks) for blocks in blocks_per_stage(config))
 
 
 def stack_trees(trees: Sequence[Any], stack: Callable = jnp.stack) -> Any:

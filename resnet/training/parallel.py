@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
-from resnet.models.scanning import stack_blocks, stack_trees, unstack_blocks, unstack_trees
+from resnet.models.scanning import any_scanned, stack_blocks, stack_trees, unstack_blocks, unstack_trees
 from resnet.training.processes import several
 from resnet.training.steps import each_seed, eval_step, predict, train_steps
 
@@ -24,6 +24,8 @@ SEEDS, DATA = "seeds", "data"
 WITHOUT_YNN_CONVOLUTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
+# XLA's older way to make kernels, and LLVM's first level: a scanned net has many kernels, few of them slow.
+COMPILED_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -130,14 +132,17 @@ def _spread(function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> 
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def compiler_options(devices: int) -> dict[str, str] | None:
-    """Options to compile a program with that runs on so many devices.
+def compiler_options(devices: int, model: "ModelConfig") -> dict[str, Any]:
+    """Options to compile a program of a net with that runs on so many devices.
 
     Where a device has more processors than one, Eigen's convolutions, which share them, are faster than
-    YNNPACK's: 0.8 of the step of WRN-16-4 on two. On a device that has one, YNNPACK's are.
+    YNNPACK's: 0.8 of the step of WRN-16-4 on two. On a device that has one, YNNPACK's are. Where blocks are
+    scanned, compiling in half the time makes no step slower: what takes long is our own or a matrix product.
     """
-    shared = jax.default_backend() == "cpu" and devices < processors()
-    return WITHOUT_YNN_CONVOLUTIONS if shared else None
+    if jax.default_backend() != "cpu":
+        return {}
+    shared = WITHOUT_YNN_CONVOLUTIONS if devices < processors() else {}
+    return shared | (COMPILED_QUICKLY if any_scanned(model) else {})
 
 
 def make_train_steps(mesh: Mesh, **bound: Any) -> Callable:
@@ -148,9 +153,8 @@ def make_train_steps(mesh: Mesh, **bound: Any) -> Callable:
     steps = partial(train_steps, axis_name=axis_name(mesh), **bound)
     seeds = PartitionSpec(SEEDS)
     specs = (seeds, PartitionSpec(), PartitionSpec(SEEDS, None, DATA))
-    program = jax.jit(
-        _spread(steps, mesh, specs, seeds), donate_argnums=0, compiler_options=compiler_options(mesh.size)
-    )
+    options = compiler_options(mesh.size, bound["model"].config)
+    program = jax.jit(_spread(steps, mesh, specs, seeds), donate_argnums=0, compiler_options=options)
     return _taking_parts(program, mesh, specs[-1])
 
 
@@ -162,7 +166,8 @@ def make_eval_step(mesh: Mesh, **bound: Any) -> Callable:
         return each_seed(lambda own: step(own, batch))(variables)
 
     seeds, data = PartitionSpec(SEEDS), PartitionSpec(DATA)
-    program = jax.jit(_spread(each, mesh, (seeds, data), seeds), compiler_options=compiler_options(mesh.size))
+    options = compiler_options(mesh.size, bound["model"].config)
+    program = jax.jit(_spread(each, mesh, (seeds, data), seeds), compiler_options=options)
     return _taking_parts(program, mesh, data)
 
 
@@ -175,4 +180,5 @@ def _taking_parts(function: Callable, mesh: Mesh, spec: PartitionSpec) -> Callab
 
 def make_predict(**bound: Any) -> Callable:
     """Compiled (variables, images) -> logits on one device."""
-    return jax.jit(partial(predict, **bound), compiler_options=compiler_options(1))
+    options = compiler_options(1, bound["model"].config)
+    return jax.jit(partial(predict, **bound), compiler_options=options)

@@ -126,34 +126,35 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, I
   });
 }
 
-// sums[depth][V vectors] += pixels[result][depth] * gradient[result][V vectors], over rows of results.
-template <int V>
+// sums[D inputs][V vectors] += pixels[result][D inputs] * gradient[result][V vectors], over rows of results.
+template <int D, int V>
 void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t rows, int64_t columns,
-                  int64_t channels, int depth, float* sums) {
-  constexpr int D = kSums / V;
-  for (int first = 0; first < depth; first += D, pixels += D, sums += D * channels) {
-    Vector sum[D][V] = {};
-    const float* result = gradient;
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* pixel = pixels + row * pixels_row;
-      for (int64_t column = 0; column < columns; ++column, result += channels, pixel += kBlock) {
-        Vector outputs[V];
-        for (int v = 0; v < V; ++v) outputs[v] = load(result + v * kLanes);
+                  int64_t channels, float* sums) {
+  Vector sum[D][V] = {};
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* pixel = pixels + row * pixels_row;
+    for (int64_t column = 0; column < columns; ++column, gradient += channels, pixel += kBlock) {
+      Vector outputs[V];
+      for (int v = 0; v < V; ++v) outputs[v] = load(gradient + v * kLanes);
 #pragma GCC unroll 32
-        for (int d = 0; d < D; ++d) {
-          for (int v = 0; v < V; ++v) sum[d][v] += outputs[v] * pixel[d];
-        }
-      }
-    }
-#pragma GCC unroll 32
-    for (int d = 0; d < D; ++d) {
-      for (int v = 0; first + d < depth && v < V; ++v) {
-        float* to = sums + d * channels + v * kLanes;
-        store(to, load(to) + sum[d][v]);
+      for (int d = 0; d < D; ++d) {
+        for (int v = 0; v < V; ++v) sum[d][v] += outputs[v] * pixel[d];
       }
     }
   }
+#pragma GCC unroll 32
+  for (int d = 0; d < D; ++d) {
+    for (int v = 0; v < V; ++v) {
+      float* to = sums + d * channels + v * kLanes;
+      store(to, load(to) + sum[d][v]);
+    }
+  }
 }
+
+template <int V>
+constexpr auto products = []<size_t... d>(std::index_sequence<d...>) {
+  return std::array{&add_products<d + 1, V>...};
+}(std::make_index_sequence<kSums / V>{});
 
 // Gradient to the kernel: a task is a block of inputs and, where there are few blocks, a part of the batch.
 template <int V>
@@ -167,6 +168,7 @@ void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window wind
       std::clamp<int64_t>(kFirstLevel / (packed.row * window.step()), 1, gradient.height);
   share(pool, parts * packed.blocks, [&](int64_t task) {
     const int64_t part = task / packed.blocks, block = task % packed.blocks;
+    const int64_t depth = packed.depth(block), pieces = ceil_div(depth, kSums / V);
     float* image = of_this_thread.floats(window.span(band) * packed.row);
     for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
       for (int64_t first = 0; first < gradient.height; first += band) {
@@ -174,10 +176,13 @@ void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window wind
         packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
         for (int64_t o = 0; o < gradient.channels; o += V * kLanes) {
           for (int64_t t = 0; t < taps; ++t) {
-            add_products<V>(image + packed.at(t / window.size, t % window.size), window.stride * packed.row,
-                            gradient.at(n, first, 0) + o, rows, gradient.width, gradient.channels,
-                            packed.depth(block),
-                            sums + part * elements + (t * in.channels + block * kBlock) * gradient.channels + o);
+            const float* pixels = image + packed.at(t / window.size, t % window.size);
+            float* to = sums + part * elements + (t * in.channels + block * kBlock) * gradient.channels + o;
+            for (int64_t piece = 0; piece < pieces; ++piece) {
+              const int64_t d = piece * depth / pieces, end = (piece + 1) * depth / pieces;
+              products<V>[end - d - 1](pixels + d, window.stride * packed.row, gradient.at(n, first, 0) + o, rows,
+                                       gradient.width, gradient.channels, to + d * gradient.channels);
+            }
           }
         }
       }

@@ -18,7 +18,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kSums = 16;
 #elif defined(__AVX__)
-constexpr int kLanes = 8, kSums = 8;
+constexpr int kLanes = 8, kSums = 12;
 #else
 constexpr int kLanes = 4, kSums = 16;
 #endif
