@@ -146,6 +146,16 @@ def compiling(case: Case, effort: Effort) -> dict[str, Any]:
     return compared(values, "scanned", "s")
 
 
+def compiling_deep(case: Case, effort: Effort) -> dict[str, Any]:
+    """Seconds to compile a training step of ResNet-20 and of a very deep net, both as they run by default."""
+    nets = {"resnet20": case if case is TINY else CASES["resnet20"], case.name: case}
+    values: dict[str, list[float]] = {name: [] for name in nets}
+    for _ in range(min(5, effort.rounds)):
+        for name, net in nets.items():
+            values[name].append(_compile_seconds(net, {}))
+    return compared(values, "resnet20", "s")
+
+
 def _compile_seconds(case: Case, fields: dict[str, Any], cache: str | None = None) -> float:
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -178,6 +188,7 @@ PARTS = {
     "runs": Part("Four runs of configs/digits.py by scripts/train.py", runs, (DIGITS,)),
     "depth": Part("Training step, blocks scanned", scanned_blocks, ("resnet56", "resnet110")),
     "compile": Part("Compiling a training step", compiling, ("resnet20", "resnet56", "resnet110", DEEP)),
+    "deep": Part("Compiling a training step, however deep", compiling_deep, (DEEP,)),
     "input": Part("What comes before the net", inputs, ("resnet20",)),
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
