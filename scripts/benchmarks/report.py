@@ -160,7 +160,7 @@ def plot(entries: Entries) -> Any:
         axes.set_yticks(range(len(found)), [f"{case}, {e['batch']}" for case, e in found.items()])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"time of {README_PARTS[part]} / PyTorch eager (lower is better)")
+        axes.set_xlabel(f"time of {README_PARTS[part]} / PyTorch eager\n(lower is better)")
         axes.set_ylabel("net, batch")
         axes.legend(fontsize="small")
     return figure
