@@ -14,7 +14,7 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.models import convolution
+from resnet.models import convolution, native
 from resnet.models.grammar import ModelConfig
 from resnet.training import cache, machine, parallel
 from resnet.training.cache import CacheConfig
@@ -175,6 +175,7 @@ def test_convolutions_share_the_processors_of_a_device(monkeypatch):
     assert "ynn" not in convolved(parallel.compiler_options(1, ModelConfig()))
 
 
+@pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 def test_scanned_nets_compile_quickly():
     plain, scanned = (parallel.compiler_options(1, ModelConfig(scan_blocks=scan)) for scan in (False, True))
     assert scanned == plain | parallel.COMPILED_QUICKLY
@@ -182,3 +183,10 @@ def test_scanned_nets_compile_quickly():
     # Here too an option that the compiler does not know would be an error.
     found, expected = (jax.jit(jax.nn.silu, compiler_options=options)(x) for options in (scanned, plain))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # With XLA's convolutions their steps would be slower.
+    assert parallel.compiler_options(1, ModelConfig(scan_blocks=True, dtype="bfloat16")) == plain
+    native.use(False)
+    try:
+        assert parallel.compiler_options(1, ModelConfig(scan_blocks=True)) == plain
+    finally:
+        native.use(True)

@@ -140,7 +140,7 @@ def _kernel_gradient(
     inputs, outputs = x.shape[3], g.shape[3]
     product = size == 1 and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
     if ours and outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product:
-        return native.convolve("kernel_gradient", x, g, (size, size, x.shape[3], g.shape[3]), stride, padding)
+        return native.convolve("kernel_gradient", x, g, (size, size, inputs, outputs), stride, padding)
     if size == 1:
         return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
     highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
