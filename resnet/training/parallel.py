@@ -138,8 +138,8 @@ def compiler_options(devices: int, model: "ModelConfig") -> dict[str, Any]:
 
     Where a device has more processors than one, Eigen's convolutions, which share them, are faster than
     YNNPACK's: 0.8 of the step of WRN-16-4 on two. On a device that has one, YNNPACK's are. Where blocks are
-    scanned, compiling in half the time makes no step slower as long as our own convolutions serve; with XLA's,
-    steps of ResNet-110 took 1.28 times as long.
+    scanned, compiling in half the time makes no step slower as long as our own convolutions serve; with
+    XLA's, steps of ResNet-110 took 1.28 times as long.
     """
     if jax.default_backend() != "cpu":
         return {}
