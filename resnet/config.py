@@ -20,11 +20,11 @@ from typing import Any
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
 from resnet.models.grammar import ModelConfig
-from resnet.training.cache import CacheConfig
-from resnet.training.checkpoint import CheckpointConfig
+from resnet.runs.checkpoint import CheckpointConfig
+from resnet.runs.records import write_json
+from resnet.runtime.cache import CacheConfig
 from resnet.training.optimizers import OptimizerConfig
 from resnet.training.parallel import ParallelConfig, check_batch
-from resnet.training.records import write_json
 from resnet.training.schedules import ScheduleConfig
 from resnet.training.steps import TrainConfig
 

@@ -15,10 +15,10 @@ from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError, check_choice
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
+from resnet.runs.restore import load_variables
+from resnet.runs.task import Task, task_of
 from resnet.training.evaluation import evaluate
 from resnet.training.parallel import DATA, make_eval_step, make_mesh, make_predict, stack
-from resnet.training.restore import load_variables
-from resnet.training.task import Task, task_of
 
 SPLITS = ("train", "validation", "test")
 

@@ -30,7 +30,7 @@ def main(overrides: list[str]) -> dict:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
     import jax
 
-    from resnet.training.machine import keep_memory
+    from resnet.runtime.machine import keep_memory
     from resnet.training.parallel import processors
 
     keep_memory()

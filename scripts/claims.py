@@ -19,7 +19,7 @@ def main(overrides: list[str]) -> dict:
     from resnet.analysis.evidence import TESTS
     from resnet.config import load_config
     from resnet.errors import InputError
-    from resnet.training.machine import prepare
+    from resnet.runtime.machine import prepare
 
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the page has configs of its own")

@@ -20,7 +20,7 @@ from absl import flags, logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from resnet.errors import InputError
-from resnet.training.logs import log_to_stderr
+from resnet.runtime.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from resnet.config import Config
@@ -81,7 +81,7 @@ def command() -> str:
 def load_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
     from resnet.config import load_config
-    from resnet.training.machine import prepare
+    from resnet.runtime.machine import prepare
 
     require("config")
     config = override(load_config(FLAGS.config), overrides)
@@ -96,8 +96,8 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
     does not say where compiled programs are: they are code, and a run's folder may come from anybody.
     """
     from resnet.config import differences, load_saved_config
-    from resnet.training.cache import CacheConfig
-    from resnet.training.machine import prepare
+    from resnet.runtime.cache import CacheConfig
+    from resnet.runtime.machine import prepare
     from resnet.training.member import OF_THE_MACHINE
 
     require("workdir")
@@ -114,8 +114,8 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
 
 def load_study(overrides: list[str]) -> "Study":
     """The study of --study, its base overridden, with the seeds of --study.seeds."""
+    from resnet.runtime.machine import prepare
     from resnet.studies.study import load_study, with_base
-    from resnet.training.machine import prepare
 
     scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
     study = load_study(FLAGS.study, scale)

@@ -51,7 +51,7 @@ def heading() -> list[str]:
     """What the tables show, and with which versions."""
     from importlib.metadata import version
 
-    from resnet.training.provenance import origin_lines, this_session
+    from resnet.runs.provenance import origin_lines, this_session
 
     size, session = cli.FLAGS.size, this_session(cli.command())
     session["versions"] |= {name: version(name) for name in ("torch", "timm", "transformers")}

@@ -19,7 +19,7 @@ def main(_: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
     import tabulate
 
-    from resnet.training.records import replacing
+    from resnet.runs.records import replacing
 
     folder = Path(cli.FLAGS.rows)
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]

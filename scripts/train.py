@@ -24,8 +24,8 @@ def main(overrides: list[str]) -> dict | None:
     cli.require("config", "workdir")
     config = cli.load_config(overrides)
     # Imported after the checks, so that a mistyped field is answered at once.
+    from resnet.runtime.processes import index_of_this, together
     from resnet.training.loop import train
-    from resnet.training.processes import index_of_this, together
 
     options = cli.FLAGS
     with together(options.coordinator, options.processes, options.process):

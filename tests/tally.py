@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnet.training.provenance import this_session
+from resnet.runs.provenance import this_session
 
 
 def tries(few: int) -> int:

@@ -13,8 +13,8 @@ from resnet.errors import InputError
 from resnet.interop.convert import export_weights, import_weights
 from resnet.models.grammar import ModelConfig
 from resnet.run import load
-from resnet.training.restore import variable_shapes
-from resnet.training.task import Task
+from resnet.runs.restore import variable_shapes
+from resnet.runs.task import Task
 from resnet.weights import files
 from resnet.weights.state_dict import detect, from_state_dict, to_state_dict
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.convolution import convolve, plain
+from resnet.kernels.convolution import convolve, plain
 
 
 def operands(size=3, groups=1, inputs=8, outputs=8, extent=(7, 6), batch=3, seed=0):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models import native
-from resnet.models.convolution import by_xla_alone
-from resnet.models.moments import _moments, _projections, moments, projections
+from resnet.kernels import native
+from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.moments import _moments, _projections, moments, projections
 
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 BOTH = (moments, projections), (_moments, _projections)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_models_convolution import operands, value_and_gradients
 
-from resnet.models import native
-from resnet.models.convolution import by_xla_alone, convolve, plain
+from resnet.kernels import native
+from resnet.kernels.convolution import by_xla_alone, convolve, plain
 
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 
@@ -95,8 +95,8 @@ os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:int(sys.argv[1])]))
 sys.path[:0] = ["tests"]
 import jax, numpy as np
 from test_models_convolution import operands, value_and_gradients
-from resnet.models.convolution import convolve
-from resnet.models.moments import moments, projections
+from resnet.kernels.convolution import convolve
+from resnet.kernels.moments import moments, projections
 for stride in (1, 2):
     x, kernel = operands(inputs=32, outputs=16, extent=(20, 20), batch=18)
     for array in value_and_gradients(convolve, x, kernel, stride, 1, 1):

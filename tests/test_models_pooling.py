@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.convolution import by_xla_alone
-from resnet.models.pooling import max_pool
+from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.pooling import max_pool
 
 
 def stock(x):

@@ -90,7 +90,7 @@ def test_the_folder_of_a_run_names_no_programs(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "FLAGS", cli.flags.FlagValues())
     cli.flags.DEFINE_string("workdir", str(tmp_path / "run"), "", flag_values=cli.FLAGS)
     cli.FLAGS(["test"])
-    from resnet.training import machine
+    from resnet.runtime import machine
 
     kept = []
     monkeypatch.setattr(machine, "prepare", kept.append)

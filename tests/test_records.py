@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from resnet.config import Config
-from resnet.training import curves, progress, provenance
-from resnet.training.curves import plot_curves
-from resnet.training.progress import ProgressBar
-from resnet.training.provenance import write_run_json
-from resnet.training.records import Records, read_metrics, write_json
+from resnet.runs import curves, provenance
+from resnet.runs.curves import plot_curves
+from resnet.runs.provenance import write_run_json
+from resnet.runs.records import Records, read_metrics, write_json
+from resnet.runtime import progress
+from resnet.runtime.progress import ProgressBar
 
 
 def run(workdir, first, last, total=12, every=2):
@@ -127,7 +128,7 @@ def test_without_a_terminal_progress_is_logged_now_and_then(tmp_path, monkeypatc
 BAR = """
 import sys
 from absl import logging
-from resnet.training.progress import ProgressBar
+from resnet.runtime.progress import ProgressBar
 logging.use_absl_handler()
 logging.set_verbosity("info")
 bar = ProgressBar(100, 20, step=50)

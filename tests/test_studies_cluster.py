@@ -7,12 +7,12 @@ import pytest
 
 from resnet.config import replaced
 from resnet.errors import InputError
+from resnet.runs.lock import WorkdirHeld
 from resnet.studies import runner
 from resnet.studies.cluster import check_parameters
 from resnet.studies.folder import load_folder, open_folder
 from resnet.studies.launch import launch
 from resnet.studies.runner import Piece, pieces_of_work
-from resnet.training.lock import WorkdirHeld
 from tests.studies_cases import tiny_config, tiny_study
 from tests.studies_slurm import missing, slurm, slurm_says, wait_until
 

@@ -7,10 +7,10 @@ import pytest
 from resnet.config import replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
+from resnet.runs.provenance import write_run_json
+from resnet.runs.task import save_task, task_of
 from resnet.studies.collected import collect
 from resnet.studies.report import write_report
-from resnet.training.provenance import write_run_json
-from resnet.training.task import save_task, task_of
 from tests.studies_cases import tiny_config
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.training import checkpoint, manifest
-from resnet.training.checkpoint import CheckpointConfig
-from resnet.training.saver import Saver
+from resnet.runs import checkpoint, manifest
+from resnet.runs.checkpoint import CheckpointConfig
+from resnet.runs.saver import Saver
 
 
 @jax.tree_util.register_dataclass

@@ -14,12 +14,13 @@ from test_training_seeds import facts, variables
 
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.training import checkpoint, divergence, loop, steps
+from resnet.runs import checkpoint
+from resnet.runtime.meter import Meter
+from resnet.runtime.signals import RunStopped
+from resnet.training import divergence, loop, steps
 from resnet.training.divergence import Diverged
-from resnet.training.meter import Meter
 from resnet.training.parallel import make_mesh
 from resnet.training.plan import make_plan
-from resnet.training.signals import RunStopped
 from resnet.training.steps import TrainConfig, TrainState
 
 

@@ -14,10 +14,11 @@ import pytest
 import resnet
 from resnet.config import Config, load_saved_config
 from resnet.data.datasets import load_dataset
-from resnet.training import checkpoint, loop
+from resnet.runs import checkpoint
+from resnet.runs.provenance import digest
+from resnet.training import loop
 from resnet.training.parallel import make_mesh, replicated, stack, unstack
 from resnet.training.plan import make_plan
-from resnet.training.provenance import digest
 from tests.tally import record
 
 DATA = Path(__file__).parent / "data"

@@ -13,12 +13,12 @@ from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.models.paths import leaf_paths
 from resnet.run import load
+from resnet.runs.task import task_of
 from resnet.training.finetune import begin, load_initial
 from resnet.training.loop import train
 from resnet.training.optimizers import make_optimizer
 from resnet.training.parallel import make_mesh
 from resnet.training.plan import make_plan
-from resnet.training.task import task_of
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
 

@@ -12,13 +12,14 @@ import pytest
 from test_training_loop import tiny
 
 from resnet.errors import InputError
-from resnet.training import lock, loop
-from resnet.training.lock import WorkdirHeld, holding
+from resnet.runs import lock
+from resnet.runs.lock import WorkdirHeld, holding
+from resnet.training import loop
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from resnet.training.lock import holding
+from resnet.runs.lock import holding
 with holding(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -14,10 +14,11 @@ from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.run import evaluate_run
-from resnet.training import checkpoint, loop, session
+from resnet.runs import checkpoint
+from resnet.runtime.signals import RunStopped
+from resnet.training import loop, session
 from resnet.training.parallel import make_mesh
 from resnet.training.plan import make_plan
-from resnet.training.signals import RunStopped
 from resnet.training.steps import TrainState
 
 

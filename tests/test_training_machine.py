@@ -14,10 +14,11 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.models import convolution, native
+from resnet.kernels import convolution, native
 from resnet.models.grammar import ModelConfig
-from resnet.training import cache, machine, parallel
-from resnet.training.cache import CacheConfig
+from resnet.runtime import cache, machine
+from resnet.runtime.cache import CacheConfig
+from resnet.training import parallel
 from resnet.training.parallel import ParallelConfig
 
 
@@ -124,7 +125,7 @@ FAULTS = """
 import resource
 import jax, numpy as np
 from resnet.config import Config
-from resnet.training import machine
+from resnet.runtime import machine
 config = Config()
 config.parallel.keep_memory = KEEP
 machine.prepare(config)

@@ -14,7 +14,8 @@ import pytest
 
 from resnet.config import load_config
 from resnet.errors import InputError
-from resnet.training import loop, processes
+from resnet.runtime import processes
+from resnet.training import loop
 from resnet.training.parallel import make_mesh
 from tests.studies_slurm import missing, slurm
 from tests.tally import record
@@ -174,7 +175,7 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
 
 
 def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
-    from resnet.training.lock import holding
+    from resnet.runs.lock import holding
 
     with holding(tmp_path / "run"):
         runs = train(2)

@@ -11,9 +11,10 @@ from test_training_loop import numbers, tiny
 import resnet
 from resnet.data.batches import batch_indices
 from resnet.errors import InputError
-from resnet.training import checkpoint, loop, member, session, steps
+from resnet.runs import checkpoint
+from resnet.runtime.signals import RunStopped
+from resnet.training import loop, member, session, steps
 from resnet.training.parallel import make_mesh
-from resnet.training.signals import RunStopped
 
 SEEDS = (0, 1)
 

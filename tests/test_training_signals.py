@@ -14,17 +14,18 @@ from test_training_loop import tiny, train
 
 from resnet.config import save_config
 from resnet.data.batches import padded_batches
-from resnet.training import checkpoint, evaluation
-from resnet.training.records import read_metrics
-from resnet.training.signals import RunStopped, StopSignals
+from resnet.runs import checkpoint
+from resnet.runs.records import read_metrics
+from resnet.runtime.signals import RunStopped, StopSignals
+from resnet.training import evaluation
 
 ROOT = Path(__file__).parents[1]
 
 # Half a minute in C, where no Python handler runs.
 BUSY = """
 import hashlib, threading
-from resnet.training.records import read_metrics
-from resnet.training.signals import StopSignals
+from resnet.runs.records import read_metrics
+from resnet.runtime.signals import StopSignals
 with StopSignals() as signals:
     signals.nothing_to_lose = NOTHING
     print("ready", flush=True)

@@ -9,10 +9,10 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.runs.restore import load_variables
+from resnet.runtime.signals import RunStopped
 from resnet.training import telemetry
 from resnet.training.loop import train
-from resnet.training.restore import load_variables
-from resnet.training.signals import RunStopped
 
 
 def tiny(**changes):

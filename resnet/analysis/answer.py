@@ -11,8 +11,8 @@ import numpy as np
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
-from resnet.training.provenance import origin_lines, this_session
-from resnet.training.records import plain, replacing, write_json
+from resnet.runs.provenance import origin_lines, this_session
+from resnet.runs.records import plain, replacing, write_json
 
 Row = dict[str, Any]
 

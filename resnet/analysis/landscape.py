@@ -25,7 +25,7 @@ from resnet.analysis import pictures
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError, check_at_least
-from resnet.training.records import replacing
+from resnet.runs.records import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

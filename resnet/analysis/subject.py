@@ -18,9 +18,9 @@ from resnet.models.chain import Part, parts
 from resnet.models.geometry import BRANCHES, FAMILIES
 from resnet.models.resnet import ResNet, make_model
 from resnet.run import SPLITS, load
+from resnet.runs.task import Task, task_of
 from resnet.training.losses import example_losses
 from resnet.training.steps import INIT, init_variables, random_key
-from resnet.training.task import Task, task_of
 
 NOISE = "noise"
 

@@ -9,6 +9,7 @@ import numpy as np
 from resnet.data import splits
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
 from resnet.data.folder import load_folder
+from resnet.data.idx import find_idx, load_idx
 from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
 from resnet.data.splits import Dataset, Source, Split
 from resnet.errors import InputError, check_at_least, check_choice
@@ -26,7 +27,8 @@ class DataConfig:
     """digits, digits_rotation, synthetic, image_folder, or prepared by tensorflow-datasets: mnist,
     fashion_mnist, cifar10, cifar100, svhn_cropped"""
     dir: str = ""
-    """where the data lie: root of image_folder, or tfds's data_dir (empty: ~/tensorflow_datasets)"""
+    """where the data lie: root of image_folder, the IDX files of mnist or fashion_mnist, or tfds's data_dir
+    (empty: ~/tensorflow_datasets; fashion_mnist also where Debian's dataset-fashion-mnist puts it)"""
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
@@ -95,7 +97,11 @@ def _folder(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def _load_prepared(config: DataConfig) -> Source:
+def _load_published(config: DataConfig) -> Source:
+    """From IDX files where they are found, else as tensorflow-datasets prepared it."""
+    folder = find_idx(config.name, _folder(config.dir) if config.dir else None)
+    if folder:
+        return load_idx(config.name, folder)
     return load_prepared(config.name, _folder(config.dir or DEFAULT_DIR))
 
 
@@ -106,7 +112,7 @@ DATASETS: dict[str, Callable[[DataConfig], Source]] = {
     "image_folder": lambda config: load_folder(
         _folder(config.dir), config.image_size, skip=config.on_bad_image == "skip"
     ),
-    **dict.fromkeys(PREPARED, _load_prepared),
+    **dict.fromkeys(PREPARED, _load_published),
 }
 
 

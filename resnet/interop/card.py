@@ -8,7 +8,7 @@ import jax
 
 from resnet.config import config_to_dict
 from resnet.run import Run
-from resnet.training import provenance
+from resnet.runs import provenance
 from resnet.training.member import RESULT
 
 CARD = "MODEL_CARD.md"

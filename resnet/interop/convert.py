@@ -17,13 +17,13 @@ from resnet.errors import InputError, check_choice
 from resnet.interop.card import CARD, model_card
 from resnet.models.resnet import make_model
 from resnet.run import Run, load
-from resnet.training import checkpoint
+from resnet.runs import checkpoint
+from resnet.runs.provenance import versions, write_run_json
+from resnet.runs.restore import variable_shapes
+from resnet.runs.task import Task, save_task, task_of
 from resnet.training.member import Progress
 from resnet.training.optimizers import make_optimizer
-from resnet.training.provenance import versions, write_run_json
-from resnet.training.restore import variable_shapes
 from resnet.training.steps import TrainState, init_state
-from resnet.training.task import Task, save_task, task_of
 from resnet.weights.files import check_writable, read_weights, replacing, write_safetensors
 from resnet.weights.names import NAMINGS
 from resnet.weights.state_dict import from_state_dict, to_state_dict

@@ -18,10 +18,10 @@ from resnet.interop.peers import RESNET20, Peer, need
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
+from resnet.runs.restore import variable_shapes
+from resnet.runs.task import Task
 from resnet.training.optimizers import OptimizerConfig, make_optimizer
-from resnet.training.restore import variable_shapes
 from resnet.training.steps import train_step
-from resnet.training.task import Task
 from resnet.weights.files import StateDict, read_weights
 from resnet.weights.state_dict import from_state_dict, tensors_of
 

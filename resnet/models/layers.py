@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from resnet.models.convolution import convolve
+from resnet.kernels.convolution import convolve
 from resnet.models.geometry import Convolution
 
 if TYPE_CHECKING:

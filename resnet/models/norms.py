@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnet.errors import InputError
-from resnet.models.moments import moments, projections
+from resnet.kernels.moments import moments, projections
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig

@@ -7,11 +7,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet.kernels.pooling import max_pool
 from resnet.models.branches import ORDERS
 from resnet.models.geometry import Convolution, has_bias, stem_width
 from resnet.models.layers import Conv, activate, fixup_bias
 from resnet.models.norms import normalize
-from resnet.models.pooling import max_pool
 
 if TYPE_CHECKING:
     from resnet.models.grammar import ModelConfig

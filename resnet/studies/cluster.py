@@ -16,13 +16,13 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import InputError
+from resnet.runs.lock import holding
+from resnet.runs.records import write_json
+from resnet.runtime.logs import log_to_stderr
+from resnet.runtime.machine import prepare
+from resnet.runtime.signals import BEFORE_LEAVING, RunStopped
 from resnet.studies.folder import StudyFolder, load_folder
 from resnet.studies.runner import Piece, run_piece
-from resnet.training.lock import holding
-from resnet.training.logs import log_to_stderr
-from resnet.training.machine import prepare
-from resnet.training.records import write_json
-from resnet.training.signals import BEFORE_LEAVING, RunStopped
 
 FOLDER = "slurm"  # in the study's: logs, what submitit writes, and the jobs that were submitted
 JOBS = "jobs.json"

@@ -7,13 +7,13 @@ from pathlib import Path
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, load_saved_config
 from resnet.errors import InputError
+from resnet.runs.provenance import last_session
+from resnet.runs.task import load_task
+from resnet.runtime.cache import CacheConfig
 from resnet.studies.budget import count
 from resnet.studies.folder import StudyFolder, StudyRun
 from resnet.studies.study import ResolvedArm, tell_apart
-from resnet.training.cache import CacheConfig
 from resnet.training.parallel import ParallelConfig
-from resnet.training.provenance import last_session
-from resnet.training.task import load_task
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ import tabulate
 from absl import logging
 
 from resnet.errors import InputError
+from resnet.runs.provenance import origin_lines, this_session
+from resnet.runs.records import read_metrics, replacing
 from resnet.studies.folder import FILE, load_folder, states
-from resnet.training.provenance import origin_lines, this_session
-from resnet.training.records import read_metrics, replacing
 
 # What differs between two runs of one config: time, and place.
 _TIMES = ("seconds", "images_per_second", "workdir")

@@ -7,9 +7,9 @@ from typing import Any
 
 import tabulate
 
+from resnet.runs.records import replacing
 from resnet.studies.ledger import LEDGER, Row, add_what_was_not_run, record
 from resnet.studies.verdict import NOT_RUN, POINTS, VERDICTS
-from resnet.training.records import replacing
 
 HEADERS = ("arm", "published", "ours", "n", "failed", "difference to", "points", "scale, data", "epochs",
            "verdict", "reason", "commit")  # fmt: skip

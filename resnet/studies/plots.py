@@ -6,10 +6,10 @@ from typing import Any
 
 from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
+from resnet.runs.records import replacing
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 from resnet.studies.study import tell_apart
-from resnet.training.records import replacing
 
 DEPTH = ("model.depth", "model.blocks")
 MOST_CURVES = 14  # more lines than that cannot be told apart

@@ -9,13 +9,13 @@ from typing import Any
 
 import tabulate
 
+from resnet.runs.provenance import last_session, origin, origin_lines
+from resnet.runs.records import replacing
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, states, validation_score
 from resnet.studies.plots import plot_study
 from resnet.studies.rows import ArmRow, Metric, arm_rows, metric_of, run_rows
 from resnet.studies.statistics import smallest_p
 from resnet.studies.study import value_at
-from resnet.training.provenance import last_session, origin, origin_lines
-from resnet.training.records import replacing
 
 PAGE, HTML, CSV = "report.md", "report.html", "runs.csv"
 FEW = 12  # runs that the page lists one by one

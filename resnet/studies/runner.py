@@ -9,9 +9,9 @@ from typing import Any
 
 from absl import logging
 
+from resnet.runs import records
+from resnet.runs.lock import WorkdirHeld
 from resnet.studies.folder import StudyFolder, StudyRun, order_of_work, states
-from resnet.training import records
-from resnet.training.lock import WorkdirHeld
 from resnet.training.loop import train_seeds
 
 

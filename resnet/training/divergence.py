@@ -16,8 +16,8 @@ from jaxtyping import Array
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.models.paths import leaf_paths
 from resnet.models.scanning import each_block, unstack_blocks
-from resnet.training.records import write_json
-from resnet.training.signals import RunStopped
+from resnet.runs.records import write_json
+from resnet.runtime.signals import RunStopped
 
 if TYPE_CHECKING:
     from resnet.training.steps import TrainConfig

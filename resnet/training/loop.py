@@ -17,17 +17,17 @@ from jax.sharding import Mesh
 from resnet.config import Config, check_config
 from resnet.data.datasets import Dataset, load_dataset
 from resnet.errors import InputError
-from resnet.training import checkpoint
+from resnet.runs import checkpoint
+from resnet.runs.lock import holding
+from resnet.runs.provenance import last_session
+from resnet.runtime.processes import first_says, several
+from resnet.runtime.progress import ProgressBar
+from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.divergence import with_rates, write_rollback
-from resnet.training.lock import holding
 from resnet.training.member import FAILURE, Member, RollBack, open_workdir, outcome
 from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, replicated, stack
 from resnet.training.plan import Plan, make_plan
-from resnet.training.processes import first_says, several
-from resnet.training.progress import ProgressBar
-from resnet.training.provenance import last_session
 from resnet.training.session import Session, run
-from resnet.training.signals import RunStopped, StopSignals
 from resnet.training.steps import TrainState
 
 

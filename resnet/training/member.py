@@ -12,18 +12,19 @@ from absl import logging
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config, save_config
 from resnet.errors import InputError
-from resnet.training import checkpoint, telemetry
-from resnet.training.curves import plot_curves
+from resnet.runs import checkpoint
+from resnet.runs.curves import plot_curves
+from resnet.runs.provenance import versions, write_run_json
+from resnet.runs.records import METRICS_FILE, Records, write_json
+from resnet.runs.saver import Saver
+from resnet.runs.task import save_task
+from resnet.runtime.meter import Meter
+from resnet.runtime.processes import index_of_this
+from resnet.runtime.signals import RunStopped
+from resnet.training import telemetry
 from resnet.training.divergence import ROLLBACK, SKIP, Diverged, check_state, offending, read_rollbacks
 from resnet.training.evaluation import score
-from resnet.training.meter import Meter
 from resnet.training.plan import Plan
-from resnet.training.processes import index_of_this
-from resnet.training.provenance import versions, write_run_json
-from resnet.training.records import METRICS_FILE, Records, write_json
-from resnet.training.saver import Saver
-from resnet.training.signals import RunStopped
-from resnet.training.task import save_task
 
 RESULT, FAILURE, SKIPPED = "result.json", "failed.json", "skipped_images.json"
 # A run may be taken up with these changed: they decide its speed, not what it is.

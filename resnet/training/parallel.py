@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
-from resnet.models import native
+from resnet.kernels import native
 from resnet.models.scanning import any_scanned, stack_blocks, stack_trees, unstack_blocks, unstack_trees
-from resnet.training.processes import several
+from resnet.runtime.processes import several
 from resnet.training.steps import each_seed, eval_step, predict, train_steps
 
 if TYPE_CHECKING:

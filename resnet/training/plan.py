@@ -11,14 +11,14 @@ from resnet.data.batches import steps_per_epoch
 from resnet.data.datasets import Dataset
 from resnet.errors import InputError
 from resnet.models.resnet import make_model
+from resnet.runs.task import Task, task_of
+from resnet.runtime.machine import check_prepared
 from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
-from resnet.training.machine import check_prepared
 from resnet.training.optimizers import make_optimizer
 from resnet.training.parallel import axis_name, make_eval_step, make_train_steps, stack
 from resnet.training.schedules import make_schedule, parse_duration
 from resnet.training.steps import TrainState, init_state
-from resnet.training.task import Task, task_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,15 +10,15 @@ import numpy as np
 
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import Split
+from resnet.runs.provenance import digest
+from resnet.runtime.progress import ProgressBar
+from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training import telemetry
 from resnet.training.divergence import Diverged
 from resnet.training.evaluation import Halted, evaluate
 from resnet.training.member import Member
 from resnet.training.parallel import unstack
 from resnet.training.plan import Plan
-from resnet.training.progress import ProgressBar
-from resnet.training.provenance import digest
-from resnet.training.signals import RunStopped, StopSignals
 from resnet.training.steps import TrainState
 
 

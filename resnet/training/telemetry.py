@@ -23,12 +23,12 @@ from jaxtyping import Array
 from resnet.data.batches import batch_indices
 from resnet.models.chain import parts
 from resnet.models.flow import Flow, flow
+from resnet.runs.records import replacing
+from resnet.runs.task import Task
+from resnet.runtime.processes import index_of_this
 from resnet.training.losses import example_losses
 from resnet.training.parallel import unstack
-from resnet.training.processes import index_of_this
-from resnet.training.records import replacing
 from resnet.training.steps import TrainState, training_images
-from resnet.training.task import Task
 
 if TYPE_CHECKING:
     from resnet.config import Config

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from resnet.errors import InputError
-from resnet.training.machine import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_memory
+from resnet.runtime.machine import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_memory
 
 MEGABYTE = 1e6
 M_MMAP_THRESHOLD = -3  # of mallopt(3)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.config import Config
-from resnet.models.convolution import by_xla_alone
+from resnet.kernels.convolution import by_xla_alone
 from resnet.models.resnet import make_model
+from resnet.runs.task import Task
 from resnet.training.optimizers import make_optimizer
 from resnet.training.parallel import axis_name, make_mesh, make_predict, make_train_steps, replicate, stack
 from resnet.training.steps import init_state, init_variables
-from resnet.training.task import Task
 from scripts.peers.torch_nets import Case
 
 

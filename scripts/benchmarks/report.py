@@ -10,8 +10,8 @@ from typing import Any
 from tabulate import tabulate
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.training.provenance import this_session
-from resnet.training.records import replacing, write_json
+from resnet.runs.provenance import this_session
+from resnet.runs.records import replacing, write_json
 from scripts.benchmarks.parts import PARTS
 
 BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->"

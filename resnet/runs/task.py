@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnet.errors import InputError
-from resnet.training.records import write_json
+from resnet.runs.records import write_json
 
 if TYPE_CHECKING:
     from resnet.data.datasets import Dataset

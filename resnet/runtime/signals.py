@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from resnet.training import processes
+from resnet.runtime import processes
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 # What a process still does when it leaves at once; a job of a cluster asks to be started again.

@@ -5,11 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from resnet.models.convolution import alone
+from resnet.kernels.convolution import alone
 
 # Pixels of a window, (row, column): the first of equal ones gets the gradient, as in XLA's.
 PIXELS = tuple((i, j) for i in range(3) for j in range(3))
@@ -19,7 +18,7 @@ def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array
     """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
     if alone():
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
     return _max_pool(x)
 
 

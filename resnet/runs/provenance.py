@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from resnet.config import Config, config_to_dict
-from resnet.training.machine import numerics
-from resnet.training.records import write_json
+from resnet.runs.records import write_json
+from resnet.runtime.machine import numerics
 
 FILE = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resnet.training.records import read_metrics, replacing
+from resnet.runs.records import read_metrics, replacing
 
 FILE = "curves.png"
 # What curves.png shows: metric, label of the axis, factor on the values, kind of scale.

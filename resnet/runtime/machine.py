@@ -10,8 +10,8 @@ import jax
 from resnet.config import Config
 from resnet.data.streams import GENERATOR, pin_streams
 from resnet.errors import InputError
-from resnet.models import native
-from resnet.training.cache import keep_programs
+from resnet.kernels import native
+from resnet.runtime.cache import keep_programs
 from resnet.training.parallel import host_devices
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
@@ -51,7 +51,7 @@ def check_prepared(config: Config) -> None:
     missing = _missing_flags()
     if config.deterministic and missing and jax.default_backend() == "gpu":
         raise InputError(
-            "`deterministic` must be known before JAX starts: call resnet.training.machine.prepare(config) "
+            "`deterministic` must be known before JAX starts: call resnet.runtime.machine.prepare(config) "
             f"before all else, or set XLA_FLAGS={' '.join(missing)!r}"
         )
 

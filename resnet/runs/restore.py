@@ -10,10 +10,10 @@ import numpy as np
 from resnet.config import Config, load_saved_config
 from resnet.errors import InputError
 from resnet.models.resnet import make_model
-from resnet.training import checkpoint
+from resnet.runs import checkpoint
+from resnet.runs.task import Task, load_task
 from resnet.training.parallel import make_mesh, replicated
 from resnet.training.steps import init_variables
-from resnet.training.task import Task, load_task
 
 
 def variable_shapes(config: Config, task: Task) -> dict[str, Any]:

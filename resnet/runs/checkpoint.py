@@ -21,7 +21,7 @@ from absl import logging
 
 from resnet.errors import InputError, check_at_least
 from resnet.models.paths import leaf_paths
-from resnet.training import manifest
+from resnet.runs import manifest
 from resnet.training.schedules import parse_duration
 
 FOLDER = "checkpoints"

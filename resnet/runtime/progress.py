@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.training.processes import index_of_this
+from resnet.runtime.processes import index_of_this
 
 LOG_SECONDS = 30.0  # between two lines where there is no terminal
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import logging
 
-from resnet.training.boards import Board
-from resnet.training.processes import index_of_this
+from resnet.runs.boards import Board
+from resnet.runtime.processes import index_of_this
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

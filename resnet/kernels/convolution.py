@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from resnet.models import native
+from resnet.kernels import native
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from resnet.models import native
-from resnet.models.convolution import alone
+from resnet.kernels import native
+from resnet.kernels.convolution import alone
 
 
 def moments(x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:

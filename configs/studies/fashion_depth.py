@@ -1,0 +1,21 @@
+"""Does the shortcut let depth train on photographs? Identity against none, over depths, on Fashion-MNIST.
+
+Source: He 2015 (arXiv 1512.03385), Fig. 6, which asks this of CIFAR-10; the data and the recipe are ours.
+Command: python scripts/study.py --study=configs/studies/fashion_depth.py --workdir=runs/fashion
+--study.scale=small
+"""
+
+from configs.fashion_small import get_config as fashion
+from resnet.studies.study import Arm, Study
+
+
+def get_study(scale: str) -> Study:
+    base, depths = fashion(), {"paper": (8, 20, 56, 110), "small": (8, 20, 56)}[scale]
+    if scale == "paper":
+        base.model.width, base.data.train_limit = 1.0, 0
+    arms = {}
+    for depth in depths:
+        arms[f"identity-{depth}"] = Arm({"model.depth": depth}, reference=f"identity-{depth}")
+        plain = {"model.depth": depth, "model.shortcut": "none"}
+        arms[f"none-{depth}"] = Arm(plain, f"identity-{depth}")
+    return Study("Identity against none, over depth, on Fashion-MNIST", base, arms, f"identity-{depths[0]}")

@@ -1,0 +1,78 @@
+"""MNIST and Fashion-MNIST as they are published: four IDX files, gzip or not."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from resnet.data.splits import Source, Split
+from resnet.errors import InputError
+
+# Class names in the order of the labels: Xiao 2017 (arXiv 1708.07747), Table 2.
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+}
+# Where Debian's and Ubuntu's package dataset-fashion-mnist puts them.
+SYSTEM = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
+FILES = {"train": "train", "test": "t10k"}
+UINT8 = 8  # IDX's code for unsigned bytes, the one type that these sets have
+
+
+def find_idx(name: str, root: Path | None) -> Path | None:
+    """The folder with the IDX files of `name`: `root`, `root/name`, or the system's if there is no root."""
+    if name not in CLASSES:
+        return None
+    places = [root, root / name] if root else [SYSTEM[name]] if name in SYSTEM else []
+    return next((place for place in places if _file(place, "train-images-idx3-ubyte")), None)
+
+
+def load_idx(name: str, folder: Path) -> Source:
+    """Reads both splits; InputError names a file that is missing or damaged."""
+
+    def split(prefix: str) -> Split:
+        images = _read(folder, f"{prefix}-images-idx3-ubyte", 3)
+        labels = _read(folder, f"{prefix}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels):
+            raise InputError(f"{folder}: {len(images)} {prefix} images, but {len(labels)} labels")
+        return Split(images[..., None], labels.astype(np.int32))
+
+    return Source(split(FILES["train"]), split(FILES["test"]), CLASSES[name])
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    paths = (folder / f"{name}.gz", folder / name)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read(folder: Path, name: str, dimensions: int) -> np.ndarray:
+    """The array in an IDX file: two zero bytes, type, dimensions, sizes (big-endian), then the values."""
+    path = _file(folder, name)
+    if path is None:
+        raise InputError(f"{folder / name}[.gz] is missing")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}); fetch it again") from None
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes((0, 0, UINT8, dimensions)):
+        raise InputError(f"{path} is no IDX file of bytes with {dimensions} dimensions; fetch it again")
+    shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())
+    if len(content) != header + math.prod(shape):
+        raise InputError(
+            f"{path} has {len(content) - header} of {math.prod(shape)} bytes of values; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

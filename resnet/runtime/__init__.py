@@ -1,0 +1,1 @@
+"""This process and its machine: signals, processes, devices, cache, logs and progress."""
