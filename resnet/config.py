@@ -23,10 +23,10 @@ from resnet.models.grammar import ModelConfig
 from resnet.runs.checkpoint import CheckpointConfig
 from resnet.runs.records import write_json
 from resnet.runtime.cache import CacheConfig
+from resnet.runtime.devices import ParallelConfig, check_batch
+from resnet.training.config import TrainConfig
 from resnet.training.optimizers import OptimizerConfig
-from resnet.training.parallel import ParallelConfig, check_batch
 from resnet.training.schedules import ScheduleConfig
-from resnet.training.steps import TrainConfig
 
 FILE = "config.json"
 T = typing.TypeVar("T")

@@ -15,10 +15,11 @@ from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError, check_choice
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
+from resnet.models.scanning import stack_blocks
 from resnet.runs.restore import load_variables
 from resnet.runs.task import Task, task_of
-from resnet.training.evaluation import evaluate
-from resnet.training.parallel import DATA, make_eval_step, make_mesh, make_predict, stack
+from resnet.runtime.devices import DATA, make_mesh, replicate
+from resnet.training.evaluation import as_numbers, evaluate, make_evaluate, make_predict
 
 SPLITS = ("train", "validation", "test")
 
@@ -91,15 +92,15 @@ def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) 
     # Rounded up to whole shares: what is padded does not count.
     batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
     metrics = evaluate(
-        stack([run.variables], mesh, run.config.model),
+        replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh),
         getattr(dataset, split),
-        eval_step=make_eval_step(mesh, model=run.model, task=task, config=run.config),
+        program=make_evaluate(mesh, model=run.model, task=task),
         batch_size=batch_size,
     )
     if not metrics:
         raise InputError(f"data set {data.name!r} has no images in its {split} split")
     skipped = {"skipped_images": len(dataset.skipped)} if dataset.skipped else {}
-    return {"split": split, **metrics[0], "step": run.step} | skipped
+    return {"split": split, **as_numbers(metrics), "step": run.step} | skipped
 
 
 def _check_same_question(trained: Task, given: Task) -> Task:

@@ -30,8 +30,8 @@ def main(overrides: list[str]) -> dict:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
     import jax
 
+    from resnet.runtime.devices import processors
     from resnet.runtime.machine import keep_memory
-    from resnet.training.parallel import processors
 
     keep_memory()
     jax.config.update("jax_num_cpu_devices", processors())

@@ -96,9 +96,9 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
     does not say where compiled programs are: they are code, and a run's folder may come from anybody.
     """
     from resnet.config import differences, load_saved_config
+    from resnet.runs.open_run import OF_THE_MACHINE
     from resnet.runtime.cache import CacheConfig
     from resnet.runtime.machine import prepare
-    from resnet.training.member import OF_THE_MACHINE
 
     require("workdir")
     saved = dataclasses.replace(load_saved_config(FLAGS.workdir), cache=CacheConfig())

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -14,10 +13,10 @@ from resnet.config import Config, field_help
 from resnet.data.datasets import DATASETS, NORMALIZATIONS, SHIFT_FILLS, load_dataset
 from resnet.errors import InputError
 from resnet.models.grammar import CHOICES
+from resnet.runtime.devices import make_mesh
 from resnet.training.optimizers import DECAYED, PRECONDITIONERS
-from resnet.training.parallel import make_mesh
-from resnet.training.plan import make_plan
 from resnet.training.schedules import SCHEDULES
+from resnet.training.trainer import make_trainer
 from tests.tally import record, tries
 
 TINY = (
@@ -93,30 +92,28 @@ def test_each_is_a_clear_error_or_trains(overrides, counts, monkeypatch):
         config = cli.override(cli.override(Config(), list(TINY)), overrides)
         stage = "refused with its data and net"
         dataset = load_dataset(config.data)
-        plan = make_plan(config, dataset, make_mesh(1))
-        state = start(plan)
+        trainer = make_trainer(config, dataset, make_mesh(1))
+        state = start(trainer)
     except InputError as error:
         assert len(str(error)) > 20
         counts[stage] += 1
         return
-    arrays = {"image": dataset.train.images, "label": dataset.train.labels}
-    indices = np.arange(config.train.batch_size, dtype=np.int32).reshape(1, 1, -1)
-    state, metrics = step(plan, state, arrays, indices)
-    assert state.step.shape == (1,) and metrics["loss"].shape == (1, 1)
+    state, metrics = step(trainer, state, trainer.batch(range(1)))
+    assert state.step.shape == () and metrics["loss"].shape == ()
     counts["trained a step" if REALLY else "traced a step"] += 1
 
 
-def start(plan):
+def start(trainer):
     """The first state, or in the suite, which has no time for it, its shapes."""
-    return plan.start(0) if REALLY else jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], plan.init(0)))
+    return trainer.start() if REALLY else trainer.shapes
 
 
-def step(plan, *arguments):
+def step(trainer, *arguments):
     """The next state and metrics, or their shapes."""
     if not REALLY:
-        return jax.eval_shape(plan.train_steps, *arguments)
+        return jax.eval_shape(trainer.step.train, *arguments)
     # Compiled fast, for it runs once.
-    done = plan.train_steps.lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
-    assert int(done[0].step[0]) == 1
+    done = trainer.train().lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
+    assert int(done[0].step) == 1
     jax.clear_caches()
     return done

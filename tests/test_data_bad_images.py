@@ -13,9 +13,8 @@ from resnet.config import Config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.images import decode_images
 from resnet.errors import InputError
-from resnet.training.member import open_workdir
-from resnet.training.parallel import make_mesh
-from resnet.training.plan import make_plan
+from resnet.runs.open_run import open_workdir
+from resnet.runs.task import task_of
 from tests.images_cases import BAD, BROKEN, EITHER, NO_FILES, READABLE, SIDE, cases, make, picture, written
 from tests.tally import record, tries
 
@@ -103,8 +102,8 @@ def test_bad_images_are_skipped_counted_and_listed(root, monkeypatch):
 def test_the_run_says_what_it_skipped(root, tmp_path):
     config = Config(data=data(root, on_bad_image="skip", image_size=8))
     config.train.batch_size = 2
-    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
-    open_workdir(config, tmp_path / "run", plan, "", [config.seed])
+    dataset = load_dataset(config.data)
+    open_workdir(config, tmp_path / "run", task_of(dataset), dataset.skipped, "", [config.seed])
     listed = json.loads((tmp_path / "run" / "skipped_images.json").read_text())
     assert listed["n"] == len(listed["images"]) == 4
 

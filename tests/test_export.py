@@ -20,7 +20,7 @@ from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import Task
-from resnet.training.steps import init_variables
+from resnet.training.step import init_variables
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
 CALL = """

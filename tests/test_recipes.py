@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from resnet.config import Config, load_config
-from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.models.resnet import make_model
-from resnet.training.parallel import make_mesh, replicate, stack
-from resnet.training.plan import make_plan
-from resnet.training.schedules import make_schedule, parse_duration
+from resnet.runtime.devices import make_mesh
+from resnet.training.schedules import make_schedule
+from resnet.training.trainer import make_trainer
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
@@ -87,14 +86,10 @@ def test_a_recipe_has_the_learning_rates_of_its_paper(name, steps_per_epoch, rat
 @functools.cache
 def one_step(config: Config):
     """Parameters before and after the first step, and its loss; many twins share a config."""
-    mesh = make_mesh()
-    dataset = load_dataset(config.data)
-    plan = make_plan(config, dataset, mesh)
-    state = stack([jax.jit(plan.init)(config.seed)], mesh, config.model)
+    trainer = make_trainer(config, load_dataset(config.data), make_mesh())
+    state = trainer.to_devices([jax.jit(trainer.step.init)(config.seed)])
     before = jax.device_get(state.params)
-    arrays = {"image": dataset.train.images, "label": dataset.train.labels}
-    indices = batch_indices(config.seed, 0, len(dataset.train.labels), config.train.batch_size)
-    state, metrics = plan.train_steps(state, replicate(arrays, mesh), indices[None, None])
+    state, metrics = trainer.train()(state, trainer.batch(range(1)))
     return before, jax.device_get(state.params), jax.device_get(metrics["loss"])
 
 

@@ -31,12 +31,12 @@ def test_a_study_is_cut_into_pieces_that_need_not_wait_for_each_other(tmp_path):
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, monkeypatch):
-    def train_seeds(config, workdirs, command):
+    def train(config, workdirs, command):
         if config.model.shortcut == "identity":
             raise WorkdirHeld("in use by process 1")
         return {seed: {"failed": "tried"} for seed in workdirs}
 
-    monkeypatch.setattr(runner, "train_seeds", train_seeds)
+    monkeypatch.setattr(runner, "train", train)
     assert launch(tiny_study(), tmp_path)["not started"] == 4
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from resnet.config import check_config, replaced
-from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
+from resnet.runtime.devices import make_mesh
 from resnet.studies.study import SCALES, load_study, resolve
-from resnet.training.parallel import make_mesh, replicate
-from resnet.training.plan import make_plan
+from resnet.training.trainer import make_trainer
 
 STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"))
 NAMES = [path.stem for path in STUDIES]
@@ -56,13 +55,10 @@ def test_the_arms_of_a_study_can_be_built(path, scale):
 def test_an_arm_of_a_study_steps(path):
     study = load_study(path, "small")
     config = replaced(study.base, {**study.arms[list(study.arms)[-1]].changes, **TINY})
-    dataset, mesh = load_dataset(config.data), make_mesh(1)
-    plan = make_plan(config, dataset, mesh)
-    arrays = replicate({"image": dataset.train.images, "label": dataset.train.labels}, mesh)
-    state = plan.start(0)
+    trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
+    state = trainer.start()
     before = jax.device_get(state.params)
-    indices = batch_indices(0, 1, len(dataset.train), config.train.batch_size)
-    state, metrics = plan.train_steps(state, arrays, indices[None, None])
+    state, metrics = trainer.train()(state, trainer.batch(range(1, 2)))
     assert np.isfinite(metrics["loss"]).all()
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
     assert any(jax.tree.leaves(changed))

@@ -14,15 +14,14 @@ from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.models.grammar import ModelConfig
 from resnet.models.paths import parameter_path
+from resnet.runtime.devices import make_mesh
 from resnet.studies import runner
 from resnet.studies.budget import Match, count, solve
 from resnet.studies.folder import load_folder, open_folder, save_folder, states
 from resnet.studies.launch import launch
 from resnet.studies.study import Arm, Origin, Published, load_study, resolve, with_base
 from resnet.training.loop import train
-from resnet.training.parallel import make_mesh
-from resnet.training.plan import make_plan
-from resnet.training.steps import training_images
+from resnet.training.trainer import make_trainer
 from tests.studies_cases import tiny_config, tiny_study
 
 SHAPES = ((32, 32, 3), 10)
@@ -103,14 +102,12 @@ def test_arms_are_paired():
     for arm in resolve(tiny_study(arms=arms)).values():
         config = arm.at(seed=3)
         dataset = load_dataset(config.data)
-        plan = make_plan(config, dataset, make_mesh(1))
-        state = plan.init(3)
+        step = make_trainer(config, dataset, make_mesh(1)).step
+        state = step.init(3)
         starts.append({parameter_path(p): leaf for p, leaf in jax.tree.leaves_with_path(state.params)})
         batch = dataset.train.images[batch_indices(config.seed, 5, 64, 16)]
         state = dataclasses.replace(state, step=jnp.int32(5))
-        images.append(
-            training_images(state, jnp.asarray(batch), task=plan.task, config=config, axis_name=None)[0]
-        )
+        images.append(step.augmented(state, jnp.asarray(batch))[0])
     np.testing.assert_array_equal(*images)
     shared = [path for path in starts[0] if starts[0][path].shape == getattr(starts[1].get(path), "shape", 0)]
     assert len(shared) == len(starts[0]) < len(starts[1])
@@ -125,7 +122,7 @@ def trained(monkeypatch):
     """Which (folder of the seeds, seed) the runner trained, in order; nothing is really trained."""
     calls = []
 
-    def train_seeds(config, workdirs, command):
+    def train(config, workdirs, command):
         outcomes = {}
         for seed, workdir in workdirs.items():
             calls.append((workdir.parent.name, seed))
@@ -140,7 +137,7 @@ def trained(monkeypatch):
             (workdir / "result.json").write_text(json.dumps(outcomes[seed]))
         return outcomes
 
-    monkeypatch.setattr(runner, "train_seeds", train_seeds)
+    monkeypatch.setattr(runner, "train", train)
     return calls
 
 

@@ -18,7 +18,7 @@ from resnet.runs import checkpoint, records
 from resnet.runs.boards import Board
 from resnet.runs.records import Lines
 from resnet.runtime.signals import RunStopped
-from resnet.training import session
+from resnet.training import trainer
 
 
 def at_steps(monkeypatch, actions):
@@ -28,7 +28,7 @@ def at_steps(monkeypatch, actions):
         actions.get(step, lambda: None)()
         return batch_indices(seed, step, n, batch)
 
-    monkeypatch.setattr(session, "batch_indices", drawing)
+    monkeypatch.setattr(trainer, "batch_indices", drawing)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_result_that_cannot_be_written(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         original(path, value)
 
-    monkeypatch.setattr("resnet.training.member.write_json", refusing)
+    monkeypatch.setattr("resnet.runs.open_run.write_json", refusing)
     with pytest.raises(RunStopped, match=r"result could not be written \(.*No space.*\): {'split': 'test'"):
         train(tiny(), tmp_path / "run")
     monkeypatch.undo()

@@ -15,24 +15,25 @@ from test_training_seeds import facts, variables
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.runs import checkpoint
-from resnet.runtime.meter import Meter
+from resnet.runs.meter import Meter
+from resnet.runs.rollbacks import Diverged
+from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
-from resnet.training import divergence, loop, steps
-from resnet.training.divergence import Diverged
-from resnet.training.parallel import make_mesh
-from resnet.training.plan import make_plan
-from resnet.training.steps import TrainConfig, TrainState
+from resnet.training import divergence, loop
+from resnet.training.config import TrainConfig
+from resnet.training.step import Step, TrainState
+from resnet.training.trainer import make_trainer
 
 
 def poison(monkeypatch, bad):
     """Makes the images of the steps for which bad(state) not-a-number."""
-    original = steps.training_images
+    original = Step.augmented
 
-    def poisoned(state, images, **arguments):
-        images, key = original(state, images, **arguments)
+    def poisoned(step, state, images):
+        images, key = original(step, state, images)
         return jnp.where(bad(state), jnp.nan, images), key
 
-    monkeypatch.setattr(steps, "training_images", poisoned)
+    monkeypatch.setattr(Step, "augmented", poisoned)
 
 
 def guarding(policy, **fields):
@@ -45,11 +46,10 @@ def guarding(policy, **fields):
 
 
 def test_nothing_is_watched_by_default(tmp_path):
-    plan = make_plan(tiny(), load_dataset(tiny().data), make_mesh(1))
-    state = plan.start(0)
+    trainer = make_trainer(tiny(), load_dataset(tiny().data), make_mesh(1))
+    state = trainer.start()
     assert state.guard == {}
-    arrays = {"image": plan.dataset.train.images, "label": plan.dataset.train.labels}
-    text = plan.train_steps.lower(state, arrays, np.zeros((1, 1, 8), np.int32)).as_text()
+    text = trainer.train().lower(state, trainer.batch(range(1))).as_text()
     assert "is_finite" not in text
 
 
@@ -82,7 +82,7 @@ def test_skipped_steps_are_counted_and_resumed(tmp_path, monkeypatch):
 
 def together(workdir, *seeds):
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-    return loop.train_seeds(guarding("rollback"), folders, mesh=make_mesh(2, seeds=2))
+    return loop.train(guarding("rollback"), folders, mesh=make_mesh(2, seeds=2))
 
 
 def rates_of(workdir):

@@ -16,9 +16,9 @@ from resnet.config import Config, load_saved_config
 from resnet.data.datasets import load_dataset
 from resnet.runs import checkpoint
 from resnet.runs.provenance import digest
+from resnet.runtime.devices import make_mesh, replicated
 from resnet.training import loop
-from resnet.training.parallel import make_mesh, replicated, stack, unstack
-from resnet.training.plan import make_plan
+from resnet.training.trainer import make_trainer
 from tests.tally import record
 
 DATA = Path(__file__).parent / "data"
@@ -52,17 +52,22 @@ print(json.dumps(found))
 """
 
 
+def trainer_on(devices: int):
+    """Of two seeds."""
+    return make_trainer(tiny(), load_dataset(tiny().data), make_mesh(devices, seeds=2), (0, 1))
+
+
 @functools.cache
 def states() -> list:
     """Of two seeds, before the first step."""
-    plan = make_plan(tiny(), load_dataset(tiny().data), make_mesh(1))
-    return unstack(plan.start(0, 1))
+    trainer = trainer_on(1)
+    return trainer.to_host(trainer.start())
 
 
 def save(folder: Path, devices: int) -> None:
     """Saves the states of two seeds together, from a mesh of so many devices."""
-    together = stack(states(), make_mesh(devices, seeds=2), tiny().model)
-    for seed, state in enumerate(unstack(together)):
+    trainer = trainer_on(devices)
+    for seed, state in enumerate(trainer.to_host(trainer.to_devices(states()))):
         manager = checkpoint.make_manager(folder / f"seed{seed}")
         checkpoint.save(manager, state, {"seed": seed}, score=None)
         manager.close()

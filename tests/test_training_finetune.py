@@ -14,11 +14,11 @@ from resnet.errors import InputError
 from resnet.models.paths import leaf_paths
 from resnet.run import load
 from resnet.runs.task import task_of
+from resnet.runtime.devices import make_mesh
 from resnet.training.finetune import begin, load_initial
 from resnet.training.loop import train
 from resnet.training.optimizers import make_optimizer
-from resnet.training.parallel import make_mesh
-from resnet.training.plan import make_plan
+from resnet.training.trainer import make_trainer
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
 
@@ -61,8 +61,8 @@ def source(tmp_path_factory):
 
 def first_state(config):
     """The state before the first step."""
-    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
-    state = begin(plan.init(config.seed), plan.initial)
+    trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
+    state = begin(trainer.step.init(config.seed), trainer.initial)
     return flat({"params": state.params, "batch_stats": state.batch_stats}), state
 
 
@@ -147,11 +147,10 @@ def test_seeds_are_tuned_together_as_each_alone(source, tmp_path):
 
 def test_no_gradient_goes_where_nothing_is_learned():
     config = tiny(freeze=".")
-    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
-    arrays = {"image": plan.dataset.train.images[:16], "label": plan.dataset.train.labels[:16]}
-    state = plan.start(0)
+    trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
+    state = trainer.start()
     before = jax.device_get(state.params)
-    state, metrics = plan.train_steps(state, arrays, np.arange(16)[None, None])
+    state, metrics = trainer.train()(state, trainer.batch(range(1)))
     assert metrics["grad_norm"] == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, before)
 

@@ -58,7 +58,7 @@ def test_a_second_process_is_refused_and_a_killed_one_followed(other, tmp_path, 
 def test_seeds_in_one_folder_are_held_one_by_one(other, tmp_path):
     folders = {0: tmp_path / "free", 1: tmp_path / "run"}
     with pytest.raises(WorkdirHeld, match="run is in use by"):
-        loop.train_seeds(tiny(), folders)
+        loop.train(tiny(), folders)
     assert not folders[0].exists()
 
 

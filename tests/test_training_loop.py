@@ -15,11 +15,11 @@ from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.run import evaluate_run
 from resnet.runs import checkpoint
+from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
-from resnet.training import loop, session
-from resnet.training.parallel import make_mesh
-from resnet.training.plan import make_plan
-from resnet.training.steps import TrainState
+from resnet.training import loop, trainer
+from resnet.training.step import TrainState
+from resnet.training.trainer import make_trainer
 
 
 def tiny() -> Config:
@@ -37,12 +37,7 @@ def train(config: Config, workdir: Path) -> dict:
 
 
 def final_state(config: Config, workdir: Path, step: int) -> TrainState:
-    plan = make_plan(config, load_dataset(config.data), make_mesh(1))
-    target = jax.eval_shape(plan.init, 0)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
-    )
+    shapes = make_trainer(config, load_dataset(config.data), make_mesh(1)).shapes
     return jax.device_get(checkpoint.restore(workdir, step, shapes)[0])
 
 
@@ -97,7 +92,7 @@ def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, n
         monkeypatch.context() as patch,
         pytest.raises(RunStopped, match=f"at step {stop_before + 1};") as stop,
     ):
-        patch.setattr(session, "batch_indices", interrupted)
+        patch.setattr(trainer, "batch_indices", interrupted)
         train(config, tmp_path)
     assert stop.value.exit_code == 128 + number
     assert not (tmp_path / "result.json").exists()
@@ -162,7 +157,7 @@ def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
         return batch_indices(seed, step, n, batch)
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped):
-        patch.setattr(session, "batch_indices", interrupted)
+        patch.setattr(trainer, "batch_indices", interrupted)
         train(config, tmp_path)
     again = loop.train(config, tmp_path, mesh=make_mesh(2))
     np.testing.assert_allclose(again["loss"], result["loss"], rtol=1e-3)

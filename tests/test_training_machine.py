@@ -18,8 +18,8 @@ from resnet.kernels import convolution, native
 from resnet.models.grammar import ModelConfig
 from resnet.runtime import cache, machine
 from resnet.runtime.cache import CacheConfig
+from resnet.runtime.devices import ParallelConfig
 from resnet.training import parallel
-from resnet.training.parallel import ParallelConfig
 
 
 def test_seeds_are_shared_evenly_by_the_processors(monkeypatch):

@@ -15,8 +15,8 @@ import pytest
 from resnet.config import load_config
 from resnet.errors import InputError
 from resnet.runtime import processes
+from resnet.runtime.devices import make_mesh
 from resnet.training import loop
-from resnet.training.parallel import make_mesh
 from tests.studies_slurm import missing, slurm
 from tests.tally import record
 

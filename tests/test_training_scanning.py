@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
 from resnet.models.paths import leaf_paths
 from resnet.models.scanning import STACKED
-from resnet.training.parallel import make_mesh, replicate, stack, unstack
-from resnet.training.plan import make_plan
+from resnet.runtime.devices import make_mesh
+from resnet.training.trainer import make_trainer
 from tests.studies_cases import tiny_config
 
 BLOCKS = 4
@@ -29,32 +30,29 @@ CASES = {
 }
 
 
-def plan_of(scanned, changes, blocks=BLOCKS):
+def trainer_of(scanned, changes, blocks=BLOCKS, seeds=()):
     config = tiny_config()
     config.model.family = "chain"
     for name, value in {**changes, "model.scan_blocks": scanned, "model.blocks": (blocks,)}.items():
         *owner, field = name.split(".")
         setattr(getattr(config, owner[0]) if owner else config, field, value)
-    return make_plan(config, load_dataset(config.data), make_mesh(1))
+    return make_trainer(config, load_dataset(config.data), make_mesh(1), seeds)
 
 
-def stepped(plan):
+def stepped(trainer):
     """(the state before, after two steps, metrics of the second) of seed 0."""
-    train = plan.dataset.train
-    arrays = replicate({"image": train.images, "label": train.labels}, plan.mesh)
-    state = plan.start(0)
+    state = trainer.start()
     for first in (0, 16):
-        state, metrics = plan.train_steps(
-            state, arrays, np.arange(first, first + 16, dtype=np.int32)[None, None]
-        )
-    return plan.init(0), unstack(state)[0], unstack(metrics)[0]
+        places = np.arange(first, first + 16, dtype=np.int32)
+        state, metrics = trainer.train()(state, Resident(trainer.resident, places))
+    return trainer.step.init(0), trainer.to_host(state)[0], trainer.to_host(metrics)[0]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_rules_and_numbers_are_those_of_blocks_apart(case):
     """Two steps within 1e-5, to the same paths; metrics of each parameter in the same order."""
     (_, apart, known), (before, scanned, metrics) = (
-        stepped(plan_of(scanned, CASES[case])) for scanned in (False, True)
+        stepped(trainer_of(scanned, CASES[case])) for scanned in (False, True)
     )
     for found, expected in ((scanned, apart), (metrics, known)):
         assert leaf_paths(found) == leaf_paths(expected)
@@ -68,12 +66,12 @@ def test_rules_and_numbers_are_those_of_blocks_apart(case):
 
 @pytest.mark.parametrize("scanned", [False, True])
 def test_what_is_stacked_comes_apart_to_the_bit(scanned):
-    plan = plan_of(scanned, {"train.ema": 0.9, "optimizer.name": "adamw"})
-    states = [plan.init(seed) for seed in (0, 1)]
-    together = stack(states, plan.mesh, plan.config.model)
+    trainer = trainer_of(scanned, {"train.ema": 0.9, "optimizer.name": "adamw"}, seeds=(0, 1))
+    states = [trainer.step.init(seed) for seed in (0, 1)]
+    together = trainer.to_devices(states)
     names = [path.split("/")[-3] for path in leaf_paths(together) if "stage1" in path and "conv1" in path]
     assert set(names) == ({"block1", STACKED} if scanned else {f"block{i + 1}" for i in range(BLOCKS)})
-    for state, again in zip(states, unstack(together), strict=True):
+    for state, again in zip(states, trainer.to_host(together), strict=True):
         assert leaf_paths(again) == leaf_paths(state)
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(state))
 
@@ -82,10 +80,8 @@ def test_a_scanned_step_is_no_longer_for_more_blocks():
     """Of the whole step: forward, backward, optimiser, moving average."""
 
     def operations(blocks):
-        plan = plan_of(True, {"train.ema": 0.9}, blocks)
-        state, train = plan.start(0), plan.dataset.train
-        arrays = {"image": train.images, "label": train.labels}
-        text = plan.train_steps.lower(state, arrays, np.zeros((1, 1, 16), np.int32)).as_text()
+        trainer = trainer_of(True, {"train.ema": 0.9}, blocks)
+        text = trainer.train().lower(trainer.start(), trainer.batch(range(1))).as_text()
         return text.count(" = ")
 
     # Outputs of blocks are named one by one, until XLA leaves them out.
@@ -94,11 +90,11 @@ def test_a_scanned_step_is_no_longer_for_more_blocks():
 
 
 def test_evaluation_takes_stacked_variables():
-    plan = plan_of(True, {})
-    apart = plan.init(3)
-    variables = stack([apart.variables], plan.mesh, plan.config.model)
-    images, labels = plan.dataset.train.images[:16], plan.dataset.train.labels[:16]
+    trainer = trainer_of(True, {})
+    apart = trainer.step.init(3)
+    variables = trainer.to_devices([apart.variables])
+    images, labels = trainer.dataset.train.images[:16], trainer.dataset.train.labels[:16]
     batch = {"image": images, "label": labels, "mask": np.ones(16, np.float32)}
-    found = plan.eval_step(variables, batch)
-    expected = plan.eval_step(jax.tree.map(lambda leaf: leaf[None], apart.variables), batch)
+    found = trainer.eval_program(variables, batch)
+    expected = trainer.eval_program(apart.variables, batch)
     jax.tree.map(np.testing.assert_array_equal, found, expected)

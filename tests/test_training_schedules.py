@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.training.schedules import ScheduleConfig, make_schedule, parse_duration
+from resnet.training.schedules import ScheduleConfig, make_schedule
 
 COUNTS = {"batch_size": 100, "steps_per_epoch": 50, "total_steps": 1000}
 

@@ -12,9 +12,10 @@ import resnet
 from resnet.data.batches import batch_indices
 from resnet.errors import InputError
 from resnet.runs import checkpoint
+from resnet.runs.open_run import OpenRun
+from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
-from resnet.training import loop, member, session, steps
-from resnet.training.parallel import make_mesh
+from resnet.training import loop, trainer
 
 SEEDS = (0, 1)
 
@@ -22,7 +23,7 @@ SEEDS = (0, 1)
 def both(config=None, *, workdir, devices=2):
     """Two seeds, by default on a device each, where their bits are those of single runs."""
     folders = {seed: workdir / f"seed{seed}" for seed in SEEDS}
-    return loop.train_seeds(config or tiny(), folders, mesh=make_mesh(devices, seeds=2))
+    return loop.train(config or tiny(), folders, mesh=make_mesh(devices, seeds=2))
 
 
 def facts(result):
@@ -74,7 +75,7 @@ def test_resuming_equals_never_having_stopped(alone, tmp_path, monkeypatch):
         return batch_indices(seed, step, n, batch)
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 7"):
-        patch.setattr(session, "batch_indices", interrupted)
+        patch.setattr(trainer, "batch_indices", interrupted)
         both(workdir=tmp_path)
     # As if killed between the two saves: the step in common is the one before.
     (tmp_path / "seed1" / "checkpoints" / "7").rename(tmp_path / "lost")
@@ -89,7 +90,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(("step", "left"), [(4, ([4], [])), (5, ([5, 4], [4])), (9, None)])
 def test_a_kill_between_the_saves_of_two_seeds(undisturbed, tmp_path, monkeypatch, step, left):
     """On one device, where a program of one seed rounds otherwise than that of both."""
-    save = member.Member.save
+    save = OpenRun.save
 
     def killed(self, state, *arguments, **options):
         if self.config.seed == 1 and state.step == step:
@@ -97,7 +98,7 @@ def test_a_kill_between_the_saves_of_two_seeds(undisturbed, tmp_path, monkeypatc
             raise Killed
         save(self, state, *arguments, **options)
 
-    monkeypatch.setattr(member.Member, "save", killed)
+    monkeypatch.setattr(OpenRun, "save", killed)
     with pytest.raises(Killed):
         both(keeping_one(), workdir=tmp_path, devices=1)
     found = tuple(checkpoint.steps_on_disk(tmp_path / f"seed{seed}") for seed in SEEDS)
@@ -124,31 +125,22 @@ def undisturbed(tmp_path_factory):
 
 def test_a_seed_added_later_leaves_the_others_alone(alone, tmp_path):
     folders = {seed: tmp_path / f"seed{seed}" for seed in SEEDS}
-    loop.train_seeds(tiny(), {1: folders[1]}, mesh=make_mesh(1))
+    loop.train(tiny(), {1: folders[1]}, mesh=make_mesh(1))
     before = {path: path.stat().st_mtime_ns for path in folders[1].rglob("*")}
-    results = loop.train_seeds(tiny(), folders, mesh=make_mesh(1))
+    results = loop.train(tiny(), folders, mesh=make_mesh(1))
     assert {path: path.stat().st_mtime_ns for path in folders[1].rglob("*")} == before
     assert_like_alone(alone, tmp_path, results)
 
 
 def test_a_seed_that_fails_does_not_disturb_the_others(alone, tmp_path, monkeypatch):
-    check = member.Meter.add
+    log = OpenRun.log
 
-    def failing(meter, first_step, metrics):
-        if first_step == 6 and metrics["loss"][0] == first_losses[1]:
+    def failing(run, first_step, metrics):
+        if first_step == 6 and run.config.seed == 1:
             metrics = metrics | {"loss": metrics["loss"] * np.nan}
-        check(meter, first_step, metrics)
+        log(run, first_step, metrics)
 
-    first_losses = {}
-    original = session._read_metrics
-
-    def reading(runs):
-        if runs.waiting and runs.waiting[0] == 6:
-            first_losses.update(enumerate(jax.device_get(runs.waiting[1]["loss"])[:, 0]))
-        original(runs)
-
-    monkeypatch.setattr(session, "_read_metrics", reading)
-    monkeypatch.setattr(member.Meter, "add", failing)
+    monkeypatch.setattr(OpenRun, "log", failing)
     results = both(workdir=tmp_path)
     assert results[1]["failed"].startswith("loss is nan at step 6")
     assert json.loads((tmp_path / "seed1" / "failed.json").read_text()) == results[1]
@@ -169,9 +161,3 @@ def test_seeds_as_a_field_of_the_config(tmp_path):
     config.schedule.learning_rate = 0.2
     with pytest.raises(InputError, match=r"seed3 holds a run that differs in `schedule.learning_rate`"):
         loop.train(config, tmp_path)
-
-
-def test_a_single_entry_is_run_without_its_axis():
-    seen = []
-    steps.each_seed(lambda x, y: seen.append((x.shape, y.shape)) or x)(np.zeros((1, 3)), np.zeros((1, 4)))
-    assert seen == [((3,), (4,))]

@@ -9,9 +9,9 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.runs import telemetry
 from resnet.runs.restore import load_variables
 from resnet.runtime.signals import RunStopped
-from resnet.training import telemetry
 from resnet.training.loop import train
 
 

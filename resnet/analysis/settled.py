@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from resnet.analysis.subject import Subject
 from resnet.models.resnet import make_model
 from resnet.training.losses import example_losses
-from resnet.training.steps import DROPOUT, random_key
+from resnet.training.step import DROPOUT, random_key
 
 IMAGES_AT_ONCE = 256
 

@@ -20,7 +20,7 @@ from resnet.models.resnet import ResNet, make_model
 from resnet.run import SPLITS, load
 from resnet.runs.task import Task, task_of
 from resnet.training.losses import example_losses
-from resnet.training.steps import INIT, init_variables, random_key
+from resnet.training.step import INIT, init_variables, random_key
 
 NOISE = "noise"
 

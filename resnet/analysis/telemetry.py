@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
-from resnet.training import telemetry
+from resnet.runs import telemetry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

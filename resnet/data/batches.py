@@ -1,15 +1,35 @@
 """Which examples make a batch, a function of (seed, step); and batches that cover a split once."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Array, Float32, Int32
 
 from resnet.data.splits import Images, Labels, Split
 from resnet.data.streams import ORDER, random_key
 from resnet.errors import InputError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """A batch of images that lie on the device already: the examples at `places` of all.
+
+    Gathered where the program first asks, so that a step that takes it is one program.
+    """
+
+    arrays: Any
+    """{"image": [n, h, w, c], "label": [n]}"""
+    places: Any
+    """[batch]; with leading axes for several steps or seeds."""
+
+    def __getitem__(self, name: str) -> Array:
+        """The images, or the labels, of the batch."""
+        return self.arrays[name][self.places]
 
 
 @functools.lru_cache(maxsize=128)  # asked for at every step, for each of the seeds together

@@ -9,7 +9,7 @@ import jax
 from resnet.config import config_to_dict
 from resnet.run import Run
 from resnet.runs import provenance
-from resnet.training.member import RESULT
+from resnet.runs.open_run import RESULT
 
 CARD = "MODEL_CARD.md"
 NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"

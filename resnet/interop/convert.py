@@ -1,7 +1,6 @@
 """A workdir from a weight file, and a weight file from a workdir."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,13 @@ from resnet.config import Config, config_to_dict, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
 from resnet.interop.card import CARD, model_card
-from resnet.models.resnet import make_model
 from resnet.run import Run, load
 from resnet.runs import checkpoint
+from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.restore import variable_shapes
 from resnet.runs.task import Task, save_task, task_of
-from resnet.training.member import Progress
-from resnet.training.optimizers import make_optimizer
-from resnet.training.steps import TrainState, init_state
+from resnet.training.step import TrainState, make_step
 from resnet.weights.files import check_writable, read_weights, replacing, write_safetensors
 from resnet.weights.names import NAMINGS
 from resnet.weights.state_dict import from_state_dict, to_state_dict
@@ -119,21 +116,15 @@ net.load_state_dict(load_file("{file}"))"""
 
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
     """The state before the first step, but with these variables."""
-    optimizer = make_optimizer(config.optimizer, lambda step: jnp.zeros(()), config.freeze)
-    init = functools.partial(
-        init_state,
-        model=make_model(config.model, task.num_outputs),
-        optimizer=optimizer,
-        image_shape=task.image_shape,
-        config=config,
-    )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(init, config.seed))
+    step = make_step(config, task, lambda step: jnp.zeros(()))
+    shapes = jax.eval_shape(step.init, config.seed)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     variables = jax.tree.map(jnp.asarray, variables)
     return dataclasses.replace(
         zeros,
         seed=jnp.int32(config.seed),
         **variables,
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=step.optimizer.init(variables["params"]),
         ema=variables if config.train.ema else {},
     )
 

@@ -14,7 +14,7 @@ from resnet.interop import onnx
 from resnet.interop.card import CARD, model_card
 from resnet.kernels.convolution import by_xla_alone
 from resnet.run import Run
-from resnet.training.steps import predict
+from resnet.training.step import predict
 from resnet.weights.files import replacing
 
 CLASSES = "classes.txt"

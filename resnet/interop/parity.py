@@ -20,8 +20,8 @@ from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.restore import variable_shapes
 from resnet.runs.task import Task
-from resnet.training.optimizers import OptimizerConfig, make_optimizer
-from resnet.training.steps import train_step
+from resnet.training.optimizers import OptimizerConfig
+from resnet.training.step import make_step
 from resnet.weights.files import StateDict, read_weights
 from resnet.weights.state_dict import from_state_dict, tensors_of
 
@@ -160,10 +160,7 @@ def compare_training(peer: Peer, images: UInt8[np.ndarray, "steps b h w c"], lab
     def schedule(step):
         return jnp.float32(LEARNING_RATE)
 
-    optimizer = make_optimizer(config.optimizer, schedule)
-    bound = {"optimizer": optimizer, "schedule": schedule, "task": task, "config": config}
-    model = make_model(config.model, num_outputs)
-    step = jax.jit(lambda state, batch: train_step(state, batch, model=model, **bound))
+    step = jax.jit(make_step(config, task, schedule).train)
     state, losses = state_of(variables, config, task), []
     for image, label in zip(images, labels, strict=True):
         batch = {"image": jnp.asarray(image, jnp.uint8), "label": jnp.asarray(label)}

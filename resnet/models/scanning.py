@@ -36,6 +36,11 @@ def any_scanned(config: "ModelConfig") -> bool:
     return any(scans(config, blocks) for blocks in blocks_per_stage(config))
 
 
+def compiles_quickly(config: "ModelConfig") -> bool:
+    """Whether half the time to compile costs no speed: of many kernels, few are slow."""
+    return any_scanned(config) and config.dtype == "float32"
+
+
 def stack_trees(trees: Sequence[Any], stack: Callable = jnp.stack) -> Any:
     """Trees of one structure as one tree, along a new leading axis."""
     return jax.tree.map(lambda *leaves: stack(leaves), *trees)

@@ -12,17 +12,17 @@ import json
 import operator
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging
 
+from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least
 from resnet.models.paths import leaf_paths
 from resnet.runs import manifest
-from resnet.training.schedules import parse_duration
 
 FOLDER = "checkpoints"
 UNREADABLE, ROLLED_BACK = "checkpoints_unreadable", "checkpoints_rolled_back"
@@ -91,6 +91,11 @@ def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | N
     # A state that was not evaluated is never the best one.
     metrics = {"score": float("-inf") if score is None else score}
     manager.save(step, args=args, metrics=metrics, force=True)
+
+
+def score(metrics: Mapping[str, float]) -> float:
+    """What selects the best checkpoint on validation, higher is better: top1, or minus the mae."""
+    return metrics["top1"] if "top1" in metrics else -metrics["mae"]
 
 
 def steps_on_disk(workdir: Path) -> list[int]:

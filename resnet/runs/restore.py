@@ -12,8 +12,8 @@ from resnet.errors import InputError
 from resnet.models.resnet import make_model
 from resnet.runs import checkpoint
 from resnet.runs.task import Task, load_task
-from resnet.training.parallel import make_mesh, replicated
-from resnet.training.steps import init_variables
+from resnet.runtime.devices import make_mesh, replicated
+from resnet.training.step import init_variables
 
 
 def variable_shapes(config: Config, task: Task) -> dict[str, Any]:

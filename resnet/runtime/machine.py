@@ -12,7 +12,7 @@ from resnet.data.streams import GENERATOR, pin_streams
 from resnet.errors import InputError
 from resnet.kernels import native
 from resnet.runtime.cache import keep_programs
-from resnet.training.parallel import host_devices
+from resnet.runtime.devices import host_devices
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")

@@ -50,6 +50,34 @@ class ProgressBar:
             self.bar = None
 
 
+class Clock:
+    """The speed of the steps, without what lies between two stretches of them and each one's first call."""
+
+    def __init__(self, images: int):
+        """`images` are those of a step."""
+        self.images, self.steps, self.seconds = images, 0, 0.0
+        self._from: tuple[int, float] | None = None  # step and time of the stretch's first call
+        self._last = 0
+
+    def tick(self, steps: range) -> float:
+        """Images per second in this stretch so far; 0 at its first call, which may compile."""
+        now, self._last = time.monotonic(), steps.stop
+        self._from = self._from or (steps.stop, now)
+        return (steps.stop - self._from[0]) * self.images / max(now - self._from[1], 1e-9)
+
+    def pause(self) -> None:
+        """Ends a stretch, once the device has done its steps."""
+        if self._from:
+            self.steps += self._last - self._from[0]
+            self.seconds += time.monotonic() - self._from[1]
+            self._from = None
+
+    @property
+    def mean(self) -> float:
+        """Images per second over all stretches."""
+        return self.steps * self.images / max(self.seconds, 1e-9)
+
+
 def _terminal_bar(total_steps: int, step: int) -> Any:
     """A bar on standard error, for standard output is the result's; log lines pass above it."""
     from rich import console, progress

@@ -10,10 +10,10 @@ from resnet.errors import InputError
 from resnet.runs.provenance import last_session
 from resnet.runs.task import load_task
 from resnet.runtime.cache import CacheConfig
+from resnet.runtime.devices import ParallelConfig
 from resnet.studies.budget import count
 from resnet.studies.folder import StudyFolder, StudyRun
 from resnet.studies.study import ResolvedArm, tell_apart
-from resnet.training.parallel import ParallelConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,13 @@ import jax
 from absl import logging
 
 from resnet.config import Config
-from resnet.data.batches import batch_indices
 from resnet.data.datasets import Dataset, load_dataset
+from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.models.complexity import complexity
+from resnet.runtime.devices import make_mesh
 from resnet.studies.folder import StudyFolder
-from resnet.training.parallel import make_mesh, replicate
-from resnet.training.plan import make_plan
-from resnet.training.schedules import parse_duration
+from resnet.training.trainer import make_trainer
 
 STEPS = 5  # timed, after one that compiles
 
@@ -65,17 +64,13 @@ def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | No
 
 def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:
     """(seconds of a step, bytes that the compiled step needs) on this machine's first device."""
-    mesh = make_mesh(1)
-    plan = make_plan(config, dataset, mesh)
-    state, train = plan.start(config.seed), dataset.train
-    arrays = replicate({"image": train.images, "label": train.labels}, mesh)
-    batch = config.train.batch_size
-    indices = [batch_indices(config.seed, step, len(train), batch)[None, None] for step in range(STEPS + 1)]
-    step = plan.train_steps.lower(state, arrays, indices[0]).compile()
-    state, _ = jax.block_until_ready(step(state, arrays, indices[0]))
+    trainer = make_trainer(config, dataset, make_mesh(1))
+    state, batches = trainer.start(), [trainer.batch(range(i, i + 1)) for i in range(STEPS + 1)]
+    step = trainer.train().lower(state, batches[0]).compile()
+    state, _ = jax.block_until_ready(step(state, batches[0]))
     begun = time.monotonic()
-    for index in indices[1:]:
-        state, _ = step(state, arrays, index)
+    for batch in batches[1:]:
+        state, _ = step(state, batch)
     jax.block_until_ready(state)
     memory = step.memory_analysis()
     # Donated buffers are counted as arguments and as outputs, and exist once.

@@ -16,12 +16,12 @@ from typing import Any
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
 from resnet.errors import InputError
+from resnet.runs.checkpoint import score
+from resnet.runs.open_run import FAILURE as FAILED
+from resnet.runs.open_run import RESULT
 from resnet.runs.provenance import this_session
 from resnet.runs.records import read_metrics, write_json
 from resnet.studies.study import Origin, ResolvedArm, Study, resolve
-from resnet.training.evaluation import score
-from resnet.training.member import FAILURE as FAILED
-from resnet.training.member import RESULT
 
 FILE = "study.json"
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"

@@ -7,11 +7,11 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import check_at_least, check_choice
+from resnet.runs.open_run import FAILURE as FAILED
 from resnet.studies.cluster import check_parameters, submit
 from resnet.studies.folder import StudyFolder, open_folder, order_of_work, save_folder, states
 from resnet.studies.runner import Piece, pieces_of_work, run_pieces
 from resnet.studies.study import Study
-from resnet.training.member import FAILURE as FAILED
 
 LAUNCHERS = ("local", "slurm")
 

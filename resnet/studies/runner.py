@@ -12,7 +12,7 @@ from absl import logging
 from resnet.runs import records
 from resnet.runs.lock import WorkdirHeld
 from resnet.studies.folder import StudyFolder, StudyRun, order_of_work, states
-from resnet.training.loop import train_seeds
+from resnet.training.loop import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _run(
         logging.info("%s: seeds %s", first.workdir.parent, ", ".join(map(str, left)))
         try:
             with _without_metrics():
-                outcomes = train_seeds(config, {seed: run.workdir for seed, run in left.items()}, command)
+                outcomes = train(config, {seed: run.workdir for seed, run in left.items()}, command)
         except WorkdirHeld as held:
             logging.warning("%s; these seeds are left to it", held)
             continue

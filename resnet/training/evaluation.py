@@ -1,13 +1,19 @@
 """Metrics over a whole split: exactly its n examples, whatever the batch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from resnet.data.batches import padded_batches
 from resnet.data.datasets import Split
+from resnet.models.scanning import compiles_quickly
+from resnet.runs.task import Task
+from resnet.runtime.devices import DATA, compiled, compiler_options, data_axis, placing_last
+from resnet.training.step import eval_step, predict
 
 # Batches on their way to the device at a time: enough that it never waits, and few to wait for.
 AHEAD = 2
@@ -21,34 +27,45 @@ def evaluate(
     variables: dict[str, Any],
     split: Split,
     *,
-    eval_step: Callable,
+    program: Callable,
     batch_size: int,
     halt: Callable[[], bool] = lambda: False,
-) -> list[dict[str, float]]:
-    """For each seed of `variables`: means of loss and scores over `split`, and n; [] for an empty split.
+) -> dict[str, Any]:
+    """Means of loss and scores over `split`, and n, as float64; {} for an empty split.
 
+    `program` is compiled from eval_step. Of variables with a leading axis of seeds, each value has that axis.
     Raises Halted within a few batches of when `halt` turns true.
     """
-    names = ("image", "label", "mask")
     sums = []
-    for batch in padded_batches(split, batch_size):
-        sums.append(eval_step(variables, dict(zip(names, batch, strict=True))))
+    for images, labels, mask in padded_batches(split, batch_size):
+        sums.append(program(variables, {"image": images, "label": labels, "mask": mask}))
         if halt():
             raise Halted
         if len(sums) > AHEAD:
             jax.block_until_ready(sums[-1 - AHEAD])
     if not sums:
-        return []
+        return {}
     # Fetched together, so that the device never waits for the host; added in float64.
     fetched = jax.device_get(sums)
     totals = {name: np.asarray([each[name] for each in fetched], np.float64).sum(0) for name in fetched[0]}
-    counts = totals.pop("n")
-    return [
-        {name: float(total[seed] / n) for name, total in totals.items()} | {"n": int(n)}
-        for seed, n in enumerate(counts)
-    ]
+    n = totals.pop("n")
+    return {name: total / n for name, total in totals.items()} | {"n": n}
 
 
-def score(metrics: dict[str, float]) -> float:
-    """What selects the best checkpoint on validation, higher is better: top1, or minus the mae."""
-    return metrics["top1"] if "top1" in metrics else -metrics["mae"]
+def as_numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics of one run as Python has them: n an int, the others floats."""
+    return {name: int(value) if name == "n" else float(value) for name, value in metrics.items()}
+
+
+def make_evaluate(mesh: Mesh, *, model: Any, task: Task) -> Callable:
+    """Compiled (variables, batch) -> sums of eval_step for one run, each batch shared over the mesh."""
+    step = partial(eval_step, model=model, task=task, axis=data_axis(mesh))
+    specs = (PartitionSpec(), PartitionSpec(DATA))
+    program = compiled(step, mesh, specs, PartitionSpec(), quickly=compiles_quickly(model.config))
+    return placing_last(program, mesh, specs[-1])
+
+
+def make_predict(*, model: Any, task: Task) -> Callable:
+    """Compiled (variables, images) -> logits on one device."""
+    options = compiler_options(1, quickly=compiles_quickly(model.config))
+    return jax.jit(partial(predict, model=model, task=task), compiler_options=options)

@@ -16,7 +16,7 @@ from resnet.errors import InputError
 from resnet.models.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task
-from resnet.training.steps import TrainState
+from resnet.training.step import TrainState
 from resnet.weights.files import read_weights
 from resnet.weights.state_dict import fitting_tensors
 

@@ -120,8 +120,8 @@ def _matches(regex: str) -> Callable[[str], bool]:
     return lambda path: bool(re.search(regex, path))
 
 
-def held(params: Any, freeze: str) -> Any:
-    """The parameters, as constants where their path matches `freeze`: no gradient goes there."""
+def constant_where(freeze: str, params: Any) -> Any:
+    """The parameters, behind stop_gradient where their path matches the regular expression `freeze`."""
 
     def hold(leaf: Array, frozen: Any) -> Array:
         constant = jax.lax.stop_gradient(leaf)

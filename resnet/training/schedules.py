@@ -1,52 +1,16 @@
-"""Learning-rate schedules, and durations given in steps, epochs, examples or per cent."""
+"""Learning-rate schedules."""
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least, check_choice
 
 Schedule = Callable[[Any], Array]
-
-UNITS = {"step": "steps", "epoch": "epochs", "example": "examples", "%": "%"}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*(%|[a-z]+)\s*")
-
-
-@dataclasses.dataclass(frozen=True)
-class Duration:
-    """An amount of training: `unit` is steps, epochs, examples, or % of the whole training."""
-
-    amount: float
-    unit: str
-
-    def steps(self, *, batch_size: int, steps_per_epoch: int, total_steps: int | None = None) -> int:
-        """The duration in whole optimiser steps, to the nearest; % needs `total_steps`."""
-        if self.unit == "%":
-            if total_steps is None:
-                raise InputError(
-                    "a duration in % is a share of `train.duration`, which itself must be in "
-                    f"steps, epochs or examples; got '{self.amount:g} %'"
-                )
-            return round(self.amount / 100 * total_steps)
-        steps = {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1 / batch_size}
-        return round(self.amount * steps[self.unit])
-
-
-def parse_duration(field: str, text: str) -> Duration:
-    """Reads "20 epochs", "64000 steps", "128000 examples" or "10 %"; `field` names it in errors."""
-    match = _DURATION.fullmatch(str(text))
-    unit = UNITS.get(match[2].removesuffix("s")) if match else None
-    if match is None or unit is None or not math.isfinite(float(match[1])):
-        raise InputError(
-            f"`{field}` must be an amount and a unit, such as '20 epochs', '64000 steps', "
-            f"'128000 examples' or '10 %'; got {text!r}"
-        )
-    return Duration(float(match[1]), unit)
 
 
 @dataclasses.dataclass(unsafe_hash=True)

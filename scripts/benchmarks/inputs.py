@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnet.data.batches import batch_indices
 from resnet.data.images import decode_images
-from resnet.training.steps import training_images
+from resnet.training.step import make_step
 from scripts.benchmarks import ours
 from scripts.peers.torch_nets import Case
 
@@ -38,11 +38,12 @@ def _augmentation(case: Case) -> Callable[[], Any]:
     config, task = ours.config_of(case), ours.task_of(case)
     config.data.shift, config.data.flip = 4, True
     images = jnp.zeros((case.batch, *task.image_shape), jnp.uint8)
+    step_of = make_step(config, task, ours.schedule)
 
     @jax.jit
     def prepare(step, images):
         state = _State(step, jnp.int32(0))
-        return training_images(state, images, task=task, config=config, axis_name=None)[0]  # type: ignore[arg-type]
+        return step_of.augmented(state, images)[0]  # type: ignore[arg-type]
 
     steps = itertools.count()
     return lambda: jax.block_until_ready(prepare(jnp.int32(next(steps)), images))

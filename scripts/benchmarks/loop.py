@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from resnet.runtime.devices import make_mesh
 from resnet.training.loop import train
-from resnet.training.parallel import make_mesh
 from scripts.benchmarks import ours
 from scripts.benchmarks.timing import compared
 from scripts.peers.torch_nets import Case

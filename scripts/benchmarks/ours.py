@@ -1,8 +1,7 @@
-"""Steps of ours as calls without arguments: the compiled programs of a run, on images that are resident."""
+"""Steps of ours as calls without arguments: the compiled programs of a run, on a batch that is resident."""
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.config import Config
+from resnet.data.batches import Resident
+from resnet.data.splits import Dataset, Split
 from resnet.kernels.convolution import by_xla_alone
 from resnet.models.resnet import make_model
 from resnet.runs.task import Task
-from resnet.training.optimizers import make_optimizer
-from resnet.training.parallel import axis_name, make_mesh, make_predict, make_train_steps, replicate, stack
-from resnet.training.steps import init_state, init_variables
+from resnet.runs.task import task_of as make_task
+from resnet.runtime.devices import make_mesh
+from resnet.training.evaluation import make_predict
+from resnet.training.step import init_variables
+from resnet.training.trainer import make_trainer
 from scripts.peers.torch_nets import Case
 
 
@@ -26,11 +29,10 @@ class Training:
 
     compiled: Any
     state: Any
-    arrays: dict[str, jax.Array]
-    indices: np.ndarray
+    batch: Resident
 
     def __call__(self) -> None:
-        self.state, metrics = self.compiled(self.state, self.arrays, self.indices)
+        self.state, metrics = self.compiled(self.state, self.batch)
         jax.block_until_ready((self.state, metrics))
 
 
@@ -43,41 +45,35 @@ def config_of(case: Case, **fields: Any) -> Config:
     return config
 
 
-def task_of(case: Case) -> Task:
-    """Random images in as many classes as the net tells apart."""
+def _dataset(case: Case) -> Dataset:
+    """Two batches of random images in as many classes as the net tells apart."""
+    images = np.random.default_rng(0).integers(0, 256, (2 * case.batch, case.side, case.side, 3), np.uint8)
+    split = Split(images, np.arange(2 * case.batch, dtype=np.int32) % case.num_outputs)
     names = tuple(map(str, range(case.num_outputs)))
-    return Task("classification", (case.side, case.side, 3), names, np.zeros(3, np.float32),
-                np.full(3, 255, np.float32))  # fmt: skip
+    mean, std = np.zeros(3, np.float32), np.full(3, 255, np.float32)
+    return Dataset(split, split[:0], split[:0], mean, std, names, "", 1.0)
+
+
+def task_of(case: Case) -> Task:
+    """What a run on such images remembers of them."""
+    return make_task(_dataset(case))
 
 
 def lowered(
     case: Case, *, devices: int = 1, seeds: int = 1, steps: int = 1, plain: bool = False, **fields: Any
 ) -> tuple[Any, tuple[Any, ...]]:
     """The program of the steps before it is compiled, and its arguments; `plain`: XLA's convolutions."""
-    config, task, mesh = config_of(case, **fields), task_of(case), make_mesh(devices, seeds)
-    optimizer = make_optimizer(config.optimizer, _schedule)
-    model = make_model(config.model, task.num_outputs, axis_name(mesh))
-    program = make_train_steps(
-        mesh, model=model, optimizer=optimizer, schedule=_schedule, task=task, config=config
-    )
+    config, mesh = config_of(case, **fields), make_mesh(devices, seeds)
+    config.train.steps_per_call = steps
+    trainer = make_trainer(config, _dataset(case), mesh, range(seeds))
     # The values decide nothing of the speed, and drawing them one by one takes seconds.
-    alone = make_model(config.model, task.num_outputs)
-    init = functools.partial(
-        init_state, 0, model=alone, optimizer=optimizer, image_shape=task.image_shape, config=config
-    )
-    shapes = jax.eval_shape(init)
-    states = [jax.tree.map(_small, shapes) for _ in range(seeds)]
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (2 * case.batch, *task.image_shape), np.uint8)
-    labels = np.arange(2 * case.batch, dtype=np.int32) % case.num_outputs
-    arrays = replicate({"image": jnp.asarray(images), "label": jnp.asarray(labels)}, mesh)
-    indices = np.arange(seeds * steps * case.batch, dtype=np.int32) % len(images)
-    arguments = stack(states, mesh, config.model), arrays, indices.reshape(seeds, steps, case.batch)
+    states = [jax.tree.map(_small, trainer.shapes) for _ in range(seeds)]
+    arguments = trainer.to_devices(states), trainer.batch(range(steps))
     with by_xla_alone() if plain else contextlib.nullcontext():
-        return program.lower(*arguments), arguments
+        return trainer.train(steps).lower(*arguments), arguments
 
 
-def _schedule(step: Any) -> Any:
+def schedule(step: Any) -> Any:
     return jnp.float32(0.01)
 
 

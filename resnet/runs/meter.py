@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from resnet.training.divergence import IN_A_ROW, Diverged, reason
+from resnet.runs.rollbacks import Diverged, reason
+
+# A run that leaves out so many updates one after the other will not recover.
+IN_A_ROW = 100
 
 
 class Meter:

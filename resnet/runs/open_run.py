@@ -1,4 +1,4 @@
-"""One seed of a run: its folder, its records, its checkpoints, and how it ends."""
+"""A run while it is trained: its folder, its records, its checkpoints, and how it ends."""
 
 import dataclasses
 import functools
@@ -12,19 +12,18 @@ from absl import logging
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config, save_config
 from resnet.errors import InputError
-from resnet.runs import checkpoint
+from resnet.models.flow import Flow
+from resnet.runs import checkpoint, telemetry
 from resnet.runs.curves import plot_curves
+from resnet.runs.meter import Meter
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.records import METRICS_FILE, Records, write_json
+from resnet.runs.rollbacks import Diverged, RollBack, check_state, offending, read_rollbacks
 from resnet.runs.saver import Saver
-from resnet.runs.task import save_task
-from resnet.runtime.meter import Meter
+from resnet.runs.task import Task, save_task
 from resnet.runtime.processes import index_of_this
 from resnet.runtime.signals import RunStopped
-from resnet.training import telemetry
-from resnet.training.divergence import ROLLBACK, SKIP, Diverged, check_state, offending, read_rollbacks
-from resnet.training.evaluation import score
-from resnet.training.plan import Plan
+from resnet.training.config import ROLLBACK, SKIP
 
 RESULT, FAILURE, SKIPPED = "result.json", "failed.json", "skipped_images.json"
 # A run may be taken up with these changed: they decide its speed, not what it is.
@@ -72,40 +71,51 @@ def outcome(workdir: Path, config: Config, retry: bool = False) -> dict[str, Any
     return None
 
 
-class RollBack(Exception):
-    """A run is to be taken up again from its last checkpoint, at a lower rate."""
+class OpenRun:
+    """A run that is being trained; it writes all that its folder holds."""
 
-    def __init__(self, workdir: Path, error: Diverged):
-        super().__init__(str(error))
-        self.workdir, self.error = workdir, error
-
-
-class Member:
-    """One of the runs that are trained together; alone, it is the run."""
-
-    def __init__(self, config: Config, workdir: Path, plan: Plan, restored: dict[str, Any] | None):
-        """`restored` is the metadata of the checkpoint to go on from."""
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        restored: dict[str, Any] | None,
+        *,
+        total_steps: int,
+        steps_per_epoch: int,
+        log_every: int,
+    ):
+        """`restored` is the metadata of the checkpoint to go on from. InputError for a read-only folder."""
         self.config, self.workdir = config, workdir
         self.progress = Progress(**restored["progress"]) if restored else Progress()
         self.failed = ""
         again = {"test"} | ({"validation"} if self.progress.unevaluated else set())
-        self.records = Records(workdir, plan.steps_per_epoch, self.progress.step, again)
+        try:
+            self.records = Records(workdir, steps_per_epoch, self.progress.step, again)
+            telemetry.forget_after(workdir, self.progress.step)
+        except OSError as error:
+            raise InputError(f"cannot write to the workdir {str(workdir)!r}: {error}") from None
         self.saver = Saver(workdir)
         write = functools.partial(self.records.write, split="train")
         self.rollbacks = read_rollbacks(workdir)
         policy = {"skips": config.train.on_divergence == SKIP, "spike_factor": config.train.spike_factor}
-        self.meter = Meter(plan.log_every, plan.total_steps, write, **policy)
+        self.meter = Meter(log_every, total_steps, write, **policy)
         self.meter.restore(restored["meter"] if restored else {})
-        telemetry.forget_after(workdir, self.progress.step)
 
     def close(self) -> None:
         """Waits for the save in flight, whatever ends the run."""
         self.saver.close()
         self.records.close()
 
-    def add(self, first_step: int, metrics: dict[str, Any]) -> None:
-        """Takes the metrics of one dispatch; Diverged if they did."""
+    def log(self, first_step: int, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of steps first_step, first_step + 1, …; Diverged if one of them did."""
         self.meter.add(first_step, metrics)
+
+    def log_flow(self, step: int, found: Flow) -> None:
+        """Adds the telemetry of a step."""
+        try:
+            telemetry.append(self.workdir, step, found)
+        except OSError as error:
+            logging.warning("%s: telemetry of step %d is left out (%s)", self.workdir, step, error)
 
     def diverged(self, error: Diverged, params: Any) -> None:
         """Raises RollBack if the policy is to go back and try again; else the run goes no further."""
@@ -130,8 +140,8 @@ class Member:
         progress = self.progress
         self.records.write(progress.step, metrics, "validation")
         progress.validation, progress.unevaluated = metrics, False
-        better = progress.best is None or score(metrics) > progress.best
-        progress.best = score(metrics) if better else progress.best
+        better = progress.best is None or checkpoint.score(metrics) > progress.best
+        progress.best = checkpoint.score(metrics) if better else progress.best
         return better
 
     def save(self, state: Any, seconds: float, *, evaluated: bool, replace: bool = False) -> None:
@@ -147,7 +157,7 @@ class Member:
             "seed": self.config.seed,
             "versions": versions(),
         }
-        value = score(progress.validation) if progress.validation and evaluated else None
+        value = checkpoint.score(progress.validation) if progress.validation and evaluated else None
         self.saver.save(state, metadata, score=value, replace=replace)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -174,17 +184,19 @@ class Member:
             logging.warning("%s: the curves could not be written (%s)", self.workdir, error)
 
 
-def open_workdir(config: Config, workdir: Path, plan: Plan, command: str, seeds: Sequence[int]) -> None:
+def open_workdir(
+    config: Config, workdir: Path, task: Task, skipped: Sequence[str], command: str, seeds: Sequence[int]
+) -> None:
     """Writes what a run is before its first step; InputError where that cannot be.
 
-    `seeds` are those of its program.
+    `skipped` are the images that were left out, `seeds` those of its program.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, workdir)
-        save_task(plan.task, workdir)
+        save_task(task, workdir)
         write_run_json(workdir, config, command, seeds)
-        if plan.dataset.skipped:
-            write_json(workdir / SKIPPED, {"n": len(plan.dataset.skipped), "images": plan.dataset.skipped})
+        if skipped:
+            write_json(workdir / SKIPPED, {"n": len(skipped), "images": skipped})
     except OSError as error:
         raise InputError(f"cannot write to the workdir {str(workdir)!r}: {error.strerror}") from None

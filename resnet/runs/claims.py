@@ -1,0 +1,63 @@
+"""Which seeds are left to train, in which groups, with nobody else at their folders."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet.config import Config
+from resnet.runs import checkpoint
+from resnet.runs.lock import holding
+from resnet.runs.open_run import FAILURE, outcome
+from resnet.runs.provenance import last_session
+from resnet.runtime.processes import first_says
+
+
+@contextlib.contextmanager
+def claimed(
+    config: Config, workdirs: Mapping[int, Path], retry: bool
+) -> Iterator[tuple[dict[int, Any], list[list[int]]]]:
+    """While entered, no other process writes to the workdirs: (results that are there, groups to train).
+
+    A seed that is finished, or has failed before and is not to `retry`, has its result, or None. Raises
+    InputError for a folder of another run, and WorkdirHeld, an InputError, for one in use.
+    """
+    with contextlib.ExitStack() as held:
+
+        def claim() -> tuple[list, list]:
+            results = {seed: outcome(workdirs[seed], alone(config, seed), retry) for seed in workdirs}
+            for seed in [seed for seed in workdirs if results[seed] is None]:
+                held.enter_context(holding(workdirs[seed]))
+                if retry:
+                    (workdirs[seed] / FAILURE).unlink(missing_ok=True)
+                # Another process may have finished it since.
+                results[seed] = outcome(workdirs[seed], alone(config, seed))
+            left = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
+            return list(results.values()), _groups(left)
+
+        found, groups = first_says(claim)
+        yield dict(zip(workdirs, found, strict=True)), groups
+
+
+def alone(config: Config, seed: int) -> Config:
+    """The config of one of the runs: that of an ordinary one."""
+    return dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, seeds=1))
+
+
+def _groups(workdirs: dict[int, Path]) -> list[list[int]]:
+    """Seeds that can go on from the same step: the fresh ones, and those with a checkpoint in common.
+
+    Those of a program that was killed within its very first save begin again as one.
+    """
+    steps = {seed: set(checkpoint.steps_on_disk(workdir)) for seed, workdir in workdirs.items()}
+    without = {seed for seed in steps if not steps[seed]}
+
+    def program(seed: int) -> set[int]:
+        return set((last_session(workdirs[seed]) or {}).get("seeds", ()))
+
+    torn = {seed for seed in steps if len(steps[seed]) == 1 and without & program(seed)}
+    fresh = [seed for seed in steps if seed in without | torn]
+    begun = [seed for seed in steps if seed not in without | torn]
+    together = bool(begun and set.intersection(*(steps[seed] for seed in begun)))
+    return [group for group in ([begun] if together else [[seed] for seed in begun]) + [fresh] if group]

@@ -1,0 +1,139 @@
+"""The devices of this process: how many the CPU counts as, a mesh over them, and where arrays lie on it."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from resnet.errors import InputError, check_at_least
+from resnet.kernels import native
+from resnet.runtime.processes import several
+
+SEEDS, DATA = "seeds", "data"
+# What XLA leaves to YNNPACK by default, but for convolutions: it runs each of them on one thread.
+WITHOUT_YNN_CONVOLUTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
+# XLA's older way to make kernels, and LLVM's first level: a scanned net has many kernels, few of them slow.
+COMPILED_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class ParallelConfig:
+    """How the processors are used: decides the speed, and, of the numbers, only the rounding."""
+
+    host_devices: int = 0
+    """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""
+    native: bool = True
+    """Whether the CPU may use our own convolutions, which are compiled at their first use, for XLA's."""
+    keep_memory: bool = True
+    """Whether memory that is freed stays with the process, for the next step, where glibc serves it."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_at_least("parallel.host_devices", self.host_devices, 0)
+
+
+def host_devices(config: ParallelConfig, seeds: int) -> int:
+    """As many devices as the CPU should count as.
+
+    Where none are asked for: the most that share the seeds evenly, at most one a processor. Splitting
+    the images of one seed pays for some nets only, and rounds its statistics otherwise.
+    """
+    return config.host_devices or max(n for n in range(1, processors() + 1) if seeds % n == 0)
+
+
+def processors() -> int:
+    """Processors that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:
+    """The first `devices`, all by default, as [seeds, data]; of several processes, those of all.
+
+    Seeds that the devices can share evenly need no word between them; where there are more devices,
+    they share the images of each batch. Of several processes each has all seeds, to be able to save them.
+    """
+    found = np.asarray(jax.devices()[:devices])
+    groups = 1 if several() else math.gcd(seeds, len(found))
+    return Mesh(found.reshape(groups, -1), (SEEDS, DATA))
+
+
+def data_axis(mesh: Mesh) -> str | None:
+    """The axis that each batch is shared over; None where a batch is on one device."""
+    return DATA if mesh.shape[DATA] > 1 else None
+
+
+def check_batch(batch_size: int, ghost_batch: int, devices: int) -> None:
+    """Raises InputError unless each device gets the same whole number of images and ghost batches."""
+    if batch_size % devices:
+        raise InputError(f"`train.batch_size` must be divisible by the {devices} devices; got {batch_size}")
+    if ghost_batch and (batch_size // devices) % ghost_batch:
+        raise InputError(
+            f"`model.ghost_batch` must divide the {batch_size // devices} images of each of the "
+            f"{devices} devices (`train.batch_size` = {batch_size}); got {ghost_batch}"
+        )
+
+
+def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """The tree over the mesh; several processes hold the same, and each gives its devices their part."""
+    sharding = NamedSharding(mesh, spec)
+    if not several():
+        return jax.device_put(tree, sharding)
+
+    def parts(leaf: Any) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(parts, tree)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The whole tree on every device."""
+    return place(tree, mesh, PartitionSpec())
+
+
+def replicated(shapes: Any, mesh: Mesh) -> Any:
+    """The same shapes, with the sharding of `replicate`: what a restored tree should be like."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def compiled(
+    function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any, *, quickly: bool, donate: tuple = ()
+) -> Any:
+    """`function` as one program, which each device runs on its share of the arguments.
+
+    `quickly` as in compiler_options; `donate` are the arguments whose memory the results may take.
+    """
+    if mesh.size > 1:
+        function = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    options = compiler_options(mesh.size, quickly=quickly)
+    return jax.jit(function, donate_argnums=donate, compiler_options=options)
+
+
+def placing_last(program: Callable, mesh: Mesh, spec: PartitionSpec) -> Callable:
+    """`program`, which in several processes gets its last argument from the host placed over their mesh."""
+    if not several():
+        return program
+    return lambda *arguments: program(*arguments[:-1], place(arguments[-1], mesh, spec))
+
+
+def compiler_options(devices: int, *, quickly: bool = False) -> dict[str, Any]:
+    """XLA's options for a program that runs on `devices`; `quickly`: compile a scanned net in half the time.
+
+    Where a device has more processors than one, Eigen's convolutions, which share them, are faster than
+    YNNPACK's: 0.8 of the step of WRN-16-4 on two. On a device that has one, YNNPACK's are. Compiling
+    quickly makes no step slower as long as our own convolutions serve; with XLA's, steps of ResNet-110 took
+    1.28 times as long.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    shared = WITHOUT_YNN_CONVOLUTIONS if devices < processors() else {}
+    return shared | (COMPILED_QUICKLY if quickly and native.in_use() else {})

@@ -1,0 +1,63 @@
+"""TrainConfig: how long, in which portions, and towards which targets a net is trained."""
+
+import dataclasses
+
+from resnet.durations import parse_duration
+from resnet.errors import InputError, check_at_least, check_choice
+
+STOP, SKIP, ROLLBACK = POLICIES = ("stop", "skip", "rollback")
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class TrainConfig:
+    """How long, in which portions, and towards which targets the net is trained."""
+
+    seeds: int = 1
+    """Runs trained together as one program: of `seed`, `seed` + 1, …, each in a folder of its own."""
+    batch_size: int = 128
+    """Images per step, over all devices."""
+    duration: str = "64000 steps"
+    """Length of the training, e.g. "20 epochs", "64000 steps", "128000 examples"."""
+    steps_per_call: int = 1
+    """Steps per dispatch to the device; changes the speed, not the numbers."""
+    label_smoothing: float = 0.0
+    """Share of each one-hot target spread over all classes (Szegedy 2016: 0.1)."""
+    ema: float = 0.0
+    """Decay per step of the moving average of parameters and statistics that is evaluated; 0 = none."""
+    evaluate_every: str = "1 epochs"
+    """How often the validation split is evaluated."""
+    on_divergence: str = "stop"
+    """What a loss or gradient that is not finite, or a spike, leads to: stop, skip or rollback.
+
+    Skip leaves out the update of that step; rollback returns to the last checkpoint."""
+    spike_factor: float = 0.0
+    """A loss so many times its mean over the last fifty steps or so is a spike; 0 = there are none."""
+    rollbacks: int = 3
+    """How often a run returns to its last checkpoint before it stops after all."""
+    rollback_factor: float = 0.5
+    """What each rollback multiplies the learning rate with."""
+    log_every: str = "50 steps"
+    """How often the mean training metrics since the last line are written."""
+    telemetry_every: str = "1000 steps"
+    """How often the scales of x, F(x) and the gradient at every block go to telemetry.csv; 0 steps: never."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        check_at_least("train.seeds", self.seeds, 1)
+        check_at_least("train.batch_size", self.batch_size, 1)
+        check_at_least("train.steps_per_call", self.steps_per_call, 1)
+        for field in ("label_smoothing", "ema"):
+            value = getattr(self, field)
+            if not 0 <= value < 1:
+                raise InputError(f"`train.{field}` must be at least 0 and below 1; got {value}")
+        if parse_duration("train.duration", self.duration).unit == "%":
+            raise InputError(f"`train.duration` must be in steps, epochs or examples; got {self.duration!r}")
+        parse_duration("train.evaluate_every", self.evaluate_every)
+        parse_duration("train.log_every", self.log_every)
+        parse_duration("train.telemetry_every", self.telemetry_every)
+        check_choice("train.on_divergence", self.on_divergence, POLICIES)
+        if self.spike_factor and not self.spike_factor > 1:
+            raise InputError(f"`train.spike_factor` must be 0 (off) or above 1; got {self.spike_factor}")
+        check_at_least("train.rollbacks", self.rollbacks, 1)
+        if not 0 < self.rollback_factor < 1:
+            raise InputError(f"`train.rollback_factor` must lie between 0 and 1; got {self.rollback_factor}")

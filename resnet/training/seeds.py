@@ -1,0 +1,281 @@
+"""Runs that one program trains, each with a seed and a folder of its own; a run alone is a group of one."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from resnet.runs import checkpoint
+from resnet.runs.claims import alone
+from resnet.runs.open_run import OpenRun, open_workdir
+from resnet.runs.provenance import digest
+from resnet.runs.rollbacks import Diverged, RollBack, write_rollback
+from resnet.runtime.processes import first_says, index_of_this, several
+from resnet.runtime.progress import Clock, ProgressBar
+from resnet.runtime.signals import RunStopped, StopSignals
+from resnet.training.divergence import at_rate
+from resnet.training.evaluation import Halted, as_numbers
+from resnet.training.step import TrainState
+from resnet.training.telemetry import observe
+from resnet.training.trainer import Trainer
+
+
+class Runs:
+    """The runs of a trainer's seeds, with the interface of one run."""
+
+    def __init__(
+        self, trainer: Trainer, workdirs: Mapping[int, Path], command: str, stop: StopSignals
+    ) -> None:
+        """Writes what each run is; InputError where that cannot be, or where `init_from` does not fit."""
+        self.trainer, self.workdirs, self.stop = trainer, [workdirs[seed] for seed in trainer.seeds], stop
+        self.configs = [alone(trainer.config, seed) for seed in trainer.seeds]
+        if not any(map(checkpoint.steps_on_disk, self.workdirs)):
+            _ = trainer.initial  # read first, so that a source that does not fit leaves no folder behind
+        skipped = trainer.dataset.skipped
+        for config, workdir in zip(self.configs, self.workdirs, strict=True):
+            open_workdir(config, workdir, trainer.task, skipped, command, trainer.seeds)
+        self.runs: list[OpenRun] = []
+        self.step = 0
+        self.results: dict[int, dict[str, Any]] | None = None
+        """Each seed's result, once they are finished."""
+        self._better: list[OpenRun] = []
+        self._waiting: tuple[int, Any] | None = None
+        self._closing = contextlib.ExitStack()
+        stop.nothing_to_lose = True
+
+    @property
+    def active(self) -> list[OpenRun]:
+        """Those that have not failed."""
+        return [run for run in self.runs if not run.failed]
+
+    @property
+    def unevaluated(self) -> bool:
+        """Whether the evaluation that is due at this step was interrupted."""
+        return any(run.progress.unevaluated for run in self.runs)
+
+    def restore(self) -> TrainState:
+        """The state of the last checkpoint in common, or the first state; opens the records behind it."""
+        trainer = self.trainer
+        if several():
+            # Once, by the first, before any other process looks.
+            first_says(lambda: [checkpoint.set_damaged_aside(workdir) for workdir in self.workdirs])
+        restored = checkpoint.restore_together(self.workdirs, trainer.shapes, set_aside=not several())
+        if begun := [] if restored else [w for w in self.workdirs if checkpoint.steps_on_disk(w)]:
+            logging.warning("%s: seeds of one program without a checkpoint in common begin again",
+                            ", ".join(map(str, begun)))  # fmt: skip
+        states, metadata = zip(*restored, strict=True) if restored else ((), [None] * len(self.workdirs))
+        intervals = trainer.intervals
+        lengths = {
+            "total_steps": intervals.total,
+            "steps_per_epoch": intervals.epoch,
+            "log_every": intervals.log,
+        }
+        self.runs = []
+        for config, workdir, known in zip(self.configs, self.workdirs, metadata, strict=True):
+            self.runs.append(OpenRun(config, workdir, known, **lengths))
+            self._closing.callback(self.runs[-1].close)
+        self.step = self.runs[0].progress.step
+        self.stop.nothing_to_lose = not self.unevaluated
+        bar = ProgressBar(intervals.total, intervals.epoch, self.step)
+        self.bar = self._closing.enter_context(contextlib.closing(bar))
+        self.started = time.monotonic() - self.runs[0].progress.seconds
+        self.clock = Clock(trainer.config.train.batch_size * len(self.runs))
+        if not restored:
+            return trainer.start()
+        logging.info("resuming at step %d of %d", self.step, intervals.total)
+        rates = [len(run.rollbacks) for run in self.runs]
+        pairs = zip(jax.device_get(states), rates, strict=True)
+        return trainer.to_devices([at_rate(own, count, trainer.config.train) for own, count in pairs])
+
+    def log(self, steps: range, state: TrainState, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of steps just begun, and hands on those of the call before: no device waits."""
+        self._read(state)
+        self.step = steps.stop
+        self._waiting = (
+            steps.start + 1,
+            {
+                name: value if len(steps) > 1 else jax.numpy.expand_dims(value, len(self.runs) > 1)
+                for name, value in metrics.items()
+            },
+        )
+        self.stop.nothing_to_lose = False
+        self.stop.poll()
+        self._observe(steps, state)
+        self.bar.show(steps.stop, self.clock.tick(steps))
+
+    def pause(self, state: TrainState) -> None:
+        """Waits for the steps under way, and takes their metrics; RollBack where one diverged."""
+        self._read(state)
+        for run in self.active:
+            run.progress.step = self.step
+        self.clock.pause()
+
+    def _read(self, state: TrainState) -> None:
+        """Hands the metrics that wait to the runs, once the device has them."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        for i, (run, own) in enumerate(zip(self.runs, self.trainer.to_host(waiting[1]), strict=True)):
+            try:
+                if not run.failed:
+                    run.log(waiting[0], own)
+            except Diverged as error:
+                run.diverged(error, self.trainer.to_host(state.params)[i])
+
+    def _observe(self, steps: range, state: TrainState) -> None:
+        """Writes the telemetry that fell due in these steps, of the batch that comes next."""
+        every, trainer = self.trainer.intervals.telemetry, self.trainer
+        if not every or steps.stop // every == steps.start // every or index_of_this() != 0:
+            return
+        seen, train = dataclasses.replace(state, opt_state=(), ema=()), trainer.dataset.train
+        for run, own in zip(self.runs, trainer.to_host(seen), strict=True):
+            if not run.failed:
+                index = trainer.examples(run.config.seed, steps.stop)
+                batch = {"image": train.images[index], "label": train.labels[index]}
+                run.log_flow(steps.stop, observe(trainer.step, own, batch))
+
+    def validate(self, state: TrainState) -> bool:
+        """Evaluates on validation and records it; whether a signal let it."""
+        try:
+            found = self._evaluate(state.variables, "validation")
+        except Halted:
+            for run in self.active:
+                run.progress.unevaluated = True
+            return False
+        self._better = [run for run, metrics in found.items() if run.validated(metrics)]
+        return True
+
+    def _evaluate(self, variables: Any, split: str) -> dict[OpenRun, dict[str, float]]:
+        """Metrics of each active run on a split; Halted after a signal."""
+        found = self.trainer.evaluate(
+            variables, getattr(self.trainer.dataset, split), halt=lambda: self.stop.received is not None
+        )
+        pairs = zip(self.runs, map(as_numbers, found), strict=True) if found else ()
+        return {run: metrics for run, metrics in pairs if not run.failed}
+
+    def save(self, state: TrainState, *, everyone: bool, evaluated: bool, replace: bool = False) -> None:
+        """Starts the checkpoints of all runs, or of those that are better on validation than ever before.
+
+        `evaluated`: the latest metrics are this step's; `replace`: that step's checkpoint is written anew.
+        """
+        runs, self._better = self.active if everyone else self._better, []
+        self._save(state, runs, evaluated=evaluated, replace=replace)
+        for run in self.active:
+            run.saver.poll()
+
+    def _save(
+        self, state: TrainState, runs: list[OpenRun], *, evaluated: bool, replace: bool = False
+    ) -> None:
+        if not runs:
+            return
+        self._remove_old()
+        seconds = time.monotonic() - self.started
+        for run, own in zip(self.runs, self.trainer.to_host(state), strict=True):
+            try:
+                if run in runs:
+                    run.save(own, seconds, evaluated=evaluated, replace=replace)
+            except Diverged as error:
+                run.diverged(error, own.params)
+
+    def _remove_old(self) -> None:
+        """Waits for the saves in flight, and removes what no run needs any more.
+
+        A kill may come at any moment, even between the saves of two runs: those that went on from
+        different steps would round differently. So a checkpoint goes once all have a later one in common.
+        """
+        active = self.active
+        for run in active:
+            run.saver.wait()
+        in_common = set.intersection(*(run.saver.whole for run in active)) if active else set()
+        # Those that were due outlive those that were asked for, or only the best for a while.
+        order = sorted(in_common, key=lambda step: (self.trainer.intervals.saves(step), step))
+        for run in active if in_common else ():
+            run.saver.remove_all_but({max(in_common), *order[-self.trainer.config.checkpoint.keep :]})
+
+    def _save_at_last(self, state: TrainState) -> None:
+        """Once more for the last checkpoints that could not be written; RunStopped if they cannot be now."""
+        for run in self.active:
+            run.saver.wait()
+        failed = [run for run in self.active if run.saver.failure]
+        self._save(state, failed, evaluated=False, replace=False)
+        for run in failed:
+            run.saver.wait()
+            if run.saver.failure:
+                raise RunStopped(f"{run.workdir}: {run.saver.failure}", exit_code=1)
+        self._remove_old()
+
+    def finish(self, state: TrainState) -> None:
+        """Writes the results, once all else is on disk; RunStopped after a signal or a full disk."""
+        self._save_at_last(state)
+        try:
+            tested = self._test(state)
+        except Halted:
+            raise self.stopped() from None
+        for run, variables in zip(self.runs, self.trainer.to_host(state.variables), strict=True):
+            if not run.failed:
+                tested[run]["sha256"] = digest(variables)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // len(self.runs)
+        common = {
+            "parameters": parameters,
+            "seconds": round(time.monotonic() - self.started, 2),
+            "images_per_second": round(self.clock.mean, 1),
+            "seeds_together": len(self.runs),
+        }
+        skipped = len(self.trainer.dataset.skipped)
+        common |= {"skipped_images": skipped} if skipped else {}
+        finished = [
+            {"failed": run.failed, "step": run.progress.step}
+            if run.failed
+            else run.finish(tested[run] | common)
+            for run in self.runs
+        ]
+        # Once all results are there: a kill would leave the others to a program of fewer seeds.
+        for run in self.active:
+            run.plot()
+        self.results = dict(zip(self.trainer.seeds, finished, strict=True))
+
+    def _test(self, state: TrainState) -> dict[OpenRun, dict[str, Any]]:
+        """Test metrics of each active run's last weights, never of a selected step; Halted after a signal."""
+        dataset = self.trainer.dataset
+        split = "test" if len(dataset.test) else "validation"
+        results = {}
+        for run, metrics in self._evaluate(state.variables, split).items():
+            if split == "test":
+                run.records.write(self.step, metrics, "test")
+            validation = run.progress.validation
+            results[run] = {"split": split, **metrics, "step": self.step, "validation": validation}
+        if state.ema:
+            # What counts is the moving average; the weights themselves stand beside it.
+            plain = {"params": state.params, "batch_stats": state.batch_stats}
+            for run, metrics in self._evaluate(plain, split).items():
+                results[run]["without_ema"] = metrics
+        return results
+
+    def stopped(self) -> RunStopped:
+        """What ends the runs on a signal, once their saves have ended."""
+        for run in self.active:
+            run.saver.wait()
+        failures = [run.saver.failure for run in self.active if run.saver.failure]
+        return self.stop.stopped(self.step, "; ".join(failures))
+
+    def go_back(self, back: RollBack) -> None:
+        """Makes the folder of a run that diverged ready to go on from the last checkpoint in common."""
+        factor = self.trainer.config.train.rollback_factor
+
+        def prepare() -> None:
+            step = checkpoint.latest_in_common(self.workdirs)
+            # In this order: a kill in between, and the run diverges at the same step once more.
+            checkpoint.forget_after(back.workdir, step)
+            write_rollback(back.workdir, back.error, step, factor)
+            logging.warning("%s: back to step %d, at a lower learning rate", back.workdir, step)
+
+        first_says(prepare)
+
+    def close(self) -> None:
+        """Waits for the saves in flight and writes what waits, whatever ends the runs."""
+        self._closing.close()

@@ -1,0 +1,188 @@
+"""A training step, an evaluation step and a prediction, as pure functions of their arguments."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, UInt8
+
+from resnet.config import Config
+from resnet.data.augment import augment, normalize
+from resnet.data.batches import Resident
+from resnet.data.datasets import DataConfig
+from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
+from resnet.models.resnet import make_model
+from resnet.runs.task import Task
+from resnet.training.config import TrainConfig
+from resnet.training.divergence import guarded, initial_guard, scaled, watched
+from resnet.training.losses import example_losses, example_scores
+from resnet.training.optimizers import constant_where, make_optimizer
+from resnet.training.schedules import Schedule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that changes in training. Data order and random draws are functions of (seed, step).
+
+    Fields hold arrays on the device or the host, or only their shapes; hence `Any`.
+    """
+
+    step: Any
+    """Finished steps, an int32 scalar."""
+    seed: Any
+    """The run's seed, an int32 scalar."""
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    """{"params", "batch_stats"}, or {} without a moving average."""
+    guard: Any = dataclasses.field(default_factory=dict)
+    """What divergence is judged by: {} unless it is watched on the device."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What is evaluated: the moving average where there is one, else the weights."""
+        current = {"params": self.params, "batch_stats": self.batch_stats}
+        return self.ema or current
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """Everything that a training step uses: the net, the optimiser, the task and the settings."""
+
+    model: Any
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    """The learning rate as a function of the step, for the record; the optimiser applies it."""
+    task: Task
+    augmentation: DataConfig
+    settings: TrainConfig
+    freeze: str = ""
+    """Regular expression on the paths of parameters that keep their first values."""
+    axis: str | None = None
+    """Mesh axis that each batch is shared over; None for a batch on one device."""
+
+    def init(self, seed: int | Int[Array, ""]) -> TrainState:
+        """The state before the first step."""
+        seed = jnp.asarray(seed, jnp.int32)
+        key = random_key(seed, INIT)
+        variables = init_variables(key, model=self.model, image_shape=self.task.image_shape)
+        # Copied, because the state is donated and no buffer may be donated twice.
+        ema = jax.tree.map(jnp.copy, variables) if self.settings.ema else {}
+        opt_state = self.optimizer.init(variables["params"])
+        guard = initial_guard(self.settings)
+        return TrainState(jnp.int32(0), seed, **variables, opt_state=opt_state, ema=ema, guard=guard)
+
+    def train(
+        self, state: TrainState, batch: Mapping[str, Array] | Resident
+    ) -> tuple[TrainState, dict[str, Float[Array, "..."]]]:
+        """One optimiser step on raw uint8 images {"image", "label"}; metrics are means over the batch."""
+        images, dropout = self.augmented(state, batch["image"])
+        model = self.model.clone(axis_name=self.axis)
+
+        def loss_function(params):
+            (logits, _), mutated = model.apply(
+                {"params": constant_where(self.freeze, params), "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout},
+            )
+            losses = example_losses(
+                logits,
+                batch["label"],
+                output=model.config.output,
+                smoothing=self.settings.label_smoothing,
+            )
+            return losses.mean(), (logits, mutated.get("batch_stats", {}))
+
+        value_and_grad = jax.value_and_grad(loss_function, has_aux=True)
+        (loss, (logits, batch_stats)), grads = value_and_grad(state.params)
+        scores = example_scores(logits, batch["label"], self.task.target_scale)
+        metrics = {"loss": loss} | {name: score.mean() for name, score in scores.items()}
+        if self.axis:
+            grads, metrics = lax.pmean((grads, metrics), self.axis)
+        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": self.schedule(state.step)}
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, scaled(updates, state.guard))
+        ema = moving_average(state, {"params": params, "batch_stats": batch_stats}, self.settings.ema)
+        new = TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema)
+        return (
+            guarded(state, new, metrics, grads, self.settings) if watched(self.settings) else (new, metrics)
+        )
+
+    def augmented(
+        self, state: TrainState, images: UInt8[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b h w c"], Array]:
+        """Normalised and augmented images, and the key of the net's own noise.
+
+        Each image's draws follow its place in the global batch, so that sharding changes nothing.
+        """
+        device = lax.axis_index(self.axis) if self.axis else 0
+        places = device * images.shape[0] + jnp.arange(images.shape[0])
+        key = jax.random.fold_in(random_key(state.seed, AUGMENT), state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+        images = augment(keys, normalize(images, self.task.mean, self.task.std), self.augmentation)
+        dropout = jax.random.fold_in(random_key(state.seed, DROPOUT), state.step)
+        return images, jax.random.fold_in(dropout, device)
+
+
+def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None = None) -> Step:
+    """The step of a config on the data of a task."""
+    return Step(
+        model=make_model(config.model, task.num_outputs),
+        optimizer=make_optimizer(config.optimizer, schedule, config.freeze),
+        schedule=schedule,
+        task=task,
+        augmentation=config.data,
+        settings=config.train,
+        freeze=config.freeze,
+        axis=axis,
+    )
+
+
+def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Initial {"params", "batch_stats"} of a model.
+
+    Not for `jit`: parameter by parameter, so that the bits of one depend on its path and shape alone,
+    and a deep net takes no longer to compile than a shallow one.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = model.lazy_init(key, images, train=False)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:
+    """The next average; its decay starts low, as (1 + t) / (10 + t), to forget the initial values."""
+    if not state.ema:
+        return state.ema
+    step = state.step.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    # In this form the average of what does not change does not change either.
+    return jax.tree.map(lambda old, new: old + (1.0 - keep) * (new - old), state.ema, variables)
+
+
+def eval_step(
+    variables: dict[str, Any], batch: dict[str, Array], *, model: Any, task: Task, axis: str | None = None
+) -> dict[str, Float[Array, ""]]:
+    """Sums over {"image", "label"} where "mask" is 1: n, loss (without smoothing) and the scores."""
+    logits = predict(variables, batch["image"], model=model, task=task)
+    losses = example_losses(logits, batch["label"], output=model.config.output)
+    each = {"loss": losses} | example_scores(logits, batch["label"], task.target_scale)
+    # `where`, because 0 * NaN of a padded image would spoil the sum.
+    sums = {name: jnp.where(batch["mask"] > 0, value, 0.0).sum() for name, value in each.items()}
+    sums["n"] = batch["mask"].sum()
+    return lax.psum(sums, axis) if axis else sums
+
+
+def predict(
+    variables: dict[str, Any], images: UInt8[Array, "b h w c"], *, model: Any, task: Task
+) -> Float[Array, "b outputs"]:
+    """Logits of raw images, normalised as in training."""
+    logits, _ = model.apply(variables, normalize(images, task.mean, task.std), train=False)
+    return logits

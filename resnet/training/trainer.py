@@ -1,0 +1,254 @@
+"""A config and a data set bound into compiled programs, for one run or for several seeds as one program."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from resnet.config import Config
+from resnet.data.batches import Resident, batch_indices, steps_per_epoch
+from resnet.data.datasets import Dataset, Split
+from resnet.durations import parse_duration
+from resnet.errors import InputError
+from resnet.models.paths import check_matches
+from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
+from resnet.runs.task import Task, task_of
+from resnet.runtime.devices import (
+    DATA,
+    SEEDS,
+    check_batch,
+    compiled,
+    data_axis,
+    place,
+    placing_last,
+    replicate,
+    replicated,
+)
+from resnet.runtime.machine import check_prepared
+from resnet.runtime.processes import several
+from resnet.training.evaluation import evaluate, make_evaluate
+from resnet.training.finetune import Tensors, begin, load_initial
+from resnet.training.losses import check_output
+from resnet.training.optimizers import check_multipliers
+from resnet.training.schedules import make_schedule
+from resnet.training.step import Step, TrainState, eval_step, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """How long the training is, and how often something is due, in steps."""
+
+    total: int
+    epoch: int
+    log: int
+    evaluate: int
+    checkpoint: int
+    telemetry: int
+    """0: never."""
+
+    def next_pause(self, step: int) -> int:
+        """The first step after `step` at which the net is evaluated or saved."""
+        return min(self.total, *((step // every + 1) * every for every in (self.evaluate, self.checkpoint)))
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due at this step, whatever comes of its evaluation."""
+        return step % self.checkpoint == 0 or step == self.total
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """What stays the same during a training: data, step and intervals; and the programs made of them.
+
+    States and metrics of one run are as the step has them. Those of several seeds have a leading axis, and
+    only `batches`, `to_devices`, `to_host` and the programs know of it.
+    """
+
+    config: Config
+    dataset: Dataset
+    task: Task
+    mesh: Mesh
+    step: Step
+    intervals: Intervals
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def shapes(self) -> TrainState:
+        """Shapes of one run's state, its blocks apart: as it lies on disk, and is restored."""
+        return replicated(jax.eval_shape(self.step.init, 0), self.mesh)
+
+    @cached_property
+    def initial(self) -> Tensors:
+        """What the first states take from `init_from`; a source that does not fit is an InputError."""
+        return load_initial(self.config, self.task)
+
+    def start(self) -> TrainState:
+        """The state before the first step, on the devices."""
+        return self.to_devices([begin(self.step.init(seed), self.initial) for seed in self.seeds])
+
+    @property
+    def _spec(self) -> PartitionSpec:
+        """How a state lies over the mesh."""
+        return PartitionSpec(SEEDS) if len(self.seeds) > 1 else PartitionSpec()
+
+    def _spec_of_places(self, steps: int) -> PartitionSpec:
+        """How the places of a batch lie over the mesh."""
+        axes = [SEEDS] if len(self.seeds) > 1 else []
+        return PartitionSpec(*axes, *([None] if steps > 1 else []), DATA)
+
+    def to_devices(self, states: Sequence[Any]) -> Any:
+        """A state of each seed, as programs take them: blocks that are scanned stacked, and so are seeds."""
+        # On the host, where nothing has to be compiled for each shape.
+        trees = [stack_blocks(self.config.model, tree) for tree in jax.device_get(states)]
+        whole = stack_trees(trees, np.stack) if len(self.seeds) > 1 else trees[0]
+        return place(whole, self.mesh, self._spec)
+
+    def to_host(self, tree: Any) -> list[Any]:
+        """On the host, each seed's part of a state, of a part of it or of metrics, with its blocks apart."""
+        tree = jax.device_get(tree)
+        return [unstack_blocks(own) for own in (unstack_trees(tree) if len(self.seeds) > 1 else [tree])]
+
+    @cached_property
+    def resident(self) -> dict[str, jax.Array]:
+        """The training images and labels, resident on every device."""
+        train = self.dataset.train
+        return replicate({"image": train.images, "label": train.labels}, self.mesh)
+
+    def batches(self, first: int) -> Iterator[tuple[range, Resident]]:
+        """(steps, batch) from `first` finished steps to the next pause.
+
+        The batch of one step, or those of `train.steps_per_call` along an axis; the steps that fill no call
+        come one by one.
+        """
+        last = self.intervals.next_pause(first)
+        while first < last:
+            k = self.config.train.steps_per_call
+            steps = range(first, first + k) if first + k <= last else range(first, first + 1)
+            yield steps, self.batch(steps)
+            first = steps.stop
+
+    def batch(self, steps: range) -> Resident:
+        """The batch of one step, or of several along an axis; of each seed."""
+        places = np.stack([[self.examples(seed, step) for step in steps] for seed in self.seeds])
+        places = places if len(steps) > 1 else places[:, 0]
+        places = places if len(self.seeds) > 1 else places[0]
+        if several():
+            places = place(places, self.mesh, self._spec_of_places(len(steps)))
+        return Resident(self.resident, places)
+
+    def examples(self, seed: int, step: int) -> np.ndarray:
+        """The places in the training split of the batch of a step, from 0."""
+        return batch_indices(seed, step, len(self.dataset.train), self.config.train.batch_size)
+
+    @functools.cache  # noqa: B019  a trainer lives as long as its process
+    def train(self, steps: int = 1) -> Any:
+        """The compiled program (state, batch) -> (state, metrics) of so many steps; the state is donated."""
+        function = self.step.train
+        if steps > 1:
+            function = partial(each_step, function)
+        if len(self.seeds) > 1:
+            function = partial(each_seed_of_batch, function)
+        batch: Any = Resident(PartitionSpec(), self._spec_of_places(steps))
+        quickly = compiles_quickly(self.config.model)
+        return compiled(function, self.mesh, (self._spec, batch), self._spec, quickly=quickly, donate=(0,))
+
+    @cached_property
+    def eval_program(self) -> Callable:
+        """Compiled (variables, batch) -> sums of eval_step, for each seed."""
+        model, task = self.step.model, self.task
+        if len(self.seeds) == 1:
+            return make_evaluate(self.mesh, model=model, task=task)
+        step = partial(eval_step, model=model, task=task, axis=data_axis(self.mesh))
+
+        def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+            return each_seed(lambda own: step(own, batch))(variables)
+
+        specs = (self._spec, PartitionSpec(DATA))
+        program = compiled(each, self.mesh, specs, self._spec, quickly=compiles_quickly(model.config))
+        return placing_last(program, self.mesh, specs[-1])
+
+    def evaluate(self, variables: Any, split: Split, halt: Callable[[], bool]) -> list[dict[str, Any]]:
+        """Each seed's metrics over a split, see evaluation.evaluate."""
+        found = evaluate(
+            variables, split, program=self.eval_program, batch_size=self.config.train.batch_size, halt=halt
+        )
+        return self.to_host(found) if found else []
+
+
+def each_step(train: Callable, state: TrainState, batch: Resident) -> Any:
+    """(state, metrics of each) after as many steps as the batch's places have entries."""
+    return lax.scan(lambda state, places: train(state, Resident(batch.arrays, places)), state, batch.places)
+
+
+def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident) -> Any:
+    """`train` for each entry of the leading axis of the state and of the batch's places."""
+    each = each_seed(lambda state, places: train(state, Resident(batch.arrays, places)))
+    return each(state, batch.places)
+
+
+def each_seed(function: Callable) -> Callable:
+    """`function` for each entry of the leading axis of all its arguments.
+
+    The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
+    processors to spare, all at once.
+    """
+
+    def each(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed: to the bits of a run alone
+            alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
+            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
+        if jax.default_backend() == "cpu":
+            return lax.map(lambda entry: function(*entry), arguments)
+        return jax.vmap(function)(*arguments)
+
+    return each
+
+
+def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[int] = ()) -> Trainer:
+    """Builds model, schedule and optimiser for a data set; InputError for what does not fit.
+
+    `seeds` are trained as one program; by default the config's alone.
+    """
+    check_prepared(config)
+    check_batch(config.train.batch_size, config.model.ghost_batch, mesh.shape[DATA])
+    task = task_of(dataset)
+    check_output(config.model.output, task.kind)
+    per_epoch = steps_per_epoch(len(dataset.train), config.train.batch_size)
+    intervals = make_intervals(config, per_epoch)
+    schedule = make_schedule(
+        config.schedule,
+        batch_size=config.train.batch_size,
+        steps_per_epoch=per_epoch,
+        total_steps=intervals.total,
+    )
+    step = make_step(config, task, schedule, data_axis(mesh))
+    trainer = Trainer(config, dataset, task, mesh, step, intervals, tuple(seeds) or (config.seed,))
+    check_multipliers(config.optimizer, trainer.shapes.params)
+    check_matches("freeze", config.freeze, trainer.shapes.params)
+    check_matches("model.bn_fixed", config.model.bn_fixed, trainer.shapes.batch_stats)
+    return trainer
+
+
+def make_intervals(config: Config, steps_per_epoch: int) -> Intervals:
+    """The durations of a config in steps."""
+    counts = {"batch_size": config.train.batch_size, "steps_per_epoch": steps_per_epoch}
+    total = parse_duration("train.duration", config.train.duration).steps(**counts)
+    if not 0 <= total < 2**31:
+        raise InputError(f"`train.duration` must be below 2**31 steps; got {config.train.duration!r}")
+
+    def every(field: str, text: str) -> int:
+        return parse_duration(field, text).steps(**counts, total_steps=total)
+
+    return Intervals(
+        total=total,
+        epoch=steps_per_epoch,
+        log=max(every("train.log_every", config.train.log_every), 1),
+        evaluate=max(every("train.evaluate_every", config.train.evaluate_every), 1),
+        checkpoint=max(every("checkpoint.every", config.checkpoint.every), 1),
+        telemetry=every("train.telemetry_every", config.train.telemetry_every),
+    )
