@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.config import Config
-from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.backend import by_xla_alone
 from resnet.models.resnet import make_model
 from resnet.runs.task import Task
 from resnet.training.optimizers import make_optimizer
