@@ -130,11 +130,13 @@ bool near(float found, double exact, double size) { return std::abs(found - exac
 // A convolution, or one of its gradients; with some number of the shapes changed, an error, unless it is the side
 // of an image and stride or border make up for it.
 bool convolution() {
-  const int64_t size = among(1, 7), padding = among(0, size - 1), stride = among(1, 4), images = among(1, 5);
-  const int64_t blocked = 16 * among(1, 5), free = among(1, 70), kind = among(0, 2);
+  const bool tall = among(0, 7) == 0;  // an image that is packed in several bands of rows
+  const int64_t size = among(1, tall ? 3 : 7), padding = among(0, size - 1), stride = among(1, 4);
+  const int64_t images = tall ? 1 : among(1, 3), blocked = 16 * (tall ? 1 : among(1, 3)), free = among(1, 40);
+  const int64_t kind = among(0, 2);
   const int64_t inputs = kind == 1 ? blocked : free, outputs = kind == 1 ? free : blocked;
   const int64_t smallest = std::max<int64_t>(1, size - 2 * padding);
-  int64_t height = among(smallest, smallest + 20), width = among(smallest, smallest + 20);
+  int64_t height = among(smallest, smallest + 10) + (tall ? 150 : 0), width = among(smallest, smallest + 10);
   const int64_t rows = (height + 2 * padding - size) / stride + 1, columns = (width + 2 * padding - size) / stride + 1;
   std::vector<std::vector<int64_t>> shapes = {
       {images, height, width, inputs}, {size, size, inputs, outputs}, {images, rows, columns, outputs}};
