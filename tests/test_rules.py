@@ -36,6 +36,8 @@ OWNERS = {
     "flax": ("resnet/models/", "scripts/peers/flax_nets.py"),
     "orbax": ("resnet/runs/checkpoint.py",),
 }
+# The places that may ask which backend is in use; what depends on it elsewhere is a function of kernels/.
+ASK_FOR_BACKEND = ("resnet/kernels/backend.py", "resnet/runtime/")
 # The leaf configs are composed by resnet/config.py, and so must not import it.
 COMPOSED_BY = "resnet/config.py"
 
@@ -93,6 +95,13 @@ def test_flax_and_orbax_have_one_owner(path):
     for library, owners in OWNERS.items():
         uses = any(module.split(".")[0] == library for module in imports(path))
         assert not uses or relative(path).startswith(owners), f"only {owners} import {library}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+def test_the_backend_is_asked_for_in_few_places(path):
+    text = path.read_text()
+    asks = any(question in text for question in ("default_backend", "get_backend", "].platform"))
+    assert not asks or relative(path).startswith(ASK_FOR_BACKEND), f"only {ASK_FOR_BACKEND} ask for it"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)

@@ -12,7 +12,7 @@ import numpy as np
 from resnet.errors import InputError, check_choice
 from resnet.interop import onnx
 from resnet.interop.card import CARD, model_card
-from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.backend import by_xla_alone
 from resnet.run import Run
 from resnet.training.step import predict
 from resnet.weights.files import replacing

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging as absl_logging
 
 from resnet.errors import InputError, check_installed
-from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.backend import by_xla_alone
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.training.step import predict

@@ -13,11 +13,9 @@ kernel gradient. There, forward and both gradients are written out as plain forw
 | under `vmap`  | one convolution after the other, since XLA would make them one grouped one     |
 """
 
-import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,43 +26,52 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from resnet.kernels import native
+from resnet.kernels.backend import written_for_cpu
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.
 CHUNK_CHANNELS = 32
 # From here on the kernel gradient of a 1x1 convolution was faster by our own than as a product of matrices.
 PIXELS_PER_CHANNEL = 4
-_BY_XLA_ALONE = contextvars.ContextVar("by_xla_alone", default=False)
-
-
-@contextlib.contextmanager
-def by_xla_alone() -> Iterator[None]:
-    """What is traced within it has XLA's convolution on every backend: converters know no other."""
-    token = _BY_XLA_ALONE.set(True)
-    try:
-        yield
-    finally:
-        _BY_XLA_ALONE.reset(token)
-
-
-def alone() -> bool:
-    """Whether XLA's own operations serve: on accelerators, and within `by_xla_alone`."""
-    return jax.default_backend() != "cpu" or _BY_XLA_ALONE.get()
 
 
 def convolve(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "k k i o"],
+    kernel: Float[Array, "k l i o"],
     stride: int,
     padding: int,
     groups: int,
 ) -> Float[Array, "b y x o"]:
-    """Convolution with a square kernel, `padding` zeros on each side, and `stride` in both directions."""
-    if alone():
+    """Convolution with a square kernel, `padding` zeros on each side, and `stride` in both directions.
+
+    ValueError where the shapes do not fit; of an image smaller than the kernel the result is empty.
+    """
+    _check(x, kernel, stride, padding, groups)
+    if not written_for_cpu():
         return plain(x, kernel, stride, padding, groups)
     if groups > 1:
         return _grouped(x, kernel, stride, padding, groups)
     return _explicit(x, kernel, stride, padding)
+
+
+def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> None:
+    """ValueError where this is no convolution: native ones read and write what the shapes say."""
+    told = f"; got x {x.shape} {x.dtype}, kernel {kernel.shape} {kernel.dtype}"
+    if x.ndim != 4 or kernel.ndim != 4:
+        raise ValueError("x must be [b, h, w, c], and the kernel [k, k, i, o]" + told)
+    if kernel.shape[0] != kernel.shape[1] or not kernel.shape[0]:
+        raise ValueError("the kernel must be a square of one pixel or more" + told)
+    if stride < 1 or padding < 0 or groups < 1:
+        raise ValueError(
+            "stride and groups must be at least 1, padding at least 0; "
+            f"got stride {stride}, groups {groups}, padding {padding}"
+        )
+    if x.shape[3] != groups * kernel.shape[2]:
+        raise ValueError(f"x must have the channels of the kernel's inputs, times {groups} groups" + told)
+    if kernel.shape[3] % groups:
+        raise ValueError(f"{groups} groups must divide the outputs of the kernel" + told)
+    if x.dtype != kernel.dtype:
+        raise ValueError("x and the kernel must have one type" + told)
 
 
 def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -> Array:
@@ -93,20 +100,22 @@ def _grouped(x: Array, kernel: Array, stride: int, padding: int, groups: int) ->
 
 def _explicit(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     size = kernel.shape[0]
-    ours = padding < size and x.dtype == jnp.float32 and native.in_use()
+    # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.
+    fits = padding < size and stride <= size + max(x.shape[1:3])
+    ours = fits and x.dtype == jnp.float32 and native.in_use()
     return _FORWARD.bind(x, kernel, stride=stride, padding=padding, size=size, extent=x.shape[1:3], ours=ours)
 
 
 # The three that follow take two arrays, and as keywords the stride, padding and size of the kernel, the
 # extent (height, width) of the input, which one of their shapes alone does not tell, and whether native
-# convolutions are in use.
+# convolutions are in use. None of their arrays is empty.
 
 
 def _forward(x: Array, kernel: Array, *, stride: int, padding: int, size: int, extent, ours: bool) -> Array:
     if ours and size > 1 and kernel.shape[3] % native.BLOCK == 0:
         shape = _convolved_shape(x, kernel, stride=stride, padding=padding, size=size, extent=extent)
         return native.convolve("forward", x, kernel, shape, stride, padding)
-    if size > 1:
+    if size > 1 or padding:
         return plain(x, kernel, stride, padding)
     return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
 
@@ -138,10 +147,11 @@ def _kernel_gradient(
     # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
     # matrices where the pixels are few against the channels.
     inputs, outputs = x.shape[3], g.shape[3]
-    product = size == 1 and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
+    pointwise = size == 1 and not padding
+    product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
     if ours and outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product:
         return native.convolve("kernel_gradient", x, g, (size, size, inputs, outputs), stride, padding)
-    if size == 1:
+    if pointwise:
         return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
     highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
 
@@ -178,11 +188,18 @@ def _fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
 
 def _bilinear(f: Callable[..., Array], shape: Callable[..., tuple[int, ...]]) -> Primitive:
     """f as a primitive, whose result has the `shape` that is computed from the same arguments."""
+
+    def filled(a: Array, b: Array, **window) -> Array:
+        result = shape(a, b, **window)
+        if any(0 in array for array in (a.shape, b.shape, result)):
+            return jnp.zeros(result, a.dtype)  # sums of no terms
+        return f(a, b, **window)
+
     primitive = Primitive(f"convolution{f.__name__}")
-    primitive.def_impl(jax.jit(f, static_argnames=("stride", "padding", "size", "extent", "ours")))
+    primitive.def_impl(jax.jit(filled, static_argnames=("stride", "padding", "size", "extent", "ours")))
     primitive.def_abstract_eval(lambda a, b, **window: ShapedArray(shape(a, b, **window), a.dtype))
     batching.primitive_batchers[primitive] = functools.partial(_unrolled, primitive)
-    mlir.register_lowering(primitive, mlir.lower_fun(f, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(filled, multiple_results=False))
     return primitive
 
 
@@ -191,18 +208,22 @@ def _unrolled(primitive: Primitive, arrays: tuple[Array, ...], axes: tuple[int |
     count = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
 
     def element(a: Array, axis: int | None, i: int) -> Array:
-        return a if axis is None else lax.index_in_dim(a, i, axis, keepdims=False)
+        if axis is None:
+            return a
+        # Of no elements, zeros stand for one, whose result has the shape.
+        mapped = a if count else jnp.zeros_like(a, shape=(*a.shape[:axis], 1, *a.shape[axis + 1 :]))
+        return lax.index_in_dim(mapped, i, axis, keepdims=False)
 
     each = [
         primitive.bind(*(element(a, axis, i) for a, axis in zip(arrays, axes, strict=True)), **window)
-        for i in range(count)
+        for i in range(count or 1)
     ]
-    return jnp.stack(each), 0
+    return jnp.stack(each) if count else jnp.stack(each)[:0], 0
 
 
 def _convolved_shape(x, kernel, *, stride: int, padding: int, size: int, extent, **_) -> tuple:
     """(b, y, x, o); b is an expression where a program is exported for any batch."""
-    return x.shape[0], *((n + 2 * padding - size) // stride + 1 for n in extent), kernel.shape[3]
+    return x.shape[0], *(max(0, (n + 2 * padding - size) // stride + 1) for n in extent), kernel.shape[3]
 
 
 _FORWARD = _bilinear(_forward, _convolved_shape)

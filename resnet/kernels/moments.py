@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnet.kernels import native
-from resnet.kernels.convolution import alone
+from resnet.kernels.backend import written_for_cpu
 
 
 def moments(x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
@@ -23,12 +23,16 @@ def projections(
     g: Float[Array, "b h w c"], x: Float[Array, "b h w c"], mean: Float[Array, " c"]
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """(sum of g, sum of g * (x - mean)), in float32."""
-    return _native_projections(g, x, mean) if _ours(x) else _projections(g, x, mean)
+    if g.shape != x.shape or mean.shape != x.shape[-1:]:
+        raise ValueError(
+            f"g must have the shape of x, and a mean for each channel; got {g.shape}, {x.shape}, {mean.shape}"
+        )
+    return _native_projections(g, x, mean) if _ours(g, x, mean) else _projections(g, x, mean)
 
 
-def _ours(x: Array) -> bool:
-    fits = x.dtype == jnp.float32 and x.shape[-1] % native.BLOCK == 0 and x.size > 0
-    return fits and not alone() and native.in_use()
+def _ours(*arrays: Array) -> bool:
+    fits = all(a.dtype == jnp.float32 and a.shape[-1] % native.BLOCK == 0 and a.size > 0 for a in arrays)
+    return fits and written_for_cpu() and native.in_use()
 
 
 def _moments(x: Array) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet.config import Config, config_to_dict
 from resnet.runs.records import write_json
-from resnet.runtime.machine import numerics
+from resnet.runtime.machine import devices, numerics
 
 FILE = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -88,23 +88,6 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
     found = {"python": platform.python_version()}
     return found | {package: importlib.metadata.version(package) for package in PACKAGES}
-
-
-def devices() -> dict[str, Any]:
-    """The accelerators in use, and the processors of this machine with the widest instructions they share."""
-    kinds = [device.device_kind for device in jax.devices()]
-    return {
-        "backend": jax.default_backend(),
-        "kinds": kinds,
-        "cpu_count": os.cpu_count(),
-        "instructions": _instructions(),
-    }
-
-
-def _instructions() -> str:
-    """As NumPy names them: "X86_V3" has AVX2, "X86_V4" AVX-512. Empty where it knows none."""
-    known = np.show_config(mode="dicts")["SIMD Extensions"]
-    return ([*known.get("baseline", []), *known.get("found", [])] or [""])[-1]
 
 
 def digest(tree: Any) -> str:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
 from resnet.kernels import native
+from resnet.kernels.backend import on_cpu
 from resnet.runtime.processes import several
 
 SEEDS, DATA = "seeds", "data"
@@ -133,7 +134,7 @@ def compiler_options(devices: int, *, quickly: bool = False) -> dict[str, Any]:
     quickly makes no step slower as long as our own convolutions serve; with XLA's, steps of ResNet-110 took
     1.28 times as long.
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return {}
     shared = WITHOUT_YNN_CONVOLUTIONS if devices < processors() else {}
     return shared | (COMPILED_QUICKLY if quickly and native.in_use() else {})

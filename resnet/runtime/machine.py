@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 
 from resnet.config import Config
 from resnet.data.streams import GENERATOR, pin_streams
@@ -67,6 +68,23 @@ def numerics(config: Config) -> dict[str, Any]:
         "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def devices() -> dict[str, Any]:
+    """The accelerators in use, and the processors of this machine with the widest instructions they share."""
+    kinds = [device.device_kind for device in jax.devices()]
+    return {
+        "backend": jax.default_backend(),
+        "kinds": kinds,
+        "cpu_count": os.cpu_count(),
+        "instructions": _instructions(),
+    }
+
+
+def _instructions() -> str:
+    """As NumPy names them: "X86_V3" has AVX2, "X86_V4" AVX-512. Empty where it knows none."""
+    known = np.show_config(mode="dicts")["SIMD Extensions"]
+    return ([*known.get("baseline", []), *known.get("found", [])] or [""])[-1]
 
 
 def _xla_flags() -> list[str]:

@@ -16,6 +16,7 @@ from resnet.data.batches import Resident, batch_indices, steps_per_epoch
 from resnet.data.datasets import Dataset, Split
 from resnet.durations import parse_duration
 from resnet.errors import InputError
+from resnet.kernels.backend import on_cpu
 from resnet.models.paths import check_matches
 from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
 from resnet.runs.task import Task, task_of
@@ -202,7 +203,7 @@ def each_seed(function: Callable) -> Callable:
         if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed: to the bits of a run alone
             alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
             return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-        if jax.default_backend() == "cpu":
+        if on_cpu():
             return lax.map(lambda entry: function(*entry), arguments)
         return jax.vmap(function)(*arguments)
 

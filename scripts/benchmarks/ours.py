@@ -12,7 +12,7 @@ import numpy as np
 from resnet.config import Config
 from resnet.data.batches import Resident
 from resnet.data.splits import Dataset, Split
-from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.backend import by_xla_alone
 from resnet.models.resnet import make_model
 from resnet.runs.task import Task
 from resnet.runs.task import task_of as make_task

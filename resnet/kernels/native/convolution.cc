@@ -194,18 +194,39 @@ void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window wind
   }
 }
 
-// Two vectors of outputs in a tile load half as often as one; where 32 outputs are no multiple, 16 are.
+// Whether the window takes x to y along one side.
+bool meets(int64_t x, int64_t y, const Window& window) {
+  const int64_t free = x + 2 * window.padding - window.size;
+  return free >= 0 && y == free / window.stride + 1;
+}
+
+// f(vectors in a tile) for images x, their kernel and their convolution y, whichever of these is computed from
+// the others, or an error where they do not fit. The memory that is read and written follows from their shapes,
+// so a wrong one must not pass. `blocked` are the channels of the result that come in blocks. Two vectors of
+// outputs in a tile load half as often as one; where 32 outputs are no multiple, 16 are.
 template <typename F>
-ffi::Error by_width(int64_t outputs, const F& f) {
-  constexpr int narrow = kBlock / kLanes, wide = kLanes == kBlock ? 2 : narrow;
-  outputs % (wide * kLanes) ? f(std::integral_constant<int, narrow>()) : f(std::integral_constant<int, wide>());
-  return ffi::Error::Success();
+ffi::Error checked(Buffer x, Buffer kernel, Buffer y, const Window& window, int64_t blocked, const F& f) {
+  const auto in = x.dimensions(), weights = kernel.dimensions(), out = y.dimensions();
+  const bool filled = x.element_count() > 0 && kernel.element_count() > 0 && y.element_count() > 0;
+  const bool possible = 0 < window.stride && window.stride <= window.size + std::max(in[1], in[2]) &&
+                        0 <= window.padding && window.padding < window.size;
+  if (!filled || !possible || weights[0] != weights[1] || in[0] != out[0] || in[3] != weights[2] ||
+      out[3] != weights[3] || !meets(in[1], out[1], window) || !meets(in[2], out[2], window) || blocked % kBlock) {
+    return ffi::Error::InvalidArgument(
+        "no native convolution takes " + text(in) + " by a kernel " + text(weights) + " to " + text(out) +
+        " with stride " + std::to_string(window.stride) + " and padding " + std::to_string(window.padding));
+  }
+  return guarded([&] {
+    constexpr int narrow = kBlock / kLanes, wide = kLanes == kBlock ? 2 : narrow;
+    blocked % (wide * kLanes) ? f(std::integral_constant<int, narrow>()) : f(std::integral_constant<int, wide>());
+    return ffi::Error::Success();
+  });
 }
 
 ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, ffi::Result<Buffer> y, int64_t stride,
                    int64_t padding) {
   const Window window{kernel.dimensions()[0], stride, padding, false};
-  return by_width(y->dimensions()[3], [&](auto v) {
+  return checked(x, kernel, *y, window, y->dimensions()[3], [&](auto v) {
     correlate<v>(pool, Images(x), Images(kernel), window, Images(*y));
   });
 }
@@ -213,7 +234,7 @@ ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, ffi::Result<Bu
 ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Result<Buffer> x, int64_t stride,
                           int64_t padding) {
   const Window window{kernel.dimensions()[0], stride, padding, true};
-  return by_width(x->dimensions()[3], [&](auto v) {
+  return checked(*x, kernel, g, window, x->dimensions()[3], [&](auto v) {
     correlate<v>(pool, Images(g), Images(kernel), window, Images(*x));
   });
 }
@@ -221,7 +242,7 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Re
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, ffi::Result<Buffer> kernel, int64_t stride,
                            int64_t padding) {
   const Window window{kernel->dimensions()[0], stride, padding, false};
-  return by_width(g.dimensions()[3], [&](auto v) {
+  return checked(x, *kernel, g, window, g.dimensions()[3], [&](auto v) {
     sum_products<v>(pool, Images(x), Images(g), window, Images(*kernel));
   });
 }

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -51,21 +53,52 @@ thread_local Memory of_this_thread;
 
 // task(0) to task(tasks - 1), each taken by the caller or by a thread of the pool, whichever is free. The
 // caller waits only for what a thread has begun: a pool that is busy elsewhere slows it, and cannot block it.
+// What a task throws, in any thread, the caller throws when all are done.
 template <typename Task>
 void share(ffi::ThreadPool& pool, int64_t tasks, const Task& task) {
   struct Progress {
     std::atomic<int64_t> next{0}, done{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // of the first task that failed; read when all are done
   };
   auto progress = std::make_shared<Progress>();  // a helper may come when all is done, and `task` gone
   auto work = [progress, tasks, &task] {
     for (int64_t i; (i = progress->next++) < tasks;) {
-      task(i);
+      try {
+        task(i);
+      } catch (...) {
+        if (!progress->failed.exchange(true)) progress->error = std::current_exception();
+      }
       if (++progress->done == tasks) progress->done.notify_all();
     }
   };
-  for (int64_t n = std::min(tasks, pool.num_threads()); n > 1; --n) pool.Schedule(decltype(work)(work));
+  try {
+    for (int64_t n = std::min(tasks, pool.num_threads()); n > 1; --n) pool.Schedule(decltype(work)(work));
+  } catch (...) {  // Without memory for more helpers, those there are serve: they still read `task`.
+  }
   work();
   for (int64_t done; (done = progress->done) < tasks;) progress->done.wait(done);
+  if (progress->error) std::rethrow_exception(progress->error);
+}
+
+// What f returns, or the error that stands for what it throws: XLA takes no exceptions.
+template <typename F>
+ffi::Error guarded(const F& f) {
+  try {
+    return f();
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(error.what());
+  } catch (...) {
+    return ffi::Error::Internal("an exception of an unknown kind");
+  }
+}
+
+// "(2, 3)"
+template <typename Dimensions>
+std::string text(const Dimensions& dimensions) {
+  std::string list;
+  for (int64_t n : dimensions) list += (list.empty() ? "" : ", ") + std::to_string(n);
+  return "(" + list + ")";
 }
 
 }  // namespace

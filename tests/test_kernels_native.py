@@ -1,5 +1,6 @@
 """Native operations: as near to the exact ones as XLA's, alike on any number of threads, never forced."""
 
+import ctypes
 import functools
 import os
 import subprocess
@@ -7,12 +8,15 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models_convolution import operands, value_and_gradients
+from test_kernels_convolution import operands, value_and_gradients
 
 from resnet.kernels import native
-from resnet.kernels.convolution import by_xla_alone, convolve, plain
+from resnet.kernels.backend import by_xla_alone
+from resnet.kernels.convolution import convolve, plain
+from resnet.kernels.native import library
 
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 
@@ -48,9 +52,9 @@ def test_as_near_to_the_exact_result_as_xla(size, stride, inputs, outputs, exten
 @compiled
 def test_few_pixels_of_many_channels_are_a_matrix_product():
     """Of the three of a 1x1 convolution only the gradient to the kernel is ever our own."""
-    kernel = jax.numpy.ones((1, 1, 32, 32))
+    kernel = jnp.ones((1, 1, 32, 32))
     for side, ours in ((15, False), (16, True)):
-        text = program(jax.numpy.ones((1, side, side, 32)), kernel)
+        text = program(jnp.ones((1, side, side, 32)), kernel)
         assert [f"resnet_{target}" in text for target in native.CONVOLUTIONS] == [False, False, ours]
 
 
@@ -94,7 +98,7 @@ import os, sys
 os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:int(sys.argv[1])]))
 sys.path[:0] = ["tests"]
 import jax, numpy as np
-from test_models_convolution import operands, value_and_gradients
+from test_kernels_convolution import operands, value_and_gradients
 from resnet.kernels.convolution import convolve
 from resnet.kernels.moments import moments, projections
 for stride in (1, 2):
@@ -114,10 +118,77 @@ def test_the_number_of_threads_decides_nothing():
     assert one == all_of_them and one.count(b"\n") == 10
 
 
-def test_without_a_compiler_xla_serves(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(native, "FOLDER", tmp_path)
-    (tmp_path / "convolution.cc").write_text("neither C nor C++")
-    for compiler, said in (("/nowhere/c++", "/nowhere/c++"), ("c++", "error: ")):
-        monkeypatch.setenv("CXX", compiler)
-        assert not native._registered.__wrapped__()
-        assert "XLA's operations, which are slower, are used" in caplog.text and said in caplog.text
+THROWS = """
+#include <stdexcept>
+#include <thread>
+#include "threads.h"
+ffi::Error throws(ffi::ThreadPool pool, ffi::BufferR1<ffi::F32> x, ffi::Result<ffi::BufferR1<ffi::F32>> y) {
+  return guarded([&] {
+    const auto caller = std::this_thread::get_id();
+    share(pool, 100, [&](int64_t) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (std::this_thread::get_id() != caller) throw std::runtime_error("thrown on a thread of the pool");
+    });
+    return ffi::Error::Success();
+  });
+}
+using Vector1 = ffi::BufferR1<ffi::F32>;
+XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_throws, throws,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Vector1>().Ret<Vector1>());
+"""
+
+
+@compiled
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor has no second thread")
+def test_an_exception_on_a_thread_of_the_pool_is_an_error(tmp_path):
+    """It does not end the process, and the next call is served."""
+    (tmp_path / "throws.cc").write_text(THROWS)
+    path = str(tmp_path / "throws.so")
+    flags = [flag for flag in library.FLAGS if flag != "-O3"]
+    library._compiler(*flags, "-I", str(library.SOURCES), str(tmp_path / "throws.cc"), "-o", path)
+    handler = jax.ffi.pycapsule(ctypes.CDLL(path).resnet_throws)
+    jax.ffi.register_ffi_target("resnet_throws", handler, platform="cpu")
+    x = jnp.ones(1)
+    for _ in range(2):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="thrown on a thread of the pool"):
+            jax.block_until_ready(jax.ffi.ffi_call("resnet_throws", jax.ShapeDtypeStruct((1,), x.dtype))(x))
+
+
+def exact(x, kernel, g, stride, padding):
+    """Convolution, and from g to its result the gradients to x and to the kernel, in double."""
+    sides = (padding, padding)
+    padded = np.pad(x.astype(np.float64), ((0, 0), sides, sides, (0, 0)))
+    to_padded, to_kernel, y = np.zeros(padded.shape), np.zeros(kernel.shape), np.zeros(g.shape)
+    for i, j in np.ndindex(kernel.shape[:2]):
+        rows, columns = (slice(n, n + stride * m, stride) for n, m in zip((i, j), g.shape[1:3], strict=True))
+        seen = padded[:, rows, columns][:, : g.shape[1], : g.shape[2]]
+        y += seen @ kernel[i, j].astype(np.float64)
+        to_kernel[i, j] = np.einsum("byxi,byxo->io", seen, g)
+        to_padded[:, rows, columns][:, : g.shape[1], : g.shape[2]] += g @ kernel[i, j].T.astype(np.float64)
+    return y, to_padded[:, padding : padding + x.shape[1], padding : padding + x.shape[2]], to_kernel
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(6))
+def test_small_shapes_drawn_at_random(seed):
+    draw = np.random.default_rng(seed)
+    size, stride = int(draw.integers(1, 6)), int(draw.integers(1, 4))
+    padding = int(draw.integers(size))
+    extent = draw.integers(max(1, size - 2 * padding), 9, 2)
+    results = (extent + 2 * padding - size) // stride + 1
+    free, blocks, images = int(draw.integers(1, 40)), 16 * int(draw.integers(1, 4)), int(draw.integers(1, 4))
+    for inputs, outputs in ((free, blocks), (blocks, free)):
+        shapes = (images, *extent), (size, size), (images, *results)
+        channels = (inputs,), (inputs, outputs), (outputs,)
+        x, kernel, g = (
+            draw.normal(size=(*a, *b)).astype(np.float32) for a, b in zip(shapes, channels, strict=True)
+        )
+        y, to_x, to_kernel = exact(x, kernel, g, stride, padding)
+        for target, a, b, result, wide in (
+            ("forward", x, kernel, y, outputs),
+            ("input_gradient", g, kernel, to_x, inputs),
+            ("kernel_gradient", x, g, to_kernel, outputs),
+        ):
+            if wide == blocks:
+                found = native.convolve(target, *map(jnp.asarray, (a, b)), result.shape, stride, padding)
+                np.testing.assert_allclose(found, result, rtol=0, atol=1e-5 * np.abs(result).max())

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.kernels.convolution import by_xla_alone
+from resnet.kernels.backend import by_xla_alone
 from resnet.kernels.pooling import max_pool
 
 

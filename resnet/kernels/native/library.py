@@ -1,0 +1,181 @@
+"""The library of native kernels: compiled for this processor, kept beside JAX's programs, and loaded.
+
+A kept library lies in a folder of this user, under a name that stands for what it was compiled from and for
+its bytes: `<build>-<checksum>.so`. A damaged one is known before it is loaded, and is compiled again.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import filelock
+import jax
+from absl import logging
+
+SOURCES = Path(__file__).parent
+# No -ffast-math, which assumes that there is no NaN.
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-isystem", jax.ffi.include_dir())
+COMPILE_SECONDS = 300
+# Who waits for another process to compile waits a little longer than that one may take.
+LOCK_SECONDS = COMPILE_SECONDS + 30
+# Bytes that a compiler may write on its way. A folder without room for them is not the compiler's fault.
+SCRATCH = 4 << 20
+PART = ".part"
+
+
+class CompilerError(Exception):
+    """The compiler cannot be run, or does not compile the kernels; its text is the reason in one line."""
+
+
+def load() -> ctypes.CDLL:
+    """The library, kept or compiled now; CompilerError or OSError where neither can be had."""
+    folder, path = _folder(), None
+    try:
+        path = _kept(folder) if folder else None
+    except (OSError, NotImplementedError) as error:  # the second: no locks on this file system
+        logging.warning("Native kernels are compiled anew, as none can be kept: %s", printable(error))
+    with tempfile.TemporaryDirectory(prefix="resnet_native_", ignore_cleanup_errors=True) as temporary:
+        if not path:
+            return ctypes.CDLL(str(_compiled(Path(temporary))))
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:  # such as a file system that nothing is executed from
+            copy = ctypes.CDLL(shutil.copy(path, temporary))
+            logging.warning("Native kernels are loaded from a temporary folder: %s", printable(error))
+            return copy
+
+
+def printable(reason: object) -> str:
+    """One line of text without what cannot be encoded: the names of files may hold any bytes."""
+    text = str(reason).strip() or type(reason).__name__
+    return text.splitlines()[0].encode("utf-8", "backslashreplace").decode()
+
+
+def _folder() -> Path | None:
+    """Where libraries are kept, each user's own; None where JAX keeps its programs nowhere, or remotely."""
+    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return Path(kept).absolute() / f"native-{os.geteuid()}" if kept and "://" not in kept else None
+
+
+def _kept(folder: Path) -> Path:
+    """A sound library in the folder, put there if there is none; OSError where the folder does not serve."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _private(folder.lstat(), stat.S_ISDIR):
+        raise PermissionError(f"{folder} must be a folder of this user in which nobody else may write")
+    build = _build()
+    path = _sound(folder, build)
+    if path:
+        return path
+    with filelock.FileLock(folder / "lock", timeout=LOCK_SECONDS):
+        return _sound(folder, build) or _renewed(folder, build)  # the first: by who held the lock before
+
+
+def _renewed(folder: Path, build: str) -> Path:
+    """A library compiled into the folder, in place of what is left of others; the lock must be held."""
+    for left in folder.glob(f"*{PART}"):  # by compiles that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    for path in folder.glob(f"{build}-*.so"):
+        logging.warning(
+            "Native kernels are compiled again: %s is damaged, or others may write to it", printable(path)
+        )
+        path.unlink()
+    with tempfile.TemporaryDirectory(PART, dir=folder, ignore_cleanup_errors=True) as scratch:
+        room = Path(scratch) / "room"
+        room.write_bytes(bytes(SCRATCH))
+        _sync(room)
+        room.unlink()
+        library = _compiled(Path(scratch))
+        library.chmod(0o600)
+        _sync(library)
+        path = library.replace(folder / _name(build, library.read_bytes()))
+    _sync(folder)
+    return path
+
+
+def _private(status: os.stat_result, of_kind) -> bool:
+    """Whether it is of the kind, belongs to this user and can be written by nobody else."""
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return of_kind(status.st_mode) and status.st_uid == os.geteuid() and not others
+
+
+def _sound(folder: Path, build: str) -> Path | None:
+    """The kept library, if its bytes are those that its name stands for."""
+    for path in folder.glob(f"{build}-*.so"):
+        if _private(path.lstat(), stat.S_ISREG) and path.name == _name(build, path.read_bytes()):
+            return path
+    return None
+
+
+def _name(build: str, content: bytes) -> str:
+    return f"{build}-{hashlib.sha256(content).hexdigest()[:32]}.so"
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _compiled(folder: Path) -> Path:
+    """The library, compiled into the folder."""
+    path = folder / "native.so"
+    _compiler(*FLAGS, *map(str, sorted(SOURCES.glob("*.cc"))), "-o", str(path), scratch=folder)
+    if not path.is_file():
+        raise CompilerError(f"{_command()[0]} wrote no library")
+    return path
+
+
+def _build() -> str:
+    """Stands for the source, jaxlib, the compiler and the instructions of this processor."""
+    macros = _compiler(*FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
+    sources = (path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*")))
+    texts = (importlib.metadata.version("jaxlib"), *_command(), *FLAGS)
+    parts = (*sources, *(os.fsencode(text) for text in texts), macros)
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _command() -> list[str]:
+    """$CXX as a shell splits it, such as `ccache g++` or `g++ -m64`."""
+    try:
+        return shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    except ValueError as error:
+        raise CompilerError(f"$CXX: {error}") from None
+
+
+def _compiler(*arguments: str, scratch: Path | None = None) -> bytes:
+    """What the compiler prints; its own temporary files lie in `scratch`, if that is given."""
+    environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": str(scratch)} if scratch else {})
+    try:
+        process = subprocess.Popen(
+            (*_command(), *arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=environment, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise CompilerError(f"$CXX or c++ cannot be run: {error}") from error
+    with process:
+        try:
+            output, errors = process.communicate(timeout=COMPILE_SECONDS)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started, which a driver would leave
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CompilerError(f"{_command()[0]} did not end in {COMPILE_SECONDS} seconds") from error
+            raise
+    if process.returncode:
+        said = errors.decode("utf-8", "backslashreplace").strip().splitlines()
+        said += [f"{_command()[0]} ended with {process.returncode}"]
+        raise CompilerError(next((line for line in said if "error" in line), said[0]))
+    return output

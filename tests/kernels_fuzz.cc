@@ -1,0 +1,226 @@
+// Calls the native kernels as XLA does, with shapes drawn at random, on three threads: to be compiled together with
+// them under a sanitizer. kernels_fuzz SEED CASES prints what differs from plain sums in double, and ends with 1.
+#include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/c_api.h"
+
+extern "C" {
+XLA_FFI_Handler resnet_forward, resnet_input_gradient, resnet_kernel_gradient, resnet_moments, resnet_projections;
+}
+
+namespace {
+
+class Pool {
+ public:
+  Pool() {
+    for (int i = 0; i < 3; ++i) threads_.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    for (size_t i = 0; i < threads_.size(); ++i) schedule({});
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void schedule(std::function<void()> task) {
+    std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+    some_.notify_one();
+  }
+
+ private:
+  void work() {
+    for (;;) {
+      std::unique_lock lock(mutex_);
+      some_.wait(lock, [this] { return !tasks_.empty(); });
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      if (!task) return;
+      task();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable some_;
+  std::deque<std::function<void()>> tasks_;
+  std::vector<std::thread> threads_;
+};
+
+Pool pool;
+std::mt19937 draw;
+int64_t among(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(draw); }
+
+// An array with not a byte more than it needs, for the sanitizer to see what lies beside it.
+struct Array {
+  explicit Array(std::vector<int64_t> shape)
+      : dims(std::move(shape)),
+        size(std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>())), data(new float[size]) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < size; ++i) data[i] = normal(draw);
+  }
+  XLA_FFI_Buffer buffer() {
+    return {XLA_FFI_Buffer_STRUCT_SIZE, nullptr, XLA_FFI_DataType_F32, data.get(), int64_t(dims.size()), dims.data()};
+  }
+  float& at(int64_t a, int64_t b, int64_t c, int64_t d) const {
+    return data[((a * dims[1] + b) * dims[2] + c) * dims[3] + d];
+  }
+
+  std::vector<int64_t> dims;
+  int64_t size;
+  std::unique_ptr<float[]> data;
+};
+
+XLA_FFI_Api make_api() {
+  XLA_FFI_Api api{};
+  api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
+  api.api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
+  api.XLA_FFI_Error_Create = +[](XLA_FFI_Error_Create_Args* args) {
+    return reinterpret_cast<XLA_FFI_Error*>(new std::string(args->message));
+  };
+  api.XLA_FFI_ThreadPool_NumThreads = +[](XLA_FFI_ThreadPool_NumThreads_Args* args) -> XLA_FFI_Error* {
+    return *args->num_threads = 3, nullptr;
+  };
+  api.XLA_FFI_ThreadPool_Schedule = +[](XLA_FFI_ThreadPool_Schedule_Args* args) -> XLA_FFI_Error* {
+    return pool.schedule([task = args->task, data = args->data] { task(data); }), nullptr;
+  };
+  return api;
+}
+
+// The handler's error, or an empty text.
+std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<Array*> out, int64_t stride = 0,
+                 int64_t padding = 0) {
+  static const XLA_FFI_Api api = make_api();
+  std::vector<XLA_FFI_Buffer> buffers;
+  for (Array* array : in) buffers.push_back(array->buffer());
+  for (Array* array : out) buffers.push_back(array->buffer());
+  std::vector<void*> pointers;
+  for (XLA_FFI_Buffer& buffer : buffers) pointers.push_back(&buffer);
+  std::vector<XLA_FFI_ArgType> arguments(in.size(), XLA_FFI_ArgType_BUFFER);
+  std::vector<XLA_FFI_RetType> results(out.size(), XLA_FFI_RetType_BUFFER);
+  XLA_FFI_ByteSpan texts[] = {{"padding", 7}, {"stride", 6}}, *names[] = {&texts[0], &texts[1]};
+  XLA_FFI_Scalar values[] = {{XLA_FFI_DataType_S64, &padding}, {XLA_FFI_DataType_S64, &stride}};
+  void* attributes[] = {&values[0], &values[1]};
+  XLA_FFI_AttrType kinds[] = {XLA_FFI_AttrType_SCALAR, XLA_FFI_AttrType_SCALAR};
+  XLA_FFI_CallFrame frame{};
+  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+  frame.api = &api;
+  frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
+  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, int64_t(in.size()), arguments.data(), pointers.data()};
+  frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, int64_t(out.size()), results.data(), pointers.data() + in.size()};
+  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, stride ? 2 : 0, kinds, names, attributes};
+  auto* error = reinterpret_cast<std::string*>(handler(&frame));
+  const std::string text = error ? *error : "";
+  delete error;
+  return text;
+}
+
+// Whether `found` holds a sum whose terms' absolute values sum to `size`.
+bool near(float found, double exact, double size) { return std::abs(found - exact) <= 1e-5 * size + 1e-6; }
+
+// A convolution, or one of its gradients; with some number of the shapes changed, an error, unless it is the side
+// of an image and stride or border make up for it.
+bool convolution() {
+  const bool tall = among(0, 7) == 0;  // an image that is packed in several bands of rows
+  const int64_t size = among(1, tall ? 3 : 7), padding = among(0, size - 1), stride = among(1, 4);
+  const int64_t images = tall ? 1 : among(1, 3), blocked = 16 * (tall ? 1 : among(1, 3)), free = among(1, 40);
+  const int64_t kind = among(0, 2);
+  const int64_t inputs = kind == 1 ? blocked : free, outputs = kind == 1 ? free : blocked;
+  const int64_t smallest = std::max<int64_t>(1, size - 2 * padding);
+  int64_t height = among(smallest, smallest + 10) + (tall ? 150 : 0), width = among(smallest, smallest + 10);
+  const int64_t rows = (height + 2 * padding - size) / stride + 1, columns = (width + 2 * padding - size) / stride + 1;
+  std::vector<std::vector<int64_t>> shapes = {
+      {images, height, width, inputs}, {size, size, inputs, outputs}, {images, rows, columns, outputs}};
+  if (among(0, 4) == 0) {
+    int64_t& n = shapes[among(0, 2)][among(0, 3)];
+    const int64_t other = among(0, 2) ? std::max<int64_t>(0, n + among(-3, 3)) : 0;
+    n = other == n ? n + 1 : other;
+  }
+  Array x(shapes[0]), kernel(shapes[1]), y(shapes[2]);
+  XLA_FFI_Handler* handlers[] = {resnet_forward, resnet_input_gradient, resnet_kernel_gradient};
+  Array* all[] = {&y, &x, &kernel};
+  Array* result = all[kind];
+  std::vector<Array*> in = kind == 0   ? std::vector{&x, &kernel}
+                           : kind == 1 ? std::vector{&y, &kernel}
+                                       : std::vector{&x, &y};
+  const std::string error = call(handlers[kind], in, {result}, stride, padding);
+  auto fits = [&](int side, int64_t results) {
+    const int64_t room = x.dims[side] + 2 * padding - size;
+    return x.dims[side] > 0 && room >= 0 && room / stride + 1 == results;
+  };
+  height = x.dims[1], width = x.dims[2];
+  const bool sides_alone = std::vector{images, height, width, inputs} == x.dims &&
+                           std::vector{size, size, inputs, outputs} == kernel.dims &&
+                           std::vector{images, rows, columns, outputs} == y.dims;
+  const bool serves = sides_alone && fits(1, rows) && fits(2, columns);
+  if (!serves || !error.empty()) return serves == error.empty();
+  std::vector<double> sums(result->size), sizes(result->size);
+  for (int64_t n = 0; n < images; ++n)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t i = 0; i < size; ++i)
+          for (int64_t j = 0; j < size; ++j) {
+            const int64_t v = r * stride + i - padding, u = c * stride + j - padding;
+            if (v < 0 || v >= height || u < 0 || u >= width) continue;
+            for (int64_t a = 0; a < inputs; ++a)
+              for (int64_t o = 0; o < outputs; ++o) {
+                float* place[] = {&y.at(n, r, c, o), &x.at(n, v, u, a), &kernel.at(i, j, a, o)};
+                const double term = double(*place[(kind + 1) % 3]) * *place[(kind + 2) % 3];
+                const int64_t to = place[kind] - result->data.get();
+                sums[to] += term, sizes[to] += std::abs(term);
+              }
+          }
+  for (int64_t i = 0; i < result->size; ++i) {
+    if (!near(result->data[i], sums[i], sizes[i])) return false;
+  }
+  return true;
+}
+
+// Sums over rows, some of them with values that overflow; with one size changed, an error.
+bool sums() {
+  const int64_t groups = among(1, 3), rows = among(1, 3000) / among(1, 100) + 1, channels = 16 * among(1, 8);
+  std::vector<int64_t> shape = {groups, rows, channels}, few = {groups, channels};
+  const bool wrong = among(0, 4) == 0, extreme = among(0, 4) == 0;
+  if (wrong) few[1] += among(0, 1) ? 16 : -16;
+  Array x(shape), g(shape), mean(few), first(few), second(few);
+  if (extreme) x.data[among(0, x.size - 1)] = among(0, 1) ? INFINITY : 3e38f;
+  const bool both = among(0, 1);
+  const std::string error = both ? call(resnet_projections, {&g, &x, &mean}, {&first, &second})
+                                 : call(resnet_moments, {&x}, {&first, &second});
+  if (wrong || !error.empty()) return wrong && !error.empty();
+  for (int64_t i = 0; i < groups * channels && !extreme; ++i) {
+    const int64_t at = i / channels * rows * channels + i % channels;
+    double sum = 0, size = 0, squares = 0, center = 0;
+    for (int64_t r = 0; r < rows; ++r) center += x.data[at + r * channels] / double(rows);
+    if (both) center = mean.data[i];
+    for (int64_t r = 0; r < rows; ++r) {
+      const double apart = x.data[at + r * channels] - center, other = both ? g.data[at + r * channels] : apart;
+      sum += other, size += std::abs(other) + std::abs(other * apart), squares += other * apart;
+    }
+    if (!both) sum = center, squares /= rows;
+    if (!near(first.data[i], sum, size + 1) || !near(second.data[i], squares, size + 1)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  draw.seed(std::atoi(arguments[1]));
+  for (int i = 0; i < std::atoi(arguments[2]); ++i) {
+    const bool convolved = among(0, 2) > 0;
+    if (convolved ? convolution() : sums()) continue;
+    std::printf("case %d, a %s, is not what it should be\n", i, convolved ? "convolution" : "sum");
+    return 1;
+  }
+  return 0;
+}
