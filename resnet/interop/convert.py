@@ -1,5 +1,6 @@
 """A workdir from a weight file, and a weight file from a workdir."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -150,9 +151,15 @@ def _with_unbiased_statistics(config: Config) -> Config:
 def _task_without_data(config: Config, classes: Path) -> Task:
     """The task that a file of class names and the data fields describe."""
     try:
-        names = tuple(line.strip() for line in classes.read_text().splitlines() if line.strip())
+        # The encoding leaves out the mark that some editors put before the first name.
+        lines = classes.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"file of class names {classes} cannot be read ({error})") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise InputError(
+            f"file of class names {classes} has {', '.join(twice)} more than once: tell them apart"
+        )
     data = config.data
     if len(names) < 2 or not data.image_size or not data.mean or not data.std:
         raise InputError(

@@ -15,11 +15,12 @@ from absl import logging
 from jax.sharding import Mesh
 
 from resnet.config import Config, check_config
-from resnet.data.datasets import Dataset, load_dataset
+from resnet.data.datasets import Dataset
 from resnet.errors import InputError
 from resnet.runs import checkpoint
 from resnet.runs.lock import holding
 from resnet.runs.provenance import last_session
+from resnet.runs.task import load_run_data
 from resnet.runtime.processes import first_says, several
 from resnet.runtime.progress import ProgressBar
 from resnet.runtime.signals import RunStopped, StopSignals
@@ -86,7 +87,8 @@ def train_seeds(
 
         found, groups = first_says(claim)
         results = dict(zip(workdirs, found, strict=True))
-        dataset = load_dataset(config.data) if groups else None
+        todo = [workdirs[seed] for group in groups for seed in group]
+        dataset = load_run_data(config.data, todo) if todo else None
         for group in groups:
             assert dataset is not None
             spread = mesh or make_mesh(seeds=len(group))

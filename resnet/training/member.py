@@ -17,7 +17,7 @@ from resnet.runs.curves import plot_curves
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.records import METRICS_FILE, Records, write_json
 from resnet.runs.saver import Saver
-from resnet.runs.task import save_task
+from resnet.runs.task import begin_task, knows_its_data
 from resnet.runtime.meter import Meter
 from resnet.runtime.processes import index_of_this
 from resnet.runtime.signals import RunStopped
@@ -55,10 +55,11 @@ def outcome(workdir: Path, config: Config, retry: bool = False) -> dict[str, Any
         if checkpoint.steps_on_disk(workdir):
             raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
         return None
+    may_differ = (*OF_THE_MACHINE, "data.dir") if knows_its_data(workdir) else OF_THE_MACHINE
     differing = [
         (name, old, new)
         for name, old, new in differences(load_saved_config(workdir), config)
-        if not name.startswith(OF_THE_MACHINE)
+        if not name.startswith(may_differ)
     ]
     if differing:
         fields = ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in differing)
@@ -182,7 +183,7 @@ def open_workdir(config: Config, workdir: Path, plan: Plan, command: str, seeds:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, workdir)
-        save_task(plan.task, workdir)
+        begin_task(plan.task, workdir)
         write_run_json(workdir, config, command, seeds)
         if plan.dataset.skipped:
             write_json(workdir / SKIPPED, {"n": len(plan.dataset.skipped), "images": plan.dataset.skipped})

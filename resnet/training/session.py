@@ -225,7 +225,9 @@ def _finish(session: Session) -> list[dict[str, Any]]:
     """The runs in one object each: test metrics of their last weights, never of a selected step."""
     plan, dataset = session.plan, session.plan.dataset
     name = "test" if len(dataset.test) else "validation"
-    results = {}
+    # What stands where no split has images to be judged by.
+    unjudged = {"split": "none", "step": session.step, "validation": None}
+    results = {member: dict(unjudged) for member in session.active}
     for member, metrics in _evaluate(session, getattr(dataset, name)):
         if name == "test":
             member.records.write(session.step, metrics, "test")
