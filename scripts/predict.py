@@ -57,11 +57,14 @@ def main(overrides: list[str], images: list[str]) -> None:
     if cli.FLAGS.sheet:
         contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
     text = FORMATS[cli.FLAGS.format](predictions)
+    # The names of files may be any bytes, and come out as they are.
     if not cli.FLAGS.output:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")
         print(text, flush=True)
         return
     with replacing(cli.FLAGS.output) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", "utf-8", "surrogateescape")
 
 
 def as_table(predictions) -> str:

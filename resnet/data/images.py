@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from resnet.errors import InputError
 
@@ -130,7 +130,7 @@ def _noted_warnings() -> Iterator[None]:
         logging.warning("%d images are read with a warning, e.g. %s: %s", len(noted), name, message)
 
 
-def _scale_transparency(image: Image.Image) -> None:
+def _scale_transparency(image: ImageFile.ImageFile) -> None:
     """Brings the transparent colour of a PNG from the file's units, in which Pillow leaves it, to ours."""
     value = image.info.get("transparency")
     if image.format != "PNG" or value is None:

@@ -36,11 +36,11 @@ class Split:
         found = hashlib.sha256()
         if self.files is not None:
             rows = np.column_stack([self.files, self.labels.astype(np.uint64)])
-            found.update(rows[np.lexsort(rows.T)].reshape(-1))
+            found.update(rows[np.lexsort(rows.T)].reshape(-1).data)
         else:
             for array in (self.images, self.labels):
                 found.update(f"{array.dtype} {array.shape}".encode())
-                found.update(np.ascontiguousarray(array).reshape(-1))
+                found.update(np.ascontiguousarray(array).reshape(-1).data)
         return f"{len(self)} images, sha256 {found.hexdigest()[:16]}"
 
 
