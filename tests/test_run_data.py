@@ -1,28 +1,29 @@
 """A run keeps the data it began with: others are noticed, and classes are told apart by name."""
 
+import collections
 import copy
 import json
 import pickle
 import shutil
+from random import Random
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from resnet.config import Config, save_config
 from resnet.data.datasets import load_dataset
-from resnet.data.splits import NAME, PLACE, Split, hash_name, hold_out, stratified_order
+from resnet.data.splits import NAME, PLACE, stratified_order
 from resnet.errors import InputError
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run, load_run_split
+from resnet.runs.restore import variable_shapes
 from resnet.runs.task import begin_task, load_run_data, load_task, task_of
 from resnet.training.loop import train
 from resnet.training.member import outcome
-from resnet.training.steps import init_variables
+from tests.tally import record, tries
 
 
 def save(path, red, green):
@@ -74,44 +75,6 @@ def pairs_of(split):
 
 
 # What is held out
-
-
-def files_of(names):
-    return np.array([(hash_name(name.encode()), 1) for name in names], np.uint64).reshape(-1, 2)
-
-
-def held_out(names, labels, seed=0, share=0.3):
-    """The names that are trained on, and those held out."""
-    split = Split(np.zeros((len(names), 1, 1, 1), np.uint8), np.array(labels, np.int32), files_of(names))
-    kept, held = hold_out(split, share, seed, NAME)
-    assert sorted([*kept, *held]) == list(range(len(names)))
-    return {names[k] for k in kept}, {names[h] for h in held}
-
-
-@given(labels=st.lists(st.integers(0, 2), min_size=40, max_size=60), more=st.integers(1, 20))
-@settings(max_examples=30, deadline=None)
-def test_what_is_added_moves_nothing(labels, more):
-    names = [f"{label}/{index}.png" for index, label in enumerate(labels)]
-    added = [f"{index % 3}/new{index}.png" for index in range(more)]
-    kept, held = held_out(names, labels)
-    kept_then, held_then = held_out(
-        [*added, *names[::-1]], [*(index % 3 for index in range(more)), *labels[::-1]]
-    )
-    assert kept <= kept_then and held <= held_then
-
-
-def test_each_class_is_held_out_by_about_its_share_and_by_the_seed():
-    names = [f"{index % 10}/{index}.png" for index in range(20_000)]
-    labels = [index % 10 for index in range(20_000)]
-    _, held = held_out(names, labels, share=0.1)
-    counts = np.bincount([int(name[0]) for name in held])
-    assert (np.abs(counts - 200) < 5 * np.sqrt(200 * 0.9)).all()
-    assert len(held & held_out(names, labels, seed=1, share=0.1)[1]) < 300
-    assert held_out(["a/1", "b/1", "c/1"], [0, 1, 2], share=0.99)[1] == set(), (
-        "one of each class is trained on"
-    )
-    assert len(held_out(["a/1", "a/2", "b/1", "b/2"], [0, 0, 1, 1], share=1e-9)[1]) == 1
-    assert held_out(["a/1", "a/2"], [0, 0], share=0.0)[1] == set()
 
 
 def test_a_file_renamed_or_added_elsewhere_leaves_the_others(root, config):
@@ -177,6 +140,58 @@ def test_other_data_are_refused_and_nothing_is_written(root, config, workdir, na
     assert "\n" not in str(raised.value) and contents(workdir) == before
 
 
+def edits(root, random):
+    """A random change of a folder: of one image, of a class in all splits, or of nothing that counts."""
+    images = sorted(root.rglob("[0-9]*.png"))
+    image = random.choice(images)
+    other = image.with_name(f"{random.randrange(10**6)}.png")
+    kind = random.choice(["rename", "remove", "add", "larger", "rename class", "hidden", "touch", "again"])
+    if kind == "rename":
+        image.rename(other)
+    elif kind == "remove":
+        image.unlink()
+    elif kind == "add":
+        shutil.copy(image, other)
+    elif kind == "larger":
+        image.write_bytes(image.read_bytes() + b"\0")
+    elif kind == "rename class":
+        for folder in root.glob(f"*/{image.parent.name}"):
+            folder.rename(folder.with_name(f"{image.parent.name}s"))
+    elif kind == "hidden":
+        image.with_name("._" + image.name).write_bytes(b"resource fork")
+    elif kind == "touch":
+        image.touch()
+    else:
+        image.write_bytes(image.read_bytes())
+
+
+def test_whatever_changes_is_noticed(root, config, workdir, tmp_path):
+    def seen(folder):
+        return {
+            (path.relative_to(folder), path.stat().st_size)
+            for path in folder.rglob("*.png")
+            if not path.name.startswith(".")
+        }
+
+    counts, before = collections.Counter(), contents(workdir)
+    for seed in range(tries(10)):
+        random = Random(seed)
+        config.data.dir = str(shutil.copytree(root, tmp_path / str(seed)))
+        for _ in range(random.randint(1, 3)):
+            edits(tmp_path / str(seed), random)
+        if seen(tmp_path / str(seed)) == seen(root):
+            load_run_data(config.data, [workdir])
+            counts["went on with what had not changed"] += 1
+        else:
+            with pytest.raises(InputError, match="holds a run that began with other data; "):
+                load_run_data(config.data, [workdir])
+            counts["refused"] += 1
+        shutil.rmtree(tmp_path / str(seed))
+    assert contents(workdir) == before and len(counts) == 2
+    happens = "refused in a line that says what differs, and nothing written, or no change that counts"
+    record("data", "images and classes changed between stop and resume", happens, counts.total(), counts)
+
+
 def test_other_pixels_in_files_of_the_same_size_are_noticed(root, config, workdir):
     for path in (root / "train").rglob("*.png"):
         save(path, 255, 255)
@@ -208,18 +223,6 @@ def test_the_run_keeps_its_own_statistics_to_the_bit(config, workdir):
     assert json.loads((workdir / "task.json").read_text()) == fields
 
 
-def test_arrays_are_known_by_their_bytes():
-    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.arange(4, dtype=np.int32)
-    same, other = Split(images.copy(), labels), Split(images.copy(), labels)
-    other.images[3, 1, 1, 0] = 1
-    assert same.fingerprint == Split(images, labels).fingerprint != other.fingerprint
-    assert Split(images, labels[::-1]).fingerprint != same.fingerprint
-    names = files_of("abcd")
-    by_file = Split(images, labels, names)
-    assert by_file[np.array([2, 0, 3, 1])].fingerprint == by_file.fingerprint, "the order does not matter"
-    assert Split(images, labels[::-1], names).fingerprint != by_file.fingerprint
-
-
 def test_a_damaged_task_is_one_line(config, workdir):
     (workdir / "task.json").write_text("")
     with pytest.raises(InputError, match=r"task\.json is unreadable: .*; bring it back or, .*, remove it"):
@@ -233,7 +236,10 @@ def test_a_damaged_task_is_one_line(config, workdir):
 def run(config, tmp_path):
     task = task_of(load_dataset(config.data))
     model = make_model(config.model, task.num_outputs)
-    variables = init_variables(jax.random.key(0), model=model, image_shape=task.image_shape)
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: np.abs(random.normal(size=leaf.shape)).astype(np.float32), variable_shapes(config, task)
+    )
     return Run(config, task, model, variables, 0, tmp_path)
 
 
