@@ -244,4 +244,10 @@ def test_import_without_data(tmp_path):
         classes.write_bytes(text)
         with pytest.raises(InputError, match=message):
             import_weights(source, config, tmp_path / "run2", classes=classes)
+    files.write_safetensors(
+        source, to_state_dict(config.model, variables, "cifar"), {"class_names": '["dog", "cat"]'}
+    )
+    classes.write_text("cat\ndog\n")
+    with pytest.raises(InputError, match=r"stand for \(dog, cat\), but the classes given are \(cat, dog\)"):
+        import_weights(source, config, tmp_path / "run2", classes=classes)
     assert not (tmp_path / "run2").exists()

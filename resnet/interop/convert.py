@@ -21,11 +21,11 @@ from resnet.run import Run, load
 from resnet.runs import checkpoint
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.restore import variable_shapes
-from resnet.runs.task import Task, save_task, task_of
+from resnet.runs.task import Task, listed, save_task, task_of
 from resnet.training.member import Progress
 from resnet.training.optimizers import make_optimizer
 from resnet.training.steps import TrainState, init_state
-from resnet.weights.files import check_writable, read_weights, replacing, write_safetensors
+from resnet.weights.files import check_writable, read_class_names, read_weights, replacing, write_safetensors
 from resnet.weights.names import NAMINGS
 from resnet.weights.state_dict import from_state_dict, to_state_dict
 
@@ -52,6 +52,12 @@ def import_weights(
     check_writable(workdir)
     state = read_weights(source)
     task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
+    known = read_class_names(source)
+    if known is not None and known != task.class_names:
+        raise InputError(
+            f"the outputs of {source} stand for {listed(known)}, but the classes given are "
+            f"{listed(task.class_names)}: give its own, in its order, by `data.classes` or --classes"
+        )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
     config = _with_unbiased_statistics(config)

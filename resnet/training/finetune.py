@@ -17,7 +17,7 @@ from resnet.models.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.steps import TrainState
-from resnet.weights.files import read_weights
+from resnet.weights.files import read_class_names, read_weights
 from resnet.weights.state_dict import fitting_tensors
 
 SHOWN = 4
@@ -34,11 +34,11 @@ def load_initial(config: Config, task: Task) -> Tensors:
     shapes = variable_shapes(config, task)
     check_matches("init_drop", config.init_drop, shapes["params"])
     source = Path(config.init_from)
-    known = None
     if source.is_dir():
         (found, known), unknown = _tensors_of_run(source, task), []
     else:
         found, unknown = fitting_tensors(read_weights(source), config.model, shapes)
+        known = read_class_names(source)
     wanted = {
         path: leaf.shape for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True)
     }
@@ -80,12 +80,12 @@ def begin(state: TrainState, initial: Tensors) -> TrainState:
     return dataclasses.replace(state, **variables, ema=ema)
 
 
-def _check_head(source: Path, known: Task | None, task: Task) -> None:
+def _check_head(source: Path, known: tuple[str, ...] | None, task: Task) -> None:
     """Says for which classes a head is kept; InputError where it was trained for others, or another order."""
     here = listed(task.class_names)
-    if known is not None and known.class_names != task.class_names:
+    if known is not None and known != task.class_names:
         raise InputError(
-            f"`init_from` {str(source)!r} has a head for the classes {listed(known.class_names)}, these data "
+            f"`init_from` {str(source)!r} has a head for the classes {listed(known)}, these data "
             f"have {here}; if it should start at random, set --config.init_drop='^head/'"
         )
     if task.class_names:
@@ -93,8 +93,8 @@ def _check_head(source: Path, known: Task | None, task: Task) -> None:
         logging.info("the head is kept from %s, %s %s", source, word, here)
 
 
-def _tensors_of_run(workdir: Path, task: Task) -> tuple[Tensors, Task]:
-    """All variables of a run's latest checkpoint, and its task.
+def _tensors_of_run(workdir: Path, task: Task) -> tuple[Tensors, tuple[str, ...]]:
+    """All variables of a run's latest checkpoint, and its classes.
 
     A warning if it saw its images otherwise normalised.
     """
@@ -107,7 +107,7 @@ def _tensors_of_run(workdir: Path, task: Task) -> tuple[Tensors, Task]:
                 workdir, field, *(np.round(value / 255, 3).tolist() for value in (there, here)), field,
             )  # fmt: skip
     leaves = map(np.asarray, jax.tree.leaves(variables))
-    return dict(zip(leaf_paths(variables), leaves, strict=True)), theirs
+    return dict(zip(leaf_paths(variables), leaves, strict=True)), theirs.class_names
 
 
 def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:
