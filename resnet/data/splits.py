@@ -121,10 +121,10 @@ def _stratified(order: Int[np.ndarray, " k"], labels: Shaped[np.ndarray, " n"]) 
     if not np.issubdtype(labels.dtype, np.integer):
         return order
     mixed = labels[order]
+    counts = np.unique(mixed, return_counts=True)[1]
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = np.empty(len(order))  # in 0..1, each class spread evenly over it
-    for label in np.unique(mixed):
-        members = mixed == label
-        place[members] = (np.arange(members.sum()) + 0.5) / members.sum()
+    place[np.argsort(mixed, kind="stable")] = (rank + 0.5) / np.repeat(counts, counts)
     return order[np.argsort(place, kind="stable")]
 
 
@@ -155,9 +155,8 @@ def _held_out(
 ) -> Bool[np.ndarray, " n"]:
     """Marks draws below the share, or else the lowest; never the highest of a class."""
     free = np.ones(len(draws), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        free[members[draws[members].argmax()]] = False
+    by_class = np.lexsort((draws, labels))
+    free[by_class[np.diff(labels[by_class], append=-1) != 0]] = False
     held = free & (draws < share)
     if share and free.any() and not held.any():
         held[np.flatnonzero(free)[draws[free].argmin()]] = True
