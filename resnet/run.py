@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,16 @@ from jaxtyping import Float
 
 from resnet.config import Config
 from resnet.data.augment import normalize
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.datasets import SPLITS, DataConfig, given_statistics, load_split
+from resnet.data.splits import Split
 from resnet.errors import InputError, check_choice
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.scanning import stack_blocks
 from resnet.runs.restore import load_variables
-from resnet.runs.task import Task, task_of
+from resnet.runs.task import Task, listed
 from resnet.runtime.devices import DATA, make_mesh, replicate
 from resnet.training.evaluation import as_numbers, evaluate, make_evaluate, make_predict
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +36,10 @@ class Run:
     """{"params", "batch_stats"} for model.apply; the moving average if the run kept one."""
     step: int
     workdir: Path
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled programs cannot be pickled; they are made again when they are needed.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
     def _predict(self):
@@ -78,39 +82,55 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
 
 
 def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) -> dict[str, Any]:
-    """Metrics of a run's weights on a split of its own data, or of `data`.
+    """Metrics of a run's weights on a split of its own data, or of `data`; no other split is needed.
 
-    The images are normalised as in training, unless `data` gives a mean and std of its own.
+    The images are normalised as in training, unless `data` gives a mean or std of its own.
     """
-    check_choice("split", split, SPLITS)
     data = data or run.config.data
-    dataset = load_dataset(data)
-    task = _check_same_question(run.task, task_of(dataset))
-    if (data.mean, data.std) != (run.config.data.mean, run.config.data.std):
-        task = dataclasses.replace(task, mean=task_of(dataset).mean, std=task_of(dataset).std)
+    images, skipped = load_run_split(run, split, data)
+    given = given_statistics(data, run.task.image_shape[-1])
     mesh = make_mesh()
     # Rounded up to whole shares: what is padded does not count.
     batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
     metrics = evaluate(
         replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh),
-        getattr(dataset, split),
-        program=make_evaluate(mesh, model=run.model, task=task),
+        images,
+        program=make_evaluate(mesh, model=run.model, task=dataclasses.replace(run.task, **given)),
         batch_size=batch_size,
     )
-    if not metrics:
+    noted = {"skipped_images": len(skipped)} if skipped else {}
+    return {"split": split, **as_numbers(metrics), "step": run.step} | noted
+
+
+def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Split, tuple[str, ...]]:
+    """A split of `data` as a question to the run's net, and which of its images were skipped.
+
+    Labels are the run's own: classes are the same where their names are. InputError unless the data are
+    of the same kind, shape and classes.
+    """
+    check_choice("split", split, SPLITS)
+    images, source = load_split(data, split, run.task.held_out_by)
+    if not len(images):
         raise InputError(f"data set {data.name!r} has no images in its {split} split")
-    skipped = {"skipped_images": len(dataset.skipped)} if dataset.skipped else {}
-    return {"split": split, **as_numbers(metrics), "step": run.step} | skipped
-
-
-def _check_same_question(trained: Task, given: Task) -> Task:
-    """The task of the run; InputError unless the other data can be put to the same net."""
-    for field, remedy in (
-        ("kind", "evaluate on data of that kind"),
-        ("num_outputs", "evaluate on data with those classes"),
-        ("image_shape", "set `data.image_size` to the first of these"),
+    kind = "classification" if source.class_names else "regression"
+    shape = images.images.shape[1:]
+    for field, ours, theirs, remedy in (
+        ("kind", run.task.kind, kind, "evaluate on data of that kind"),
+        ("image_shape", run.task.image_shape, shape, "set `data.image_size` to the first of these"),
     ):
-        ours, theirs = getattr(trained, field), getattr(given, field)
         if ours != theirs:
             raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")
-    return trained
+    return with_labels_of(images, source.class_names, run.task.class_names), source.skipped
+
+
+def with_labels_of(split: Split, given: Sequence[str], trained: Sequence[str]) -> Split:
+    """The split with each class at its place among the `trained`; InputError unless all are the same."""
+    if tuple(given) == tuple(trained):
+        return split
+    if set(given) != set(trained):
+        raise InputError(
+            f"the run knows the classes {listed(trained)}, this data has {listed(given)}: evaluate on data "
+            "whose classes have the same names"
+        )
+    places = np.array([trained.index(name) for name in given], np.int32)
+    return dataclasses.replace(split, labels=places[split.labels])

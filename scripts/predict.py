@@ -20,6 +20,9 @@ flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
 flags.DEFINE_integer(
     "top", None, "How many classes are shown, the most probable first; by default 5, or all."
 )
+flags.DEFINE_string(
+    "on_bad_image", "error", "What a file that cannot be read does: error, or skip, named in the log."
+)
 flags.DEFINE_string("format", "table", "table, csv or json.")
 flags.DEFINE_string("output", None, "File to write instead of standard output.")
 flags.DEFINE_string("sheet", None, "PNG file in which the first 64 images are drawn with their predictions.")
@@ -45,16 +48,23 @@ def main(overrides: list[str], images: list[str]) -> None:
     with progress.Progress(console=terminal, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("images", total=len(files))
         predictions = predict_files(
-            run, files, top=cli.FLAGS.top, progress=lambda n: bar.update(task, completed=n)
+            run,
+            files,
+            top=cli.FLAGS.top,
+            on_bad_image=cli.FLAGS.on_bad_image,
+            progress=lambda n: bar.update(task, completed=n),
         )
     if cli.FLAGS.sheet:
         contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
     text = FORMATS[cli.FLAGS.format](predictions)
+    # The names of files may be any bytes, and come out as they are.
     if not cli.FLAGS.output:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")
         print(text, flush=True)
         return
     with replacing(cli.FLAGS.output) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", "utf-8", "surrogateescape")
 
 
 def as_table(predictions) -> str:

@@ -22,7 +22,7 @@ def make_split(labels, side=4, seed=0):
 
 def use(monkeypatch, source):
     """Makes `source` what data.name=synthetic loads."""
-    monkeypatch.setitem(datasets.DATASETS, "synthetic", lambda config: source)
+    monkeypatch.setitem(datasets.DATASETS, "synthetic", lambda config, only: source)
 
 
 def rows(split):

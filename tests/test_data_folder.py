@@ -9,36 +9,19 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.images import decode_image, decode_images
-from resnet.errors import InputError
-
-
-def save(path, size=(6, 6), color=(10, 20, 30), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, color).save(path)
+from tests.folder_cases import load, noted, refused, save, two_classes
+from tests.images_cases import chunk, png
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes, told by their colour: four training and two test images of each."""
-    for label, name in enumerate(["cat", "dog"]):
-        for index in range(4):
-            save(tmp_path / "train" / name / f"{index}.png", color=(100 * label, index, 0))
-        for index in range(2):
-            save(tmp_path / "test" / name / f"{index}.png", color=(100 * label, 50 + index, 0))
-    return tmp_path
+    return two_classes(tmp_path)
 
 
-def load(root, validation=0.25, **fields):
-    fields |= {"name": "image_folder", "dir": str(root), "validation": validation}
-    return load_dataset(DataConfig(**fields))
-
-
-def refused(root, message, **fields):
-    with pytest.raises(InputError, match=message) as raised:
-        load(root, **fields)
-    assert "\n" not in str(raised.value)
+@pytest.fixture
+def warnings(monkeypatch):
+    return noted(monkeypatch)
 
 
 # Reading
@@ -47,17 +30,10 @@ def refused(root, message, **fields):
 def test_labels_follow_the_sorted_folder_names(root):
     data = load(root)
     assert data.class_names == ("cat", "dog")
-    for split, n in ((data.train, 6), (data.validation, 2), (data.test, 4)):
-        assert len(split) == n
+    assert len(data.train) + len(data.validation) == 8 and len(data.validation) and len(data.test) == 4
+    for split in (data.train, data.validation, data.test):
         np.testing.assert_array_equal(split.images[:, 0, 0, 0], 100 * split.labels)
     np.testing.assert_array_equal(data.test.images[:, 0, 0, 1], [50, 51, 50, 51])
-
-
-def test_own_validation_folder_is_used_and_nothing_held_out(root):
-    save(root / "validation" / "cat" / "a.png")
-    save(root / "validation" / "dog" / "a.png")
-    data = load(root)
-    assert (len(data.train), len(data.validation)) == (8, 2)
 
 
 def test_suffixes_in_any_case_and_hidden_files(root, monkeypatch):
@@ -70,13 +46,11 @@ def test_suffixes_in_any_case_and_hidden_files(root, monkeypatch):
     assert len(load(root, validation=0.0).train) == 10
 
 
-def test_other_files_are_left_out_with_a_warning(root, monkeypatch):
-    lines = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+def test_other_files_are_left_out_with_a_warning(root, warnings):
     (root / "train" / "cat" / "notes.txt").write_text("")
     assert len(load(root, validation=0.0).train) == 8
     notes = root / "train" / "cat" / "notes.txt"
-    assert lines == [f"ignoring 1 files not in .jpg, .jpeg, .png, e.g. {notes}"]
+    assert warnings == [f"ignoring 1 files not in .jpg, .jpeg, .png, e.g. {notes}"]
 
 
 def test_home_is_expanded(root, monkeypatch):
@@ -146,6 +120,27 @@ def test_palette_becomes_its_colours_and_transparency_white():
     np.testing.assert_array_equal(image, [[[10, 20, 30], [255, 255, 255]]])
 
 
+WHITE = 255, 255, 255
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row", "transparent", "expected"),
+    [
+        (1, 0, bytes([0b10000000]), (1,), [WHITE, (0, 0, 0)]),
+        (2, 0, bytes([0b10010000]), (2,), [WHITE, (85, 85, 85)]),
+        (4, 0, bytes([0x35]), (3,), [WHITE, (85, 85, 85)]),
+        (8, 0, bytes([7, 9]), (7,), [WHITE, (9, 9, 9)]),
+        (16, 0, struct.pack(">2H", 0x1234, 0x1235), (0x1234,), [WHITE, (18, 18, 18)]),
+        (8, 2, bytes([1, 2, 3, 4, 5, 6]), (1, 2, 3), [WHITE, (4, 5, 6)]),
+        (16, 2, struct.pack(">6H", 256, 513, 770, 1024, 1280, 1536), (256, 513, 770), [WHITE, (4, 5, 6)]),
+    ],
+)
+def test_a_transparent_colour_of_any_depth_becomes_white(bits, colour, row, transparent, expected):
+    value = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    file = png(2, 1, bits, colour, b"\0" + row, value)
+    np.testing.assert_array_equal(decode_image(file, "image"), [expected])
+
+
 def test_cmyk_jpeg_becomes_rgb():
     file = io.BytesIO()
     Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(file, "JPEG", quality=100)
@@ -160,10 +155,9 @@ def test_missing_folder(root):
     refused(root / "nowhere", f"`data.dir`: there is no folder {root}/nowhere; it must hold train/")
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_missing_split(root, split):
-    (root / split).rename(root / "elsewhere")
-    refused(root, f"there is no folder {root}/{split}; `data.dir` must hold train/<class>/")
+def test_missing_train(root):
+    (root / "train").rename(root / "elsewhere")
+    refused(root, f"there is no folder {root}/train; `data.dir` must hold train/<class>/")
 
 
 def test_empty_class_folder(root):
@@ -190,7 +184,11 @@ def test_classes_that_differ_from_train(root, split):
 @pytest.mark.parametrize("content", [b"", b"\0", b"not an image", b"GIF89a" + bytes(50)])
 def test_not_an_image(root, content):
     (root / "train" / "dog" / "9.jpg").write_bytes(content)
-    refused(root, f"{root}/train/dog/9.jpg is not a JPEG or PNG image: replace it or remove it")
+    refused(
+        root,
+        f"{root}/train/dog/9.jpg is not a JPEG or PNG image: replace it or remove it, or set "
+        "`data.on_bad_image` to skip",
+    )
 
 
 def test_other_image_formats_are_not_taken_for_jpeg(root):

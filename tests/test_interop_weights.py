@@ -232,11 +232,22 @@ def test_import_without_data(tmp_path):
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), variable_shapes(config, task))
     source, classes = tmp_path / "source.safetensors", tmp_path / "classes.txt"
     files.write_safetensors(source, to_state_dict(config.model, variables, "cifar"), {})
-    classes.write_text("cat\ndog\n")
+    classes.write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")  # as Windows' editors write it
     import_weights(source, config, tmp_path / "run", classes=classes)
     task = json.loads((tmp_path / "run" / "task.json").read_text())
     assert task["class_names"] == ["cat", "dog"] and task["mean"] == [127.5] * 3
-    classes.write_text("cat\n")
-    with pytest.raises(InputError, match="must hold two or more"):
+    for text, message in (
+        (b"cat\n", "must hold two or more"),
+        (b"cat\ndog\ncat\n", "classes.txt has cat more than once"),
+        (b"c\xff\ndog\n", "classes.txt cannot be read"),
+    ):
+        classes.write_bytes(text)
+        with pytest.raises(InputError, match=message):
+            import_weights(source, config, tmp_path / "run2", classes=classes)
+    files.write_safetensors(
+        source, to_state_dict(config.model, variables, "cifar"), {"class_names": '["dog", "cat"]'}
+    )
+    classes.write_text("cat\ndog\n")
+    with pytest.raises(InputError, match=r"stand for \(dog, cat\), but the classes given are \(cat, dog\)"):
         import_weights(source, config, tmp_path / "run2", classes=classes)
     assert not (tmp_path / "run2").exists()

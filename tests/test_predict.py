@@ -79,6 +79,30 @@ def test_bad_images(run, folder, tmp_path):
         predict.predict_files(run, [tmp_path / "half.jpg"])
 
 
+def test_one_bad_file_does_not_stop_the_others(run, folder, tmp_path, monkeypatch, caplog):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    for name in ("._a.png", ".ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"resource fork")
+    (tmp_path / "aa.png").write_text("no picture")
+    files = predict.find_images([tmp_path])
+    assert [file.name for file in files] == ["a.png", "aa.png", "b.png"]
+    with pytest.raises(InputError, match=r"aa\.png is not .*, or leave such .* --on_bad_image=skip"):
+        predict.predict_files(run, files)
+    seen = []
+    monkeypatch.setattr(predict, "BATCH", 2)
+    found = predict.predict_files(run, files, on_bad_image="skip", progress=seen.append)
+    assert [Path(p.file).name for p in found] == ["a.png", "b.png"] and seen == [2, 3]
+    assert f"left out: {tmp_path}/aa.png is not a JPEG or PNG image" in caplog.text
+    alone = [predict.predict_files(run, [file])[0].classes for file in (files[0], files[2])]
+    assert [p.classes[0][0] for p in found] == [classes[0][0] for classes in alone]
+    with pytest.raises(InputError, match="none of 1 images can be read"):
+        predict.predict_files(run, [tmp_path / "aa.png"], on_bad_image="skip")
+    with pytest.raises(InputError, match="`--on_bad_image` must be one of error, skip; got 'ignore'"):
+        predict.predict_files(run, files, on_bad_image="ignore")
+
+
 def test_a_contact_sheet(run, folder, tmp_path):
     predictions = predict.predict_files(run, predict.find_images([folder]))
     predict.contact_sheet(run, predictions, tmp_path / "sheet.png")

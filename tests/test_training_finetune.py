@@ -1,12 +1,14 @@
 """Fine-tuning: what is taken from a run or a weight file, what starts anew, and what stays as it is."""
 
 import copy
+import dataclasses
 import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl import logging
 
 from resnet.config import Config, check_config
 from resnet.data.datasets import load_dataset
@@ -98,6 +100,27 @@ def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
     deeper = tiny(init_from=str(source[kind]), model__blocks=(1, 2, 1))
     with pytest.raises(InputError, match=r"missing there: stage2/block2/.*and 6 more.*='\^stage2/'"):
         load_initial(deeper, task_of(load_dataset(deeper.data)))
+
+
+@pytest.mark.parametrize("classes", [tuple("9876543210"), tuple("abcdefghij")], ids=["order", "names"])
+def test_a_head_is_kept_for_the_same_classes_alone(source, classes, monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, "info", lambda text, *values: lines.append(text % values))
+    config = tiny(init_from=str(source[0]))
+    task = task_of(load_dataset(config.data))
+    load_initial(config, task)
+    load_initial(tiny(init_from=str(source[1])), task)
+    kept = "the head is kept from {}, {} (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)"
+    assert kept.format(source[0], "trained for the same") in lines
+    assert kept.format(source[1], "which names no classes: its outputs stand for") in lines
+    others = dataclasses.replace(task, class_names=classes)
+    message = re.escape(
+        f"a head for the classes ({', '.join('0123456789')}), these data have ({classes[0]}, "
+    )
+    with pytest.raises(InputError, match=message + r".*set --config\.init_drop='\^head/'"):
+        load_initial(config, others)
+    dropped = load_initial(tiny(init_from=str(source[0]), init_drop="^head/"), others)
+    assert dropped and not any("/head/" in path for path in dropped)
 
 
 def test_sources_and_expressions_that_cannot_be_used(source, tmp_path):

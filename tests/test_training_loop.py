@@ -1,5 +1,6 @@
 """Whole runs of a few steps: resuming, finishing, diverging, and checkpoints that are damaged."""
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import resnet
 from resnet.config import Config
 from resnet.data.batches import batch_indices
-from resnet.data.datasets import load_dataset
+from resnet.data.datasets import DATASETS, load_dataset
+from resnet.data.embedded import load_digits
 from resnet.errors import InputError
 from resnet.run import evaluate_run
 from resnet.runs import checkpoint
@@ -61,6 +63,19 @@ def test_a_run_leaves_its_records_and_its_result(finished):
     assert result["split"] == "test" and result["n"] == len(load_dataset(config.data).test)
     assert json.loads((workdir / "result.json").read_text()) == result
     assert {5, 9} <= set(checkpoint.steps_on_disk(workdir))
+
+
+@pytest.mark.parametrize(("share", "split"), [(0.1, "validation"), (0.0, "none")])
+def test_without_test_images_the_result_says_so(monkeypatch, tmp_path, share, split):
+    digits = load_digits()
+    untested = dataclasses.replace(digits, test=digits.test[:0])
+    monkeypatch.setitem(DATASETS, "digits", lambda config, only: untested)
+    config = tiny()
+    config.data.validation = share
+    result = train(config, tmp_path)
+    assert result["split"] == split and result["sha256"] and result["step"] == 9
+    assert ("top1" in result) == ("without_ema" in result) == (split == "validation")
+    assert json.loads((tmp_path / "task.json").read_text())["fingerprint"].keys() == {"train"}
 
 
 def test_a_finished_run_does_nothing_again(finished):

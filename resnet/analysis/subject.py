@@ -13,11 +13,12 @@ from jaxtyping import Array, Float
 from resnet.config import Config, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
+from resnet.data.splits import NAME
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.models.chain import Part, parts
 from resnet.models.geometry import BRANCHES, FAMILIES
 from resnet.models.resnet import ResNet, make_model
-from resnet.run import SPLITS, load
+from resnet.run import SPLITS, load, with_labels_of
 from resnet.runs.task import Task, task_of
 from resnet.training.losses import example_losses
 from resnet.training.step import INIT, init_variables, random_key
@@ -119,9 +120,9 @@ def _probe(config: Config, data: str, count: int, task: Task | None) -> tuple[Ar
         labels = jax.random.randint(keys[1], (count,), 0, outputs)
         regression = config.model.output == "identity" and outputs == 1
         return jax.random.normal(keys[0], (count, *shape)), labels * 1.0 if regression else labels
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, task.held_out_by if task else NAME)
     task = task or task_of(dataset)
-    split = getattr(dataset, data)
+    split = with_labels_of(getattr(dataset, data), dataset.class_names, task.class_names)
     if not len(split):
         raise InputError(f"data set {config.data.name!r} has no images in its {data} split")
     images = normalize(jnp.asarray(split.images[:count]), task.mean, task.std)

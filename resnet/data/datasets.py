@@ -11,10 +11,11 @@ from resnet.data.embedded import load_digits, load_digits_rotation, load_synthet
 from resnet.data.folder import load_folder
 from resnet.data.idx import find_idx, load_idx
 from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
-from resnet.data.splits import Dataset, Source, Split
+from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
 from resnet.errors import InputError, check_at_least, check_choice
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
+SPLITS = ("train", "validation", "test")
 ON_BAD_IMAGE = ("error", "skip")
 SHIFT_FILLS = ("zero", "reflect")
 
@@ -32,7 +33,7 @@ class DataConfig:
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
-    """share of the training images held out, stratified; a validation/ folder takes its place"""
+    """share of the training images held out, of each class; a validation/ folder takes its place"""
     split_seed: int = 0
     """seed of what is held out, of what train_limit keeps, and of the angles of digits_rotation"""
     train_limit: int = 0
@@ -105,25 +106,30 @@ def _load_published(config: DataConfig) -> Source:
     return load_prepared(config.name, _folder(config.dir or DEFAULT_DIR))
 
 
-DATASETS: dict[str, Callable[[DataConfig], Source]] = {
-    "digits": lambda config: load_digits(),
-    "digits_rotation": lambda config: load_digits_rotation(config.split_seed),
-    "synthetic": lambda config: load_synthetic(),
-    "image_folder": lambda config: load_folder(
-        _folder(config.dir), config.image_size, skip=config.on_bad_image == "skip"
-    ),
-    **dict.fromkeys(PREPARED, _load_published),
+def _load_folder(config: DataConfig, only: str) -> Source:
+    skip = config.on_bad_image == "skip"
+    return load_folder(_folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only)
+
+
+# Each may read less than all where one split `only` is asked for.
+DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
+    "digits": lambda config, only: load_digits(),
+    "digits_rotation": lambda config, only: load_digits_rotation(config.split_seed),
+    "synthetic": lambda config, only: load_synthetic(),
+    "image_folder": _load_folder,
+    **dict.fromkeys(PREPARED, lambda config, only: _load_published(config)),
 }
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """Reads the data, holds out the validation split and takes the statistics of what is left."""
-    config.check()
-    source = DATASETS[config.name](config)
-    _check_labels(source, config.name)
-    source = _chosen(source, config) if config.classes else source
-    train, validation = _hold_out(source, config)
+def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
+    """Reads the data, holds out the validation split and takes the statistics of what is left.
+
+    What does not lie in files of its own is held out by place, however `held_out_by`.
+    """
+    source = _read(config)
+    train, validation = _hold_out(source, config, held_out_by)
     mean, std = _statistics(train, config)
+    read = {name: getattr(source, name) for name in SPLITS}
     dataset = Dataset(
         train=train,
         validation=validation,
@@ -134,9 +140,28 @@ def load_dataset(config: DataConfig) -> Dataset:
         unit=source.unit,
         target_scale=source.target_scale,
         skipped=source.skipped,
+        fingerprint={name: split.fingerprint for name, split in read.items() if split},
+        held_out_by=PLACE if source.train.files is None else held_out_by,
     )
     _check_augmentation(dataset, config)
     return dataset
+
+
+def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Split, Source]:
+    """One split, and what it was taken from; of a folder, no other need be there."""
+    source = _read(config, only=name)
+    if name == "test" or (name == "validation" and source.validation is not None):
+        return getattr(source, name), source
+    train, validation = _hold_out(source, config, held_out_by)
+    return (train if name == "train" else validation), source
+
+
+def _read(config: DataConfig, only: str = "") -> Source:
+    """What the loader gives, with the classes that are chosen."""
+    config.check()
+    source = DATASETS[config.name](config, only)
+    _check_labels(source, config.name)
+    return _chosen(source, config) if config.classes else source
 
 
 def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
@@ -150,7 +175,7 @@ def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
 
 def _check_labels(source: Source, name: str) -> None:
     classes = len(source.class_names)
-    for field in ("train", "validation", "test"):
+    for field in SPLITS:
         split = getattr(source, field)
         if split is None or not classes:
             continue
@@ -174,31 +199,34 @@ def _chosen(source: Source, config: DataConfig) -> Source:
 
     def kept(split: Split) -> Split:
         labels = places[split.labels]
-        return Split(split.images[labels >= 0], labels[labels >= 0])
+        return dataclasses.replace(split, labels=labels)[np.flatnonzero(labels >= 0)]
 
     validation = None if source.validation is None else kept(source.validation)
-    return Source(kept(source.train), kept(source.test), config.classes, validation)
+    return dataclasses.replace(
+        source,
+        train=kept(source.train),
+        test=kept(source.test),
+        validation=validation,
+        class_names=config.classes,
+    )
 
 
-def _hold_out(source: Source, config: DataConfig) -> tuple[Split, Split]:
-    """The training and the validation split, both taken from one stratified shuffle."""
-    order = splits.stratified_order(source.train.labels, config.split_seed)
+def _hold_out(source: Source, config: DataConfig, by: str) -> tuple[Split, Split]:
+    """The training split, and the validation split where the data have none of their own."""
     share = config.validation if source.validation is None else 0
-    held_out = round(share * len(order))
-    kept = len(order) - held_out
-    if kept == 0 or (share and held_out == 0):
+    kept, held_out = splits.hold_out(source.train, share, config.split_seed, by)
+    if len(kept) == 0 or (share and len(held_out) == 0):
         raise InputError(
-            f"`data.validation` must leave images on both sides; {share!r} of {len(order)} images "
-            f"holds out {held_out}"
+            f"`data.validation` must leave images on both sides; {share!r} of {len(source.train)} images "
+            f"holds out {len(held_out)}: choose another share, or another `data.split_seed`"
         )
-    if config.train_limit > kept:
+    if config.train_limit > len(kept):
         raise InputError(
-            f"`data.train_limit` must be at most {kept}, the training images of {config.name}; "
+            f"`data.train_limit` must be at most {len(kept)}, the training images of {config.name}; "
             f"got {config.train_limit!r}"
         )
-    train = source.train[order[held_out : held_out + (config.train_limit or kept)]]
-    validation = source.train[order[:held_out]] if source.validation is None else source.validation
-    return train, validation
+    train = source.train[kept[: config.train_limit or len(kept)]]
+    return train, source.train[held_out] if source.validation is None else source.validation
 
 
 def _statistics(train: Split, config: DataConfig) -> tuple[splits.Statistic, splits.Statistic]:
@@ -210,14 +238,19 @@ def _statistics(train: Split, config: DataConfig) -> tuple[splits.Statistic, spl
         mean, std = train.images.mean(axis=0, dtype=np.float64), np.full(channels, 255.0)
     else:
         mean, std = splits.channel_statistics(train.images)
-    for field, given in (("mean", config.mean), ("std", config.std)):
-        if given and len(given) != channels:
+    given = given_statistics(config, channels)
+    return given.get("mean", mean.astype(np.float32)), given.get("std", std.astype(np.float32))
+
+
+def given_statistics(config: DataConfig, channels: int) -> dict[str, splits.Statistic]:
+    """Those of mean and std that the config states, in units of 0..255."""
+    given = {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name)}
+    for name, values in given.items():
+        if len(values) != channels:
             raise InputError(
-                f"`data.{field}` must have one value for each of {channels} channels; got {given!r}"
+                f"`data.{name}` must have one value for each of {channels} channels; got {values!r}"
             )
-    mean = np.multiply(config.mean, 255) if config.mean else mean
-    std = np.multiply(config.std, 255) if config.std else std
-    return mean.astype(np.float32), std.astype(np.float32)
+    return {name: np.multiply(values, 255).astype(np.float32) for name, values in given.items()}
 
 
 def _check_augmentation(dataset: Dataset, config: DataConfig) -> None:

@@ -12,14 +12,20 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from resnet.errors import InputError
 
 Image8 = UInt8[np.ndarray, "h w c"]
 
+
+class BadImage(InputError):
+    """One image file that cannot be read; the others may be."""
+
+
 FORMATS = ("JPEG", "PNG")
 MODES = {1: "L", 3: "RGB"}
+LEVELS = {"L;2": 3, "L;4": 15}  # the white of PNG's grey of few bits, by Pillow's names
 MAX_PIXELS = 89_478_485  # where Pillow warns of a decompression bomb: a quarter GiB of RGB
 CHUNK = 256  # files handed to a thread at once; one by one, the hand-over shows
 _CURRENT = threading.local()  # name of the file that a thread is at
@@ -44,7 +50,7 @@ def decode_images(
         _CURRENT.name = names[index]
         try:
             return decode_image(files[index], names[index], image_size, channels)
-        except InputError as error:
+        except BadImage as error:
             if not skip:
                 raise
             bad[index] = str(error)
@@ -81,25 +87,26 @@ def decode_image(file: Path | bytes, name: str, image_size: int = 0, channels: i
     try:
         # Reading a pipe or a device might never end.
         if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
-            raise InputError(f"{name} is no ordinary file: replace it or remove it")
+            raise BadImage(f"{name} is no ordinary file: replace it or remove it")
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", FORMATS) as raw:
             if raw.width * raw.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            _scale_transparency(raw)
             _set_upright(raw)
             image = _flatten(raw).convert(MODES[channels])
-    except InputError:
+    except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
+        raise BadImage(
             f"{name} has more than {MAX_PIXELS:,} pixels, which may exhaust the memory: "
             "shrink it or remove it"
         ) from None
     except UnidentifiedImageError:
-        raise InputError(f"{name} is not a JPEG or PNG image: replace it or remove it") from None
+        raise BadImage(f"{name} is not a JPEG or PNG image: replace it or remove it") from None
     except Exception as error:  # Pillow's decoders raise many types on a broken file
         reason = error.strerror if isinstance(error, OSError) and error.errno else None
         what = f"read ({reason})" if reason else f"decoded ({' '.join(str(error).split())})"
-        raise InputError(f"{name} cannot be {what}: replace it or remove it") from error
+        raise BadImage(f"{name} cannot be {what}: replace it or remove it") from error
     if image_size:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image.height, image.width, channels)
@@ -123,6 +130,18 @@ def _noted_warnings() -> Iterator[None]:
         logging.warning("%d images are read with a warning, e.g. %s: %s", len(noted), name, message)
 
 
+def _scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Brings the transparent colour of a PNG from the file's units, in which Pillow leaves it, to ours."""
+    value = image.info.get("transparency")
+    if image.format != "PNG" or value is None:
+        return
+    layout = image.tile[0].args  # known until the pixels are read
+    if layout in LEVELS:
+        image.info["transparency"] = value * 255 // LEVELS[layout]
+    elif layout == "RGB;16B":  # decoded to 8 bits, so colours that look alike there are one
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
+
+
 def _set_upright(image: Image.Image) -> None:
     """Turns the image as its EXIF tells; of an EXIF that cannot be read is only warned."""
     image.load()
@@ -135,7 +154,9 @@ def _set_upright(image: Image.Image) -> None:
 def _flatten(image: Image.Image) -> Image.Image:
     """The image at 8 bits, on white where it is transparent."""
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        grey = np.asarray(image)
+        transparent = grey == image.info.get("transparency", -1)
+        image = Image.fromarray(np.where(transparent, 255, grey >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,13 +1,16 @@
 """What data are, once read: splits of images and labels, how they are drawn, their statistics."""
 
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Shaped, UInt8, UInt64
 
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int32[np.ndarray, " n"] | Float32[np.ndarray, " n"]
+# How what is held out is drawn from the training images.
+NAME, PLACE = "name", "place"
 Statistic = Float32[np.ndarray, " c"] | Float32[np.ndarray, "h w c"]
 
 
@@ -17,17 +20,36 @@ class Split:
 
     images: Images
     labels: Labels
+    files: UInt64[np.ndarray, "n 2"] | None = None
+    """Of images that lie in files of their own: a hash of each one's relative name, and its size in bytes."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: slice | Int[np.ndarray, " m"]) -> "Split":
-        return Split(self.images[index], self.labels[index])
+        files = None if self.files is None else self.files[index]
+        return Split(self.images[index], self.labels[index], files)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these images from others: by names, sizes and labels of files in any order, or by bytes."""
+        found = hashlib.sha256()
+        if self.files is not None:
+            rows = np.column_stack([self.files, self.labels.astype(np.uint64)])
+            found.update(rows[np.lexsort(rows.T)].reshape(-1).data)
+        else:
+            for array in (self.images, self.labels):
+                found.update(f"{array.dtype} {array.shape}".encode())
+                found.update(np.ascontiguousarray(array).reshape(-1).data)
+        return f"{len(self)} images, sha256 {found.hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """What a loader returns: the splits as published. A regression has no class names."""
+    """What a loader returns: the splits as published, empty where there is none.
+
+    A regression has no class names.
+    """
 
     train: Split
     test: Split
@@ -47,6 +69,7 @@ class Dataset:
     validation: Split
     """Empty where nothing is held out."""
     test: Split
+    """Empty where the data have none."""
     mean: Statistic
     """Subtracted from the images, in units of 0..255."""
     std: Statistic
@@ -58,6 +81,10 @@ class Dataset:
     target_scale: float
     skipped: tuple[str, ...] = ()
     """Of each image that was left out, which and why."""
+    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By split as it was read, before anything is held out: what tells its images from others."""
+    held_out_by: str = PLACE
+    """How the validation split was drawn: by the names of files, or by their places in the whole."""
 
     @property
     def task(self) -> str:
@@ -86,14 +113,66 @@ def stratified_order(labels: Shaped[np.ndarray, " n"], seed: int) -> Int[np.ndar
 
     Targets of a regression are shuffled freely.
     """
-    order = make_random(seed).permutation(len(labels))
+    return _stratified(make_random(seed).permutation(len(labels)), labels)
+
+
+def _stratified(order: Int[np.ndarray, " k"], labels: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """An order of some examples with their classes mixed evenly; within a class it stays."""
     if not np.issubdtype(labels.dtype, np.integer):
         return order
-    place = np.empty(len(labels))  # in 0..1, each class spread evenly over it
-    for label in np.unique(labels):
-        members = labels[order] == label
-        place[members] = (np.arange(members.sum()) + 0.5) / members.sum()
+    mixed = labels[order]
+    counts = np.unique(mixed, return_counts=True)[1]
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty(len(order))  # in 0..1, each class spread evenly over it
+    place[np.argsort(mixed, kind="stable")] = (rank + 0.5) / np.repeat(counts, counts)
     return order[np.argsort(place, kind="stable")]
+
+
+def hold_out(
+    split: Split, share: float, seed: int, by: str
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " h"]]:
+    """The images that are trained on, shuffled and stratified, and those held out.
+
+    By name, each file is held out with the probability `share`, by a hash of its name alone: a file that
+    is added, removed or renamed moves no other. How many of a class are held out is left to chance, but
+    one of each class is trained on and one file of all is held out; for these two rules alone, a file
+    added to a class of very few may move another. By place, a stratified shuffle is cut: the shares are
+    exact, but any change of the whole moves them all.
+    """
+    if by == PLACE or split.files is None:
+        order = stratified_order(split.labels, seed)
+        count = round(share * len(order))
+        return order[count:], order[:count]
+    draws = _draws(split.files[:, 0], seed)
+    held = _held_out(draws, split.labels, share)
+    order = np.argsort(draws, kind="stable")
+    kept = order[~held[order]]
+    return _stratified(kept, split.labels), np.flatnonzero(held)
+
+
+def _held_out(
+    draws: Float64[np.ndarray, " n"], labels: Int32[np.ndarray, " n"], share: float
+) -> Bool[np.ndarray, " n"]:
+    """Marks draws below the share, or else the lowest; never the highest of a class."""
+    free = np.ones(len(draws), bool)
+    by_class = np.lexsort((draws, labels))
+    free[by_class[np.diff(labels[by_class], append=-1) != 0]] = False
+    held = free & (draws < share)
+    if share and free.any() and not held.any():
+        held[np.flatnonzero(free)[draws[free].argmin()]] = True
+    return held
+
+
+def hash_name(name: bytes) -> int:
+    """64 bits that stand for the name of a file."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+
+def _draws(names: UInt64[np.ndarray, " n"], seed: int) -> Float64[np.ndarray, " n"]:
+    """A number of 0..1 for each name, the same in every company; another with another seed."""
+    key = seed.to_bytes(8, "little")
+    drawn = (hashlib.blake2b(name.tobytes(), digest_size=8, key=key).digest() for name in names)
+    return np.frombuffer(b"".join(drawn), "<u8") / 2**64
 
 
 def channel_statistics(

@@ -1,5 +1,6 @@
 """A workdir from a weight file, and a weight file from a workdir."""
 
+import collections
 import dataclasses
 import json
 from pathlib import Path
@@ -19,9 +20,9 @@ from resnet.runs import checkpoint
 from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.restore import variable_shapes
-from resnet.runs.task import Task, save_task, task_of
+from resnet.runs.task import Task, listed, save_task, task_of
 from resnet.training.step import TrainState, make_step
-from resnet.weights.files import check_writable, read_weights, replacing, write_safetensors
+from resnet.weights.files import check_writable, read_class_names, read_weights, replacing, write_safetensors
 from resnet.weights.names import NAMINGS
 from resnet.weights.state_dict import from_state_dict, to_state_dict
 
@@ -48,6 +49,12 @@ def import_weights(
     check_writable(workdir)
     state = read_weights(source)
     task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
+    known = read_class_names(source)
+    if known is not None and known != task.class_names:
+        raise InputError(
+            f"the outputs of {source} stand for {listed(known)}, but the classes given are "
+            f"{listed(task.class_names)}: give its own, in its order, by `data.classes` or --classes"
+        )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
     config = _with_unbiased_statistics(config)
@@ -141,9 +148,15 @@ def _with_unbiased_statistics(config: Config) -> Config:
 def _task_without_data(config: Config, classes: Path) -> Task:
     """The task that a file of class names and the data fields describe."""
     try:
-        names = tuple(line.strip() for line in classes.read_text().splitlines() if line.strip())
+        # The encoding leaves out the mark that some editors put before the first name.
+        lines = classes.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"file of class names {classes} cannot be read ({error})") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise InputError(
+            f"file of class names {classes} has {', '.join(twice)} more than once: tell them apart"
+        )
     data = config.data
     if len(names) < 2 or not data.image_size or not data.mean or not data.std:
         raise InputError(

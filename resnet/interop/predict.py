@@ -6,11 +6,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Float, UInt8
 
-from resnet.data.folder import SUFFIXES
-from resnet.data.images import decode_image
-from resnet.errors import InputError
+from resnet.data.datasets import ON_BAD_IMAGE
+from resnet.data.folder import SUFFIXES, visible
+from resnet.data.images import BadImage, decode_image
+from resnet.errors import InputError, check_choice
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
@@ -30,12 +32,16 @@ class Prediction:
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files given, and all images under the folders given, sorted; InputError if there are none."""
+    """The files given, and all images under the folders given, sorted; InputError if there are none.
+
+    Hidden files, and those in hidden folders, are no images.
+    """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            files = (file for file in path.rglob("*") if file.is_file())
-            images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+            inside = (file.relative_to(path) for file in path.rglob("*"))
+            files = (path / file for file in inside if all(map(visible, (file, *file.parents[:-1]))))
+            images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
             if not images:
                 raise InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
             found += images
@@ -53,18 +59,25 @@ def predict_files(
     files: Sequence[Path],
     *,
     top: int | None = None,
+    on_bad_image: str = "error",
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Prediction]:
-    """Predictions for each file in order, of `top` classes; `progress` is told the number that is done."""
+    """Predictions for each file in order, of `top` classes; `progress` is told the number that is done.
+
+    What cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
+    """
+    check_choice("--on_bad_image", on_bad_image, ON_BAD_IMAGE)
     classes = run.task.num_outputs
     top = min(TOP, classes) if top is None else top
     if not 1 <= top <= classes:
         raise InputError(f"`top` must be from 1 to {classes}, the outputs of the run's net; got {top}")
     predictions = []
-    for part, images in _batches(run, files):
+    for done, part, images in _batches(run, files, skip=on_bad_image == "skip"):
         answers = _answers(run, run.logits(images)[: len(part)], top)
         predictions += [Prediction(str(file), answer) for file, answer in zip(part, answers, strict=True)]
-        progress(len(predictions))
+        progress(done)
+    if not predictions:
+        raise InputError(f"none of {len(files)} images can be read")
     return predictions
 
 
@@ -86,14 +99,33 @@ def read_image(run: Run, file: Path) -> UInt8[np.ndarray, "h w c"]:
     return decode_image(file, str(file), height, channels)
 
 
-def _batches(run: Run, files: Sequence[Path]) -> Iterator[tuple[Sequence[Path], np.ndarray]]:
-    """Files and their images, always as many (the last one repeated), so that one program serves all."""
+def _batches(run: Run, files: Sequence[Path], skip: bool) -> Iterator[tuple[int, Sequence[Path], np.ndarray]]:
+    """How many files are done after it, files, and their images, of which there are always as many.
+
+    The last one is repeated, so that one program serves all.
+    """
     size = min(BATCH, len(files))
     for start in range(0, len(files), size):
-        part = files[start : start + size]
-        images = np.stack([read_image(run, file) for file in part])
+        read = [
+            (file, image)
+            for file in files[start : start + size]
+            if (image := _read(run, file, skip)) is not None
+        ]
+        if not read:
+            continue
+        part, images = zip(*read, strict=True)
         rest = size - len(part)
-        yield part, np.concatenate([images, np.repeat(images[-1:], rest, axis=0)])
+        yield min(start + size, len(files)), part, np.stack([*images, *images[-1:] * rest])
+
+
+def _read(run: Run, file: Path, skip: bool) -> UInt8[np.ndarray, "h w c"] | None:
+    try:
+        return read_image(run, file)
+    except BadImage as error:
+        if not skip:
+            raise InputError(f"{error}, or leave such files out with --on_bad_image=skip") from None
+        logging.warning("left out: %s", error)
+        return None
 
 
 def _answers(run: Run, logits: Float[np.ndarray, "n k"], top: int) -> list[tuple[tuple[str, float], ...]]:

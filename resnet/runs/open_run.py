@@ -20,7 +20,7 @@ from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.records import METRICS_FILE, Records, write_json
 from resnet.runs.rollbacks import Diverged, RollBack, check_state, offending, read_rollbacks
 from resnet.runs.saver import Saver
-from resnet.runs.task import Task, save_task
+from resnet.runs.task import Task, begin_task, knows_its_data
 from resnet.runtime.processes import index_of_this
 from resnet.runtime.signals import RunStopped
 from resnet.training.config import ROLLBACK, SKIP
@@ -54,10 +54,11 @@ def outcome(workdir: Path, config: Config, retry: bool = False) -> dict[str, Any
         if checkpoint.steps_on_disk(workdir):
             raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
         return None
+    may_differ = (*OF_THE_MACHINE, "data.dir") if knows_its_data(workdir) else OF_THE_MACHINE
     differing = [
         (name, old, new)
         for name, old, new in differences(load_saved_config(workdir), config)
-        if not name.startswith(OF_THE_MACHINE)
+        if not name.startswith(may_differ)
     ]
     if differing:
         fields = ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in differing)
@@ -194,7 +195,7 @@ def open_workdir(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, workdir)
-        save_task(task, workdir)
+        begin_task(task, workdir)
         write_run_json(workdir, config, command, seeds)
         if skipped:
             write_json(workdir / SKIPPED, {"n": len(skipped), "images": skipped})

@@ -1,19 +1,19 @@
-"""What a run must remember of its data to be used without it: shapes, classes, normalisation."""
+"""What a run remembers of its data: to be used without them, and to notice when they are others."""
 
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.splits import NAME, PLACE, Dataset
 from resnet.errors import InputError
 from resnet.runs.records import write_json
 
-if TYPE_CHECKING:
-    from resnet.data.datasets import Dataset
-
 FILE = "task.json"
+SHOWN = 20  # class names in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +34,10 @@ class Task:
     """Unit of a regression's target after multiplication by target_scale, e.g. degrees."""
     target_scale: float = 1.0
     """Labels times this are in `unit`."""
+    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By split, what tells its images from others; empty where that was not noted."""
+    held_out_by: str = PLACE
+    """How the validation split was drawn: by the names of files, or by place, as in earlier releases."""
 
     @property
     def num_outputs(self) -> int:
@@ -41,7 +45,7 @@ class Task:
         return len(self.class_names) or 1
 
 
-def task_of(dataset: "Dataset") -> Task:
+def task_of(dataset: Dataset) -> Task:
     """The part of a data set that a run remembers."""
     return Task(
         kind=dataset.task,
@@ -51,7 +55,67 @@ def task_of(dataset: "Dataset") -> Task:
         std=np.asarray(dataset.std, np.float32),
         unit=dataset.unit,
         target_scale=dataset.target_scale,
+        fingerprint=dataset.fingerprint,
+        held_out_by=dataset.held_out_by,
     )
+
+
+def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
+    """The data set of runs that are trained together, as those of them that have begun know it.
+
+    It is split and normalised as then. InputError, before anything is written, unless its classes, its
+    statistics and its images are those that each began with.
+    """
+    begun = {workdir: load_task(workdir) for workdir in workdirs if (workdir / FILE).exists()}
+    by_place = any(task.held_out_by == PLACE for task in begun.values())
+    dataset = load_dataset(config, PLACE if by_place else NAME)
+    for workdir, task in begun.items():
+        if differing := _differing(task, task_of(dataset)):
+            raise InputError(
+                f"{workdir} holds a run that began with other data; {'; '.join(differing)}. Put the data "
+                "back as they were, or choose another workdir"
+            )
+        # Equal, but for the last digits that another version may sum up otherwise.
+        dataset = dataclasses.replace(dataset, mean=task.mean, std=task.std)
+    return dataset
+
+
+def knows_its_data(workdir: Path) -> bool:
+    """Whether a run would notice other data, wherever they lie."""
+    return (workdir / FILE).exists() and bool(load_task(workdir).fingerprint)
+
+
+def _differing(begun: Task, now: Task) -> list[str]:
+    """What of the data is not as it was when a run began."""
+    found = []
+    if begun.class_names != now.class_names:
+        found.append(f"classes: {listed(begun.class_names)} then, {listed(now.class_names)} now")
+    for field in ("kind", "image_shape"):
+        then, here = getattr(begun, field), getattr(now, field)
+        if then != here:
+            found.append(f"{field}: {then} then, {here} now")
+    splits = begun.fingerprint.keys() | now.fingerprint.keys() if begun.fingerprint else ()
+    for split in sorted(splits):
+        then, here = (task.fingerprint.get(split, "none") for task in (begun, now))
+        if then != here:
+            found.append(f"{split}: {then} then, {here} now")
+    for field in ("mean", "std"):
+        then, here = getattr(begun, field), getattr(now, field)
+        if then.shape != here.shape or not np.allclose(then, here, rtol=1e-5, atol=1e-3):
+            found.append(f"{field}: {np.mean(then):.4f} then, {np.mean(here):.4f} now")
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Class names in a message."""
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"({', '.join(names[:SHOWN])}{rest})"
+
+
+def begin_task(task: Task, workdir: Path) -> None:
+    """Writes task.json where there is none; a run keeps the one that it began with."""
+    if not (workdir / FILE).exists():
+        save_task(task, workdir)
 
 
 def save_task(task: Task, workdir: Path) -> None:
@@ -71,4 +135,6 @@ def load_task(workdir: Path) -> Task:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: {workdir} holds no run of ours") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is unreadable: {error}") from None
+        raise InputError(
+            f"{path} is unreadable: {error}; bring it back or, to take the data as they are now, remove it"
+        ) from None

@@ -15,9 +15,9 @@ from resnet.config import Config
 from resnet.errors import InputError
 from resnet.models.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
-from resnet.runs.task import Task
+from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState
-from resnet.weights.files import read_weights
+from resnet.weights.files import read_class_names, read_weights
 from resnet.weights.state_dict import fitting_tensors
 
 SHOWN = 4
@@ -35,9 +35,10 @@ def load_initial(config: Config, task: Task) -> Tensors:
     check_matches("init_drop", config.init_drop, shapes["params"])
     source = Path(config.init_from)
     if source.is_dir():
-        found, unknown = _tensors_of_run(source, task), []
+        (found, known), unknown = _tensors_of_run(source, task), []
     else:
         found, unknown = fitting_tensors(read_weights(source), config.model, shapes)
+        known = read_class_names(source)
     wanted = {
         path: leaf.shape for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True)
     }
@@ -55,6 +56,8 @@ def load_initial(config: Config, task: Task) -> Tensors:
     if any(problems.values()):
         raise InputError(_refusal(config.init_from, problems, found, wanted))
     initial = {path: found[path] for path in kept(wanted)}
+    if any(path.startswith("params/head/") for path in initial):
+        _check_head(source, known, task)
     logging.info("%d of %d tensors start from %s", len(initial), len(wanted), source)
     return initial
 
@@ -77,8 +80,24 @@ def begin(state: TrainState, initial: Tensors) -> TrainState:
     return dataclasses.replace(state, **variables, ema=ema)
 
 
-def _tensors_of_run(workdir: Path, task: Task) -> Tensors:
-    """All variables of a run's latest checkpoint; a warning if it saw its images otherwise normalised."""
+def _check_head(source: Path, known: tuple[str, ...] | None, task: Task) -> None:
+    """Says for which classes a head is kept; InputError where it was trained for others, or another order."""
+    here = listed(task.class_names)
+    if known is not None and known != task.class_names:
+        raise InputError(
+            f"`init_from` {str(source)!r} has a head for the classes {listed(known)}, these data "
+            f"have {here}; if it should start at random, set --config.init_drop='^head/'"
+        )
+    if task.class_names:
+        word = "which names no classes: its outputs stand for" if known is None else "trained for the same"
+        logging.info("the head is kept from %s, %s %s", source, word, here)
+
+
+def _tensors_of_run(workdir: Path, task: Task) -> tuple[Tensors, tuple[str, ...]]:
+    """All variables of a run's latest checkpoint, and its classes.
+
+    A warning if it saw its images otherwise normalised.
+    """
     _, theirs, variables, _ = load_variables(workdir)
     for field in ("mean", "std"):
         there, here = getattr(theirs, field), getattr(task, field)
@@ -87,7 +106,8 @@ def _tensors_of_run(workdir: Path, task: Task) -> Tensors:
                 "%s was trained with data.%s=%s, these data have %s (of 0..1); set data.%s to keep it",
                 workdir, field, *(np.round(value / 255, 3).tolist() for value in (there, here)), field,
             )  # fmt: skip
-    return dict(zip(leaf_paths(variables), map(np.asarray, jax.tree.leaves(variables)), strict=True))
+    leaves = map(np.asarray, jax.tree.leaves(variables))
+    return dict(zip(leaf_paths(variables), leaves, strict=True)), theirs.class_names
 
 
 def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:

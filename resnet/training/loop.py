@@ -7,9 +7,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from resnet.config import Config, check_config
-from resnet.data.datasets import load_dataset
 from resnet.runs.claims import claimed
 from resnet.runs.rollbacks import RollBack
+from resnet.runs.task import load_run_data
 from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.seeds import Runs
@@ -35,7 +35,8 @@ def train(
     check_config(config)
     workdirs, retry = _workdirs(config, workdir)
     with StopSignals() as stop, claimed(config, workdirs, retry) as (results, groups):
-        dataset = load_dataset(config.data) if groups else None
+        left = [workdirs[seed] for seeds in groups for seed in seeds]
+        dataset = load_run_data(config.data, left) if left else None
         for seeds in groups:
             assert dataset is not None
             trainer = make_trainer(config, dataset, mesh or make_mesh(seeds=len(seeds)), seeds)

@@ -243,7 +243,9 @@ class Runs:
         """Test metrics of each active run's last weights, never of a selected step; Halted after a signal."""
         dataset = self.trainer.dataset
         split = "test" if len(dataset.test) else "validation"
-        results = {}
+        # What stands where no split has images to be judged by.
+        unjudged = {"split": "none", "step": self.step, "validation": None}
+        results: dict[OpenRun, dict[str, Any]] = {run: dict(unjudged) for run in self.active}
         for run, metrics in self._evaluate(state.variables, split).items():
             if split == "test":
                 run.records.write(self.step, metrics, "test")

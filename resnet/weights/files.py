@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import pickle
 import re
 import shutil
@@ -33,6 +34,20 @@ def read_weights(path: str | Path) -> StateDict:
     for prefix in _wrappers(tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...] | None:
+    """The classes that a file of ours says its outputs stand for; None where a file says nothing of them."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        names = (file.metadata() or {}).get("class_names")
+    try:
+        return tuple(map(str, json.loads(names or "")))
+    except (ValueError, TypeError):
+        return None
 
 
 def check_source(path: str | Path) -> Path:

@@ -1,0 +1,82 @@
+"""Which folders of an image folder are which split, and which are not read."""
+
+import os
+
+import numpy as np
+import pytest
+
+from tests.folder_cases import load, noted, refused, save, two_classes
+
+
+@pytest.fixture
+def root(tmp_path):
+    return two_classes(tmp_path)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    return noted(monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "dev", "Val"])
+def test_own_validation_folder_is_used_and_nothing_held_out(root, name):
+    save(root / name / "cat" / "a.png")
+    save(root / name / "dog" / "a.png")
+    data = load(root)
+    assert (len(data.train), len(data.validation)) == (8, 2)
+
+
+def test_other_names_of_train_and_test(root):
+    before = load(root)
+    (root / "train").rename(root / "Training")
+    (root / "test").rename(root / "testing")
+    data = load(root)
+    assert data.fingerprint == before.fingerprint
+    np.testing.assert_array_equal(data.validation.images, before.validation.images)
+
+
+def test_two_folders_of_one_split(root):
+    (root / "val").mkdir()
+    (root / "dev").mkdir()
+    refused(root, f"{root}/dev and {root}/val may both hold the validation images: keep one of them")
+
+
+def test_folders_that_are_not_read_are_named(root, warnings):
+    for name in ("unlabeled", "train/cat/more", ".git"):
+        (root / name).mkdir()
+    load(root)
+    assert warnings == [
+        f"folders that are not read: {root}/unlabeled",
+        f"folders that are not read: {root}/train/cat/more",
+    ]
+
+
+def test_without_test_images(root, warnings):
+    (root / "test").rename(root / ".test")
+    data = load(root)
+    assert (len(data.test), data.test.images.shape[1:]) == (0, (6, 6, 3))
+    assert warnings == [f"{root} has no test images: results will be those of the validation split"]
+    assert data.fingerprint.keys() == {"train"}
+
+
+def test_chosen_classes_alone_are_read_and_skipped(root, warnings):
+    for name in ("cat", "dog", "emu"):
+        save(root / "train" / name / "8.png")
+        save(root / "test" / name / "8.png")
+        (root / "train" / name / "9.png").write_bytes(b"")
+    data = load(root, classes=("emu", "cat"), on_bad_image="skip")
+    assert data.class_names == ("emu", "cat") and len(data.test) == 4
+    assert [message.split()[0] for message in data.skipped] == [
+        f"{root}/train/{name}/9.png" for name in ("cat", "emu")
+    ]
+    refused(root, "`data.classes`: image_folder has no class 'yak'; .* cat, dog, emu", classes=("emu", "yak"),
+            on_bad_image="skip")  # fmt: skip
+
+
+def test_names_that_are_no_utf8(root):
+    file = os.fsencode(root / "train" / "cat") + b"/\xff.png"
+    os.rename(root / "train" / "cat" / "1.png", file)
+    assert len(load(root, validation=0.0).train) == 8
+    for split in ("train", "test"):
+        os.rename(root / split / "cat", os.fsencode(root / split) + b"/c\xff")
+    refused(root, r"the name of class folder '.*/train/c\\udcff' is no UTF-8: rename it")
