@@ -12,16 +12,17 @@ Source: Balduzzi 2017 (https://arxiv.org/abs/1702.08591), theorems 1 to 3.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
+from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like
 
@@ -40,12 +41,14 @@ ARMS = {
 class Options:
     """What can be chosen."""
 
-    depths: tuple[int, ...] = (4, 10, 26, 50, 100)
+    depths: SomeCounts = (4, 10, 26, 50, 100)
     """Layers of the nets, each rounded to whole blocks; not for a run."""
-    seeds: int = 3
+    seeds: Count = 3
     """Nets at their start over which is averaged; not for a run."""
-    points: int = 33
+    points: Annotated[int, Within(2, 10_000)] = 33
     """Inputs on the line between the first two images."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,8 +122,6 @@ class Shattering:
 
 def ask(subject: Subject, options: Options) -> Shattering:
     """Correlations in a run, or in the four arms of a config."""
-    check_at_least("--seeds", options.seeds, 1)
-    check_at_least("--points", options.points, 2)
     if len(subject.images) < 2:
         raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
     layers = layers_of_block(subject.config)
