@@ -122,8 +122,9 @@ def least(question: Question) -> typing.Any:
     hints = typing.get_type_hints(question.Options, include_extras=True)
     found = {}
     for name, hint in hints.items():
-        several = typing.get_origin(hint) is tuple
-        item = typing.get_args(hint)[0] if several else hint
+        plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        several = typing.get_origin(plain) is tuple
+        item = typing.get_args(plain)[0] if several else hint
         for bounds in getattr(item, "__metadata__", ()):
             if isinstance(bounds, Within):
                 found[name] = (bounds.least,) if several else bounds.least
@@ -142,9 +143,8 @@ def test_the_least_that_may_be_asked_is_answered(name, tmp_path):
 
 def test_another_net_with_the_same_weights_has_another_surface(tmp_path):
     options = landscape.Options(dimensions=1, points=3, kept=str(tmp_path))
-    losses = [
-        landscape.ask(tiny(norm="none", shortcut=name), options).losses for name in ("identity", "none")
-    ]
+    nets = [tiny(norm="none", shortcut=name) for name in ("identity", "none")]
+    losses = [landscape.ask(net, options).losses for net in nets]
     assert not np.allclose(*losses)
     np.testing.assert_array_equal(landscape.ask(nets[1], options).losses, losses[1])
     assert len(list(tmp_path.iterdir())) == 2

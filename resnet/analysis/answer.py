@@ -14,6 +14,7 @@ from resnet.config import config_to_dict
 from resnet.runs.files import make_folder
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.records import plain, replacing, write_json
+from resnet.runs.tables import markdown_table
 
 Row = dict[str, Any]
 
@@ -55,11 +56,8 @@ class Question:
 
 def markdown(answer: Answer) -> str:
     """The tables, each under its title."""
-    import tabulate
-
     return "\n\n".join(
-        f"{title}\n\n" + tabulate.tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g")
-        for title, rows in answer.tables().items()
+        f"{title}\n\n" + markdown_table(rows, floatfmt=".4g") for title, rows in answer.tables().items()
     )
 
 

@@ -120,7 +120,7 @@ def _summary(title: str, matrix: str, size: int, loss: float, found: list[Ritz],
         np.r_[: min(extremes, len(first.values)), -min(extremes, len(first.values)) : 0] % len(first.values)
     )
     low, high = (pick([pick(ritz.values) for ritz in found]) for pick in (min, max))
-    width = max((high - low) * WIDTH, np.finfo(np.float32).tiny)
+    width = max((high - low) * WIDTH, float(np.finfo(np.float32).tiny))
     grid = np.linspace(low - 5 * width, high + 5 * width, POINTS)
     return Curvature(
         title, matrix, size, loss, first.values[ends], first.errors[ends],
