@@ -53,13 +53,19 @@ def this_session(command: Sequence[str] | str) -> dict[str, Any]:
 
 def last_session(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """The session that a run ended with; None where run.json is missing."""
+    sessions = read_sessions(workdir)
+    return sessions[-1] if sessions else None
+
+
+def read_sessions(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """All sessions of a run, the first one first; [] where run.json is missing."""
     path = Path(workdir) / FILE
     if not path.exists():
-        return None
+        return []
     sessions = read_json(path, "sessions")["sessions"]
-    if not sessions or not isinstance(sessions, list) or not isinstance(sessions[-1], dict):
+    if not sessions or not isinstance(sessions, list) or not all(isinstance(s, dict) for s in sessions):
         raise InputError(f"{path} is unreadable: it tells of no session; delete it")
-    return sessions[-1]
+    return sessions
 
 
 def origin(sessions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
