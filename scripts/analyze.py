@@ -5,6 +5,7 @@ overridden. Writes NAME.json, NAME.md and NAME.png; prints the tables, and the f
 object. --question=NAME --help lists the options of a question.
 """
 
+import re
 import sys
 import typing
 from pathlib import Path
@@ -73,7 +74,13 @@ def _subject(overrides: list[str]) -> Any:
 
 def _define_options() -> None:
     """Defines the options of the question that is asked, before the command line is read."""
-    asked = [argument.split("=", 1)[1] for argument in sys.argv if argument.startswith("--question=")]
+    given = [re.fullmatch("--?question(?:=(.*))?", argument) for argument in sys.argv]
+    # absl takes --question=NAME and --question NAME.
+    asked = [
+        match[1] if match[1] is not None else after
+        for match, after in zip(given, [*sys.argv[1:], ""], strict=True)
+        if match
+    ]
     for name in [name for name in asked if name in QUESTIONS][-1:]:
         described = meanings(QUESTIONS[name].Options)
         defaults = QUESTIONS[name].Options()
