@@ -85,7 +85,9 @@ def read_ledger(path: Path = LEDGER) -> list[Row]:
         rows: list[dict[str, Any]] = list(reader)
         if set(reader.fieldnames or ()) != {field.name for field in dataclasses.fields(Row)}:
             raise ValueError("its first line does not name the columns")
-        found = [Row(**(row | {name: int(row[name]) for name in ("n", "failed")})) for row in rows]
+        for row in rows:
+            row["n"], row["failed"] = int(row["n"]), int(row["failed"])
+        found = [Row(**row) for row in rows]
         for row in found:
             row.check()
     except (TypeError, ValueError, csv.Error) as error:
