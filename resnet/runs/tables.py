@@ -18,7 +18,8 @@ def markdown_table(
         for row in rows
     ]
     heading: Any = "keys" if headers is None else [cell(header) for header in headers]
-    return tabulate.tabulate(cells, heading, **({"tablefmt": "github"} | options))
+    options.setdefault("tablefmt", "github")
+    return tabulate.tabulate(cells, heading, **options)
 
 
 def cell(value: Any) -> Any:

@@ -199,14 +199,15 @@ def load_folder(workdir: str | Path) -> StudyFolder:
         raise InputError(
             f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
         )
-    fields = read_json(path, "arms", "seeds", "sessions", remedy=_ANEW) | {"workdir": Path(workdir)}
+    fields: dict[str, Any] = read_json(path, "arms", "seeds", "sessions", remedy=_ANEW)
+    fields["workdir"] = Path(workdir)
     try:
         arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
-        lists = {name: tuple(fields[name]) for name in ("seeds", "sessions")}
-        check_seeds(lists["seeds"])
+        fields |= {name: tuple(fields[name]) for name in ("seeds", "sessions")}
+        check_seeds(fields["seeds"])
         # Folders that were written before origins were have none.
         origin = fields.get("origin") and Origin(**fields["origin"])
-        return StudyFolder(**(fields | lists | {"arms": arms, "origin": origin}))
+        return StudyFolder(**(fields | {"arms": arms, "origin": origin}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is unreadable: {error}; {_ANEW}") from None
 
