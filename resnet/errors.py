@@ -23,6 +23,12 @@ def check_at_least(field: str, value: float, least: float) -> None:
         raise InputError(f"`{field}` must be at least {least}; got {value!r}")
 
 
+def check_within(field: str, value: float, least: float, most: float) -> None:
+    """Raises InputError unless `value` lies between `least` and `most`; not a number lies nowhere."""
+    if not least <= value <= most:
+        raise InputError(f"`{field}` must be between {least:,} and {most:,}; got {value!r}")
+
+
 def check_regex(field: str, value: str) -> None:
     """Raises InputError unless `value` is a regular expression."""
     try:

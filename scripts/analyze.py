@@ -5,6 +5,7 @@ overridden. Writes NAME.json, NAME.md and NAME.png; prints the tables, and the f
 object. --question=NAME --help lists the options of a question.
 """
 
+import re
 import sys
 import typing
 from pathlib import Path
@@ -22,7 +23,8 @@ flags.DEFINE_string("question", None, f"One of {', '.join(QUESTIONS)}.")
 flags.DEFINE_string("workdir", None, "Folder of a run.")
 flags.DEFINE_integer("step", None, "Checkpoint of the run; by default the latest.")
 flags.DEFINE_string("data", None, "train, validation, test or noise; by default test for a run, else noise.")
-flags.DEFINE_integer("images", 128, "How many images.")
+flags.DEFINE_integer("images", 128, "How many images, each class with its share.")
+flags.DEFINE_integer("images_seed", 0, "Seed that draws the images of the split.")
 flags.DEFINE_string("output", None, "Folder to write into; by default WORKDIR/analysis or runs/analysis.")
 cli.define_config()
 
@@ -45,10 +47,11 @@ def main(overrides: list[str]) -> dict:
     answer = question.ask(subject, options)
     folder = Path(cli.FLAGS.output or Path(cli.FLAGS.workdir or "runs") / "analysis")
     paths = write(cli.FLAGS.question, question, subject, options, answer, folder, cli.command())
-    print(markdown(answer))
+    print(f"{subject.sample}\n\n{markdown(answer)}")
     return {
         "question": cli.FLAGS.question,
         "answer": headline(answer),
+        "sample": str(subject.sample),
         "files": [str(path) for path in paths],
     }
 
@@ -63,14 +66,21 @@ def _subject(overrides: list[str]) -> Any:
     if given.config:
         if given.step is not None:
             raise InputError("--step is for a run; --config=… is a net before its first step")
-        return of_config(given.config, cli.load_config(overrides), given.data or NOISE, given.images)
+        config, data = cli.load_config(overrides), given.data or NOISE
+        return of_config(given.config, config, data, given.images, given.images_seed)
     cli.load_run_config(overrides)
-    return of_run(given.workdir, given.data or "test", given.images, given.step)
+    return of_run(given.workdir, given.data or "test", given.images, given.step, given.images_seed)
 
 
 def _define_options() -> None:
     """Defines the options of the question that is asked, before the command line is read."""
-    asked = [argument.split("=", 1)[1] for argument in sys.argv if argument.startswith("--question=")]
+    given = [re.fullmatch("--?question(?:=(.*))?", argument) for argument in sys.argv]
+    # absl takes --question=NAME and --question NAME.
+    asked = [
+        match[1] if match[1] is not None else after
+        for match, after in zip(given, [*sys.argv[1:], ""], strict=True)
+        if match
+    ]
     for name in [name for name in asked if name in QUESTIONS][-1:]:
         described = meanings(QUESTIONS[name].Options)
         defaults = QUESTIONS[name].Options()

@@ -1,9 +1,9 @@
 """A run as a file that needs none of our code: python scripts/export.py --workdir=runs/mine --output=DIR
 
-Writes a new folder with the program (raw uint8 images in, logits out, batches of any size), classes.txt
-and MODEL_CARD.md. --format=stablehlo is read by jax.export; --format=onnx by onnxruntime, with which it is
-checked, and needs requirements-export.txt. Prints what was done as one JSON object. For PyTorch users,
-scripts/import_weights.py --export writes safetensors.
+Writes a new folder with the program (raw uint8 images in, logits out, batches of one image or more),
+classes.txt and MODEL_CARD.md. --format=stablehlo is read by jax.export; --format=onnx by onnxruntime, with
+which it is checked, and needs requirements-export.txt. Prints what was done as one JSON object. For PyTorch
+users, scripts/import_weights.py --export writes safetensors.
 """
 
 import cli

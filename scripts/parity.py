@@ -81,10 +81,11 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
 
     from resnet.interop.parity import compare
     from resnet.interop.peers import PEERS
+    from resnet.runs.tables import markdown_table
 
     columns = ("net", "source", "parameters", "logits", "logits, training", "statistics", "gradients")
     columns = (*columns, "gradients, ReLU", "rounding: logits", "rounding: gradients, ReLU", "within")
-    lines, failed = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)], []
+    rows, failed = [], []
     for name in names:
         random = np.random.default_rng(0)
         torch.manual_seed(0)
@@ -99,8 +100,8 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
         values = (*values, found.relu_gradients, found.their_logits_rounding, found.their_rounding)
         cells = (name, PEERS[name].source, f"{found.parameters:,}", *(f"{value:.1e}" for value in values))
         cells = (*cells, "yes" if found.within else "no")
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines, failed
+        rows.append(cells)
+    return markdown_table(rows, columns, disable_numparse=True).splitlines(), failed
 
 
 def compare_steps() -> tuple[list[str], float]:
@@ -111,11 +112,14 @@ def compare_steps() -> tuple[list[str], float]:
     from resnet.data.embedded import load_synthetic
     from resnet.interop.parity import LEARNING_RATE, compare_training
     from resnet.interop.peers import RESNET20
+    from resnet.runs.tables import markdown_table
 
     torch.manual_seed(0)
     train = load_synthetic(STEPS * STEP_BATCH, num_test=10).train
     order = np.random.default_rng(0).permutation(len(train)).reshape(STEPS, STEP_BATCH)
     ours, theirs = compare_training(RESNET20, train.images[order], train.labels[order])
+    losses = {"here": ours, "PyTorch": theirs}
+    rows = [(name, *(f"{loss:.5f}" for loss in found)) for name, found in losses.items()]
     lines = [
         "",
         "## Ten steps of SGD from the same weights",
@@ -124,10 +128,7 @@ def compare_steps() -> tuple[list[str], float]:
         "momentum 0.9, weight decay 1e-4. Largest difference of the losses: "
         f"{np.max(np.abs(ours - theirs)):.1e} (bound 1e-3).",
         "",
-        "| step | " + " | ".join(str(k) for k in range(1, STEPS + 1)) + " |",
-        "|" + "---|" * (STEPS + 1),
-        "| here | " + " | ".join(f"{loss:.5f}" for loss in ours) + " |",
-        "| PyTorch | " + " | ".join(f"{loss:.5f}" for loss in theirs) + " |",
+        markdown_table(rows, ("step", *map(str, range(1, STEPS + 1))), disable_numparse=True),
     ]
     return lines, float(np.max(np.abs(ours - theirs)))
 
@@ -139,6 +140,7 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
     from resnet.interop.convert import import_weights
     from resnet.interop.parity import compare_evaluation
     from resnet.run import evaluate_run, load
+    from resnet.runs.tables import markdown_table
 
     config = Config()
     config.model.depth, config.model.pad_side = 20, "both"
@@ -152,6 +154,11 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
         metrics = evaluate_run(run)
         test = load_dataset(config.data).test
         found = compare_evaluation(run, cli.FLAGS.source, test)
+    figures = {
+        "here": (metrics["top1"], metrics["loss"]),
+        "PyTorch": (found["their_top1"], found["their_loss"]),
+    }
+    rows = [(name, *(f"{value:.4f}" for value in values)) for name, values in figures.items()]
     lines = [
         "",
         "## A trained net",
@@ -160,10 +167,7 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
         f"by `scripts/import_weights.py`, on {metrics['n']:,} test images of CIFAR-10 kept as JPEG "
         f"(`{Path(cli.FLAGS.images).name}`; compression costs accuracy).",
         "",
-        "| | top-1 | cross-entropy |",
-        "|---|---|---|",
-        f"| here | {metrics['top1']:.4f} | {metrics['loss']:.4f} |",
-        f"| PyTorch | {found['their_top1']:.4f} | {found['their_loss']:.4f} |",
+        markdown_table(rows, ("", "top-1", "cross-entropy"), disable_numparse=True),
         "",
         f"Largest difference of a logit: {found['logits']:.1e} (bound 1e-4).",
     ]

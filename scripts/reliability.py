@@ -17,14 +17,13 @@ flags.DEFINE_string("rows", "results/reliability", "Folder of the rows; the page
 
 def main(_: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
-    import tabulate
-
     from resnet.runs.records import replacing
+    from resnet.runs.tables import markdown_table
 
     folder = Path(cli.FLAGS.rows)
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     headers = ("fault", "what happens", "tries", "losses", "met during")
-    table = tabulate.tabulate([cells(row) for row in rows], headers, tablefmt="github")
+    table = markdown_table([cells(row) for row in rows], headers)
     commands = sorted({(part["command"], commit(part)) for part in parts(*rows) if "command" in part})
     listed = "\n".join(f"- `{command}` (commit {at})" for command, at in commands)
     page = folder.with_suffix(".md")

@@ -84,7 +84,7 @@ def test_a_net_is_most_like_itself_layer_by_layer(subject):
     np.testing.assert_allclose(answer.cka, answer.cka.T, atol=1e-5)
     assert answer.layers == ["stem", *(f"stage1/block{i}" for i in range(1, 4)), "head"]
     assert answer.tables() and answer.plot()
-    with pytest.raises(InputError, match="at least 4"):
+    with pytest.raises(InputError, match="`--batch` must be between 4 and"):
         similarity.ask(subject, similarity.Options(batch=3))
 
 

@@ -57,7 +57,7 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     assert (folder / "classes.txt").read_text() == "cat\ndog\neel\n"
     card = (folder / "MODEL_CARD.md").read_text()
     assert "Licence: CC0-1.0" in card and "step 7" in card and "none recorded" in card
-    assert "3 classes: cat, dog, eel" in card
+    assert "3 classes: cat, dog, eel" in card and "n at least 1, normalises" in card
     with pytest.raises(InputError, match="exists already"):
         export(run, folder)
 
@@ -88,13 +88,50 @@ def test_onnx_gives_the_same_logits(net, run, tmp_path):
     variables = init_variables(jax.random.key(0), model=model, image_shape=task.image_shape)
     given = Run(Config(model=MODELS[net]), task, model, variables, 7, Path("none"))
     done = export(given, tmp_path / "out", "onnx")
-    assert done["difference"] <= onnx.WANTED
+    assert done["difference"] <= onnx.WANTED  # `model` computes in float32
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     for n in (1, 5):
         images = np.random.default_rng(n).integers(0, 256, (n, side, side, 3), np.uint8)
         (logits,) = session.run(["logits"], {"images": images})
         np.testing.assert_allclose(logits, given.logits(images), atol=1e-5)
     assert "onnxruntime.InferenceSession" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+
+
+def test_onnx_of_a_bfloat16_run_is_compared_with_the_run(run, tmp_path, monkeypatch):
+    model = make_model(dataclasses.replace(run.config.model, dtype="bfloat16"), 3)
+    lower = dataclasses.replace(run, model=model, config=Config(model=model.config))
+
+    class Session:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def run(self, names, inputs):
+            return [run.logits(inputs["images"])]  # what a program converted to float32 gives
+
+    runtime = SimpleNamespace(InferenceSession=Session)
+    converter = SimpleNamespace(to_onnx=lambda *a, **k: SimpleNamespace(SerializeToString=lambda: b"program"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setitem(sys.modules, "jax2onnx", converter)
+    monkeypatch.setattr(onnx, "check_converter", lambda: None)
+    random, expected = np.random.default_rng(0), 0.0
+    for n in onnx.CHECKED:
+        images = random.integers(0, 256, (n, 8, 8, 3), np.uint8)
+        ours, theirs = np.asarray(lower.logits(images), np.float32), run.logits(images)
+        expected = max(expected, float(abs(ours - theirs).max() / max(1, abs(ours).max())))
+    done = export(lower, tmp_path / "bfloat16", "onnx")
+    assert done["difference"] == pytest.approx(expected) and expected > onnx.ALLOWED
+    card = (tmp_path / "bfloat16" / "MODEL_CARD.md").read_text()
+    assert f"the run, which computes in bfloat16, by at most {expected:.1e} of the largest" in card
+    assert export(run, tmp_path / "float32", "onnx")["difference"] == 0
+
+
+def test_a_damaged_result_is_one_line_that_names_it(run, tmp_path):
+    for name in ("result.json", "run.json"):
+        for content in ("", "[]", '{"sessions": [5]}' if name == "run.json" else "5"):
+            (tmp_path / name).write_text(content)
+            with pytest.raises(InputError, match=f"{name} is unreadable: .*; delete it"):
+                model_card(dataclasses.replace(run, workdir=tmp_path), "Call it:", "call()")
+        (tmp_path / name).unlink()
 
 
 def test_the_card_has_the_metrics_of_these_weights_only(run, tmp_path):

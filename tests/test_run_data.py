@@ -22,7 +22,7 @@ from resnet.run import Run, evaluate_run, load_run_split
 from resnet.runs.restore import variable_shapes
 from resnet.runs.task import begin_task, load_run_data, load_task, task_of
 from resnet.training.loop import train
-from resnet.training.member import outcome
+from resnet.runs.open_run import outcome
 from tests.tally import record, tries
 
 

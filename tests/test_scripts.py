@@ -127,7 +127,8 @@ def test_a_question_to_a_run_and_to_a_config(trained, config_file, tmp_path):
     done = script("analyze", "--question=signal", f"--workdir={trained[0]}", "--images=16")
     assert done.returncode == 0, done.stderr
     assert (trained[0] / "analysis" / "signal.png").exists() and "stage3/block1" in done.stdout
-    asked = ("--question=signal", f"--config={config_file}", f"--output={tmp_path}", "--images=4")
+    assert "16 of 360 images (test, drawn by seed 0), 10 of 10 classes" in done.stdout
+    asked = ("--question", "signal", f"--config={config_file}", f"--output={tmp_path}", "--images=4")
     done = script("analyze", *asked, "--depths=8,14", "--config.model.shortcut=none")
     assert [row["layers"] for row in json.loads(done.stdout.splitlines()[-1])["answer"]] == [8, 14]
     assert_refused(script("analyze", *asked, "--depths=8,x"), "--depths must be of type int")

@@ -91,7 +91,7 @@ def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
         "parallel.host_devices": 2,  # as many as the tests' own process has
     }
     study = tiny_study(base=replaced(tiny_config(), changes))
-    there, here = tmp_path / "there", tmp_path / "here"
+    there, here = tmp_path / "there %x", tmp_path / "here"  # %x is a pattern of Slurm
     options = {"launcher": "slurm", "slurm": {"partition": "main", "time": "10"}}
     (tmp_path / "cluster").mkdir()
     with slurm(tmp_path / "cluster"):

@@ -87,7 +87,8 @@ def fill(file, workdir, scale, top1):
             run.workdir.mkdir(parents=True, exist_ok=True)
             save_config(folder.arms[name].at(run.seed, run.learning_rate), run.workdir)
             result = {"top1": top1[name] + 0.001 * run.seed, "step": 8}
-            (run.workdir / "result.json").write_text(json.dumps(result))
+            validation = {"validation": {"top1": top1[name]}}
+            (run.workdir / "result.json").write_text(json.dumps(result | validation))
             metrics = {"step": 8, "epoch": 2.0, "split": "test"} | result
             (run.workdir / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
             git = {"commit": "a" * 40, "dirty": False}

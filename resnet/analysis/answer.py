@@ -11,8 +11,10 @@ import numpy as np
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
+from resnet.runs.files import make_folder
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.records import plain, replacing, write_json
+from resnet.runs.tables import markdown_table
 
 Row = dict[str, Any]
 
@@ -54,18 +56,15 @@ class Question:
 
 def markdown(answer: Answer) -> str:
     """The tables, each under its title."""
-    import tabulate
-
     return "\n\n".join(
-        f"{title}\n\n" + tabulate.tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g")
-        for title, rows in answer.tables().items()
+        f"{title}\n\n" + markdown_table(rows, floatfmt=".4g") for title, rows in answer.tables().items()
     )
 
 
 def write(name: str, question: Question, subject: Subject, options: Any, answer: Answer, folder: Path,
           command: str) -> list[Path]:  # fmt: skip
     """Writes NAME.json, NAME.md and NAME.png into `folder`; their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"{name}.{kind}" for kind in ("json", "md", "png")]
     origin = this_session(command)
     about = {
@@ -77,6 +76,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
             "step": subject.step,
             "data": subject.data,
             "images": len(subject.images),
+            "sample": dataclasses.asdict(subject.sample),
             "config": config_to_dict(subject.config),
         },
         "options": dataclasses.asdict(options),
@@ -85,7 +85,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     write_json(paths[0], about | origin | {"answer": _jsonable(dataclasses.asdict(answer))})
     heading = (
         f"# {name}: {subject.name}, {subject.when}\n\n{question.definition}\n\nSource: {question.source}\n\n"
-        f"{len(subject.images)} images ({subject.data}).\n\n" + "\n".join(origin_lines([origin]))
+        f"{subject.sample}.\n\n" + "\n".join(origin_lines([origin]))
         + f"\n\n![{name}]({name}.png)"
     )  # fmt: skip
     with replacing(paths[1]) as temporary:

@@ -11,6 +11,7 @@ from absl import logging
 from resnet.config import Config
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.records import replacing
+from resnet.runs.tables import markdown_table
 
 PAGE, PICTURES = "claims.md", "claims"
 
@@ -78,7 +79,7 @@ def _page(claims: Sequence[Claim], command: str, seconds: float) -> str:
         "Theory is of endless layers and batches: it agrees where the interval holds it or comes within 5 "
         "%. Nets in runs/claims that are trained already are not trained again, and not in this time.\n"
     )
-    summary = _table(
+    summary = markdown_table(
         [
             {"claim": f"[{i}. {claim.sentence}](#claim-{i})", "holds": claim.holds}
             for i, claim in enumerate(claims, 1)
@@ -89,14 +90,9 @@ def _page(claims: Sequence[Claim], command: str, seconds: float) -> str:
 
 def _section(number: int, claim: Claim) -> str:
     pictures = "".join(f"\n![{claim.sentence}]({PICTURES}/{name})\n" for name in claim.pictures)
+    table = markdown_table(claim.rows, floatfmt=".4g")
     return (
         f'\n## <a id="claim-{number}"></a>{number}. {claim.sentence}\n\n'
         f"**Holds: {claim.holds}.** "
-        f"{claim.verdict}\n\n```sh\n{claim.command}\n```\n\n{_table(claim.rows)}\n{pictures}"
+        f"{claim.verdict}\n\n```sh\n{claim.command}\n```\n\n{table}\n{pictures}"
     )
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    import tabulate
-
-    return tabulate.tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g")

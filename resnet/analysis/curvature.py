@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
 from resnet.analysis.krylov import Products, Ritz, density, lanczos
+from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
-from resnet.errors import check_at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,12 +42,14 @@ class Options:
 
     ggn: bool = False
     """The generalised Gauss-Newton part instead of the whole Hessian."""
-    steps: int = 40
+    steps: Count = 40
     """Lanczos steps, each one product, from every start."""
-    starts: int = 2
+    starts: Count = 2
     """Random starts, over which the density is averaged."""
-    extremes: int = 5
+    extremes: Count = 5
     """Eigenvalues listed at each end."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,8 +102,6 @@ class Curvature:
 
 def ask(subject: Subject, options: Options) -> Curvature:
     """The curvature at a net's parameters."""
-    for name in ("steps", "starts", "extremes"):
-        check_at_least(f"--{name}", getattr(options, name), 1)
     net = settled(subject)
     params, logits, loss = net.variables["params"], logits_of(net), loss_of(net)
     products = ggn_products if options.ggn else hessian_products
@@ -120,7 +120,7 @@ def _summary(title: str, matrix: str, size: int, loss: float, found: list[Ritz],
         np.r_[: min(extremes, len(first.values)), -min(extremes, len(first.values)) : 0] % len(first.values)
     )
     low, high = (pick([pick(ritz.values) for ritz in found]) for pick in (min, max))
-    width = max((high - low) * WIDTH, np.finfo(np.float32).tiny)
+    width = max((high - low) * WIDTH, float(np.finfo(np.float32).tiny))
     grid = np.linspace(low - 5 * width, high + 5 * width, POINTS)
     return Curvature(
         title, matrix, size, loss, first.values[ends], first.errors[ends],

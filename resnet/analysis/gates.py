@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from resnet.analysis import pictures
-from resnet.analysis.subject import Subject, of_run
+from resnet.analysis.subject import Subject
 from resnet.errors import InputError
 from resnet.runs.checkpoint import steps_on_disk
 
@@ -99,10 +99,7 @@ def ask(subject: Subject, options: Options) -> Gates:
     subjects = [subject]
     if subject.step is not None and options.over_training:
         workdir = Path(subject.name)
-        subjects = [
-            of_run(workdir, subject.data, len(subject.images), step)
-            for step in sorted(steps_on_disk(workdir))
-        ]
+        subjects = [subject.beside(workdir, step) for step in sorted(steps_on_disk(workdir))]
     moments = [_moment(each.step or 0, openings(each)[1]) for each in subjects]
     return Gates(f"{subject.name}, shortcut {subject.config.model.shortcut}", names, moments)
 

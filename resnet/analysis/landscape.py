@@ -8,11 +8,10 @@ Source: Li 2018 (https://arxiv.org/abs/1712.09913), section 4.
 """
 
 import dataclasses
-import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,12 @@ from absl import logging
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
+from resnet.analysis.kept import key
+from resnet.analysis.options import Count, Seed, Within, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
+from resnet.runs.files import make_folder
 from resnet.runs.records import replacing
 
 if TYPE_CHECKING:
@@ -38,18 +40,20 @@ LOWEST, HIGHEST = 1e-4, 1e4
 class Options:
     """What can be chosen."""
 
-    dimensions: int = 2
+    dimensions: Annotated[int, Within(1, 2)] = 2
     """Directions: 1 (a curve) or 2 (a surface)."""
-    points: int = 21
+    points: Annotated[int, Within(2, 1_001)] = 21
     """Points along each direction; an odd number has the weights themselves in the middle."""
-    reach: float = 1.0
+    reach: Annotated[float, Within(1e-6, 1e6)] = 1.0
     """How far along each direction, in lengths of the filters."""
-    direction_seed: int = 0
+    direction_seed: Seed = 0
     """Seed of the directions."""
-    points_per_call: int = 16
+    points_per_call: Count = 16
     """Points evaluated, and kept, at a time."""
     kept: str = "runs/landscapes"
     """Folder in which known points are kept, a file for each surface; it can be deleted afterwards."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,9 +72,9 @@ class Landscape:
         nearest = np.abs(self.axis).argmin()
         row = {
             "at the weights": self.losses[(nearest,) * self.losses.ndim],
-            "lowest": finite.min(),
-            "median": np.median(finite),
-            "highest": finite.max(),
+            "lowest": finite.min() if finite.size else None,
+            "median": np.median(finite) if finite.size else None,
+            "highest": finite.max() if finite.size else None,
             "local minima": minima(self.losses),
             "points": self.losses.size,
             "not finite": self.losses.size - finite.size,
@@ -105,12 +109,6 @@ class Landscape:
 
 def ask(subject: Subject, options: Options) -> Landscape:
     """The surface around a net's weights."""
-    if options.dimensions not in (1, 2):
-        raise InputError(f"`--dimensions` must be 1 or 2; got {options.dimensions}")
-    for name in ("points", "points_per_call"):
-        check_at_least(f"--{name}", getattr(options, name), 1)
-    if not options.reach > 0:
-        raise InputError(f"`--reach` must be above 0; got {options.reach}")
     net = settled(subject)
     params, (images, labels) = net.variables["params"], batches(net)
     logits, loss = logits_of(net), loss_of(net)
@@ -120,25 +118,15 @@ def ask(subject: Subject, options: Options) -> Landscape:
 
     keys = jax.random.split(jax.random.key(options.direction_seed), options.dimensions)
     directions = [filter_normalized(key, params) for key in keys]
-    identity = _identity(options.direction_seed, net.variables, images, labels)
     coordinates = grid(options.reach, options.points, options.dimensions)
     shape = (options.points,) * options.dimensions
-    name = _identity(identity, coordinates)[:16]
-    folder = Path(options.kept)
-    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {name: getattr(options, name) for name in ("dimensions", "points", "reach", "direction_seed")}
+    identity = key(net, "landscape", **chosen)
+    path = make_folder(options.kept) / f"{identity[:16]}.npz"
     losses = evaluate_surface(
-        surface_losses(mean_loss, params, directions), coordinates, folder / f"{name}.npz", identity,
-        options.points_per_call,
+        surface_losses(mean_loss, params, directions), coordinates, path, identity, options.points_per_call
     )  # fmt: skip
     return Landscape(subject.title, grid(options.reach, options.points, 1)[:, 0], losses.reshape(shape))
-
-
-def _identity(*values: Any) -> str:
-    """A digest of numbers, text and arrays: equal for equal ones."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(values):
-        digest.update(leaf.encode() if isinstance(leaf, str) else np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def minima(losses: Float[np.ndarray, "..."]) -> int:
@@ -219,7 +207,7 @@ def _known(path: Path, coordinates: np.ndarray, identity: str) -> Float[np.ndarr
         with np.load(path, allow_pickle=False) as kept:
             same = str(kept["identity"]) == identity and np.array_equal(kept["coordinates"], coordinates)
             losses = kept["losses"]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is unreadable: {error}; delete it to start anew") from None
     if not same:
         raise InputError(f"{path} holds another surface; delete it, or choose another output folder")

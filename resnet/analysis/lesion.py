@@ -21,8 +21,9 @@ import scipy.stats
 from jaxtyping import Array
 
 from resnet.analysis import pictures
-from resnet.analysis.subject import Subject, of_run
-from resnet.errors import InputError, check_at_least
+from resnet.analysis.options import Count, Counts, check_options
+from resnet.analysis.subject import Subject
+from resnet.errors import InputError
 from resnet.models.chain import Part
 from resnet.training.losses import example_scores
 
@@ -36,12 +37,14 @@ Link = Callable[[Array], Array]
 class Options:
     """What can be chosen."""
 
-    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    counts: Counts = (1, 2, 4, 8, 16)
     """Numbers of blocks deleted together, and of pairs that change places."""
-    draws: int = 10
+    draws: Count = 10
     """Random draws for each number."""
     against: str = ""
     """Folder of a run to set beside this one, such as its plain twin."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +113,9 @@ class Lesion:
 
 def ask(subject: Subject, options: Options) -> Lesion:
     """Lesions of the net, and of the one to compare it with."""
-    check_at_least("--draws", options.draws, 1)
     subjects = [subject]
     if options.against:
-        subjects.append(of_run(options.against, subject.data, len(subject.images)))
+        subjects.append(subject.beside(options.against))
     classes = jnp.issubdtype(subject.labels.dtype, jnp.integer)
     measure = "error (1 - top-1 accuracy)" if classes else "mean loss"
     return Lesion(measure, [_lesions(each, options) for each in subjects])

@@ -19,8 +19,9 @@ import scipy.special
 from jaxtyping import Array
 
 from resnet.analysis import pictures
+from resnet.analysis.options import Count, check_options
 from resnet.analysis.subject import NOISE, Subject
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like, rms
 
@@ -34,10 +35,12 @@ CARRIED = 0.95
 class Options:
     """What can be chosen."""
 
-    draws: int = 10
+    draws: Count = 10
     """Random paths of each length."""
     statistics: str = "batch"
     """What batch norms use: batch, as in training, or running."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +107,6 @@ class Paths:
 
 def ask(subject: Subject, options: Options) -> Paths:
     """Samples paths of every length."""
-    check_at_least("--draws", options.draws, 1)
     if subject.config.model.shortcut == "none":
         raise InputError(f"{subject.name} is a plain net, which has one path; ask a net with a shortcut")
     stem, *blocks, head = subject.parts(options.statistics)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from resnet.analysis import pictures
-from resnet.analysis.subject import Subject, of_run
+from resnet.analysis.subject import Subject
 from resnet.models.branches import NORM, ORDERS
 from resnet.models.geometry import BRANCHES
 from resnet.models.stems import stem_convolutions, stem_norms
@@ -78,7 +78,7 @@ def ask(subject: Subject, options: Options) -> Responses:
     """Responses of the net, and of the one to compare it with."""
     subjects = [subject]
     if options.against:
-        subjects.append(of_run(options.against, subject.data, len(subject.images)))
+        subjects.append(subject.beside(options.against))
     return Responses([_responses(each, options.statistics) for each in subjects])
 
 

@@ -12,16 +12,17 @@ Source: Balduzzi 2017 (https://arxiv.org/abs/1702.08591), theorems 1 to 3.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
+from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like
 
@@ -40,12 +41,14 @@ ARMS = {
 class Options:
     """What can be chosen."""
 
-    depths: tuple[int, ...] = (4, 10, 26, 50, 100)
+    depths: SomeCounts = (4, 10, 26, 50, 100)
     """Layers of the nets, each rounded to whole blocks; not for a run."""
-    seeds: int = 3
+    seeds: Count = 3
     """Nets at their start over which is averaged; not for a run."""
-    points: int = 33
+    points: Annotated[int, Within(2, 10_000)] = 33
     """Inputs on the line between the first two images."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,8 +122,6 @@ class Shattering:
 
 def ask(subject: Subject, options: Options) -> Shattering:
     """Correlations in a run, or in the four arms of a config."""
-    check_at_least("--seeds", options.seeds, 1)
-    check_at_least("--points", options.points, 2)
     if len(subject.images) < 2:
         raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
     layers = layers_of_block(subject.config)
@@ -160,8 +161,8 @@ def _measure(subject: Subject, points: int) -> tuple[float, Float[np.ndarray, " 
 def input_gradients(chain: Sequence[Part], images: Float[Array, "n h w c"]) -> Float[np.ndarray, "n d"]:
     """Directions (length 1) of the gradient at each image of one random combination of the chain's output.
 
-    Each image's gradient is rescaled at each part, so that none leaves the range of float32; images
-    whose gradient is exactly 0 are left out.
+    Each image's gradient is rescaled at each part, so that none leaves the range of float32; it is not a
+    number at images where it is exactly 0, which has no direction.
     """
     joints = [images]
     for part in chain:
@@ -171,12 +172,12 @@ def input_gradients(chain: Sequence[Part], images: Float[Array, "n h w c"]) -> F
         gradient = part.pull(x, gradient)
         gradient = gradient / jnp.abs(gradient).max((1, 2, 3), keepdims=True)
     flat = np.asarray(gradient, np.float64).reshape(len(images), -1)
-    flat = flat[np.isfinite(flat).all(1)]
     return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
 def mean_correlation(directions: Float[np.ndarray, "n d"]) -> float:
-    """Mean cosine over all pairs of different inputs; NaN for fewer than two."""
+    """Mean cosine over all pairs of different inputs that have one; NaN for fewer than two."""
+    directions = directions[np.isfinite(directions).all(1)]
     n = len(directions)
     total = np.square(directions.sum(0)).sum() - np.square(directions).sum()
     return float(total / (n * (n - 1))) if n > 1 else float("nan")
@@ -185,7 +186,9 @@ def mean_correlation(directions: Float[np.ndarray, "n d"]) -> float:
 def autocorrelation(directions: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """Mean cosine of the gradients at inputs k steps apart on a line, k = 0 … n-1."""
     cosines = directions @ directions.T
-    return np.asarray([np.diagonal(cosines, k).mean() for k in range(len(directions))])
+    diagonals = (np.diagonal(cosines, k) for k in range(len(directions)))
+    held = [values[np.isfinite(values)] for values in diagonals]
+    return np.asarray([values.mean() if len(values) else np.nan for values in held])
 
 
 def line(start: Array, end: Array, points: int) -> Float[Array, "points *shape"]:

@@ -22,8 +22,9 @@ from jaxtyping import Array
 
 from resnet.analysis import growth, pictures
 from resnet.analysis.growth import Estimate
+from resnet.analysis.options import Count, Counts, check_options
 from resnet.analysis.subject import NOISE, Subject, at_depth, layers_of_block
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
 from resnet.models.flow import Flow, flow, noise_like
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 class Options:
     """What can be chosen."""
 
-    depths: tuple[int, ...] = ()
+    depths: Counts = ()
     """Layers of further nets, equal but for their depth, each rounded to whole blocks; not for a run."""
-    seeds: int = 1
+    seeds: Count = 1
     """Nets at their start over which growth is averaged."""
     statistics: str = "batch"
     """What batch norms use: batch, as in training, or running."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +96,6 @@ class Signal:
 
 def ask(subject: Subject, options: Options) -> Signal:
     """The signal in a net, or in nets of several depths."""
-    check_at_least("--seeds", options.seeds, 1)
     if subject.step is not None and (options.depths or options.seeds > 1):
         raise InputError(
             f"{subject.name} is a run, which has one depth and seed; give --config=… to scan them"

@@ -12,7 +12,7 @@ Source: Kornblith 2019 (https://arxiv.org/abs/1905.00414); Song 2012 and Nguyen 
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
+from resnet.analysis.options import Step, Within, check_options
 from resnet.analysis.settled import settled
-from resnet.analysis.subject import Subject, of_run
+from resnet.analysis.subject import Subject
 from resnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ class Options:
 
     other: str = ""
     """Folder of another run on the same data; empty: the net itself."""
-    other_step: int = 0
+    other_step: Step = 0
     """Checkpoint of the other run; 0: the latest. With no --other: another step of the same run."""
-    batch: int = 256
+    batch: Annotated[int, Within(LEAST_IMAGES, 10_000)] = 256
     """Images whose Gram matrices are held at a time; fewer left over than 4 are not used."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,10 +88,8 @@ class Similarity:
 
 def ask(subject: Subject, options: Options) -> Similarity:
     """CKA between the layers of two nets."""
-    if options.batch < LEAST_IMAGES or len(subject.images) < LEAST_IMAGES:
-        raise InputError(
-            "`--batch` and `--images` must be at least 4: the unbiased estimate divides by n - 3"
-        )
+    if len(subject.images) < LEAST_IMAGES:
+        raise InputError("`--images` must be at least 4: the unbiased estimate divides by n - 3")
     other = _other(subject, options)
     nets = [settled(net) for net in (subject, other)]
     names = [[part.name for part in net.parts()] for net in nets]
@@ -115,7 +116,7 @@ def _other(subject: Subject, options: Options) -> Subject:
     if not options.other and subject.step is None:
         raise InputError("`--other_step` needs a run: give --workdir=… or --other=…")
     folder = options.other or subject.name
-    other = of_run(folder, subject.data, len(subject.images), options.other_step or None)
+    other = subject.beside(folder, options.other_step or None)
     if other.images.shape != subject.images.shape:
         raise InputError(f"--other={folder} was trained on images of another shape or split")
     return dataclasses.replace(other, images=subject.images)

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
 from resnet.analysis.krylov import ROUND_OFF, Ritz, golub_kahan
+from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
-from resnet.errors import check_at_least
 from resnet.models.chain import Part
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 class Options:
     """What can be chosen."""
 
-    jacobians: int = 4
-    """Images at which Jacobians are taken, the first ones."""
-    steps: int = 64
+    jacobians: Count = 4
+    """Images at which Jacobians are taken, of those looked at."""
+    steps: Count = 64
     """Products in each direction; as many as a layer has values give every singular value."""
-    chains: int = 10
+    chains: Count = 10
     """Depths at which the chain of blocks is cut, from one block to all."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Spectrum:
     """Each block, the chains from the first block to each, and the net from image to logits."""
 
     title: str
+    images: str
+    """At which Jacobians were taken."""
     blocks: list[Values]
     chains: list[Values]
     lengths: list[int]
@@ -81,7 +85,7 @@ class Spectrum:
     def tables(self) -> dict[str, list[dict]]:
         """One row a map."""
         return {
-            "From image to logits": [_row(self.net)],
+            f"From image to logits, at {self.images}": [_row(self.net)],
             "Chains of blocks, from the first one": [
                 {"blocks": length} | _row(values)
                 for length, values in zip(self.lengths, self.chains, strict=True)
@@ -115,11 +119,9 @@ class Spectrum:
 
 def ask(subject: Subject, options: Options) -> Spectrum:
     """The singular values in a net."""
-    for name, value in dataclasses.asdict(options).items():
-        check_at_least(f"--{name}", value, 1)
-    net = settled(subject)
+    net = settled(subject).first(options.jacobians)
     parts, rng = net.parts("running"), np.random.default_rng(0)
-    joints = [net.images[: options.jacobians]]
+    joints = [net.images]
     for part in parts:
         joints.append(part(joints[-1]))
 
@@ -132,6 +134,7 @@ def ask(subject: Subject, options: Options) -> Spectrum:
     lengths = np.unique(np.geomspace(1, blocks, min(options.chains, blocks)).round().astype(int)).tolist()
     return Spectrum(
         title=subject.title,
+        images=str(net.sample),
         blocks=[values(part.name, i, i + 1) for i, part in enumerate(parts) if part.own is not None],
         chains=[values(f"to {parts[length].name}", 1, length + 1) for length in lengths],
         lengths=lengths,

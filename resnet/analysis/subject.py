@@ -10,20 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from resnet.analysis.sample import NOISE, Sample, describe, draw
 from resnet.config import Config, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.splits import NAME
-from resnet.errors import InputError, check_at_least, check_choice
+from resnet.errors import InputError, check_choice, check_within
 from resnet.models.chain import Part, parts
 from resnet.models.geometry import BRANCHES, FAMILIES
+from resnet.models.paths import parameter_path
 from resnet.models.resnet import ResNet, make_model
 from resnet.run import SPLITS, load, with_labels_of
 from resnet.runs.task import Task, task_of
 from resnet.training.losses import example_losses
 from resnet.training.step import INIT, init_variables, random_key
 
-NOISE = "noise"
+MOST_IMAGES = 100_000  # all are held at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,12 +39,17 @@ class Subject:
     """{"params", "batch_stats"} for model.apply."""
     step: int | None
     """Finished training steps of a run; None for a net of a config, at its start."""
-    data: str
-    """Where the images are from: train, validation, test, or noise."""
+    sample: Sample
+    """Where the images are from, and how many of how many."""
     images: Float[Array, "n h w c"]
     """Normalised as in training; of noise, standard normal."""
     labels: Array
     """Classes (int) or targets (float); random for noise."""
+
+    @property
+    def data(self) -> str:
+        """Where the images are from: train, validation, test, or noise."""
+        return self.sample.data
 
     @property
     def outputs(self) -> int:
@@ -68,6 +75,19 @@ class Subject:
         """The loss of each image, without smoothing."""
         return example_losses(logits, self.labels, output=self.config.model.output)
 
+    def first(self, count: int) -> "Subject":
+        """The same net and at most `count` of the images, which are a sample of their split too."""
+        given, labels = self.sample, self.labels[:count]
+        sample = describe(
+            np.asarray(labels), of_images=given.of_images, data=given.data, seed=given.seed,
+            classes=given.of_classes,
+        )  # fmt: skip
+        return dataclasses.replace(self, images=self.images[:count], labels=labels, sample=sample)
+
+    def beside(self, workdir: str | Path, step: int | None = None) -> "Subject":
+        """Another run, or another step of it, asked about images drawn in the same way."""
+        return of_run(workdir, self.data, len(self.images), step, self.sample.seed)
+
     def restarted(self, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> "Subject":
         """The same images, and the net at its start with another seed and dotted fields changed."""
         config = replaced(self.config, dict(changes or {}) | ({} if seed is None else {"seed": seed}))
@@ -76,20 +96,37 @@ class Subject:
         return dataclasses.replace(self, config=config, model=model, variables=variables, step=None)
 
 
-def of_run(workdir: str | Path, data: str = "test", images: int = 128, step: int | None = None) -> Subject:
-    """The run in `workdir` at `step`, or at its latest checkpoint."""
+def of_run(
+    workdir: str | Path, data: str = "test", images: int = 128, step: int | None = None, seed: int = 0
+) -> Subject:
+    """The run in `workdir` at `step`, or at its latest checkpoint; `seed` draws the images of the split.
+
+    InputError for weights that are not finite: whatever were measured of them would be no answer.
+    """
     run = load(workdir, step)
-    x, labels = _probe(run.config, data, images, run.task)
-    return Subject(str(workdir), run.config, run.model, run.variables, run.step, data, x, labels)
+    _check_finite(f"{workdir} at step {run.step}", run.variables)
+    sample, x, labels = _probe(run.config, data, images, run.task, seed)
+    return Subject(str(workdir), run.config, run.model, run.variables, run.step, sample, x, labels)
 
 
-def of_config(name: str, config: Config, data: str = NOISE, images: int = 128) -> Subject:
+def of_config(name: str, config: Config, data: str = NOISE, images: int = 128, seed: int = 0) -> Subject:
     """The net of `config`, as the training of its seed begins; noise needs no data at hand."""
     outputs = shapes_of(config.data)[1]
     model = make_model(config.model, outputs)
-    x, labels = _probe(config, data, images, None)
+    sample, x, labels = _probe(config, data, images, None, seed)
     variables = initial_variables(config, model, x.shape[1:])
-    return Subject(name, config, model, variables, None, data, x, labels)
+    _check_finite(f"{name} at its start", variables)
+    return Subject(name, config, model, variables, None, sample, x, labels)
+
+
+def _check_finite(name: str, variables: dict[str, Any]) -> None:
+    """InputError for the first tensor that holds an infinity or not a number."""
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        if not bool(jnp.isfinite(leaf).all()):
+            raise InputError(
+                f"{name}: tensor `{parameter_path(path)}` has values that are not finite; "
+                "ask a step, or weights, where all are"
+            )
 
 
 def initial_variables(config: Config, model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -100,7 +137,6 @@ def initial_variables(config: Config, model: ResNet, image_shape: tuple[int, ...
 
 def at_depth(config: Config, depth: int) -> dict[str, Any]:
     """Changes that bring a net near `depth` layers: the same number of blocks in each stage."""
-    check_at_least("--depths", depth, 1)
     stages = len(FAMILIES[config.model.family])
     return {"model.blocks": (max(1, round((depth - 2) / (stages * layers_of_block(config)))),) * stages}
 
@@ -110,20 +146,27 @@ def layers_of_block(config: Config) -> int:
     return len(BRANCHES[config.model.branch].sizes)
 
 
-def _probe(config: Config, data: str, count: int, task: Task | None) -> tuple[Array, Array]:
-    """(images, labels): the first `count` of a split, or noise."""
+def _probe(
+    config: Config, data: str, count: int, task: Task | None, seed: int
+) -> tuple[Sample, Array, Array]:
+    """(what the images are a sample of, images, labels): of a split, or noise."""
     check_choice("--data", data, (NOISE, *SPLITS))
-    check_at_least("--images", count, 1)
+    check_within("--images", count, 1, MOST_IMAGES)
+    check_within("--images_seed", seed, 0, 2**31 - 1)
     if data == NOISE:
         shape, outputs = (task.image_shape, task.num_outputs) if task else shapes_of(config.data)
         keys = jax.random.split(random_key(jnp.int32(config.seed), 0))
         labels = jax.random.randint(keys[1], (count,), 0, outputs)
         regression = config.model.output == "identity" and outputs == 1
-        return jax.random.normal(keys[0], (count, *shape)), labels * 1.0 if regression else labels
+        sample = describe(np.asarray(labels), of_images=None, data=data, seed=seed, classes=0)
+        images = jax.random.normal(keys[0], (count, *shape))
+        return sample, images, labels * 1.0 if regression else labels
     dataset = load_dataset(config.data, task.held_out_by if task else NAME)
     task = task or task_of(dataset)
     split = with_labels_of(getattr(dataset, data), dataset.class_names, task.class_names)
     if not len(split):
         raise InputError(f"data set {config.data.name!r} has no images in its {data} split")
-    images = normalize(jnp.asarray(split.images[:count]), task.mean, task.std)
-    return images, jnp.asarray(np.asarray(split.labels[:count]))
+    index, sample = draw(split.labels, count, data=data, seed=seed, classes=len(task.class_names))
+    chosen = split[index]
+    images = normalize(jnp.asarray(chosen.images), task.mean, task.std)
+    return sample, images, jnp.asarray(chosen.labels)

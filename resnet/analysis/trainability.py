@@ -14,15 +14,16 @@ Source: Schoenholz 2017 (https://arxiv.org/abs/1611.01232) for the depth scale o
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 
 from resnet.analysis import growth, pictures, signal
+from resnet.analysis.options import Count, Within, check_options
 from resnet.analysis.subject import NOISE, Subject
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError
 from resnet.models.branches import ORDERS
 from resnet.models.grammar import needs_of
 from resnet.models.shortcuts import SHORTCUTS
@@ -38,16 +39,18 @@ DEEPEST = 1e5
 class Options:
     """What can be chosen."""
 
-    decades: float = 3.0
+    decades: Annotated[float, Within(0.01, 300)] = 3.0
     """k: the gradient may fall or rise by this many powers of ten."""
-    blocks: int = 60
+    blocks: Annotated[int, Within(8, 10_000)] = 60
     """Blocks of the chain that is measured."""
-    seeds: int = 2
+    seeds: Count = 2
     """Nets at their start over which is averaged."""
     shortcuts: tuple[str, ...] = ()
     """Those asked; empty for all."""
     orders: tuple[str, ...] = ()
     """Those asked; empty for all."""
+
+    __post_init__ = check_options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,10 +130,6 @@ def ask(subject: Subject, options: Options) -> Trainability:
         raise InputError(f"{subject.name} is a run; give --config=…, whose shortcut and order are varied")
     if subject.data != NOISE:
         raise InputError(f"`--data` must be noise: growth is that of the blocks alone; got {subject.data}")
-    check_at_least("--seeds", options.seeds, 1)
-    check_at_least("--blocks", options.blocks, 8)
-    if not options.decades > 0:
-        raise InputError(f"`--decades` must be above 0; got {options.decades}")
     shortcuts, orders = (
         _chosen("shortcuts", options.shortcuts, SHORTCUTS),
         _chosen("orders", options.orders, ORDERS),

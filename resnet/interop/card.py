@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from resnet.config import config_to_dict
 from resnet.run import Run
-from resnet.runs import provenance
+from resnet.runs.files import read_json
 from resnet.runs.open_run import RESULT
+from resnet.runs.provenance import read_sessions
+from resnet.runs.tables import code
 
 CARD = "MODEL_CARD.md"
 NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"
@@ -55,7 +56,8 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
 
 def _metrics(run: Run) -> str:
     """Those of the run's result, if it is of these weights."""
-    result = _read(run.workdir / RESULT)
+    path = run.workdir / RESULT
+    result = read_json(path) if path.exists() else {}
     if result.get("step") != run.step:
         return ""
     values = {name: result[name] for name in METRICS if name in result}
@@ -64,12 +66,8 @@ def _metrics(run: Run) -> str:
 
 def _origin(workdir: Path) -> list[str]:
     """By which command and commit the run began; [] where that is not recorded."""
-    sessions = _read(workdir / provenance.FILE).get("sessions")
+    sessions = read_sessions(workdir)
     if not sessions:
         return []
-    commit = (sessions[0]["git"] or {}).get("commit", "unknown")
-    return [f"- Made by: `{sessions[0]['command'] or 'Python'}`, commit {commit}"]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    commit = (sessions[0].get("git") or {}).get("commit", "unknown")
+    return [f"- Made by: {code(sessions[0].get('command') or 'Python')}, commit {commit}"]

@@ -34,8 +34,8 @@ class Format:
 def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str = "") -> dict[str, Any]:
     """Writes a new folder: program, class names and card; what was done.
 
-    The program takes raw uint8 images (n, height, width, channels), any n, and gives logits (n, outputs),
-    normalisation included.
+    The program takes raw uint8 images (n, height, width, channels), n at least 1, and gives logits
+    (n, outputs), normalisation included.
     """
     check_choice("--format", format, FORMATS)
     folder = Path(folder)
@@ -45,22 +45,29 @@ def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str
         temporary.mkdir()
         program, about = FORMATS[format].make(run)
         (temporary / FORMATS[format].file).write_bytes(program)
-        (temporary / CARD).write_text(_card(run, format, licence))
+        (temporary / CARD).write_text(_card(run, format, licence, about))
         (temporary / CLASSES).write_text("".join(f"{name}\n" for name in run.task.class_names))
     return {"folder": str(folder), "format": format, "bytes": len(program), **about, "step": run.step}
 
 
-def _card(run: Run, format: str, licence: str) -> str:
+def _card(run: Run, format: str, licence: str, about: dict[str, Any]) -> str:
     height, width, channels = run.task.image_shape
     call = (
-        f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, any n, "
-        f"normalises them, and gives logits, one a line of `{CLASSES}`:"
+        f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, n at "
+        f"least 1, normalises them, and gives logits, one a line of `{CLASSES}`"
     )
+    if "difference" in about:
+        call += (
+            f". It computes in float32; its logits differ from those of the run, which computes in "
+            f"{run.model.config.dtype}, by at most {about['difference']:.1e} of the largest, or of 1, on "
+            "random images"
+        )
+    call += ":"
     return model_card(run, call, FORMATS[format].usage, licence)
 
 
 def _stablehlo(run: Run) -> tuple[bytes, dict[str, Any]]:
-    """The run's prediction, weights inside, serialised by jax.export for batches of any size."""
+    """The run's prediction, weights inside, serialised by jax.export for batches of one image or more."""
     variables = jax.device_get(run.variables)
 
     def logits(images):

@@ -16,7 +16,10 @@ import jax
 import numpy as np
 
 from resnet.config import Config, config_to_dict
+from resnet.errors import InputError
+from resnet.runs.files import read_json
 from resnet.runs.records import write_json
+from resnet.runs.tables import code
 from resnet.runtime.machine import devices, numerics
 
 FILE = "run.json"
@@ -50,8 +53,19 @@ def this_session(command: Sequence[str] | str) -> dict[str, Any]:
 
 def last_session(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """The session that a run ended with; None where run.json is missing."""
+    sessions = read_sessions(workdir)
+    return sessions[-1] if sessions else None
+
+
+def read_sessions(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """All sessions of a run, the first one first; [] where run.json is missing."""
     path = Path(workdir) / FILE
-    return json.loads(path.read_text())["sessions"][-1] if path.exists() else None
+    if not path.exists():
+        return []
+    sessions = read_json(path, "sessions")["sessions"]
+    if not sessions or not isinstance(sessions, list) or not all(isinstance(s, dict) for s in sessions):
+        raise InputError(f"{path} is unreadable: it tells of no session; delete it")
+    return sessions
 
 
 def origin(sessions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -69,7 +83,7 @@ def origin(sessions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def origin_lines(sessions: Iterable[Mapping[str, Any]]) -> list[str]:
     """The same as a Markdown list."""
-    return [f"- {name}: {f'`{text}`' if name == 'Command' else text}" for name, text in origin(sessions)]
+    return [f"- {name}: {code(text) if name == 'Command' else text}" for name, text in origin(sessions)]
 
 
 def commit(session: Mapping[str, Any]) -> str:

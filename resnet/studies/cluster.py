@@ -5,8 +5,8 @@ it starts, however often that is; submitit (an extra) only submits.
 """
 
 import dataclasses
-import json
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import InputError
+from resnet.runs.files import read_json
 from resnet.runs.lock import holding
 from resnet.runs.records import write_json
 from resnet.runtime.logs import log_to_stderr
@@ -23,8 +24,8 @@ from resnet.runtime.machine import prepare
 from resnet.runtime.signals import BEFORE_LEAVING, RunStopped
 from resnet.studies.folder import StudyFolder, load_folder
 from resnet.studies.runner import Piece, run_piece
+from resnet.studies.study import JOBS_FOLDER as FOLDER
 
-FOLDER = "slurm"  # in the study's: logs, what submitit writes, and the jobs that were submitted
 JOBS = "jobs.json"
 
 _NUMBERS = ("time", "cpus_per_task", "gpus_per_node", "array_parallelism")
@@ -52,7 +53,10 @@ def check_parameters(parameters: Mapping[str, str]) -> dict[str, str | int]:
 def submit(
     folder: StudyFolder, pieces: list[Piece], parameters: dict[str, str | int], command: str
 ) -> dict[str, Any]:
-    """Submits the pieces that no job is waiting for or at, as one array, and returns at once."""
+    """Submits the pieces that no job is waiting for or at, and returns at once.
+
+    They are one array, or several where the cluster allows none so long.
+    """
     executor = _executor(folder, parameters)
     # Of two that submit at once, one is refused.
     with holding(folder.workdir / FOLDER):
@@ -61,10 +65,26 @@ def submit(
         for job, piece in queued.items():
             logging.info("job %s is in the queue already: %s", job, piece)
         pieces = _not_in(queued, pieces)
-        submitted = _submit(executor, folder.workdir, pieces, command) if pieces else {}
-        jobs = {job: dataclasses.asdict(piece) for job, piece in (queued | submitted).items()}
-        write_json(folder.workdir / FOLDER / JOBS, jobs)
+        submitted = {}
+        # Noted after each array, so that what was submitted before one that is refused is known.
+        for part in arrays(pieces, _longest_array()):
+            submitted |= _submit(executor, folder.workdir, part, command)
+            jobs = {job: dataclasses.asdict(piece) for job, piece in (queued | submitted).items()}
+            write_json(folder.workdir / FOLDER / JOBS, jobs)
     return {"submitted": list(submitted), "queued_before": list(queued)}
+
+
+def arrays(pieces: list[Piece], longest: int | None) -> list[list[Piece]]:
+    """The pieces of each array, none of which has more than `longest` jobs (None: any number)."""
+    size = longest or max(len(pieces), 1)
+    return [pieces[i : i + size] for i in range(0, len(pieces), size)]
+
+
+def _longest_array() -> int | None:
+    """Jobs that the cluster takes in one array; None where it does not say."""
+    asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", asked.stdout, re.MULTILINE)
+    return int(found[1]) or None if found else None
 
 
 def _submit(executor: Any, workdir: Path, pieces: list[Piece], command: str) -> dict[str, Piece]:
@@ -91,22 +111,41 @@ def _executor(folder: StudyFolder, parameters: dict[str, str | int]) -> Any:
         raise InputError("--launcher=slurm needs Slurm, and there is no `srun` on this machine") from None
     # Slurm hands a job's processors to its step only where the step asks for them again.
     step = [f"--cpus-per-task={parameters['cpus_per_task']}"] if "cpus_per_task" in parameters else []
+    logs = log_patterns(folder.workdir.absolute() / FOLDER)
     paths = f'export PYTHONPATH={shlex.quote(str(Path(__file__).parents[2]))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
     executor.update_parameters(
         **parameters,
         job_name="study",
         setup=[paths],
-        srun_args=step,
-        additional_parameters={"signal": f"TERM@{_NOTICE}", "requeue": True},
+        srun_args=[*step, *(f"--{name}={pattern}" for name, pattern in logs.items())],
+        additional_parameters={"signal": f"TERM@{_NOTICE}", "requeue": True, **logs},
     )
     return executor
+
+
+def log_patterns(folder: Path) -> dict[str, str]:
+    """Slurm's patterns of the logs of an array's jobs in `folder`, whose own percent signs are doubled.
+
+    InputError for a path that submitit or Slurm would take for another.
+    """
+    if found := re.search(r"%[jtaA]|[\\\r\n]", str(folder)):
+        raise InputError(
+            f"--launcher=slurm: submitit and Slurm read {found[0]!r} in {str(folder)!r} as a pattern; "
+            "choose another workdir"
+        )
+    place = str(folder).replace("%", "%%")
+    return {"output": f"{place}/%A_%a_0_log.out", "error": f"{place}/%A_%a_0_log.err"}
 
 
 def _jobs(workdir: Path) -> dict[str, Piece]:
     """The jobs of the last submissions, whatever became of them."""
     path = workdir / FOLDER / JOBS
-    known = json.loads(path.read_text()) if path.exists() else {}
-    return {job: Piece(piece["arm"], tuple(map(tuple, piece["groups"]))) for job, piece in known.items()}
+    remedy = "delete it once no job of the study is in the queue"
+    known = read_json(path, remedy=remedy) if path.exists() else {}
+    try:
+        return {job: Piece(piece["arm"], tuple(map(tuple, piece["groups"]))) for job, piece in known.items()}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is unreadable: {error}; {remedy}") from None
 
 
 def _queue() -> set[str]:

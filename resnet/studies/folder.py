@@ -3,11 +3,12 @@
 S/study.json             what is asked: arms with whole configs, seeds, references
 S/<arm>/seed0/           an ordinary run: config.json, metrics.jsonl, checkpoints, result.json
 S/<arm>/lr0.05/seed0/    the same where the arm chooses its learning rate
+S/slurm/                 jobs and their logs
 …/failed.json            why a run came to no result
 """
 
 import dataclasses
-import json
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,17 @@ from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
 from resnet.errors import InputError
 from resnet.runs.checkpoint import score
+from resnet.runs.files import make_folder, read_json
 from resnet.runs.open_run import FAILURE as FAILED
 from resnet.runs.open_run import RESULT
 from resnet.runs.provenance import this_session
 from resnet.runs.records import read_metrics, write_json
-from resnet.studies.study import Origin, ResolvedArm, Study, resolve
+from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, rate_folder, resolve
 
 FILE = "study.json"
+# What to do about a damaged file: its run goes on from the last checkpoint, or the study begins it anew.
+_AGAIN = "delete it and start the study again: the run goes on from its last checkpoint"
+_ANEW = "delete it and start the study again: it is written anew"
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
 
 
@@ -67,12 +72,17 @@ class StudyFolder:
     """When it was started, by which command, at which commit, on which versions."""
 
     def runs(self, name: str) -> list[StudyRun]:
-        """The runs that the table counts: each seed, at the chosen rate; none before a rate is chosen."""
+        """The runs that the table counts: each seed, at the chosen rate; none before a rate is chosen.
+
+        Where none can be chosen, those of the grid: the arm has no others.
+        """
         arm = self.arms[name]
         if not arm.learning_rates:
             return [self.run(name, seed, None) for seed in self.seeds]
         rate = self.chosen_rate(name)
-        return [] if rate is None else [self.run(name, seed, rate) for seed in self.seeds]
+        if rate is not None:
+            return [self.run(name, seed, rate) for seed in self.seeds]
+        return self._tried(name) if self.has_no_rate(name) else []
 
     def grid(self, name: str) -> dict[float, list[StudyRun]]:
         """For each learning rate of an arm, the runs that it is chosen by."""
@@ -82,45 +92,61 @@ class StudyFolder:
 
     def all_runs(self, name: str) -> list[StudyRun]:
         """The runs of the table and of the grid, each once."""
-        grid = [run for runs in self.grid(name).values() for run in runs]
-        return list({run.workdir: run for run in grid + self.runs(name)}.values())
+        return list({run.workdir: run for run in self._tried(name) + self.runs(name)}.values())
+
+    def _tried(self, name: str) -> list[StudyRun]:
+        """The runs of the grid, one learning rate after the other."""
+        return [run for runs in self.grid(name).values() for run in runs]
 
     def expected(self, name: str) -> int:
         """How many runs an arm takes in all."""
         rates = len(self.arms[name].learning_rates)
         tried = len(self.seeds[: self.grid_seeds])
+        if self.has_no_rate(name):
+            return rates * tried
         return len(self.seeds) + max(rates - 1, 0) * tried
 
+    def has_no_rate(self, name: str) -> bool:
+        """Whether the whole grid of an arm was tried and there is nothing to choose: at each rate a run
+        failed, or has no score on validation."""
+        tried = self._tried(name)
+        return bool(tried) and all(run.over for run in tried) and self.chosen_rate(name) is None
+
     def chosen_rate(self, name: str) -> float | None:
-        """The rate of best mean score on validation; None before the whole grid has been tried."""
+        """The rate of best mean score on validation; None before the whole grid has been tried.
+
+        None, too, where no rate has a score (`has_no_rate`): what diverged is no choice.
+        """
         scores = {}
         for rate, runs in self.grid(name).items():
             if not all(run.over for run in runs):
                 return None
             scores[rate] = statistics.mean(validation_score(run) for run in runs)
+        scores = {rate: score for rate, score in scores.items() if math.isfinite(score)}
         return max(scores, key=lambda rate: scores[rate], default=None)
 
     def place(self, name: str, seed: int, rate: float | None) -> Path:
         """The folder of one run."""
-        return self.workdir / name / ("" if rate is None else f"lr{rate:g}") / f"seed{seed}"
+        return self.workdir / name / ("" if rate is None else rate_folder(rate)) / f"seed{seed}"
 
     def run(self, name: str, seed: int, rate: float | None) -> StudyRun:
         """One run, in the state that its folder is in."""
         workdir = self.place(name, seed, rate)
         state, result, reason = NOT_STARTED, {}, ""
         if (workdir / RESULT).exists():
-            state, result = FINISHED, _read(workdir / RESULT)
+            state, result = FINISHED, read_json(workdir / RESULT, remedy=_AGAIN)
         elif (workdir / FAILED).exists():
-            state, reason = FAILURE, _read(workdir / FAILED)["failed"]
+            state, reason = FAILURE, str(read_json(workdir / FAILED, "failed", remedy=_AGAIN)["failed"])
         elif (workdir / CONFIG_FILE).exists():
             state = UNFINISHED
         return StudyRun(name, seed, rate, workdir, state, result, reason)
 
 
 def validation_score(run: StudyRun) -> float:
-    """Final score on validation, higher is better; minus infinity for a failed run."""
+    """Final score on validation, higher is better; minus infinity for a run that failed or has none."""
     metrics = run.result.get("validation") or {}
-    return score(metrics) if metrics else float("-inf")
+    held = any(metrics.get(name) is not None for name in ("top1", "mae"))
+    return score(metrics) if held else float("-inf")
 
 
 def curve(run: StudyRun, split: str, metric: str) -> dict[float, float]:
@@ -160,7 +186,7 @@ def save_folder(folder: StudyFolder) -> None:
         name: dataclasses.asdict(arm) | {"config": config_to_dict(arm.config)}
         for name, arm in folder.arms.items()
     }
-    folder.workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.workdir)
     origin = folder.origin and dataclasses.asdict(folder.origin)
     own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin}
     write_json(folder.workdir / FILE, fields | own)
@@ -173,12 +199,17 @@ def load_folder(workdir: str | Path) -> StudyFolder:
         raise InputError(
             f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
         )
-    fields = _read(path) | {"workdir": Path(workdir)}
-    arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
-    lists = {name: tuple(fields[name]) for name in ("seeds", "sessions")}
-    # Folders that were written before origins were have none.
-    origin = fields.get("origin") and Origin(**fields["origin"])
-    return StudyFolder(**(fields | lists | {"arms": arms, "origin": origin}))
+    fields: dict[str, Any] = read_json(path, "arms", "seeds", "sessions", remedy=_ANEW)
+    fields["workdir"] = Path(workdir)
+    try:
+        arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
+        fields |= {name: tuple(fields[name]) for name in ("seeds", "sessions")}
+        check_seeds(fields["seeds"])
+        # Folders that were written before origins were have none.
+        origin = fields.get("origin") and Origin(**fields["origin"])
+        return StudyFolder(**(fields | {"arms": arms, "origin": origin}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is unreadable: {error}; {_ANEW}") from None
 
 
 def _arm_fields(arm: dict[str, Any]) -> dict[str, Any]:
@@ -199,11 +230,12 @@ def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
         )
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is unreadable: {error}") from None
+def no_rate(name: str) -> str:
+    """What is said of an arm whose grid leaves nothing to choose."""
+    return (
+        f"No learning rate is chosen for arm {name}: at each one a run failed, or has no score on "
+        "validation, so its other seeds are not trained."
+    )
 
 
 def states(folder: StudyFolder) -> dict[str, int]:

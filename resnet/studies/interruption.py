@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tabulate
 from absl import logging
 
 from resnet.errors import InputError
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.records import read_metrics, replacing
+from resnet.runs.tables import markdown_table
 from resnet.studies.folder import FILE, load_folder, states
 
 # What differs between two runs of one config: time, and place.
@@ -124,14 +124,11 @@ def write_page(found: Interruption, command: str, path: Path) -> None:
         f"undisturbed study ({found.seconds:.0f} s), to the last bit: the result, but for its times, and "
         "every record of metrics.jsonl.",
         "",
-        tabulate.tabulate(
-            kills, ("kill", "seconds after start", "runs then"), tablefmt="github", disable_numparse=True
-        ),
+        markdown_table(kills, ("kill", "seconds after start", "runs then"), disable_numparse=True),
         "",
-        tabulate.tabulate(
+        markdown_table(
             rows,
             ("run", "test loss, undisturbed", "test loss, killed", "the same"),
-            tablefmt="github",
             disable_numparse=True,
         ),
         "",

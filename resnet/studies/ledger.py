@@ -64,6 +64,12 @@ class Row:
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in changes}
         return Origin(str(ROOT / self.study), self.scale, plain)
 
+    def check(self) -> None:
+        """ValueError for a row that was cut short, or whose changes are not JSON."""
+        if None in dataclasses.astuple(self):
+            raise ValueError(f"the row of arm {self.arm!r} is cut short")
+        json.loads(self.changes or "{}")
+
     @property
     def key(self) -> tuple[str, ...]:
         """What no two rows share."""
@@ -74,10 +80,19 @@ def read_ledger(path: Path = LEDGER) -> list[Row]:
     """The rows of the file; none if there is none yet."""
     if not path.exists():
         return []
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(path.read_text())))
-    for row in rows:
-        row["n"], row["failed"] = int(row["n"]), int(row["failed"])
-    return [Row(**row) for row in rows]
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text()), strict=True)
+        rows: list[dict[str, Any]] = list(reader)
+        if set(reader.fieldnames or ()) != {field.name for field in dataclasses.fields(Row)}:
+            raise ValueError("its first line does not name the columns")
+        for row in rows:
+            row["n"], row["failed"] = int(row["n"]), int(row["failed"])
+        found = [Row(**row) for row in rows]
+        for row in found:
+            row.check()
+    except (TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is unreadable: {error}; take it from version control again") from None
+    return found
 
 
 def write_ledger(rows: Iterable[Row], path: Path = LEDGER) -> None:

@@ -5,9 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import tabulate
-
 from resnet.runs.records import replacing
+from resnet.runs.tables import markdown_table
 from resnet.studies.ledger import LEDGER, Row, add_what_was_not_run, record
 from resnet.studies.verdict import NOT_RUN, POINTS, VERDICTS
 
@@ -32,7 +31,7 @@ def page(rows: list[Row]) -> str:
     counts = Counter(row.verdict for row in rows)
     lines = ["# Ledger of published claims", "", _reading(), ""]
     table = [(verdict, counts[verdict]) for verdict in VERDICTS]
-    lines += [tabulate.tabulate(table, ("verdict", "claims"), tablefmt="github"), ""]
+    lines += [markdown_table(table, ("verdict", "claims")), ""]
     order = sorted(rows, key=lambda row: (row.paper, row.table, row.study, row.scale))
     for (paper, where), group in itertools.groupby(order, key=lambda row: (row.paper, row.table)):
         cells = list(group)
@@ -41,7 +40,7 @@ def page(rows: list[Row]) -> str:
             f"From {', '.join(f'`{study}`' for study in dict.fromkeys(row.study for row in cells))}.",
             "",
         ]
-        text = tabulate.tabulate(map(_cells, cells), HEADERS, tablefmt="github", disable_numparse=True)
+        text = markdown_table(map(_cells, cells), HEADERS, disable_numparse=True)
         lines += [text, ""]
     return "\n".join(lines)
 

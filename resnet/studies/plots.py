@@ -27,7 +27,8 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
     if series:
         drawn["depth.png"] = "Last epoch against depth: each dot a seed, lines through the means."
         _save(folder.workdir / "depth.png", _depth(folder, series, finished, metric))
-    if len(finished) <= MOST_CURVES:
+    recorded = any(curve(run, "train", "loss") for runs in finished.values() for run in runs)
+    if recorded and len(finished) <= MOST_CURVES:
         drawn["curves.png"] = "Learning curves: means over seeds, bands from the lowest to the highest."
         _save(folder.workdir / "curves.png", _curves(finished, metric))
     if any(row.comparison for row in rows):

@@ -4,16 +4,17 @@ import base64
 import csv
 import dataclasses
 import io
+import math
 from pathlib import Path
 from typing import Any
 
-import tabulate
-
+from resnet.runs.files import make_folder
 from resnet.runs.provenance import last_session, origin, origin_lines
 from resnet.runs.records import replacing
-from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, states, validation_score
+from resnet.runs.tables import markdown_table
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states, validation_score
 from resnet.studies.plots import plot_study
-from resnet.studies.rows import ArmRow, Metric, arm_rows, metric_of, run_rows
+from resnet.studies.rows import ArmRow, Metric, arm_rows, metric_of, run_rows, value_of
 from resnet.studies.statistics import smallest_p
 from resnet.studies.study import value_at
 
@@ -48,7 +49,7 @@ class Report:
 
 def write_report(folder: StudyFolder) -> dict[str, Any]:
     """Writes all files into the study's folder and returns the counts of its runs."""
-    folder.workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.workdir)
     rows, runs = arm_rows(folder), run_rows(folder)
     report = make_report(folder, rows, plot_study(folder, rows))
     _write(folder.workdir / CSV, _csv(runs))
@@ -74,7 +75,15 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         status=status,
         complete=complete,
         paragraphs=[
-            text for text in (source, folder.note, _recipe(folder), _reading(folder, rows, metric)) if text
+            text
+            for text in (
+                source,
+                folder.note,
+                _recipe(folder),
+                *_without_rate(folder),
+                _reading(folder, rows, metric),
+            )
+            if text
         ],
         tables=[table for table in tables if table.rows],
         figures=figures,
@@ -129,6 +138,11 @@ def _recipe(folder: StudyFolder) -> str:
     return text
 
 
+def _without_rate(folder: StudyFolder) -> list[str]:
+    """A sentence for each arm whose grid leaves nothing to choose."""
+    return [no_rate(name) for name in folder.arms if folder.has_no_rate(name)]
+
+
 def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
     """What the columns mean, and what so many seeds cannot say."""
     tests = sum(1 for row in rows if row.comparison and row.comparison.p is not None)
@@ -159,7 +173,8 @@ def _grid(folder: StudyFolder, metric: Metric) -> Table:
     for name in folder.arms:
         chosen, grid = folder.chosen_rate(name), folder.grid(name)
         for rate, runs in grid.items():
-            values = [metric.factor * abs(validation_score(r)) for r in runs if r.state == FINISHED]
+            scores = [abs(validation_score(run)) for run in runs if run.state == FINISHED]
+            values = [metric.factor * value for value in scores if math.isfinite(value)]
             mean = f"{sum(values) / len(values):.2f}" if values else ""
             failed = sum(run.state == FAILURE for run in runs)
             text = "chosen" if rate == chosen else ""
@@ -183,10 +198,10 @@ def _runs(folder: StudyFolder, metric: Metric) -> Table:
 
 
 def _run(run: StudyRun, metric: Metric) -> tuple[str, ...]:
-    result = run.result
-    seconds = f"{result['seconds']:.0f}" if "seconds" in result else ""
-    values = (f"{metric.factor * result[metric.name]:.2f}", f"{result['loss']:.4f}", str(result["step"]))
-    return (run.arm, str(run.seed), *values, seconds)
+    kinds = ((metric.name, metric.factor, ".2f"), ("loss", 1, ".4f"), ("step", 1, "g"), ("seconds", 1, ".0f"))
+    numbers = [(value_of(run, name), factor, form) for name, factor, form in kinds]
+    cells = ["" if number is None else format(number * factor, form) for number, factor, form in numbers]
+    return (run.arm, str(run.seed), *cells)
 
 
 def _sessions(folder: StudyFolder) -> list[dict[str, Any]]:
@@ -202,7 +217,7 @@ def markdown(report: Report) -> str:
     for paragraph in report.paragraphs:
         lines += [paragraph, ""]
     for table in report.tables:
-        text = tabulate.tabulate(table.rows, table.headers, tablefmt="github", disable_numparse=True)
+        text = markdown_table(table.rows, table.headers, disable_numparse=True)
         lines += [f"## {table.title}", "", text, ""]
     for file, meaning in report.figures.items():
         lines += [f"![{meaning}]({file})", "", meaning, ""]

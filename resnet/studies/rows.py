@@ -33,7 +33,7 @@ class ArmRow:
     parameters: int
     macs: int
     expected: int
-    """Seeds that the study asks for."""
+    """Seeds that the study asks for; runs of the grid, where no learning rate can be chosen."""
     summary: Summary | None
     epochs: float | None
     """Epoch of the last weights."""
@@ -53,7 +53,14 @@ def metric_of(folder: StudyFolder) -> Metric:
 def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
     """By seed, in the metric's unit; finished runs only, for a failed one has no score."""
     runs = [run for run in folder.runs(name) if run.state == FINISHED]
-    return {run.seed: metric.factor * run.result[metric.name] for run in runs}
+    values = {run.seed: value_of(run, metric.name) for run in runs}
+    return {seed: metric.factor * value for seed, value in values.items() if value is not None}
+
+
+def value_of(run: StudyRun, name: str) -> float | None:
+    """A number of a run's result; None where it has no such number."""
+    value = run.result.get(name)
+    return value if isinstance(value, int | float) else None
 
 
 def arm_rows(folder: StudyFolder) -> list[ArmRow]:
@@ -70,7 +77,7 @@ def arm_rows(folder: StudyFolder) -> list[ArmRow]:
             arm=name,
             parameters=arm.parameters,
             macs=arm.macs,
-            expected=len(folder.seeds),
+            expected=folder.expected(name) if folder.has_no_rate(name) else len(folder.seeds),
             summary=summarize(list(values[name].values())),
             epochs=max((last_epoch(run) for run in folder.runs(name) if run.state == FINISHED), default=None),
             reference=arm.reference,

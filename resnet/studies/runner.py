@@ -11,7 +11,7 @@ from absl import logging
 
 from resnet.runs import records
 from resnet.runs.lock import WorkdirHeld
-from resnet.studies.folder import StudyFolder, StudyRun, order_of_work, states
+from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states
 from resnet.training.loop import train
 
 
@@ -67,6 +67,8 @@ def run_piece(folder: StudyFolder, piece: Piece, command: str) -> None:
     """Tries the arm's learning rates, if it has a grid, and then runs its seeds at the chosen one."""
     for runs in folder.grid(piece.arm).values():
         _run(folder, runs, piece.groups, command)
+    if folder.has_no_rate(piece.arm):
+        logging.warning("%s", no_rate(piece.arm))
     _run(folder, folder.runs(piece.arm), piece.groups, command)
 
 

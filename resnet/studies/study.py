@@ -8,17 +8,21 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet.config import Config, call_file, check_config, closest, differences, replaced
 from resnet.data.datasets import shapes_of
-from resnet.errors import InputError, check_at_least, check_choice
+from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.studies.budget import Match, count, solve
 
 SCALES = ("paper", "small")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+JOBS_FOLDER = "slurm"
+"""In a study's folder, beside those of its arms."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+# What the files beside the arms' folders end in: study.json, report.md, curves.png and the like.
+_ENDINGS = (".json", ".jsonl", ".md", ".html", ".csv", ".png", ".txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +173,7 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     for name, arm in study.arms.items():
         with _naming(name):
             rates = arm.learning_rates or study.learning_rates
-            _check_rates(configs[name], rates)
+            _check_grid(configs[name], rates)
             reference = arm.reference or study.reference
             counts = [count(configs[name].model, shapes, budget) for budget in ("parameters", "macs")]
             arms[name] = ResolvedArm(
@@ -192,11 +196,7 @@ def _match(configs: dict[str, Config], name: str, match: Match, shapes: Any) -> 
 
 def _check(study: Study) -> None:
     """Raises InputError for names, references and seeds that cannot work."""
-    for name in study.arms:
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"arm {name!r} must be a folder's name: letters, digits and any of . _ + - after the first"
-            )
+    _check_names(study.arms)
     for name, arm in [("study", study), *study.arms.items()]:
         matched = getattr(arm, "match", None)
         for other in filter(None, (arm.reference, matched and matched.arm)):
@@ -204,15 +204,65 @@ def _check(study: Study) -> None:
                 where = "the study" if arm is study else f"arm {name!r}"
                 raise InputError(f"{where} names an arm {other!r}{closest(other, study.arms)}; "
                                  f"the arms are {', '.join(study.arms)}")  # fmt: skip
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
-        raise InputError(f"`study.seeds` must be different numbers, at least one; got {study.seeds}")
+    check_seeds(study.seeds)
+    for rates in (study.learning_rates, *(arm.learning_rates for arm in study.arms.values())):
+        _check_numbers("learning_rates", rates, int | float)
+    _check_numbers("study.grid_seeds", (study.grid_seeds,), int)
     check_at_least("study.grid_seeds", study.grid_seeds, 1)
 
 
-def _check_rates(config: Config, rates: tuple[float, ...]) -> None:
+def _check_names(names: Iterable[str]) -> None:
+    """Raises InputError for a name that cannot be a folder beside the others and the study's own files."""
+    folders: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            shown = repr(name) if len(str(name)) <= 100 else f"{str(name)[:20]!r}… of {len(name)} letters"
+            raise InputError(
+                f"arm {shown} must be a folder's name: at most 100 letters, digits and, after the first, "
+                "any of . _ + -"
+            )
+        if name.lower() == JOBS_FOLDER or name.lower().endswith(_ENDINGS):
+            raise InputError(f"arm {name!r} has the name of a file or folder of the study; choose another")
+        other = folders.setdefault(name.lower(), name)
+        if other != name:
+            raise InputError(f"arms {other!r} and {name!r} are one folder where case is ignored; rename one")
+
+
+def check_seeds(seeds: Any) -> None:
+    """Raises InputError unless the seeds of a study are different numbers that a run can have."""
+    _check_numbers("study.seeds", seeds, int)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"`study.seeds` must be different numbers, at least one; got {seeds}")
+    for seed in seeds:
+        check_within("study.seeds", seed, 0, 2**31 - 1)
+
+
+def _check_numbers(field: str, values: Any, kind: Any) -> None:
+    """Raises InputError unless `values` is a tuple of numbers."""
+    if not isinstance(values, tuple):
+        raise InputError(f"`{field}` must be a tuple; got {values!r}")
+    for value in values:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            wanted = "whole numbers" if kind is int else "numbers"
+            raise InputError(f"`{field}` must be {wanted}; got {value!r}")
+
+
+def rate_folder(rate: float) -> str:
+    """The folder of the runs at a learning rate of the grid: "lr0.05"."""
+    return f"lr{rate:g}"
+
+
+def _check_grid(config: Config, rates: tuple[float, ...]) -> None:
     """Raises InputError if the config cannot work, at its own rate or those of the grid."""
     check_config(config)
+    folders: dict[str, float] = {}
     for rate in rates:
+        other = folders.setdefault(rate_folder(rate), rate)
+        if list(rates).count(rate) > 1 or other != rate:
+            raise InputError(
+                f"`learning_rates` {other!r} and {rate!r} have one folder, {rate_folder(rate)}; "
+                "leave one out, or give rates that differ in their first six digits"
+            )
         check_config(replaced(config, {"schedule.learning_rate": rate}))
     if rates and not config.data.validation and config.data.name != "image_folder":
         raise InputError("learning rates are chosen on validation; set `data.validation` above 0")

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from resnet.analysis.pictures import COLORS, MARKERS
 from resnet.runs.provenance import this_session
 from resnet.runs.records import replacing, write_json
+from resnet.runs.tables import markdown_table
 from scripts.benchmarks.parts import PARTS
 
 BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->"
@@ -109,7 +108,7 @@ def _table(found: Entries) -> list[str]:
     units = {entry["unit"] for entry in found.values()}
     headers = ["net", "batch", "side", "type", "n", "others"]
     headers += [f"{name}, {'/'.join(sorted(units))}" for name in names] + list(extras.values())
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines()
+    return markdown_table(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines()
 
 
 def _cell(entry: dict[str, Any], name: str) -> str:
@@ -186,7 +185,7 @@ def readme_table(entries: Entries) -> str:
             cells.append(_ratio(ratios[name][1]) if name in ratios else "-")
         rows.append([f"{case}, {own[0]['batch']} images of {own[0]['side']}x{own[0]['side']}", *cells])
     headers = ["", *(f"{README_PARTS[part]}, {name}" for part, name in columns)]
-    return "\n".join(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines())
+    return "\n".join(markdown_table(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines())
 
 
 def write_readme(path: Path, entries: Entries) -> None:

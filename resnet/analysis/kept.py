@@ -1,0 +1,45 @@
+"""What answers keep between calls, such as loss surfaces: found again by everything that decides it."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet.analysis.subject import Subject
+from resnet.config import config_to_dict
+
+_LIBRARY = Path(__file__).parents[1]
+# The code that every answer depends on, beside its own module.
+_SHARED = ("models", "kernels", "training/losses.py", "analysis/subject.py", "analysis/settled.py")
+
+
+def key(subject: Subject, question: str, **choices: Any) -> str:
+    """Hex digits that name what `question` keeps of a net, its images and the `choices` that decide it.
+
+    Equal only where the net's config, every variable, image and label, every choice and the code of the
+    answer (`code_version`) are. `choices` are plain values, as JSON has them.
+    """
+    model = config_to_dict(subject.config)["model"]
+    plain = {"question": question, "code": code_version(question), "model": model, "choices": choices}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for path, leaf in jax.tree.leaves_with_path((subject.variables, subject.images, subject.labels)):
+        array = np.asarray(leaf)
+        digest.update(f"\n{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def code_version(question: str) -> str:
+    """A digest of the source that an answer depends on: the question's module, nets, kernels and losses."""
+    digest = hashlib.sha256()
+    for place in (f"analysis/{question}.py", *_SHARED):
+        path = _LIBRARY / place
+        files = [file for file in path.rglob("*") if file.suffix in (".py", ".cc", ".h")]
+        for file in sorted(files) or [path]:
+            digest.update(f"\n{file.relative_to(_LIBRARY).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""Markdown that keeps its form whatever stands in it: tables and code."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def markdown_table(
+    rows: Iterable[Mapping[str, Any] | Sequence[Any]], headers: Sequence[str] | None = None, **options: Any
+) -> str:
+    """A table of tuples below `headers`, or of dicts below their keys; `options` as tabulate has them."""
+    import tabulate
+
+    cells = [
+        {cell(key): cell(value) for key, value in row.items()}
+        if isinstance(row, Mapping)
+        else [cell(value) for value in row]
+        for row in rows
+    ]
+    heading: Any = "keys" if headers is None else [cell(header) for header in headers]
+    options.setdefault("tablefmt", "github")
+    return tabulate.tabulate(cells, heading, **options)
+
+
+def cell(value: Any) -> Any:
+    """A value as it can stand in a cell: on one line, no end of the cell in it, and no HTML.
+
+    Numbers stay numbers. In `code` a vertical bar is escaped too, because rows are cut before code is read.
+    """
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ", value)
+    # Every other part is code, in which nothing else has a meaning.
+    parts = re.split(r"(`+[^`]+`+)", text)
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return re.sub(r"(\\*)\|", lambda match: match[1] * 2 + r"\|", "".join(parts))
+
+
+def code(text: str) -> str:
+    """A text as code on one line, whatever backticks are in it."""
+    text = " ".join(text.splitlines())
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    mark = "`" * (longest + 1)
+    return f"{mark}{space}{text}{space}{mark}"
