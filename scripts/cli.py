@@ -136,16 +136,17 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def override(config: "Config", overrides: list[str]) -> "Config":
     """A copy of `config` with the fields named in `overrides` set, checked as a whole."""
-    from resnet.config import check_config, closest, field_help
+    from resnet.config import check_config, field_types
+    from resnet.fields import unknown_field
 
-    types = {name: kind for name, kind, _, _ in field_help(config)}
+    types = field_types()
     groups: dict[str, list[str]] = {}
     for argument in overrides:
         match = _OVERRIDE.fullmatch(argument)
         assert match is not None
         name, value = match[2], match[3] or match[1]
         if name not in types:
-            raise InputError(f"unknown field `{name}`{closest(name, types)}; --help lists all")
+            raise unknown_field(name)
         if value is None and types[name] != "bool":
             raise InputError(f"`{name}` needs a value: --config.{name}=…")
         groups.setdefault(name, []).append(argument)

@@ -20,6 +20,7 @@ import jax
 from absl import logging
 
 from resnet.errors import InputError, check_at_least
+from resnet.fields import Fields
 from resnet.models.paths import leaf_paths
 from resnet.runs import manifest
 from resnet.training.schedules import parse_duration
@@ -37,7 +38,7 @@ class Damaged(InputError):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class CheckpointConfig:
+class CheckpointConfig(Fields, section="checkpoint"):
     """How often to save, and what to keep."""
 
     every: str = "10 %"

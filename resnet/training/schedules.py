@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from resnet.errors import InputError, check_at_least, check_choice
+from resnet.fields import Fields
 
 Schedule = Callable[[Any], Array]
 
@@ -50,7 +51,7 @@ def parse_duration(field: str, text: str) -> Duration:
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class ScheduleConfig:
+class ScheduleConfig(Fields, section="schedule"):
     """The learning rate as a function of the step."""
 
     name: str = "cosine"

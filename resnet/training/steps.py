@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from resnet.data.augment import augment, normalize
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.errors import InputError, check_at_least
+from resnet.fields import Fields
 from resnet.models.paths import check_matches
 from resnet.runs.task import Task
 from resnet.training.divergence import check_policy, guarded, initial_guard, scaled, watched
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class TrainConfig:
+class TrainConfig(Fields, section="train"):
     """How long, in which portions, and towards which targets the net is trained."""
 
     seeds: int = 1
