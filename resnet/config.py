@@ -172,7 +172,7 @@ def config_hash(config: Config) -> str:
     A field that is added later, with a default that changes nothing, changes no hash.
     """
     fields = [(name, new) for name, _, new in differences(Config(seed=config.seed), config)]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 
 def field_help(config: Config) -> list[tuple[str, str, str, str]]:
@@ -196,6 +196,11 @@ def meanings(kind: Any, prefix: str = "") -> dict[str, str]:
         if dataclasses.is_dataclass(hint):
             found |= meanings(hint, f"{prefix}{name}.")
     return found
+
+
+def field_values(config: Config) -> dict[str, Any]:
+    """Values by dotted field."""
+    return {name: value for name, _, value in _fields(config)}
 
 
 def field_types() -> dict[str, str]:

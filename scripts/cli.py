@@ -5,7 +5,6 @@ the library; `run(main)` does the rest. Overrides are the arguments `--config.se
 """
 
 import dataclasses
-import json
 import re
 import shlex
 import sys
@@ -58,7 +57,10 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
         _fail(error, code)
     else:
         if result is not None:
-            print(json.dumps(result), flush=True)
+            # Imported here, because JAX comes with it, which a mistyped option should not cost.
+            from resnet.runs.records import to_json
+
+            print(to_json(result), flush=True)
 
 
 def define_config() -> None:
@@ -96,9 +98,9 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
     does not say where compiled programs are: they are code, and a run's folder may come from anybody.
     """
     from resnet.config import differences, load_saved_config
+    from resnet.runs.changes import OF_THE_MACHINE
     from resnet.runtime.cache import CacheConfig
     from resnet.runtime.machine import prepare
-    from resnet.training.member import OF_THE_MACHINE
 
     require("workdir")
     saved = dataclasses.replace(load_saved_config(FLAGS.workdir), cache=CacheConfig())

@@ -10,16 +10,21 @@ import pytest
 from resnet.config import Config, config_from_dict, field_types, load_config
 from resnet.errors import InputError
 from resnet.fields import Fields
-from tests.tally import record
+from tests.tally import record, tries
 
 SECTIONS = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
 NAMES = [*field_types(), *SECTIONS]
 
 
 def misspelt(name: str) -> list[str]:
-    """A dotted name without its last letter, with one more, and with two swapped, where they are no field's."""
+    """A dotted name with a letter less, one more, and two swapped, where these are no names of fields."""
     found = {name[:-1], name + "x", name[:-2] + name[-1] + name[-2]}
     return sorted(other for other in found if other not in NAMES and not other.endswith("."))
+
+
+def in_turn(wrong: list[str], i: int) -> list[str]:
+    """All of them where much is tried, else one."""
+    return wrong[: tries(0)] or [wrong[i % len(wrong)]]
 
 
 def message(function, *arguments) -> str:
@@ -42,12 +47,13 @@ def cli(monkeypatch):
 
 
 def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line(cli):
-    tried = [(name, wrong) for name in NAMES for wrong in misspelt(name)]
+    # One way for each in the suite, which has no time for all.
+    tried = [(name, wrong) for i, name in enumerate(NAMES) for wrong in in_turn(misspelt(name), i)]
     for name, wrong in tried:
         said = message(assigned, wrong)
         assert f"unknown field `{wrong}`; did you mean " in said and f"`{name}`" in said
         assert message(cli.override, Config(), [f"--config.{wrong}=3"]) == said
-    assert len(tried) > len(NAMES)
+    assert len(tried) >= len(NAMES)
     happens = (
         "refused by the same line in a file and on the command line, which names the field that was meant"
     )

@@ -96,6 +96,14 @@ def test_flax_and_orbax_have_one_owner(path):
         assert not uses or relative(path).startswith(owners), f"only {owners} import {library}"
 
 
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+def test_no_json_has_nan(path):
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    for call in calls:
+        if ast.unparse(call.func) in ("json.dump", "json.dumps"):
+            assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)
 def test_only_scripts_read_the_command_line_and_print(path):
     for node in ast.walk(ast.parse(path.read_text())):

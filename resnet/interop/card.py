@@ -1,15 +1,13 @@
 """The card beside weights that leave: what a stranger must know of them, and how to use them."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from resnet.config import config_to_dict
 from resnet.run import Run
 from resnet.runs import provenance
-from resnet.training.member import RESULT
+from resnet.runs.records import RESULT, is_result, read_json, to_json
 
 CARD = "MODEL_CARD.md"
 NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"
@@ -47,7 +45,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
         "The config of the run:",
         "",
         "```json",
-        json.dumps(config, indent=1),
+        to_json(config, indent=1),
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -55,8 +53,8 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
 
 def _metrics(run: Run) -> str:
     """Those of the run's result, if it is of these weights."""
-    result = _read(run.workdir / RESULT)
-    if result.get("step") != run.step:
+    result = read_json(run.workdir / RESULT, is_result)
+    if not result or result["step"] != run.step:
         return ""
     values = {name: result[name] for name in METRICS if name in result}
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
@@ -64,12 +62,8 @@ def _metrics(run: Run) -> str:
 
 def _origin(workdir: Path) -> list[str]:
     """By which command and commit the run began; [] where that is not recorded."""
-    sessions = _read(workdir / provenance.FILE).get("sessions")
+    sessions = provenance.sessions(workdir)
     if not sessions:
         return []
     commit = (sessions[0]["git"] or {}).get("commit", "unknown")
     return [f"- Made by: `{sessions[0]['command'] or 'Python'}`, commit {commit}"]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
+from resnet.config import config_from_dict, config_to_dict, load_saved_config
 from resnet.errors import InputError
+from resnet.runs.changes import decisive
 from resnet.runs.provenance import this_session
-from resnet.runs.records import read_metrics, write_json
+from resnet.runs.records import RESULT, read_metrics, write_json
 from resnet.studies.study import Origin, ResolvedArm, Study, resolve
 from resnet.training.evaluation import score
 from resnet.training.member import FAILURE as FAILED
-from resnet.training.member import RESULT
 
 FILE = "study.json"
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
@@ -191,7 +191,7 @@ def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
     if run.state == NOT_STARTED:
         return
     config = arm.at(run.seed, run.learning_rate)
-    differing = [name for name, *_ in differences(load_saved_config(run.workdir), config)]
+    differing = [name for name, *_ in decisive(load_saved_config(run.workdir), config)]
     if differing:
         raise InputError(
             f"{run.workdir} holds a run that differs in {', '.join(differing)} from arm {run.arm!r}; "

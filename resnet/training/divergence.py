@@ -1,7 +1,6 @@
 """Losses and gradients that leave all bounds: noticed, named, left out, or gone back from."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtyping import Array
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.models.paths import leaf_paths
 from resnet.models.scanning import each_block, unstack_blocks
-from resnet.runs.records import write_json
+from resnet.runs.records import read_json, write_json
 from resnet.runtime.signals import RunStopped
 
 if TYPE_CHECKING:
@@ -163,13 +162,18 @@ def with_rates(state: Any, rollbacks: Sequence[int], config: "TrainConfig") -> A
         return state
     rates = np.asarray([config.rollback_factor**count for count in rollbacks], np.float32)
     rate = jax.device_put(rates, state.guard["rate"].sharding)
+    # Rates only fall: the state knows better than a count that was lost with its file.
+    rate = jnp.minimum(rate, state.guard["rate"])
     return dataclasses.replace(state, guard=state.guard | {"rate": rate})
 
 
 def read_rollbacks(workdir: Path) -> list[dict[str, Any]]:
     """What a run went back from: [{"step", "reason", "to", "rate"}], in order."""
-    path = workdir / FILE
-    return json.loads(path.read_text()) if path.exists() else []
+    return read_json(workdir / FILE, _are_rollbacks, aside=True) or []
+
+
+def _are_rollbacks(value: Any) -> bool:
+    return all({"step", "reason", "to", "rate"} <= set(each) for each in value)
 
 
 def write_rollback(workdir: Path, error: Diverged, to: int, factor: float) -> None:

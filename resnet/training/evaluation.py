@@ -1,6 +1,7 @@
 """Metrics over a whole split: exactly its n examples, whatever the batch."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -49,6 +50,12 @@ def evaluate(
     ]
 
 
-def score(metrics: dict[str, float]) -> float:
-    """What selects the best checkpoint on validation, higher is better: top1, or minus the mae."""
-    return metrics["top1"] if "top1" in metrics else -metrics["mae"]
+def score(metrics: Mapping[str, float | None]) -> float:
+    """What selects the best checkpoint on validation, higher is better: top1, or minus the mae.
+
+    Minus infinity where that is not finite.
+    """
+    value = metrics["top1"] if "top1" in metrics else metrics["mae"]
+    if value is None or not math.isfinite(value):  # None: read back from JSON
+        return -math.inf
+    return value if "top1" in metrics else -value

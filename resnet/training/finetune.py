@@ -17,7 +17,7 @@ from resnet.models.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task
 from resnet.training.steps import TrainState
-from resnet.weights.files import read_weights
+from resnet.weights.files import check_finite, read_weights
 from resnet.weights.state_dict import fitting_tensors
 
 SHOWN = 4
@@ -55,6 +55,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
     if any(problems.values()):
         raise InputError(_refusal(config.init_from, problems, found, wanted))
     initial = {path: found[path] for path in kept(wanted)}
+    check_finite(f"`init_from` {config.init_from!r}", {_short(path): initial[path] for path in initial})
     logging.info("%d of %d tensors start from %s", len(initial), len(wanted), source)
     return initial
 

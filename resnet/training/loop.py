@@ -18,9 +18,11 @@ from resnet.config import Config, check_config
 from resnet.data.datasets import Dataset, load_dataset
 from resnet.errors import InputError
 from resnet.runs import checkpoint
+from resnet.runs.agreement import agree_on_config, agree_on_data
+from resnet.runs.changes import check_longer
 from resnet.runs.lock import holding
 from resnet.runs.provenance import last_session
-from resnet.runtime.processes import first_says, several
+from resnet.runtime.processes import first_says, in_all, several
 from resnet.runtime.progress import ProgressBar
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.divergence import with_rates, write_rollback
@@ -69,6 +71,7 @@ def train_seeds(
     `retry` the failed. The workdirs are locked meanwhile: WorkdirHeld, an InputError, if another
     process holds one of them.
     """
+    agree_on_config(config, workdirs)
     configs = {seed: _alone(config, seed) for seed in workdirs}
     with contextlib.ExitStack() as held:
         signals = held.enter_context(StopSignals())
@@ -80,15 +83,16 @@ def train_seeds(
                 if retry:
                     (workdirs[seed] / FAILURE).unlink(missing_ok=True)
                 # Another process may have finished it since.
-                results[seed] = outcome(workdirs[seed], configs[seed])
+                results[seed] = outcome(workdirs[seed], configs[seed], held=True)
             todo = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
             return list(results.values()), _groups(todo)
 
         found, groups = first_says(claim)
         results = dict(zip(workdirs, found, strict=True))
-        dataset = load_dataset(config.data) if groups else None
+        dataset = in_all(lambda: load_dataset(config.data)) if groups else None
         for group in groups:
             assert dataset is not None
+            agree_on_data(dataset)
             spread = mesh or make_mesh(seeds=len(group))
             members = {seed: (configs[seed], workdirs[seed]) for seed in group}
             signals.nothing_to_lose = True
@@ -132,6 +136,8 @@ def _train_together(
     target = replicated(jax.eval_shape(plan.init, config.seed), mesh)
     if not any(map(checkpoint.steps_on_disk, workdirs)):
         _ = plan.initial  # read first, so that a source that does not fit leaves no folder behind
+    for own, workdir in runs.values():
+        check_longer(workdir, own, plan.steps_per_epoch)
     for own, workdir in runs.values():
         open_workdir(own, workdir, plan, command, list(runs))
     while True:

@@ -23,7 +23,7 @@ from jaxtyping import Array
 from resnet.data.batches import batch_indices
 from resnet.models.chain import parts
 from resnet.models.flow import Flow, flow
-from resnet.runs.records import replacing
+from resnet.runs.records import keep_original, replacing
 from resnet.runs.task import Task
 from resnet.runtime.processes import index_of_this
 from resnet.training.losses import example_losses
@@ -41,6 +41,7 @@ FILE, PICTURE = "telemetry.csv", "telemetry.png"
 COLUMNS = ("step", "block", "x", "branch", "gradient", "passed_on")
 # Images of a batch that are looked at; more would cost time and tell the same.
 IMAGES = 128
+HEAD = ",".join(COLUMNS).encode() + b"\n"
 
 
 def record(plan: "Plan", members: Sequence["Member"], state: TrainState, step: int, k: int) -> None:
@@ -104,23 +105,36 @@ def forget_after(workdir: Path, step: int) -> None:
     path = workdir / FILE
     if not path.exists():
         return
-    first, *lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
+    first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    # A last line without its end was cut short by a kill, which is no damage.
+    if first != HEAD or any(_row(line) is None for line in lines if line.endswith(b"\n")):
+        keep_original(path)
+    rows = ((line, _row(line)) for line in lines)
+    kept = [line for line, row in rows if row and row["step"] <= step]
     with replacing(path) as temporary:
-        temporary.write_text("".join([first, *kept]))
+        temporary.write_bytes(b"".join([HEAD, *kept]))
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
-    """The rows; logarithms are NaN where nothing finite was measured."""
+    """The rows of all steps that have one for each block; logarithms are NaN where none was finite."""
     path = Path(workdir) / FILE
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {"step": int(row["step"]), "block": row["block"]}
-            | {name: float(row[name]) for name in COLUMNS[2:]}
-            for row in csv.DictReader(file)
-        ]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for row in filter(None, map(_row, lines)):
+        steps.setdefault(row["step"], []).append(row)
+    blocks = {step: tuple(row["block"] for row in rows) for step, rows in steps.items()}
+    usual = max(blocks.values(), key=list(blocks.values()).count, default=())
+    return [row for step, rows in steps.items() if blocks[step] == usual for row in rows]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row that a whole line holds, if it does."""
+    try:
+        step, block, *logs = line.decode().removesuffix("\n").split(",")
+        values = dict(zip(COLUMNS[2:], map(float, logs), strict=True))
+        return {"step": int(step), "block": block, **values} if line.endswith(b"\n") else None
+    except ValueError:
+        return None
 
 
 def last_words(workdir: Path) -> str:
