@@ -24,7 +24,7 @@ MAY_CHANGE = {
     "train.log_every": "how often a mean is written; the one that was begun goes on",
     "train.evaluate_every": "how often validation is looked at; it decides only which checkpoint is the best",
     "train.telemetry_every": "how often the blocks are looked at, by programs of their own",
-    "train.steps_per_call": "how many steps are dispatched at once",
+    "train.steps_per_call": "how many steps are dispatched at once: of the numbers, at most the rounding",
 }
 # These may change together, if every learning rate that the run was to have stays: it ends later then.
 DURATION, SCHEDULE = "train.duration", "schedule."

@@ -26,7 +26,7 @@ from resnet.runtime.processes import first_says, in_all, several
 from resnet.runtime.progress import ProgressBar
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.divergence import with_rates, write_rollback
-from resnet.training.member import FAILURE, Member, RollBack, open_workdir, outcome
+from resnet.training.member import Member, RollBack, open_workdir, outcome
 from resnet.training.parallel import DATA, check_batch, make_mesh, replicate, replicated, stack
 from resnet.training.plan import Plan, make_plan
 from resnet.training.session import Session, run
@@ -80,10 +80,8 @@ def train_seeds(
             results = {seed: outcome(workdirs[seed], configs[seed], retry) for seed in workdirs}
             for seed in [seed for seed in workdirs if results[seed] is None]:
                 held.enter_context(holding(workdirs[seed]))
-                if retry:
-                    (workdirs[seed] / FAILURE).unlink(missing_ok=True)
                 # Another process may have finished it since.
-                results[seed] = outcome(workdirs[seed], configs[seed], held=True)
+                results[seed] = outcome(workdirs[seed], configs[seed], retry, held=True)
             todo = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
             return list(results.values()), _groups(todo)
 

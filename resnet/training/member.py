@@ -178,6 +178,7 @@ def open_workdir(config: Config, workdir: Path, plan: Plan, command: str, seeds:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         keep_shorter_result(workdir, config)
+        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier try
         save_config(config, workdir)
         save_task(plan.task, workdir)
         write_run_json(workdir, config, command, seeds)
