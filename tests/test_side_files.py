@@ -5,6 +5,8 @@ import json
 import math
 import os
 import random
+import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from resnet.config import Config, save_config
 from resnet.models.flow import Flow
 from resnet.runs import lock, provenance, records
 from resnet.runs.records import Records, read_json, read_metrics, write_json
-from resnet.training import divergence, member, telemetry
+from resnet.training import divergence, loop, member, telemetry
 from resnet.training.divergence import Diverged, write_rollback
+from resnet.training.parallel import make_mesh
 from tests.tally import record, tries
 
 NAMES = ("run.json", "result.json", "failed.json", "rollbacks.json", "telemetry.csv", "metrics.jsonl")
@@ -80,8 +83,25 @@ def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, name, how, see
     path = workdir / name
     before = path.read_bytes()
     path.write_bytes(damaged(before, how, random.Random(seed)))
-    take_up(workdir, step)
+    with mock.patch.object(provenance, "git_state", lambda _: None):  # which takes most of the time
+        take_up(workdir, step)
     DAMAGE[f"{name} {how}"] += 1
+
+
+def test_a_run_with_all_of_them_damaged_ends_with_the_same_weights(tmp_path):
+    config = Config()
+    config.data.name, config.data.train_limit = "digits", 64
+    config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
+    config.train.batch_size, config.train.duration, config.train.telemetry_every = 8, "4 steps", "1 steps"
+    config.checkpoint.every = "2 steps"
+    result = loop.train(config, tmp_path, mesh=make_mesh(1))
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    write_rollback(tmp_path, Diverged("loss is nan", 3, (3, 3)), 2, 0.5)
+    for i, path in enumerate(sorted(tmp_path / name for name in (*NAMES, "skipped_images.json"))):
+        path.write_bytes(random.Random(i).randbytes(20))
+    again = loop.train(config, tmp_path, mesh=make_mesh(1))
+    assert again["sha256"] == result["sha256"] and len(read_metrics(tmp_path)) == 2
+    assert len(list(tmp_path.glob("*.damaged"))) == 5  # a failure is forgotten anyway
 
 
 def test_all_that_was_damaged_was_counted():
