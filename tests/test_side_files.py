@@ -53,7 +53,9 @@ def take_up(workdir, step: int) -> None:
         out.write(step + 1, {"loss": 0.5}, "train")
     telemetry.forget_after(workdir, step)
     rows = telemetry.read(workdir)
-    assert len(rows) % 2 == 0 and all(row["step"] <= step for row in rows)
+    blocks = {n: [row["block"] for row in rows if row["step"] == n] for n in range(1, step + 1)}
+    assert len(rows) == sum(map(len, blocks.values()))
+    assert len({tuple(names) for names in blocks.values() if names}) <= 1
     telemetry.last_words(workdir)
     steps = [line["step"] for line in read_metrics(workdir)]
     assert steps == sorted(set(steps)) and steps[-1] == step + 1

@@ -123,8 +123,8 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
     for row in filter(None, map(_row, lines)):
         steps.setdefault(row["step"], []).append(row)
     blocks = {step: tuple(row["block"] for row in rows) for step, rows in steps.items()}
-    usual = max(blocks.values(), key=list(blocks.values()).count, default=())
-    return [row for step, rows in steps.items() if blocks[step] == usual for row in rows]
+    whole = max(blocks.values(), key=len, default=())
+    return [row for step, rows in steps.items() if blocks[step] == whole for row in rows]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
