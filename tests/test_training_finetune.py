@@ -192,7 +192,7 @@ def test_features_of_a_run_are_its_nets_in_order(source):
 def test_nothing_starts_from_what_is_not_finite(source, tmp_path, value):
     tensors = files.read_weights(source[1])
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)  # the head's kernel
-    tensors[name][0, 0] = value
+    tensors[name] = np.full_like(tensors[name], value)
     broken = tmp_path / "broken.safetensors"
     write_safetensors(broken, tensors, {})
     config = tiny(init_from=str(broken))
