@@ -5,7 +5,6 @@ A config file is Python code with a function `get_config() -> Config`: run only 
 
 import copy
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -13,12 +12,13 @@ import math
 import runpy
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
+from resnet.fields import Fields, unknown_field
 from resnet.models.grammar import ModelConfig
 from resnet.runs.checkpoint import CheckpointConfig
 from resnet.runs.records import write_json
@@ -33,7 +33,7 @@ T = typing.TypeVar("T")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class Config:
+class Config(Fields, section=""):
     """Everything that decides a run's numbers."""
 
     seed: int = 0
@@ -103,12 +103,12 @@ def call_file(path: str | Path, what: str, kind: type[T], folder: str, **argumen
         raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/")
     try:
         module = runpy.run_path(str(path))
-    except SyntaxError as error:
+        if function not in module:
+            signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
+            raise InputError(f"it has no function {signature}")
+        result = module[function](**arguments)
+    except (SyntaxError, InputError) as error:
         raise InputError(f"{what} file {path}: {error}") from None
-    if function not in module:
-        signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
-        raise InputError(f"{what} file {path} has no function {signature}")
-    result = module[function](**arguments)
     if not isinstance(result, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
         raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")
@@ -122,7 +122,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def config_from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `config_to_dict`, also after JSON; unknown fields are an InputError."""
-    config = _from_dict(Config, values, "")
+    config = _from_dict(Config, values)
     check_config(config)
     return config
 
@@ -138,8 +138,10 @@ def load_saved_config(workdir: str | Path) -> Config:
     if not path.is_file():
         raise InputError(f"{path} is missing: no run of ours lies in {str(workdir)!r}")
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {type(values).__name__}, no config")
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is unreadable: {error}") from None
     try:
         return config_from_dict(values)
@@ -155,10 +157,10 @@ def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
 
 def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy of `config` with dotted fields set, unchecked; an unknown field is an InputError."""
-    config, names = copy.deepcopy(config), field_names()
+    config, names = copy.deepcopy(config), field_types()
     for name, value in changes.items():
         if name not in names:
-            raise InputError(f"unknown field `{name}`{closest(name, names)}")
+            raise unknown_field(name)
         *sections, field = name.split(".")
         setattr(functools.reduce(getattr, sections, config), field, value)
     return config
@@ -170,7 +172,7 @@ def config_hash(config: Config) -> str:
     A field that is added later, with a default that changes nothing, changes no hash.
     """
     fields = [(name, new) for name, _, new in differences(Config(seed=config.seed), config)]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 
 def field_help(config: Config) -> list[tuple[str, str, str, str]]:
@@ -196,15 +198,14 @@ def meanings(kind: Any, prefix: str = "") -> dict[str, str]:
     return found
 
 
-def closest(name: str, names: Iterable[str]) -> str:
-    """A hint such as "; did you mean `model.depth`?", or nothing."""
-    matches = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else ""
+def field_values(config: Config) -> dict[str, Any]:
+    """Values by dotted field."""
+    return {name: value for name, _, value in _fields(config)}
 
 
-def field_names() -> list[str]:
-    """All dotted fields."""
-    return [name for name, _, _ in _fields(Config())]
+def field_types() -> dict[str, str]:
+    """All dotted fields, and their types as they are written in the source."""
+    return {name: type_name(kind) for name, kind, _ in _fields(Config())}
 
 
 def type_name(kind: Any) -> str:
@@ -250,20 +251,13 @@ def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _from_dict(kind: Any, values: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = [prefix + name for name in hints]
-    unknown = sorted(prefix + name for name in values if name not in hints)
-    if unknown:
-        names = ", ".join(f"`{name}`" for name in unknown)
-        raise InputError(f"unknown field {names}{closest(unknown[0], known)}")
-    fields = {
-        name: _from_dict(hints[name], value, f"{prefix}{name}.")
-        if dataclasses.is_dataclass(hints[name])
-        else _tuples(value)
-        for name, value in values.items()
-    }
-    return kind(**fields)
+def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    config = kind()
+    for name, value in values.items():
+        section = getattr(config, name)
+        inner = dataclasses.is_dataclass(section) and isinstance(value, dict)
+        setattr(config, name, _from_dict(type(section), value) if inner else _tuples(value))
+    return config
 
 
 def _tuples(value: Any) -> Any:

@@ -5,7 +5,6 @@ the library; `run(main)` does the rest. Overrides are the arguments `--config.se
 """
 
 import dataclasses
-import json
 import re
 import shlex
 import sys
@@ -58,7 +57,10 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
         _fail(error, code)
     else:
         if result is not None:
-            print(json.dumps(result), flush=True)
+            # Imported here, because JAX comes with it, which a mistyped option should not cost.
+            from resnet.runs.records import to_json
+
+            print(to_json(result), flush=True)
 
 
 def define_config() -> None:
@@ -96,7 +98,7 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
     does not say where compiled programs are: they are code, and a run's folder may come from anybody.
     """
     from resnet.config import differences, load_saved_config
-    from resnet.runs.open_run import OF_THE_MACHINE
+    from resnet.runs.changes import OF_THE_MACHINE
     from resnet.runtime.cache import CacheConfig
     from resnet.runtime.machine import prepare
 
@@ -136,16 +138,17 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def override(config: "Config", overrides: list[str]) -> "Config":
     """A copy of `config` with the fields named in `overrides` set, checked as a whole."""
-    from resnet.config import check_config, closest, field_help
+    from resnet.config import check_config, field_types
+    from resnet.fields import unknown_field
 
-    types = {name: kind for name, kind, _, _ in field_help(config)}
+    types = field_types()
     groups: dict[str, list[str]] = {}
     for argument in overrides:
         match = _OVERRIDE.fullmatch(argument)
         assert match is not None
         name, value = match[2], match[3] or match[1]
         if name not in types:
-            raise InputError(f"unknown field `{name}`{closest(name, types)}; --help lists all")
+            raise unknown_field(name)
         if value is None and types[name] != "bool":
             raise InputError(f"`{name}` needs a value: --config.{name}=…")
         groups.setdefault(name, []).append(argument)

@@ -7,7 +7,6 @@ the images with their predictions. Everything is read before anything is written
 
 import csv
 import io
-import json
 import sys
 
 import cli
@@ -88,7 +87,9 @@ def as_csv(predictions) -> str:
 
 def as_json(predictions) -> str:
     """A list of {"file", "classes": [{"name", "probability"}]}."""
-    return json.dumps(
+    from resnet.runs.records import to_json
+
+    return to_json(
         [
             {"file": p.file, "classes": [{"name": name, "probability": value} for name, value in p.classes]}
             for p in predictions

@@ -82,6 +82,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def shown(folder) -> list[tuple[int, str, float]]:
+    """The points of the curves that TensorBoard shows: a START hides what came before it from its step on."""
+    points = []
+    for path in sorted(folder.iterdir()):
+        for event in map(Event.FromString, payloads(path.read_bytes())):
+            if event.session_log.status == 1:
+                points = [point for point in points if point[0] < event.step]
+            points += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return points
+
+
+@pytest.mark.parametrize("saved", [0, 2])
+def test_tensorboard_shows_no_step_twice(tmp_path, saved):
+    for first in (0, saved, saved):  # killed after step 3, twice
+        with Records(tmp_path, steps_per_epoch=4, step=first) as out:
+            for step in range(first + bool(first), 4):
+                out.write(step, {"loss": step / 4}, "train")
+    assert shown(tmp_path / "tensorboard" / "train") == [(step, "loss", step / 4) for step in range(4)]
+
+
 def test_tensorboard_holds_each_split_and_drops_steps_past_the_resumed_one(tmp_path):
     for step in (0, 5):
         with Records(tmp_path, steps_per_epoch=4, step=step) as out:

@@ -12,14 +12,15 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room, a folder or file of resnet/, may import of the others; imports go one way.
-LEAVES = {"errors", "kernels", "models", "data", "weights"}
+LEAVES = {"errors", "fields", "kernels", "models", "data", "weights"}
 ENGINE = LEAVES | {"config", "runs", "runtime", "training"}
 ROOMS = {
     "__init__": {"run"},
     "errors": set(),
+    "fields": {"errors"},
     "kernels": {"errors"},
-    "models": {"errors", "kernels"},
-    "data": {"errors"},
+    "models": {"errors", "fields", "kernels"},
+    "data": {"errors", "fields"},
     "weights": {"errors", "models"},
     "config": ENGINE,
     "runtime": ENGINE,
@@ -95,6 +96,14 @@ def test_flax_and_orbax_have_one_owner(path):
     for library, owners in OWNERS.items():
         uses = any(module.split(".")[0] == library for module in imports(path))
         assert not uses or relative(path).startswith(owners), f"only {owners} import {library}"
+
+
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+def test_no_json_has_nan(path):
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    for call in calls:
+        if ast.unparse(call.func) in ("json.dump", "json.dumps"):
+            assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)

@@ -19,10 +19,10 @@ from resnet.errors import InputError
 from resnet.models.grammar import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run, load_run_split
+from resnet.runs.open_run import outcome
 from resnet.runs.restore import variable_shapes
 from resnet.runs.task import begin_task, load_run_data, load_task, task_of
 from resnet.training.loop import train
-from resnet.runs.open_run import outcome
 from tests.tally import record, tries
 
 

@@ -152,7 +152,7 @@ def test_boards_go_on_in_another_file(tmp_path, monkeypatch):
         board.add(2, {"loss": 2.0})
     board.add(3, {"loss": 3.0})
     board.close()
-    files = sorted((tmp_path / "boards" / "train").iterdir(), key=lambda path: path.suffix)
+    files = sorted((tmp_path / "boards" / "train").iterdir())
     assert len(files) == 2 and b"loss" in files[1].read_bytes()
 
 

@@ -13,6 +13,7 @@ from absl import logging
 from resnet.config import Config, check_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
+from resnet.interop.convert import import_weights
 from resnet.models.paths import leaf_paths
 from resnet.run import load
 from resnet.runs.task import task_of
@@ -21,6 +22,7 @@ from resnet.training.finetune import begin, load_initial
 from resnet.training.loop import train
 from resnet.training.optimizers import make_optimizer
 from resnet.training.trainer import make_trainer
+from resnet.weights import files
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
 
@@ -206,6 +208,25 @@ def test_features_of_a_run_are_its_nets_in_order(source):
     np.testing.assert_allclose(logits, run.logits(images), atol=1e-5)
     with pytest.raises(InputError, match="images must be uint8 of shape"):
         run.features(images / 255)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nothing_starts_from_what_is_not_finite(source, tmp_path, value):
+    tensors = files.read_weights(source[1])
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)  # the head's kernel
+    tensors[name] = np.full_like(tensors[name], value)
+    broken = tmp_path / "broken.safetensors"
+    write_safetensors(broken, tensors, {})
+    config = tiny(init_from=str(broken))
+    task = task_of(load_dataset(config.data))
+    with pytest.raises(
+        InputError, match=r"broken.safetensors': head/dense/kernel has numbers that are not fin"
+    ):
+        load_initial(config, task)
+    assert load_initial(tiny(init_from=str(broken), init_drop="^head/"), task)  # not taken, so no matter
+    with pytest.raises(InputError, match=f"broken.safetensors: {name} has numbers that are not finite"):
+        import_weights(broken, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_normalisation_is_a_warning(source, caplog):

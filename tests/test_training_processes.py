@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnet.config import load_config
@@ -47,13 +49,17 @@ def train(tmp_path):
     """Starts the processes of one run; the workdir is tmp_path/run."""
     started = []
 
-    def start(processes: int, duration: str = "4 steps", **environment: str) -> list[subprocess.Popen]:
+    def start(
+        processes: int, duration: str = "4 steps", last: tuple[str, ...] = (), **environment: str
+    ) -> list[subprocess.Popen]:
+        """`last` are options of the last process only."""
         (tmp_path / "config.py").write_text(CONFIG.format(duration=duration))
         command = [sys.executable, "scripts/train.py", f"--config={tmp_path}/config.py"]
         command += [f"--workdir={tmp_path}/run", "--config.parallel.host_devices=1"]
         meeting = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"]
         for index in range(processes):
             own = [*meeting, f"--process={index}"] if processes > 1 else []
+            own += last if index == processes - 1 else ()
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
             started.append(subprocess.Popen([*command, *own], env=os.environ | environment, **pipes))
         return started[-processes:]
@@ -182,6 +188,56 @@ def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
         errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [2, 2], errors
     assert all("is in use by process" in text and "Traceback" not in text for text in errors)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("model.blocks=2", "`model.blocks`; got [1] in process 0 and [2] in process 1"),
+        pytest.param("seed=1", "`seed`; got 0 in process 0 and 1 in process 1", marks=pytest.mark.slow),
+        pytest.param(
+            "parallel.host_devices=2", "`parallel.host_devices`: .*1 in process 0, 2 in process 1",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_all_refuse_what_they_were_not_given_alike(train, tmp_path, option, said):
+    runs = train(2, last=(f"--config.{option}",))
+    errors = [run.communicate(timeout=600)[1] for run in runs]
+    assert [run.returncode for run in runs] == [2, 2], errors
+    assert all(re.search(said.replace("[", r"\["), text) and "Traceback" not in text for text in errors), (
+        errors
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def others_say(monkeypatch, *texts: str) -> None:
+    """As if other processes said these texts."""
+    monkeypatch.setattr(processes._SELF, "count", 1 + len(texts))
+    monkeypatch.setattr(processes, "_gathered", lambda text: [text, *texts])
+
+
+def test_the_name_of_what_differs_is_said(monkeypatch):
+    others_say(monkeypatch, '{"a": 1, "b": [2]}', '{"a": 1, "b": [3]}')
+    with pytest.raises(InputError, match=r"the same `b`; got \[2\] in process 0 and \[3\] in process 2"):
+        processes.agree(lambda: {"a": 1, "b": (2,)})
+    with pytest.raises(
+        InputError, match=r"the same `c`; got '[0-9a-f]{12}' in process 0 and None in process 1"
+    ):
+        processes.agree(lambda: {"a": 1, "b": (2,), "c": np.zeros(9)})
+
+
+def test_an_error_of_one_is_one_of_all(monkeypatch):
+    def refuse():
+        raise InputError("no data here")
+
+    others_say(monkeypatch, "no data there")
+    with pytest.raises(InputError, match="no data there"):
+        processes.in_all(lambda: 3)
+    with pytest.raises(InputError, match="no data here"):
+        processes.in_all(refuse)
+    others_say(monkeypatch, "")
+    assert processes.in_all(lambda: 3) == 3
 
 
 def test_one_process_needs_no_word():

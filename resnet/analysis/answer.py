@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
 from resnet.runs.files import make_folder
@@ -82,7 +80,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
         "options": dataclasses.asdict(options),
     }
     assert dataclasses.is_dataclass(answer) and not isinstance(answer, type)
-    write_json(paths[0], about | origin | {"answer": _jsonable(dataclasses.asdict(answer))})
+    write_json(paths[0], about | origin | {"answer": dataclasses.asdict(answer)})
     heading = (
         f"# {name}: {subject.name}, {subject.when}\n\n{question.definition}\n\nSource: {question.source}\n\n"
         f"{subject.sample}.\n\n" + "\n".join(origin_lines([origin]))
@@ -95,16 +93,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     return paths
 
 
-def _jsonable(value: Any) -> Any:
-    """Arrays as lists, whatever they are in."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
 def headline(answer: Answer) -> Any:
     """The first rows of the first table, as JSON has them: what a script prints last."""
     rows = next(iter(answer.tables().values()))
-    return json.loads(json.dumps(plain(_jsonable(rows[:10])), default=str))
+    return json.loads(json.dumps(plain(rows[:10]), allow_nan=False, default=str))

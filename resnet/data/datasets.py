@@ -13,6 +13,7 @@ from resnet.data.idx import find_idx, load_idx
 from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
 from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
 from resnet.errors import InputError, check_at_least, check_choice
+from resnet.fields import Fields
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
 SPLITS = ("train", "validation", "test")
@@ -21,7 +22,7 @@ SHIFT_FILLS = ("zero", "reflect")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class DataConfig:
+class DataConfig(Fields, section="data"):
     """Which images, how they are split, normalised and augmented."""
 
     name: str = "digits"

@@ -1,15 +1,13 @@
 """The card beside weights that leave: what a stranger must know of them, and how to use them."""
 
-import json
 from pathlib import Path
 
 import jax
 
 from resnet.config import config_to_dict
 from resnet.run import Run
-from resnet.runs.files import read_json
-from resnet.runs.open_run import RESULT
-from resnet.runs.provenance import read_sessions
+from resnet.runs import provenance
+from resnet.runs.records import RESULT, is_result, read_json, to_json
 from resnet.runs.tables import code
 
 CARD = "MODEL_CARD.md"
@@ -48,7 +46,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
         "The config of the run:",
         "",
         "```json",
-        json.dumps(config, indent=1),
+        to_json(config, indent=1),
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -56,9 +54,8 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
 
 def _metrics(run: Run) -> str:
     """Those of the run's result, if it is of these weights."""
-    path = run.workdir / RESULT
-    result = read_json(path) if path.exists() else {}
-    if result.get("step") != run.step:
+    result = read_json(run.workdir / RESULT, is_result)
+    if not result or result["step"] != run.step:
         return ""
     values = {name: result[name] for name in METRICS if name in result}
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
@@ -66,7 +63,7 @@ def _metrics(run: Run) -> str:
 
 def _origin(workdir: Path) -> list[str]:
     """By which command and commit the run began; [] where that is not recorded."""
-    sessions = read_sessions(workdir)
+    sessions = provenance.sessions(workdir)
     if not sessions:
         return []
     commit = (sessions[0].get("git") or {}).get("commit", "unknown")

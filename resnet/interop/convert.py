@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,18 @@ from resnet.run import Run, load
 from resnet.runs import checkpoint
 from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
+from resnet.runs.records import to_json
 from resnet.runs.restore import variable_shapes
 from resnet.runs.task import Task, listed, save_task, task_of
 from resnet.training.step import TrainState, make_step
-from resnet.weights.files import check_writable, read_class_names, read_weights, replacing, write_safetensors
+from resnet.weights.files import (
+    check_finite,
+    check_writable,
+    read_class_names,
+    read_weights,
+    replacing,
+    write_safetensors,
+)
 from resnet.weights.names import NAMINGS
 from resnet.weights.state_dict import from_state_dict, to_state_dict
 
@@ -48,6 +55,7 @@ def import_weights(
         check_choice("naming", naming, NAMINGS)
     check_writable(workdir)
     state = read_weights(source)
+    check_finite(source, state)
     task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
     known = read_class_names(source)
     if known is not None and known != task.class_names:
@@ -96,10 +104,10 @@ def export_weights(
     metadata = {
         "format": "pt",  # which transformers asks for
         "naming": naming,
-        "resnet_config": json.dumps(config_to_dict(run.config)["model"]),
-        "class_names": json.dumps(run.task.class_names),
-        "mean": json.dumps(run.task.mean.tolist()),
-        "std": json.dumps(run.task.std.tolist()),
+        "resnet_config": to_json(config_to_dict(run.config)["model"]),
+        "class_names": to_json(run.task.class_names),
+        "mean": to_json(run.task.mean.tolist()),
+        "std": to_json(run.task.std.tolist()),
     }
     write_safetensors(target, state, metadata)
     with replacing(card) as temporary:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
+from resnet.fields import Fields
 from resnet.models.branches import ACTIVATION, NORM, ORDERS
 from resnet.models.geometry import BRANCHES, FAMILIES, block_specs, branch_convolutions
 from resnet.models.layers import ACTIVATIONS, KERNEL_INITS, OUTPUTS, PADDINGS, STANDARDIZATIONS
@@ -13,7 +14,7 @@ from resnet.models.transitions import PAD_MODES, PAD_SIDES, TRANSITIONS
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class ModelConfig:
+class ModelConfig(Fields, section="model"):
     """A residual net. Defaults: ResNet-20 for CIFAR (He 2015), shortcut A."""
 
     # The net from far away.

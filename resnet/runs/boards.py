@@ -21,7 +21,7 @@ class Board:
         """Steps after `first_step` that an earlier session wrote are hidden: they come again."""
         self.folder, self.first_step = folder, first_step
         self._waiting: list[Any] = []
-        self._written, self._files = 0.0, 0
+        self._written, self._begun = 0.0, False
         self._writer: Any = None
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -60,14 +60,15 @@ class Board:
         # Not the run's own folder: were it gone, another in its place would hide the one that comes back.
         self.folder.parent.mkdir(exist_ok=True)
         self.folder.mkdir(exist_ok=True)
-        # The steps in the name, because the time in it holds whole seconds only.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{self.first_step}.{self._files}"
+        # TensorBoard reads files in the order of their names: two of the same second must differ.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         writer = RecordWriter(str(self.folder / name))
         heads = [_event(wall_time=time.time(), file_version="brain.Event:2")]
-        if self.first_step and not self._files:
-            heads.append(_event(step=self.first_step + 1, session_log={"status": "START"}))
-        self._waiting = heads + self._waiting
-        self._files += 1
+        if not self._begun:
+            # From the beginning, everything comes again, step 0 too.
+            again = self.first_step + 1 if self.first_step else 0
+            heads.append(_event(step=again, session_log={"status": "START"}))
+        self._waiting, self._begun = heads + self._waiting, True
         return writer
 
     def _drop_writer(self) -> None:

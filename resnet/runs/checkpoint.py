@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import json
+import math
 import operator
 import sys
 import time
@@ -21,6 +22,7 @@ from absl import logging
 
 from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least
+from resnet.fields import Fields
 from resnet.models.paths import leaf_paths
 from resnet.runs import manifest
 
@@ -37,7 +39,7 @@ class Damaged(InputError):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class CheckpointConfig:
+class CheckpointConfig(Fields, section="checkpoint"):
     """How often to save, and what to keep."""
 
     every: str = "10 %"
@@ -93,9 +95,15 @@ def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | N
     manager.save(step, args=args, metrics=metrics, force=True)
 
 
-def score(metrics: Mapping[str, float]) -> float:
-    """What selects the best checkpoint on validation, higher is better: top1, or minus the mae."""
-    return metrics["top1"] if "top1" in metrics else -metrics["mae"]
+def score(metrics: Mapping[str, float | None]) -> float:
+    """What selects the best checkpoint on validation, higher is better: top1, or minus the mae.
+
+    Minus infinity where that is not finite.
+    """
+    value = metrics["top1"] if "top1" in metrics else metrics["mae"]
+    if value is None or not math.isfinite(value):  # None: read back from JSON
+        return -math.inf
+    return value if "top1" in metrics else -value
 
 
 def steps_on_disk(workdir: Path) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 from resnet.config import Config
 from resnet.runs import checkpoint
 from resnet.runs.lock import holding
-from resnet.runs.open_run import FAILURE, outcome
+from resnet.runs.open_run import outcome
 from resnet.runs.provenance import last_session
 from resnet.runtime.processes import first_says
 
@@ -29,10 +29,8 @@ def claimed(
             results = {seed: outcome(workdirs[seed], alone(config, seed), retry) for seed in workdirs}
             for seed in [seed for seed in workdirs if results[seed] is None]:
                 held.enter_context(holding(workdirs[seed]))
-                if retry:
-                    (workdirs[seed] / FAILURE).unlink(missing_ok=True)
                 # Another process may have finished it since.
-                results[seed] = outcome(workdirs[seed], alone(config, seed))
+                results[seed] = outcome(workdirs[seed], alone(config, seed), retry, held=True)
             left = {seed: workdirs[seed] for seed in workdirs if results[seed] is None}
             return list(results.values()), _groups(left)
 

@@ -7,7 +7,7 @@ from typing import Any
 from resnet.errors import InputError
 
 
-def read_json(path: str | Path, *needed: str, remedy: str = "delete it") -> dict[str, Any]:
+def read_object(path: str | Path, *needed: str, remedy: str = "delete it") -> dict[str, Any]:
     """The object in a JSON file, with the keys `needed`; InputError, naming the file, for anything else."""
     try:
         value = json.loads(Path(path).read_text())

@@ -97,16 +97,17 @@ def _name_holder(file: int, workdir: Path) -> None:
     """Writes who holds the folder; InputError where there is no room even for that."""
     try:
         os.ftruncate(file, 0)
-        os.pwrite(file, (json.dumps(_myself()) + "\n").encode(), 0)
+        os.pwrite(file, (json.dumps(_myself(), allow_nan=False) + "\n").encode(), 0)
     except OSError as error:
         raise InputError(f"cannot write to the workdir {str(workdir)!r}: {error.strerror}") from None
 
 
 def _holder(workdir: Path) -> dict[str, Any]:
-    """What the lock file says; {} while it says nothing, or not yet."""
+    """What the lock file says; {} while it says nothing, or not yet, or what no process of ours wrote."""
     try:
-        return json.loads((workdir / FILE).read_text())
-    except (OSError, ValueError):
+        holder = json.loads((workdir / FILE).read_bytes())
+        return {name: type(own)(holder[name]) for name, own in _myself().items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,23 @@ from typing import Any
 from absl import logging
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, differences, load_saved_config, save_config
+from resnet.config import Config, save_config
 from resnet.errors import InputError
 from resnet.models.flow import Flow
 from resnet.runs import checkpoint, telemetry
+from resnet.runs.changes import keep_shorter_result, same_end
 from resnet.runs.curves import plot_curves
 from resnet.runs.meter import Meter
 from resnet.runs.provenance import versions, write_run_json
-from resnet.runs.records import METRICS_FILE, Records, write_json
+from resnet.runs.records import METRICS_FILE, RESULT, Records, is_result, read_json, write_json
 from resnet.runs.rollbacks import Diverged, RollBack, check_state, offending, read_rollbacks
 from resnet.runs.saver import Saver
-from resnet.runs.task import Task, begin_task, knows_its_data
+from resnet.runs.task import Task, begin_task
 from resnet.runtime.processes import index_of_this
 from resnet.runtime.signals import RunStopped
 from resnet.training.config import ROLLBACK, SKIP
 
-RESULT, FAILURE, SKIPPED = "result.json", "failed.json", "skipped_images.json"
-# A run may be taken up with these changed: they decide its speed, not what it is.
-OF_THE_MACHINE = ("parallel.", "cache.")
+FAILURE, SKIPPED = "failed.json", "skipped_images.json"
 
 
 @dataclasses.dataclass
@@ -45,27 +43,24 @@ class Progress:
     """Time in the loop over all sessions, compilation and evaluation included."""
 
 
-def outcome(workdir: Path, config: Config, retry: bool = False) -> dict[str, Any] | None:
+def is_failure(value: Any) -> bool:
+    """Whether JSON is what FAILURE holds."""
+    return isinstance(value["failed"], str) and is_result(value)
+
+
+def outcome(workdir: Path, config: Config, retry: bool = False, held: bool = False) -> dict[str, Any] | None:
     """The result of a run that is finished or, unless to `retry`, failed.
 
-    InputError if the workdir is another run's.
+    InputError if the workdir is another run's. What is damaged is set aside if the workdir is `held`.
     """
     if not (workdir / CONFIG_FILE).exists():
         if checkpoint.steps_on_disk(workdir):
             raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
         return None
-    may_differ = (*OF_THE_MACHINE, "data.dir") if knows_its_data(workdir) else OF_THE_MACHINE
-    differing = [
-        (name, old, new)
-        for name, old, new in differences(load_saved_config(workdir), config)
-        if not name.startswith(may_differ)
-    ]
-    if differing:
-        fields = ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in differing)
-        raise InputError(f"{workdir} holds a run that differs in {fields}; choose another workdir")
-    for name in (RESULT,) if retry else (RESULT, FAILURE):
-        if (workdir / name).exists():
-            result = json.loads((workdir / name).read_text())
+    files = {RESULT: is_result} if same_end(workdir, config) else {}
+    files |= {} if retry else {FAILURE: is_failure}
+    for name, good in files.items():
+        if result := read_json(workdir / name, good, aside=held):
             done = "is finished" if name == RESULT else f"failed: {result['failed']}"
             logging.info("the run in %s %s (step %d): nothing to do", workdir, done, result["step"])
             return result
@@ -194,6 +189,8 @@ def open_workdir(
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        keep_shorter_result(workdir, config)
+        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier try
         save_config(config, workdir)
         begin_task(task, workdir)
         write_run_json(workdir, config, command, seeds)

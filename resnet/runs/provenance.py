@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -16,9 +15,7 @@ import jax
 import numpy as np
 
 from resnet.config import Config, config_to_dict
-from resnet.errors import InputError
-from resnet.runs.files import read_json
-from resnet.runs.records import write_json
+from resnet.runs.records import read_json, write_json
 from resnet.runs.tables import code
 from resnet.runtime.machine import devices, numerics
 
@@ -34,10 +31,10 @@ def write_run_json(
     `seeds` are those trained as one program, if any are.
     """
     path = Path(workdir) / FILE
-    sessions = json.loads(path.read_text())["sessions"] if path.exists() else []
+    earlier = sessions(workdir, aside=True)
     own = {"numerics": numerics(config), "config": config_to_dict(config), "seeds": list(seeds)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"sessions": [*sessions, this_session(command) | own]})
+    write_json(path, {"sessions": [*earlier, this_session(command) | own]})
 
 
 def this_session(command: Sequence[str] | str) -> dict[str, Any]:
@@ -51,21 +48,22 @@ def this_session(command: Sequence[str] | str) -> dict[str, Any]:
     }
 
 
+def sessions(workdir: str | os.PathLike, *, aside: bool = False) -> list[dict[str, Any]]:
+    """The sessions of a run, as run.json has them; none where it is missing or damaged.
+
+    With `aside`, which is for the holder of the folder, a damaged one is moved out of the way.
+    """
+    known = read_json(Path(workdir) / FILE, _are_sessions, aside=aside)
+    return known["sessions"] if known else []
+
+
+def _are_sessions(value: Any) -> bool:
+    return all(isinstance(session, dict) for session in value["sessions"])
+
+
 def last_session(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The session that a run ended with; None where run.json is missing."""
-    sessions = read_sessions(workdir)
-    return sessions[-1] if sessions else None
-
-
-def read_sessions(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """All sessions of a run, the first one first; [] where run.json is missing."""
-    path = Path(workdir) / FILE
-    if not path.exists():
-        return []
-    sessions = read_json(path, "sessions")["sessions"]
-    if not sessions or not isinstance(sessions, list) or not all(isinstance(s, dict) for s in sessions):
-        raise InputError(f"{path} is unreadable: it tells of no session; delete it")
-    return sessions
+    """The session that a run ended with; None where run.json is missing or damaged."""
+    return (sessions(workdir) or [None])[-1]
 
 
 def origin(sessions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -1,10 +1,11 @@
-"""What a run leaves to read: metrics.jsonl and TensorBoard's files; JSON written whole or not at all."""
+"""What a run leaves to read: metrics.jsonl and TensorBoard's files; JSON, whole or set aside."""
 
 import contextlib
+import glob
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,44 @@ from absl import logging
 from resnet.runs.boards import Board
 from resnet.runtime.processes import index_of_this
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, RESULT = "metrics.jsonl", "result.json"
 TENSORBOARD_FOLDER = "tensorboard"
+# What reading a damaged file, or looking into what it holds, raises.
+_DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, whole, if the block succeeds."""
+    """A temporary path beside `path` that takes its place, whole, if the block succeeds.
+
+    On disk before it is renamed, and its name after: a power cut leaves the old file or the new one.
+    """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # Not every file system can do this for folders.
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it: scalars of arrays as numbers, NaN and infinities as null."""
+    """`value` as JSON has it: arrays as lists and numbers, NaN and infinities as null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
     # The standard has no NaN, and most readers turn null into one.
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that every reader takes: what is not finite is null."""
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -45,17 +59,74 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     if index_of_this():
         return
     with replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(to_json(value, indent=2) + "\n")
+
+
+def is_result(value: Any) -> bool:
+    """Whether JSON is what RESULT holds."""
+    return isinstance(value["step"], int)
+
+
+def read_json(path: Path, good: Callable[[Any], Any], *, aside: bool = False) -> Any:
+    """What a file beside the checkpoints holds; None, with a warning, where that is damaged; None without it.
+
+    `good` tells whether the value is what the file should hold; it may fail at what is not. With `aside`,
+    which is for the holder of the folder, a damaged file is moved out of the way.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not good(value):
+            raise ValueError("other JSON than this file should hold")
+        return value
+    except FileNotFoundError:
+        return None
+    except _DAMAGED as error:
+        fate = f"it is set aside as {_set_aside(path).name}" if aside else "it is not counted in"
+        logging.warning("%s is damaged (%s); %s", path, error, fate)
+        return None
+
+
+def keep_original(path: Path) -> None:
+    """Keeps a file with damaged lines under another name, with a warning; the others are written anew."""
+    logging.warning("%s has damaged lines, which are left out; it is kept as %s", path, _set_aside(path).name)
+
+
+def _set_aside(path: Path) -> Path:
+    """Moves a file to <name>.damaged[.n], of several processes the first; nothing is deleted."""
+    taken = len(list(path.parent.glob(f"{glob.escape(path.name)}.damaged*")))
+    target = path.with_name(f"{path.name}.damaged" + (f".{taken}" if taken else ""))
+    if not index_of_this():
+        path.rename(target)
+    return target
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a run in the order written; a last line cut short by a kill is left out."""
-    records = []
-    path = Path(workdir) / METRICS_FILE
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    """The records of a run in the order written, without lines that are damaged or cut short by a kill."""
+    return [record for line in _lines(Path(workdir)) if (record := _record(line)) is not None]
+
+
+def _lines(workdir: Path) -> list[bytes]:
+    path = workdir / METRICS_FILE
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record that a line holds, if it does."""
+    try:
+        record = json.loads(line)
+        kinds = {"step": int, "epoch": (int, float), "split": str}
+        return record if all(isinstance(record[name], kind) for name, kind in kinds.items()) else None
+    except _DAMAGED:
+        return None
 
 
 def forget_after(workdir: Path, step: int, again: Collection[str] = ("test",)) -> None:
@@ -64,10 +135,14 @@ def forget_after(workdir: Path, step: int, again: Collection[str] = ("test",)) -
     Among them those of the splits in `again` at this step: the test split's, which is evaluated after
     the last checkpoint, and validation's where its evaluation was interrupted.
     """
-    records = read_metrics(workdir) if step else []
+    lines = _lines(workdir)
+    # A last line without its end was cut short by a kill, which is no damage.
+    if any(_record(line) is None for line in lines if line.endswith(b"\n") or line[:1] != b"{"):
+        keep_original(workdir / METRICS_FILE)
+    records = filter(None, map(_record, lines)) if step else []
     kept = [r for r in records if r["step"] < step or (r["step"] == step and r["split"] not in again)]
     with replacing(workdir / METRICS_FILE) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.write_text("".join(to_json(record) + "\n" for record in kept))
 
 
 class Lines:
@@ -84,6 +159,16 @@ class Lines:
         self._waiting += line.encode() + b"\n"
         if not self.flush() and not before:
             logging.warning("%s cannot be written; its lines are kept until it can be", self.path)
+
+    def sync(self) -> bool:
+        """Writes what waits, and waits for the disk; whether nothing is left."""
+        try:
+            if not self.flush():
+                return False
+            _sync(self.path)
+        except OSError:
+            return False
+        return True
 
     def flush(self) -> bool:
         """Writes what waits; whether nothing is left."""
@@ -139,7 +224,7 @@ class Records:
         if self.lines is None:
             return
         record = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), "split": split}
-        self.lines.add(json.dumps(plain(record | dict(metrics)), allow_nan=False))
+        self.lines.add(to_json(record | dict(metrics)))
         if split != "train":
             results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             logging.info("epoch %g, %s: %s", record["epoch"], split, results)
@@ -149,8 +234,8 @@ class Records:
             self.boards.setdefault(split, Board(folder, self.first_step)).add(step, metrics)
 
     def flush(self) -> bool:
-        """Tries again what the disk refused; whether all lines are written."""
-        return self.lines is None or self.lines.flush()
+        """Tries again what the disk refused; whether all lines are on disk."""
+        return self.lines is None or self.lines.sync()
 
     def close(self) -> None:
         """Writes everything that waits; may be called twice."""

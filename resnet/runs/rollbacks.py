@@ -1,6 +1,5 @@
 """A run that diverged: why, which parameters to look at, and from where it went back to a checkpoint."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from resnet.models.paths import leaf_paths
-from resnet.runs.records import write_json
+from resnet.runs.records import read_json, write_json
 from resnet.runtime.signals import RunStopped
 
 FILE = "rollbacks.json"
@@ -74,8 +73,11 @@ def _named(what: str, paths: Sequence[str], finite: Sequence[bool]) -> str:
 
 def read_rollbacks(workdir: Path) -> list[dict[str, Any]]:
     """What a run went back from: [{"step", "reason", "to", "rate"}], in order."""
-    path = workdir / FILE
-    return json.loads(path.read_text()) if path.exists() else []
+    return read_json(workdir / FILE, _are_rollbacks, aside=True) or []
+
+
+def _are_rollbacks(value: Any) -> bool:
+    return all({"step", "reason", "to", "rate"} <= set(each) for each in value)
 
 
 def write_rollback(workdir: Path, error: Diverged, to: int, factor: float) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from resnet.models.flow import Flow
-from resnet.runs.records import replacing
+from resnet.runs.records import keep_original, replacing
 
 FILE, PICTURE = "telemetry.csv", "telemetry.png"
 # Base-ten logarithms of root mean squares: of a block's input, of F(x), of the gradient that enters the
 # block (at its output), and of the one it passes on (to its input).
 COLUMNS = ("step", "block", "x", "branch", "gradient", "passed_on")
+HEAD = ",".join(COLUMNS).encode() + b"\n"
 
 
 def append(workdir: Path, step: int, found: Flow) -> None:
@@ -44,23 +45,36 @@ def forget_after(workdir: Path, step: int) -> None:
     path = workdir / FILE
     if not path.exists():
         return
-    first, *lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
+    first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    # A last line without its end was cut short by a kill, which is no damage.
+    if first != HEAD or any(_row(line) is None for line in lines if line.endswith(b"\n")):
+        keep_original(path)
+    rows = ((line, _row(line)) for line in lines)
+    kept = [line for line, row in rows if row and row["step"] <= step]
     with replacing(path) as temporary:
-        temporary.write_text("".join([first, *kept]))
+        temporary.write_bytes(b"".join([HEAD, *kept]))
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
-    """The rows; logarithms are NaN where nothing finite was measured."""
+    """The rows of all steps that have one for each block; logarithms are NaN where none was finite."""
     path = Path(workdir) / FILE
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {"step": int(row["step"]), "block": row["block"]}
-            | {name: float(row[name]) for name in COLUMNS[2:]}
-            for row in csv.DictReader(file)
-        ]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for row in filter(None, map(_row, lines)):
+        steps.setdefault(row["step"], []).append(row)
+    blocks = {step: tuple(row["block"] for row in rows) for step, rows in steps.items()}
+    whole = max(blocks.values(), key=len, default=())
+    return [row for step, rows in steps.items() if blocks[step] == whole for row in rows]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row that a whole line holds, if it does."""
+    try:
+        step, block, *logs = line.decode().removesuffix("\n").split(",")
+        values = dict(zip(COLUMNS[2:], map(float, logs), strict=True))
+        return {"step": int(step), "block": block, **values} if line.endswith(b"\n") else None
+    except ValueError:
+        return None
 
 
 def last_words(workdir: Path) -> str:

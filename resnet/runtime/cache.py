@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 
 from resnet.errors import check_at_least
+from resnet.fields import Fields
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class CacheConfig:
+class CacheConfig(Fields, section="cache"):
     """Where compiled programs are kept, and how many."""
 
     dir: str = "~/.cache/resnet"

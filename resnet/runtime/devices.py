@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet.errors import InputError, check_at_least
+from resnet.fields import Fields
 from resnet.kernels import native
 from resnet.kernels.backend import on_cpu
 from resnet.runtime.processes import several
@@ -25,7 +26,7 @@ COMPILED_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimizat
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class ParallelConfig:
+class ParallelConfig(Fields, section="parallel"):
     """How the processors are used: decides the speed, and, of the numbers, only the rounding."""
 
     host_devices: int = 0

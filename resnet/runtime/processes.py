@@ -4,13 +4,15 @@ Each process holds the whole data set and the whole state, and computes its devi
 The first writes what is to read; all take part in checkpoints.
 """
 
+import collections
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from absl import logging
 
 from resnet.errors import InputError
 
+T = TypeVar("T")
 SECONDS = 30  # after which a process that is silent counts as dead, and the others end
 
 
@@ -42,6 +45,7 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
     if arguments := _arguments(coordinator, count, index):
         _start(arguments)
     try:
+        _check_devices()
         yield
     finally:
         # A joint wait: the first to go would take the others down otherwise.
@@ -85,6 +89,14 @@ def _start(arguments: dict[str, Any]) -> None:
         logging.set_verbosity(logging.WARNING)
 
 
+def _check_devices() -> None:
+    """Raises InputError, in all processes, unless each has as many devices as any other."""
+    counts = collections.Counter(device.process_index for device in jax.devices()) if several() else {}
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{count} in process {index}" for index, count in sorted(counts.items()))
+        raise InputError(f"`parallel.host_devices`: all processes need as many devices; got {each}")
+
+
 def index_of_this() -> int:
     """0 in the first process, and in one that is alone."""
     return _SELF.index
@@ -105,21 +117,61 @@ def first_says(function: Callable[[], Any]) -> Any:
             said = {"value": function()}
         except InputError as refused:
             said, error = {"error": str(refused)}, refused
-    said = json.loads(_broadcast(json.dumps(said)))
+    said = json.loads(_gathered(json.dumps(said, allow_nan=False))[0])
     if "error" in said:
         raise error or InputError(said["error"])
     return said["value"]
 
 
-def _broadcast(text: str) -> str:
-    """The text of the first process."""
+def in_all(function: Callable[[], T]) -> T:
+    """What `function` returns in this process; an InputError of any process is raised in all of them."""
+    if not several():
+        return function()
+    value, error = None, None
+    try:
+        value = function()
+    except InputError as refused:
+        error = refused
+    refusals = _gathered(str(error or ""))
+    if error or any(refusals):
+        raise error or InputError(next(filter(None, refusals)))
+    return cast(T, value)
+
+
+def agree(known: Callable[[], Mapping[str, Any]]) -> None:
+    """Raises InputError in all processes for the first name whose value is not the same in all of them."""
+    if not several():
+        return
+    said = [json.loads(text) for text in _gathered(json.dumps(known(), default=_hash, allow_nan=False))]
+    for index, other in enumerate(said):
+        for name in said[0] | other:
+            first, here = said[0].get(name), other.get(name)
+            if first != here:
+                raise InputError(
+                    f"the processes of one run must be given the same `{name}`; got {_short(first)} in "
+                    f"process 0 and {_short(here)} in process {index}"
+                )
+
+
+def _hash(array: Any) -> str:
+    return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()[:12]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _gathered(text: str) -> list[str]:
+    """The texts of all processes."""
     from jax.experimental import multihost_utils
 
     content = np.frombuffer(text.encode(), np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    padded = np.zeros(length, np.uint8)
-    padded[: min(len(content), length)] = content[:length]
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)).decode()
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(content)))).ravel()
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(content)] = content
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
 def asked_to_stop(count: int) -> bool:

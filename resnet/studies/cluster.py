@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.runs.files import read_json
+from resnet.runs.files import read_object
 from resnet.runs.lock import holding
 from resnet.runs.records import write_json
 from resnet.runtime.logs import log_to_stderr
@@ -141,7 +141,7 @@ def _jobs(workdir: Path) -> dict[str, Piece]:
     """The jobs of the last submissions, whatever became of them."""
     path = workdir / FOLDER / JOBS
     remedy = "delete it once no job of the study is in the queue"
-    known = read_json(path, remedy=remedy) if path.exists() else {}
+    known = read_object(path, remedy=remedy) if path.exists() else {}
     try:
         return {job: Piece(piece["arm"], tuple(map(tuple, piece["groups"]))) for job, piece in known.items()}
     except (KeyError, TypeError) as error:

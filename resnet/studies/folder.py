@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
+from resnet.config import config_from_dict, config_to_dict
 from resnet.errors import InputError
+from resnet.runs.changes import decisive
 from resnet.runs.checkpoint import score
-from resnet.runs.files import make_folder, read_json
+from resnet.runs.files import make_folder, read_object
 from resnet.runs.open_run import FAILURE as FAILED
-from resnet.runs.open_run import RESULT
 from resnet.runs.provenance import this_session
-from resnet.runs.records import read_metrics, write_json
+from resnet.runs.records import RESULT, read_metrics, write_json
 from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, rate_folder, resolve
 
 FILE = "study.json"
@@ -134,9 +134,9 @@ class StudyFolder:
         workdir = self.place(name, seed, rate)
         state, result, reason = NOT_STARTED, {}, ""
         if (workdir / RESULT).exists():
-            state, result = FINISHED, read_json(workdir / RESULT, remedy=_AGAIN)
+            state, result = FINISHED, read_object(workdir / RESULT, remedy=_AGAIN)
         elif (workdir / FAILED).exists():
-            state, reason = FAILURE, str(read_json(workdir / FAILED, "failed", remedy=_AGAIN)["failed"])
+            state, reason = FAILURE, str(read_object(workdir / FAILED, "failed", remedy=_AGAIN)["failed"])
         elif (workdir / CONFIG_FILE).exists():
             state = UNFINISHED
         return StudyRun(name, seed, rate, workdir, state, result, reason)
@@ -199,7 +199,7 @@ def load_folder(workdir: str | Path) -> StudyFolder:
         raise InputError(
             f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
         )
-    fields: dict[str, Any] = read_json(path, "arms", "seeds", "sessions", remedy=_ANEW)
+    fields: dict[str, Any] = read_object(path, "arms", "seeds", "sessions", remedy=_ANEW)
     fields["workdir"] = Path(workdir)
     try:
         arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
@@ -222,7 +222,7 @@ def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
     if run.state == NOT_STARTED:
         return
     config = arm.at(run.seed, run.learning_rate)
-    differing = [name for name, *_ in differences(load_saved_config(run.workdir), config)]
+    differing = [name for name, *_ in decisive(run.workdir, config)]
     if differing:
         raise InputError(
             f"{run.workdir} holds a run that differs in {', '.join(differing)} from arm {run.arm!r}; "

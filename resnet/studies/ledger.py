@@ -15,7 +15,7 @@ from absl import logging
 
 from resnet.config import Config, config_hash, replaced
 from resnet.errors import InputError
-from resnet.runs.records import replacing
+from resnet.runs.records import replacing, to_json
 from resnet.studies.folder import StudyFolder, load_folder
 from resnet.studies.rows import ArmRow, arm_rows, metric_of, run_rows
 from resnet.studies.study import Arm, Origin, Study, load_study, resolve, with_base
@@ -234,7 +234,7 @@ def _row(study: Study, name: str, config: Config, verdict: str, reason: str, **o
         data=_data(config),
         verdict=verdict,
         reason=reason,
-        changes=json.dumps(dict(sorted(origin.changes.items()))) if origin.changes else "",
+        changes=to_json(dict(sorted(origin.changes.items()))) if origin.changes else "",
         config_hash=config_hash(config),
         **values,
     )

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet.config import Config, call_file, check_config, closest, differences, replaced
+from resnet.config import Config, call_file, check_config, differences, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice, check_within
+from resnet.fields import closest
 from resnet.studies.budget import Match, count, solve
 
 SCALES = ("paper", "small")

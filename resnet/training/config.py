@@ -4,12 +4,13 @@ import dataclasses
 
 from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least, check_choice
+from resnet.fields import Fields
 
 STOP, SKIP, ROLLBACK = POLICIES = ("stop", "skip", "rollback")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class TrainConfig:
+class TrainConfig(Fields, section="train"):
     """How long, in which portions, and towards which targets the net is trained."""
 
     seeds: int = 1

@@ -91,4 +91,5 @@ def at_rate(state: Any, rollbacks: int, config: TrainConfig) -> Any:
     if "rate" not in state.guard:
         return state
     rate = np.float32(config.rollback_factor**rollbacks)
-    return dataclasses.replace(state, guard=state.guard | {"rate": rate})
+    # Rates only fall: the state knows better than a count that was lost with its file.
+    return dataclasses.replace(state, guard=state.guard | {"rate": np.minimum(rate, state.guard["rate"])})

@@ -17,7 +17,7 @@ from resnet.models.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState
-from resnet.weights.files import read_class_names, read_weights
+from resnet.weights.files import check_finite, read_class_names, read_weights
 from resnet.weights.state_dict import fitting_tensors
 
 SHOWN = 4
@@ -56,6 +56,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
     if any(problems.values()):
         raise InputError(_refusal(config.init_from, problems, found, wanted))
     initial = {path: found[path] for path in kept(wanted)}
+    check_finite(f"`init_from` {config.init_from!r}", {_short(path): initial[path] for path in initial})
     if any(path.startswith("params/head/") for path in initial):
         _check_head(source, known, task)
     logging.info("%d of %d tensors start from %s", len(initial), len(wanted), source)

@@ -7,10 +7,12 @@ from typing import Any
 from jax.sharding import Mesh
 
 from resnet.config import Config, check_config
+from resnet.runs.agreement import agree_on_config
 from resnet.runs.claims import claimed
 from resnet.runs.rollbacks import RollBack
 from resnet.runs.task import load_run_data
 from resnet.runtime.devices import make_mesh
+from resnet.runtime.processes import in_all
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.seeds import Runs
 from resnet.training.step import TrainState
@@ -34,9 +36,10 @@ def train(
     """
     check_config(config)
     workdirs, retry = _workdirs(config, workdir)
+    agree_on_config(config, workdirs)
     with StopSignals() as stop, claimed(config, workdirs, retry) as (results, groups):
         left = [workdirs[seed] for seeds in groups for seed in seeds]
-        dataset = load_run_data(config.data, left) if left else None
+        dataset = in_all(lambda: load_run_data(config.data, left)) if left else None
         for seeds in groups:
             assert dataset is not None
             trainer = make_trainer(config, dataset, mesh or make_mesh(seeds=len(seeds)), seeds)

@@ -12,13 +12,14 @@ import optax
 from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
+from resnet.fields import Fields
 from resnet.models.paths import check_matches
 from resnet.models.scanning import by_path, each_block
 from resnet.training.schedules import Schedule
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class OptimizerConfig:
+class OptimizerConfig(Fields, section="optimizer"):
     """How gradients become updates."""
 
     name: str = "sgd"

@@ -9,12 +9,13 @@ from jaxtyping import Array, Float, Int
 
 from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least, check_choice
+from resnet.fields import Fields
 
 Schedule = Callable[[Any], Array]
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class ScheduleConfig:
+class ScheduleConfig(Fields, section="schedule"):
     """The learning rate as a function of the step."""
 
     name: str = "cosine"

@@ -11,6 +11,8 @@ import jax
 from absl import logging
 
 from resnet.runs import checkpoint
+from resnet.runs.agreement import agree_on_data
+from resnet.runs.changes import check_longer
 from resnet.runs.claims import alone
 from resnet.runs.open_run import OpenRun, open_workdir
 from resnet.runs.provenance import digest
@@ -34,8 +36,11 @@ class Runs:
         """Writes what each run is; InputError where that cannot be, or where `init_from` does not fit."""
         self.trainer, self.workdirs, self.stop = trainer, [workdirs[seed] for seed in trainer.seeds], stop
         self.configs = [alone(trainer.config, seed) for seed in trainer.seeds]
+        agree_on_data(trainer.dataset)
         if not any(map(checkpoint.steps_on_disk, self.workdirs)):
             _ = trainer.initial  # read first, so that a source that does not fit leaves no folder behind
+        for config, workdir in zip(self.configs, self.workdirs, strict=True):
+            check_longer(workdir, config, trainer.intervals.epoch)
         skipped = trainer.dataset.skipped
         for config, workdir in zip(self.configs, self.workdirs, strict=True):
             open_workdir(config, workdir, trainer.task, skipped, command, trainer.seeds)

@@ -50,6 +50,16 @@ def read_class_names(path: str | Path) -> tuple[str, ...] | None:
         return None
 
 
+def check_finite(source: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError naming the first tensor with a number that is infinite or not a number."""
+    bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if bad:
+        more = f" and {len(bad) - 1} more tensors have" if bad[1:] else " has"
+        raise InputError(
+            f"{source}: {bad[0]}{more} numbers that are not finite: nothing can start from such weights"
+        )
+
+
 def check_source(path: str | Path) -> Path:
     """The path; InputError unless it is a file of a kind that can be read here. It is not opened."""
     path = Path(path)

@@ -1,0 +1,35 @@
+"""Several processes of one run: what all must have been given alike, compared before the first step."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from resnet.config import Config, field_values
+from resnet.data.splits import Dataset
+from resnet.runs.changes import OF_THE_MACHINE
+from resnet.runs.task import task_of
+from resnet.runtime.processes import agree
+
+
+def agree_on_config(config: Config, workdirs: Mapping[int, Path]) -> None:
+    """InputError in all processes where one has another config, other seeds or another workdir."""
+    agree(
+        lambda: (
+            {
+                name: value
+                for name, value in field_values(config).items()
+                if not name.startswith(OF_THE_MACHINE)
+            }
+            | {"workdir": {str(seed): str(workdir) for seed, workdir in workdirs.items()}}
+        )
+    )
+
+
+def agree_on_data(dataset: Dataset) -> None:
+    """InputError in all processes where one has read other data: classes, statistics, labels of a split."""
+    agree(
+        lambda: (
+            {f"data ({name})": value for name, value in dataclasses.asdict(task_of(dataset)).items()}
+            | {f"labels of {name}": getattr(dataset, name).labels for name in ("train", "validation", "test")}
+        )
+    )

@@ -1,0 +1,107 @@
+"""What may change when a run is taken up again: whatever a run from the beginning would not notice."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from resnet.config import FILE as CONFIG_FILE
+from resnet.config import Config, differences, load_saved_config
+from resnet.durations import parse_duration
+from resnet.errors import InputError
+from resnet.runs.records import RESULT, is_result, read_json
+from resnet.runs.task import knows_its_data
+from resnet.runtime.processes import index_of_this
+from resnet.training.schedules import Schedule, make_schedule
+
+OF_THE_MACHINE = ("parallel.", "cache.")
+# Beginnings of fields, and why the numbers of a run do not depend on them.
+MAY_CHANGE = {
+    "parallel.": "how the processors share the work: of the numbers, only the rounding",
+    "cache.": "where compiled programs are kept",
+    "checkpoint.": "when the state is saved, and what is kept of it",
+    "train.log_every": "how often a mean is written; the one that was begun goes on",
+    "train.evaluate_every": "how often validation is looked at; it decides only which checkpoint is the best",
+    "train.telemetry_every": "how often the blocks are looked at, by programs of their own",
+    "train.steps_per_call": "how many steps are dispatched at once: of the numbers, at most the rounding",
+}
+# These may change together, if every learning rate that the run was to have stays: it ends later then.
+DURATION, SCHEDULE = "train.duration", "schedule."
+AT_ONCE = 2**20  # steps whose rates are compared
+
+
+def decisive(workdir: Path, here: Config) -> list[tuple[str, Any, Any]]:
+    """(field, value there, value here) of the differences that decide the numbers of the run in `workdir`.
+
+    Where the data lie does not, if the run would notice other data.
+    """
+    may_change = (*MAY_CHANGE, *(["data.dir"] if knows_its_data(workdir) else []))
+    there = load_saved_config(workdir)
+    return [each for each in differences(there, here) if not each[0].startswith(may_change)]
+
+
+def same_end(workdir: Path, config: Config) -> bool:
+    """Whether `config` ends the run in `workdir` where its own does; InputError if it is another run's.
+
+    Where it does not, `check_longer` tells whether the run can go on.
+    """
+    found = decisive(workdir, config)
+    names = [name for name, _, _ in found]
+    if DURATION in names and all(name == DURATION or name.startswith(SCHEDULE) for name in names):
+        return False
+    if found:
+        raise InputError(
+            f"{workdir} holds a run that differs in {_listed(found)}; choose another workdir, or start there "
+            f"from its weights by --config.init_from={workdir}"
+        )
+    return True
+
+
+def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
+    """InputError if the run in `workdir` was to end elsewhere, and cannot go on as `config` says.
+
+    It can where the learning rates of all its steps stay what they were: not for cosine and linear, which
+    fall to zero at the end, and not for a warm-up in % of a duration that grows.
+    """
+    if not (workdir / CONFIG_FILE).exists() or same_end(workdir, config):
+        return
+    there = load_saved_config(workdir)
+    (total, before), (longer, after) = (_rates(each, steps_per_epoch) for each in (there, config))
+    changed = f"{workdir} holds a run that differs in {_listed(decisive(workdir, config))}"
+    if longer < total:
+        raise InputError(f"{changed}: it can become longer, not shorter; choose another workdir")
+    for first in range(0, total, AT_ONCE):
+        steps = jnp.arange(first, min(first + AT_ONCE, total))
+        old, new = (np.asarray(jax.vmap(rate)(steps)) for rate in (before, after))
+        if (old != new).any():
+            at = int(np.argmax(old != new))
+            raise InputError(
+                f"{changed}: the learning rate of step {first + at + 1} was {old[at]:g} and would be "
+                f"{new[at]:g}. The schedules constant and step can go on, with their durations in steps or "
+                f"epochs; for others choose another workdir, and start there from these weights by "
+                f"--config.init_from={workdir}"
+            )
+
+
+def keep_shorter_result(workdir: Path, config: Config) -> None:
+    """Renames the result of a run that is to end later to result_step<n>.json; the first to be written."""
+    if index_of_this() or not (workdir / CONFIG_FILE).exists() or same_end(workdir, config):
+        return
+    if result := read_json(workdir / RESULT, is_result, aside=True):
+        kept = workdir / f"result_step{result['step']}.json"
+        (workdir / RESULT).rename(kept)
+        logging.info("%s goes on from step %d; its result so far is %s", workdir, result["step"], kept.name)
+
+
+def _rates(config: Config, steps_per_epoch: int) -> tuple[int, Schedule]:
+    """(steps in all, learning rate of each)."""
+    counts = {"batch_size": config.train.batch_size, "steps_per_epoch": steps_per_epoch}
+    total = parse_duration(DURATION, config.train.duration).steps(**counts)
+    return total, make_schedule(config.schedule, **counts, total_steps=total)
+
+
+def _listed(found: list[tuple[str, Any, Any]]) -> str:
+    return ", ".join(f"`{name}` ({old!r} there, {new!r} here)" for name, old, new in found)

@@ -1,0 +1,88 @@
+"""What may change when a run is taken up again, and how a run becomes longer."""
+
+import json
+
+import pytest
+
+from resnet.config import Config, field_types, save_config
+from resnet.errors import InputError
+from resnet.runs.changes import MAY_CHANGE, check_longer, decisive, same_end
+from resnet.runs.records import read_metrics
+from resnet.training import loop
+from resnet.training.parallel import make_mesh
+
+
+def tiny(**fields) -> Config:
+    config = Config()
+    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
+    config.train.batch_size, config.train.duration, config.train.ema = 8, "4 steps", 0.9
+    config.train.evaluate_every, config.checkpoint.every = "4 steps", "2 steps"
+    config.schedule.name, config.schedule.warmup = "constant", "2 steps"
+    for name, value in fields.items():
+        section, _, field = name.partition("__")
+        setattr(getattr(config, section), field, value)
+    return config
+
+
+def train(config, workdir):
+    return loop.train(config, workdir, mesh=make_mesh(1))
+
+
+def test_a_finished_run_goes_on_as_if_it_had_been_longer(tmp_path):
+    first = train(tiny(), tmp_path / "run")
+    longer = tiny(
+        train__duration="1 epochs", train__log_every="3 steps", checkpoint__keep=1, checkpoint__every="50 %"
+    )
+    result = train(longer, tmp_path / "run")
+    assert result["sha256"] == train(longer, tmp_path / "whole")["sha256"] and result["step"] == 8
+    assert json.loads((tmp_path / "run" / "result_step4.json").read_text()) == first
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    lines = [(line["step"], line["split"]) for line in read_metrics(tmp_path / "run")]
+    assert len(lines) == len(set(lines)) and (4, "test") not in lines and (8, "test") in lines
+    assert train(longer, tmp_path / "run") == result
+    with pytest.raises(InputError, match=r"`train.duration` .*: it can become longer, not shorter"):
+        train(tiny(), tmp_path / "run")
+
+
+def falling(*milestones: str) -> dict:
+    return {"schedule__name": "step", "schedule__milestones": milestones}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({}, {}, ""),
+        (falling("3 steps"), falling("3 steps", "6 steps"), ""),
+        (falling("50 %"), falling("2 steps"), ""),
+        (falling("50 %"), None, "learning rate of step 3 was 0.01 and would be 0.1"),
+        ({"schedule__warmup": "50 %"}, None, "learning rate of step 2 was"),
+        ({"schedule__warmup": "50 %"}, {"schedule__warmup": "2 steps"}, ""),
+        ({"schedule__name": "cosine"}, None, r"constant and step can go on.* by --config.init_from="),
+        ({"schedule__name": "linear"}, None, "learning rate of step 4 was"),
+        ({}, {"schedule__learning_rate": 0.2}, "of step 1 was 0.01 and would be 0.02"),
+        ({}, falling("4 steps"), ""),  # the rate falls where the run ended
+    ],
+)  # fmt: skip
+def test_the_rates_of_a_longer_run_begin_as_they_were(tmp_path, before, after, said):
+    save_config(tiny(**before), tmp_path)
+    longer = tiny(**(before if after is None else after), train__duration="8 steps")
+    assert not same_end(tmp_path, longer)
+    if not said:
+        return check_longer(tmp_path, longer, 8)
+    with pytest.raises(InputError, match=said):
+        check_longer(tmp_path, longer, 8)
+
+
+def test_with_the_same_end_nothing_that_decides_numbers_changes(tmp_path):
+    save_config(tiny(), tmp_path)
+    for change in ({"schedule__learning_rate": 0.2}, {"train__duration": "8 steps", "train__ema": 0.5}):
+        with pytest.raises(InputError, match=r"holds a run that differs in .* choose another workdir"):
+            same_end(tmp_path, tiny(**change))
+
+
+def test_what_may_change_are_fields_with_a_reason():
+    for beginning, why in MAY_CHANGE.items():
+        assert len(why) > 20 and any(name.startswith(beginning) for name in field_types())
+    changed = tiny(train__log_every="1 steps", train__steps_per_call=2, checkpoint__keep=1, cache__dir="")
+    assert decisive(tiny(), changed) == []
