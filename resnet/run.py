@@ -13,6 +13,7 @@ from resnet.config import Config
 from resnet.data.augment import normalize
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError, check_choice
+from resnet.files import local_path
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.runs.restore import load_variables
@@ -73,7 +74,7 @@ class Run:
 def load(workdir: str | Path, step: int | None = None) -> Run:
     """The run in `workdir` at `step`, or at its latest checkpoint that can be read."""
     config, task, variables, step = load_variables(workdir, step)
-    return Run(config, task, make_model(config.model, task.num_outputs), variables, step, Path(workdir))
+    return Run(config, task, make_model(config.model, task.num_outputs), variables, step, local_path(workdir))
 
 
 def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from absl import flags, logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.runtime.logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from resnet.studies.study import Study
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # what is defined here for a script is listed as the script's
 USER_ERROR = 2
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
@@ -61,9 +63,35 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
             print(json.dumps(result), flush=True)
 
 
+class _PathParser(flags.ArgumentParser):
+    """Turns what was typed into a Path; nothing typed is None."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> Path | None:
+        return local_path(argument) if argument else None
+
+
+class _PathsParser(flags.ListParser):
+    """Paths with commas between."""
+
+    def parse(self, argument: str | list) -> list[Path]:
+        return [local_path(each) for each in super().parse(argument)]
+
+
+def define_path(name: str, default: str | None, meaning: str) -> None:
+    """Defines a flag whose value is a Path, or None; InputError for what is no local path."""
+    flags.DEFINE(_PathParser(), name, default, meaning)
+
+
+def define_paths(name: str, meaning: str) -> None:
+    """Defines a flag whose value is a list of Paths."""
+    flags.DEFINE(_PathsParser(), name, [], meaning)
+
+
 def define_config() -> None:
     """Defines --config for scripts that start from a config file."""
-    flags.DEFINE_string("config", None, "Config file: Python code with get_config(), e.g. configs/digits.py.")
+    define_path("config", None, "Config file: Python code with get_config(), e.g. configs/digits.py.")
 
 
 def require(*names: str) -> None:

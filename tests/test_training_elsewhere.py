@@ -63,9 +63,8 @@ def save(folder: Path, devices: int) -> None:
     """Saves the states of two seeds together, from a mesh of so many devices."""
     together = stack(states(), make_mesh(devices, seeds=2), tiny().model)
     for seed, state in enumerate(unstack(together)):
-        manager = checkpoint.make_manager(folder / f"seed{seed}")
-        checkpoint.save(manager, state, {"seed": seed}, score=None)
-        manager.close()
+        with checkpoint.managing(folder / f"seed{seed}") as manager:
+            checkpoint.save(manager, state, {"seed": seed}, score=None)
 
 
 def restored(workdir: Path, devices: int) -> str:

@@ -25,6 +25,7 @@ from resnet.analysis import pictures
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError, check_at_least
+from resnet.files import drawn, local_path
 from resnet.runs.records import replacing
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Landscape:
         high = figure.add_subplot(1, 2, 2, projection="3d")
         high.plot_surface(x, y, shown, cmap="cividis", rcount=60, ccount=60)
         high.set(xlabel="direction 1", ylabel="direction 2", zlabel="log10 of the loss (nats)")
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
 
@@ -124,7 +125,7 @@ def ask(subject: Subject, options: Options) -> Landscape:
     coordinates = grid(options.reach, options.points, options.dimensions)
     shape = (options.points,) * options.dimensions
     name = _identity(identity, coordinates)[:16]
-    folder = Path(options.kept)
+    folder = local_path(options.kept)
     folder.mkdir(parents=True, exist_ok=True)
     losses = evaluate_surface(
         surface_losses(mean_loss, params, directions), coordinates, folder / f"{name}.npz", identity,

@@ -21,6 +21,7 @@ from jaxtyping import Array
 from resnet.analysis import pictures
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError, check_at_least
+from resnet.files import drawn
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like, rms
 
@@ -98,7 +99,7 @@ class Paths:
         product.legend(frameon=False)
         for axes in (number, single, product):
             axes.set_xlabel("length of path (branches passed)")
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
 

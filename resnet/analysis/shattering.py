@@ -22,6 +22,7 @@ from resnet.analysis import pictures
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
 from resnet.errors import InputError, check_at_least
+from resnet.files import drawn
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like
 
@@ -107,7 +108,7 @@ class Shattering:
         depth.set_xticks([], minor=True)
         for axes in (depth, line):
             axes.legend(frameon=False, fontsize=7)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
     def _plot_theory(self, axes, layers: np.ndarray) -> None:

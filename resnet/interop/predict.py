@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from resnet.data.folder import SUFFIXES
 from resnet.data.images import decode_image
 from resnet.errors import InputError
+from resnet.files import drawn, local_path
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
@@ -32,7 +33,7 @@ class Prediction:
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """The files given, and all images under the folders given, sorted; InputError if there are none."""
     found = []
-    for path in map(Path, paths):
+    for path in map(local_path, paths):
         if path.is_dir():
             files = (file for file in path.rglob("*") if file.is_file())
             images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
@@ -126,7 +127,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
         image = read_image(run, Path(prediction.file))
         grey = image.shape[-1] == 1
         panel.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-        name, value = prediction.classes[0]
+        name, value = drawn(prediction.classes[0][0]), prediction.classes[0][1]
         regression = run.task.kind == "regression"
         panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
     with replacing(target) as temporary:

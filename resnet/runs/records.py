@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import logging
 
+from resnet.files import local_path
 from resnet.runs.boards import Board
 from resnet.runtime.processes import index_of_this
 
@@ -51,7 +52,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a run in the order written; a last line cut short by a kill is left out."""
     records = []
-    path = Path(workdir) / METRICS_FILE
+    path = local_path(workdir) / METRICS_FILE
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))

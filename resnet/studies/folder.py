@@ -16,6 +16,7 @@ from typing import Any
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict, differences, load_saved_config
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.runs.provenance import this_session
 from resnet.runs.records import read_metrics, write_json
 from resnet.studies.study import Origin, ResolvedArm, Study, resolve
@@ -168,12 +169,12 @@ def save_folder(folder: StudyFolder) -> None:
 
 def load_folder(workdir: str | Path) -> StudyFolder:
     """Reads study.json; InputError if the folder holds no study."""
-    path = Path(workdir) / FILE
+    path = local_path(workdir) / FILE
     if not path.is_file():
         raise InputError(
             f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
         )
-    fields = _read(path) | {"workdir": Path(workdir)}
+    fields = _read(path) | {"workdir": path.parent}
     arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
     lists = {name: tuple(fields[name]) for name in ("seeds", "sessions")}
     # Folders that were written before origins were have none.

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from resnet.config import Config, check_config
 from resnet.data.datasets import Dataset, load_dataset
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.runs import checkpoint
 from resnet.runs.lock import holding
 from resnet.runs.provenance import last_session
@@ -40,7 +41,7 @@ def train(config: Config, workdir: str | Path, command: str = "", mesh: Mesh | N
     all runs early.
     """
     check_config(config)
-    workdir, seeds = Path(workdir), range(config.seed, config.seed + config.train.seeds)
+    workdir, seeds = local_path(workdir), range(config.seed, config.seed + config.train.seeds)
     if len(seeds) > 1:
         folders = {seed: workdir / f"seed{seed}" for seed in seeds}
         runs = list(train_seeds(config, folders, command, mesh).values())

@@ -21,6 +21,7 @@ from absl import logging
 from jaxtyping import Array
 
 from resnet.data.batches import batch_indices
+from resnet.files import local_path
 from resnet.models.chain import parts
 from resnet.models.flow import Flow, flow
 from resnet.runs.records import replacing
@@ -112,7 +113,7 @@ def forget_after(workdir: Path, step: int) -> None:
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
     """The rows; logarithms are NaN where nothing finite was measured."""
-    path = Path(workdir) / FILE
+    path = local_path(workdir) / FILE
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -141,9 +142,9 @@ def plot(workdir: str | Path) -> Path | None:
     rows = read(workdir)
     if not rows:
         return None
-    with replacing(Path(workdir) / PICTURE) as temporary:
+    with replacing(local_path(workdir) / PICTURE) as temporary:
         figure(rows).savefig(temporary, format="png")
-    return Path(workdir) / PICTURE
+    return local_path(workdir) / PICTURE
 
 
 def figure(rows: list[dict[str, Any]]) -> Any:
