@@ -19,7 +19,7 @@ from typing import Any
 
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
-from resnet.files import check_path, local_path
+from resnet.files import check_path, importing_beside, local_path
 from resnet.models.grammar import ModelConfig
 from resnet.runs.checkpoint import CheckpointConfig
 from resnet.runs.records import write_json
@@ -104,14 +104,15 @@ def call_file(path: str | Path, what: str, kind: type[T], folder: str, **argumen
     path = local_path(path)
     if not path.is_file():
         raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/")
-    try:
-        module = runpy.run_path(str(path))
-    except SyntaxError as error:
-        raise InputError(f"{what} file {path}: {error}") from None
-    if function not in module:
-        signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
-        raise InputError(f"{what} file {path} has no function {signature}")
-    result = module[function](**arguments)
+    with importing_beside(path):
+        try:
+            module = runpy.run_path(str(path))
+        except SyntaxError as error:
+            raise InputError(f"{what} file {path}: {error}") from None
+        if function not in module:
+            signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
+            raise InputError(f"{what} file {path} has no function {signature}")
+        result = module[function](**arguments)
     if not isinstance(result, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
         raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")

@@ -1,7 +1,10 @@
-"""Paths as users give them, and names as pictures show them."""
+"""Paths as users give them, files that import each other, and names as pictures show them."""
 
+import contextlib
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from resnet.errors import InputError
@@ -40,6 +43,34 @@ def check_path(field: str, value: str) -> None:
         local_path(value)
     except InputError as error:
         raise InputError(f"`{field}`: {error}") from None
+
+
+@contextlib.contextmanager
+def importing_beside(path: Path) -> Iterator[None]:
+    """While entered, the Python files beside `path` can be imported by name, as if it were started itself.
+
+    Files of the same names elsewhere are neither taken for them nor replaced by them afterwards.
+    """
+    folder = path.absolute().parent
+    beside = {file.stem for file in folder.glob("*.py")} - sys.stdlib_module_names
+    elsewhere = {name: sys.modules.pop(name) for name in beside & sys.modules.keys()}
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        new = {name: name.partition(".")[0] for name in sys.modules.keys() - known}
+        found_here = {top for top in {*new.values()} - known if _lies_in(folder, sys.modules.get(top))}
+        for name in (name for name, top in new.items() if top in found_here):
+            del sys.modules[name]
+        sys.modules.update(elsewhere)
+
+
+def _lies_in(folder: Path, module: object) -> bool:
+    """Whether a module is a file in `folder`, or a folder in it."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(Path(place).parent == folder for place in places if place)
 
 
 def drawn(name: str) -> str:

@@ -30,11 +30,11 @@ def main(overrides: list[str]) -> dict:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
     import jax
 
-    from resnet.runtime.machine import keep_memory
+    from resnet.runtime.machine import count_devices, keep_memory
     from resnet.training.parallel import processors
 
     keep_memory()
-    jax.config.update("jax_num_cpu_devices", processors())
+    count_devices(0, processors())
     from scripts.benchmarks import report
     from scripts.benchmarks.parts import PARTS, Effort, case_named
     from scripts.benchmarks.timing import watched

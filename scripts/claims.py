@@ -16,12 +16,11 @@ def main(overrides: list[str]) -> dict:
     from resnet.analysis.evidence import TESTS
     from resnet.config import load_config
     from resnet.errors import InputError
-    from resnet.runtime.machine import prepare
 
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the page has configs of its own")
     chain, digits = (load_config(f"configs/{name}.py") for name in ("chain", "digits_small"))
-    prepare(digits)
+    cli.prepare(digits)
     bench = Bench(chain, digits, cli.FLAGS.workdir)
     return write_page(TESTS, bench, cli.FLAGS.output, cli.command())
 

@@ -14,6 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ending
+
+ending.set_up()
+
 from absl import flags, logging
 
 # Scripts run from a clone that is not installed: the one place that says where the package lies.
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # what is defined here for a script is listed as the script's
-USER_ERROR = 2
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
@@ -39,8 +42,8 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
 
     With `takes_files`, main also gets the arguments that are no options.
     """
-    script, arguments = sys.argv[0], sys.argv[1:]
-    try:
+    with ending.in_one_line():
+        script, arguments = sys.argv[0], sys.argv[1:]
         own, overrides = split_overrides(arguments)
         if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in own):
             print(_help(script, own))
@@ -50,15 +53,6 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
         log_to_stderr(FLAGS.verbosity if FLAGS["verbosity"].present else logging.INFO)
         result = main(overrides, rest) if takes_files else main(overrides)
-    except (flags.Error, InputError) as error:
-        _fail(error, USER_ERROR)
-    except Exception as error:
-        # An early end that was announced carries its exit code; anything else is a bug.
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
-        _fail(error, code)
-    else:
         if result is not None:
             print(json.dumps(result), flush=True)
 
@@ -109,12 +103,19 @@ def command() -> str:
 def load_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
     from resnet.config import load_config
-    from resnet.runtime.machine import prepare
 
     require("config")
     config = override(load_config(FLAGS.config), overrides)
     prepare(config)
     return config
+
+
+def prepare(config: "Config") -> None:
+    """Settings of this process, which belongs to the script and may be ended by a signal at once."""
+    from resnet.runtime import machine, signals
+
+    machine.prepare(config)
+    signals.may_end_process()
 
 
 def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "Config":
@@ -125,7 +126,6 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
     """
     from resnet.config import differences, load_saved_config
     from resnet.runtime.cache import CacheConfig
-    from resnet.runtime.machine import prepare
     from resnet.training.member import OF_THE_MACHINE
 
     require("workdir")
@@ -142,7 +142,6 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
 
 def load_study(overrides: list[str]) -> "Study":
     """The study of --study, its base overridden, with the seeds of --study.seeds."""
-    from resnet.runtime.machine import prepare
     from resnet.studies.study import load_study, with_base
 
     scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
@@ -230,9 +229,3 @@ def _help(script: str, own: list[str]) -> str:
 
 def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
-
-
-def _fail(error: Exception, code: int) -> None:
-    """One line on stderr, whatever the message holds."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(code)
