@@ -54,7 +54,7 @@ def main(overrides: list[str], images: list[str]) -> None:
         print(text, flush=True)
         return
     with replacing(cli.FLAGS.output) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", errors="surrogateescape")  # names as the bytes they are
 
 
 def as_table(predictions) -> str:

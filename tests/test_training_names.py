@@ -10,9 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tally import tries
 from test_training_checkpoint import shapes_of, state_at
 from test_training_loop import tiny, train
 
@@ -21,6 +20,7 @@ from resnet.run import evaluate_run
 from resnet.runs import checkpoint
 from resnet.runs.alias import plain_path
 from resnet.runs.saver import Saver
+from tests.tally import record, tries
 
 PUNCTUATION = string.punctuation.replace("/", "")
 ODD = [
@@ -44,16 +44,7 @@ NAMES = (
 )
 
 
-def with_examples(test):
-    for name in ODD:
-        test = example(name)(test)
-    return test
-
-
-@with_examples
-@given(NAMES)
-@settings(max_examples=tries(4))
-def test_what_is_saved_under_any_name_is_restored(name):
+def save_and_restore(name):
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder, name, name)
         workdir.mkdir(parents=True)
@@ -63,6 +54,20 @@ def test_what_is_saved_under_any_name_is_restored(name):
         assert not saver.failure
         state, _ = checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
     jax.tree.map(np.testing.assert_array_equal, state, state_at(1))
+
+
+def test_what_is_saved_under_any_name_is_restored():
+    tried = []
+
+    @given(NAMES)
+    @settings(max_examples=tries(4))
+    def drawn(name):
+        tried.append(save_and_restore(name))
+
+    for name in ODD:
+        tried.append(save_and_restore(name))
+    drawn()
+    record("names", "a workdir of any name", "saved and restored bit for bit", len(tried))
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # that a picture's font has not

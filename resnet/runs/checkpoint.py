@@ -99,7 +99,7 @@ def _read_back(path: Path) -> None:
     """Reads all arrays of a checkpoint, by this process alone, to where nothing keeps them."""
     import orbax.checkpoint as ocp
 
-    handler = ocp.PyTreeCheckpointHandler()
+    handler: Any = ocp.PyTreeCheckpointHandler()  # annotated with a Path of its own
     with plain_path(path / "state") as folder:
         arguments = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
