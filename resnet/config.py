@@ -19,6 +19,7 @@ from typing import Any
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
 from resnet.fields import Fields, unknown_field
+from resnet.files import check_path, importing_beside, local_path
 from resnet.models.grammar import ModelConfig
 from resnet.runs.checkpoint import CheckpointConfig
 from resnet.runs.records import write_json
@@ -79,6 +80,7 @@ def check_config(config: Config) -> None:
         section = getattr(config, field.name)
         if dataclasses.is_dataclass(section):
             section.check()  # type: ignore[attr-defined]
+    check_path("init_from", config.init_from)
     for name in ("init_drop", "freeze"):
         check_regex(name, getattr(config, name))
     if config.init_drop and not config.init_from:
@@ -99,16 +101,18 @@ def call_file(path: str | Path, what: str, kind: type[T], folder: str, **argumen
     `folder` is where such files are at hand. InputError unless there is a `kind` to be had.
     """
     function = f"get_{what}"
-    if not Path(path).is_file():
+    path = local_path(path)
+    if not path.is_file():
         raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/")
-    try:
-        module = runpy.run_path(str(path))
-        if function not in module:
-            signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
-            raise InputError(f"it has no function {signature}")
-        result = module[function](**arguments)
-    except (SyntaxError, InputError) as error:
-        raise InputError(f"{what} file {path}: {error}") from None
+    with importing_beside(path):
+        try:
+            module = runpy.run_path(str(path))
+            if function not in module:
+                signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
+                raise InputError(f"it has no function {signature}")
+            result = module[function](**arguments)
+        except (SyntaxError, InputError) as error:
+            raise InputError(f"{what} file {path}: {error}") from None
     if not isinstance(result, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
         raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")
@@ -129,12 +133,12 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 def save_config(config: Config, workdir: str | Path) -> None:
     """Writes config.json."""
-    write_json(Path(workdir) / FILE, config_to_dict(config))
+    write_json(local_path(workdir) / FILE, config_to_dict(config))
 
 
 def load_saved_config(workdir: str | Path) -> Config:
     """Reads the config.json of a run."""
-    path = Path(workdir) / FILE
+    path = local_path(workdir) / FILE
     if not path.is_file():
         raise InputError(f"{path} is missing: no run of ours lies in {str(workdir)!r}")
     try:

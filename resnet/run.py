@@ -15,6 +15,7 @@ from resnet.data.augment import normalize
 from resnet.data.datasets import SPLITS, DataConfig, given_statistics, load_split
 from resnet.data.splits import Split
 from resnet.errors import InputError, check_choice
+from resnet.files import local_path
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.scanning import stack_blocks
@@ -78,7 +79,7 @@ class Run:
 def load(workdir: str | Path, step: int | None = None) -> Run:
     """The run in `workdir` at `step`, or at its latest checkpoint that can be read."""
     config, task, variables, step = load_variables(workdir, step)
-    return Run(config, task, make_model(config.model, task.num_outputs), variables, step, Path(workdir))
+    return Run(config, task, make_model(config.model, task.num_outputs), variables, step, local_path(workdir))
 
 
 def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) -> dict[str, Any]:

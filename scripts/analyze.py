@@ -20,12 +20,12 @@ from resnet.config import meanings
 from resnet.errors import InputError, check_choice
 
 flags.DEFINE_string("question", None, f"One of {', '.join(QUESTIONS)}.")
-flags.DEFINE_string("workdir", None, "Folder of a run.")
+cli.define_path("workdir", None, "Folder of a run.")
 flags.DEFINE_integer("step", None, "Checkpoint of the run; by default the latest.")
 flags.DEFINE_string("data", None, "train, validation, test or noise; by default test for a run, else noise.")
 flags.DEFINE_integer("images", 128, "How many images, each class with its share.")
 flags.DEFINE_integer("images_seed", 0, "Seed that draws the images of the split.")
-flags.DEFINE_string("output", None, "Folder to write into; by default WORKDIR/analysis or runs/analysis.")
+cli.define_path("output", None, "Folder to write into; by default WORKDIR/analysis or runs/analysis.")
 cli.define_config()
 
 DEFINE = {
@@ -45,7 +45,7 @@ def main(overrides: list[str]) -> dict:
     options = question.Options(**{name: _value(name, kind) for name, kind in _fields(question.Options)})
     subject = _subject(overrides)
     answer = question.ask(subject, options)
-    folder = Path(cli.FLAGS.output or Path(cli.FLAGS.workdir or "runs") / "analysis")
+    folder = cli.FLAGS.output or (cli.FLAGS.workdir or Path("runs")) / "analysis"
     paths = write(cli.FLAGS.question, question, subject, options, answer, folder, cli.command())
     print(f"{subject.sample}\n\n{markdown(answer)}")
     return {
@@ -67,7 +67,7 @@ def _subject(overrides: list[str]) -> Any:
         if given.step is not None:
             raise InputError("--step is for a run; --config=… is a net before its first step")
         config, data = cli.load_config(overrides), given.data or NOISE
-        return of_config(given.config, config, data, given.images, given.images_seed)
+        return of_config(str(given.config), config, data, given.images, given.images_seed)
     cli.load_run_config(overrides)
     return of_run(given.workdir, given.data or "test", given.images, given.step, given.images_seed)
 

@@ -19,7 +19,7 @@ flags.DEFINE_float("seconds", 60.0, "Seconds after which no new round of a compa
 flags.DEFINE_string("dtype", "float32", "float32, or bfloat16 for a GPU.")
 flags.DEFINE_bool("compiled", False, "Whether torch.compile takes part, which compiles for minutes.")
 flags.DEFINE_bool("quick", False, "A tiny net in place of each, to try the script out; no README.")
-flags.DEFINE_string("output", None, "JSON file; by default results/benchmark_<backend>.json.")
+cli.define_path("output", None, "JSON file; by default results/benchmark_<backend>.json.")
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,10 +31,10 @@ def main(overrides: list[str]) -> dict:
     import jax
 
     from resnet.runtime.devices import processors
-    from resnet.runtime.machine import keep_memory
+    from resnet.runtime.machine import count_devices, keep_memory
 
     keep_memory()
-    jax.config.update("jax_num_cpu_devices", processors())
+    count_devices(0, processors())
     from scripts.benchmarks import report
     from scripts.benchmarks.parts import PARTS, Effort, case_named
     from scripts.benchmarks.timing import watched
@@ -42,7 +42,7 @@ def main(overrides: list[str]) -> dict:
     for part in cli.FLAGS.parts:
         check_choice("--parts", part, PARTS)
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
-    output = Path(cli.FLAGS.output or ROOT / f"results/benchmark_{jax.default_backend()}.json")
+    output = cli.FLAGS.output or ROOT / f"results/benchmark_{jax.default_backend()}.json"
     origin = report.provenance(cli.command())  # before results change the working tree
     entries: report.Entries = {}
     for name in cli.FLAGS.parts or PARTS:

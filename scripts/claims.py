@@ -4,13 +4,10 @@ Minutes on two CPU cores; nets that were trained for it before, in --workdir, ar
 Prints the verdicts as one JSON object.
 """
 
-from pathlib import Path
-
 import cli
-from absl import flags
 
-flags.DEFINE_string("output", "docs", "Folder for claims.md and its pictures.")
-flags.DEFINE_string("workdir", "runs/claims", "Folder for the nets that are trained.")
+cli.define_path("output", "docs", "Folder for claims.md and its pictures.")
+cli.define_path("workdir", "runs/claims", "Folder for the nets that are trained.")
 
 
 def main(overrides: list[str]) -> dict:
@@ -19,14 +16,13 @@ def main(overrides: list[str]) -> dict:
     from resnet.analysis.evidence import TESTS
     from resnet.config import load_config
     from resnet.errors import InputError
-    from resnet.runtime.machine import prepare
 
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the page has configs of its own")
     chain, digits = (load_config(f"configs/{name}.py") for name in ("chain", "digits_small"))
-    prepare(digits)
-    bench = Bench(chain, digits, Path(cli.FLAGS.workdir))
-    return write_page(TESTS, bench, Path(cli.FLAGS.output), cli.command())
+    cli.prepare(digits)
+    bench = Bench(chain, digits, cli.FLAGS.workdir)
+    return write_page(TESTS, bench, cli.FLAGS.output, cli.command())
 
 
 if __name__ == "__main__":

@@ -13,12 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ending
+
+ending.set_up()
+
 from absl import flags, logging
 
 # Scripts run from a clone that is not installed: the one place that says where the package lies.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.runtime.logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from resnet.studies.study import Study
 
 FLAGS = flags.FLAGS
-USER_ERROR = 2
+flags.disclaim_key_flags()  # what is defined here for a script is listed as the script's
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
@@ -36,8 +41,8 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
 
     With `takes_files`, main also gets the arguments that are no options.
     """
-    script, arguments = sys.argv[0], sys.argv[1:]
-    try:
+    with ending.in_one_line():
+        script, arguments = sys.argv[0], sys.argv[1:]
         own, overrides = split_overrides(arguments)
         if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in own):
             print(_help(script, own))
@@ -47,15 +52,6 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
         log_to_stderr(FLAGS.verbosity if FLAGS["verbosity"].present else logging.INFO)
         result = main(overrides, rest) if takes_files else main(overrides)
-    except (flags.Error, InputError) as error:
-        _fail(error, USER_ERROR)
-    except Exception as error:
-        # An early end that was announced carries its exit code; anything else is a bug.
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
-        _fail(error, code)
-    else:
         if result is not None:
             # Imported here, because JAX comes with it, which a mistyped option should not cost.
             from resnet.runs.records import to_json
@@ -63,9 +59,35 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
             print(to_json(result), flush=True)
 
 
+class _PathParser(flags.ArgumentParser):
+    """Turns what was typed into a Path; nothing typed is None."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> Path | None:
+        return local_path(argument) if argument else None
+
+
+class _PathsParser(flags.ListParser):
+    """Paths with commas between."""
+
+    def parse(self, argument: str | list) -> list[Path]:
+        return [local_path(each) for each in super().parse(argument)]
+
+
+def define_path(name: str, default: str | None, meaning: str) -> None:
+    """Defines a flag whose value is a Path, or None; InputError for what is no local path."""
+    flags.DEFINE(_PathParser(), name, default, meaning)
+
+
+def define_paths(name: str, meaning: str) -> None:
+    """Defines a flag whose value is a list of Paths."""
+    flags.DEFINE(_PathsParser(), name, [], meaning)
+
+
 def define_config() -> None:
     """Defines --config for scripts that start from a config file."""
-    flags.DEFINE_string("config", None, "Config file: Python code with get_config(), e.g. configs/digits.py.")
+    define_path("config", None, "Config file: Python code with get_config(), e.g. configs/digits.py.")
 
 
 def require(*names: str) -> None:
@@ -83,12 +105,19 @@ def command() -> str:
 def load_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
     from resnet.config import load_config
-    from resnet.runtime.machine import prepare
 
     require("config")
     config = override(load_config(FLAGS.config), overrides)
     prepare(config)
     return config
+
+
+def prepare(config: "Config") -> None:
+    """Settings of this process, which belongs to the script and may be ended by a signal at once."""
+    from resnet.runtime import machine, signals
+
+    machine.prepare(config)
+    signals.may_end_process()
 
 
 def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "Config":
@@ -100,7 +129,6 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
     from resnet.config import differences, load_saved_config
     from resnet.runs.changes import OF_THE_MACHINE
     from resnet.runtime.cache import CacheConfig
-    from resnet.runtime.machine import prepare
 
     require("workdir")
     saved = dataclasses.replace(load_saved_config(FLAGS.workdir), cache=CacheConfig())
@@ -116,7 +144,6 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
 
 def load_study(overrides: list[str]) -> "Study":
     """The study of --study, its base overridden, with the seeds of --study.seeds."""
-    from resnet.runtime.machine import prepare
     from resnet.studies.study import load_study, with_base
 
     scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
@@ -205,9 +232,3 @@ def _help(script: str, own: list[str]) -> str:
 
 def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
-
-
-def _fail(error: Exception, code: int) -> None:
-    """One line on stderr, whatever the message holds."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(code)

@@ -8,12 +8,13 @@ Prints the totals as one JSON object.
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import cli
 from absl import flags
 
 cli.define_config()
-flags.DEFINE_string("compare", None, "Another config file, whose differences are listed.")
+cli.define_path("compare", None, "Another config file, whose differences are listed.")
 flags.DEFINE_bool("blocks", False, "One row for each block instead of each stage.")
 flags.DEFINE_bool("zoo", False, "The published nets, with our counts and theirs.")
 
@@ -67,14 +68,14 @@ def show(headers: tuple[str, ...], rows: list[tuple]) -> None:
     print(tabulate.tabulate(cells, headers, colalign=sides, disable_numparse=True))
 
 
-def show_differences(config, path: str) -> dict:
+def show_differences(config, path: Path) -> dict:
     """The fields in which the config of --config and that of `path` differ."""
     from resnet.config import differences, load_config
 
     found = differences(config, load_config(path))
     rows = [(name, repr(ours), repr(theirs)) for name, ours, theirs in found]
     if rows:
-        show(("field", cli.FLAGS.config, path), rows)
+        show(("field", str(cli.FLAGS.config), str(path)), rows)
     return {"differences": {name: [ours, theirs] for name, ours, theirs in found}}
 
 

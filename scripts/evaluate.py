@@ -9,7 +9,7 @@ std are given. Where the run kept a moving average of its weights, that is what 
 import cli
 from absl import flags
 
-flags.DEFINE_string("workdir", None, "Folder of the run.")
+cli.define_path("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to evaluate; by default the latest.")
 flags.DEFINE_string("split", "test", "train, validation or test.")
 

@@ -11,9 +11,9 @@ from absl import flags
 
 from resnet.errors import check_choice
 
-flags.DEFINE_string("workdir", None, "Folder of the run.")
+cli.define_path("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.")
-flags.DEFINE_string("output", None, "Folder to write; a new one.")
+cli.define_path("output", None, "Folder to write; a new one.")
 flags.DEFINE_string("format", "stablehlo", "stablehlo or onnx.")
 flags.DEFINE_string("licence", "", "Licence of the weights, for the model card, e.g. Apache-2.0.")
 

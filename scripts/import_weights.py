@@ -17,17 +17,15 @@ from absl import flags
 from resnet.errors import InputError
 
 cli.define_config()
-flags.DEFINE_string("source", None, "Weight file to import: .pth, .pt, .th, .bin, .ckpt, .safetensors.")
-flags.DEFINE_string("workdir", None, "Folder of the run: a new one, or with --export the run that goes out.")
-flags.DEFINE_string("export", None, "File to write the run's weights to: FILE.safetensors.")
+cli.define_path("source", None, "Weight file to import: .pth, .pt, .th, .bin, .ckpt, .safetensors.")
+cli.define_path("workdir", None, "Folder of the run: a new one, or with --export the run that goes out.")
+cli.define_path("export", None, "File to write the run's weights to: FILE.safetensors.")
 flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.")
 flags.DEFINE_string(
     "naming", "", "torchvision, timm, timm_v2, transformers or cifar; by default detected, or the net's own."
 )
 flags.DEFINE_string("licence", "", "Licence of the exported weights, for the model card, e.g. Apache-2.0.")
-flags.DEFINE_string(
-    "classes", "", "Text file with the name of one class a line, instead of reading the data."
-)
+cli.define_path("classes", None, "Text file with the name of one class a line, instead of reading the data.")
 
 
 def main(overrides: list[str]) -> dict:
@@ -56,7 +54,7 @@ def main(overrides: list[str]) -> dict:
         config,
         cli.FLAGS.workdir,
         naming=cli.FLAGS.naming,
-        classes=cli.FLAGS.classes,
+        classes=cli.FLAGS.classes or "",
         command=cli.command(),
     )
 

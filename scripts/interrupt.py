@@ -12,11 +12,11 @@ from pathlib import Path
 import cli
 from absl import flags
 
-flags.DEFINE_string("workdir", None, "Folder for the two studies.")
+cli.define_path("workdir", None, "Folder for the two studies.")
 flags.DEFINE_integer("kills", 10, "How often the study is killed.")
 flags.DEFINE_float("latest", 0.3, "Latest moment of a kill, as a part of the undisturbed study's time.")
 flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-flags.DEFINE_string("output", None, "Markdown file to write.")
+cli.define_path("output", None, "Markdown file to write.")
 
 
 def main(overrides: list[str], arguments: list[str]) -> dict:
@@ -26,9 +26,9 @@ def main(overrides: list[str], arguments: list[str]) -> dict:
 
     command = [sys.executable, str(Path(__file__).with_name("study.py")), *arguments, *overrides]
     f = cli.FLAGS
-    found = interrupt(command, Path(f.workdir), f.kills, latest=f.latest, seed=f.seed)
+    found = interrupt(command, f.workdir, f.kills, latest=f.latest, seed=f.seed)
     if f.output:
-        write_page(found, cli.command(), Path(f.output))
+        write_page(found, cli.command(), f.output)
     if found.different:
         raise SystemExit(f"error: these runs differ from the undisturbed: {', '.join(found.different)}")
     return {"kills": len(found.kills), "runs": len(found.runs), "different": found.different}

@@ -16,9 +16,9 @@ from absl import flags, logging
 from resnet.errors import InputError, check_choice
 
 flags.DEFINE_list("nets", [], "Nets to compare, separated by commas; by default all.")
-flags.DEFINE_string("source", None, "Weight file of the trained ResNet-20 (resnet20-*.th).")
-flags.DEFINE_string("images", None, "CIFAR-10 as image folder: train|test/<class>/*.jpg.")
-flags.DEFINE_string("output", "results/parity.md", "File to write.")
+cli.define_path("source", None, "Weight file of the trained ResNet-20 (resnet20-*.th).")
+cli.define_path("images", None, "CIFAR-10 as image folder: train|test/<class>/*.jpg.")
+cli.define_path("output", "results/parity.md", "File to write.")
 flags.DEFINE_integer("size", 128, "Side of the random images in pixels.")
 
 BATCH = 8
@@ -43,7 +43,7 @@ def main(overrides: list[str]) -> dict:
     text = "\n".join([*heading(), *rows, *training, *trained]) + "\n"
     with replacing(cli.FLAGS.output) as temporary:
         temporary.write_text(text)
-    return {"output": cli.FLAGS.output, "nets": len(rows) - 2, "beyond": failed,
+    return {"output": str(cli.FLAGS.output), "nets": len(rows) - 2, "beyond": failed,
             "largest_loss_difference": loss_difference, **figures}  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
 
     config = Config()
     config.model.depth, config.model.pad_side = 20, "both"
-    config.data.name, config.data.dir = "image_folder", cli.FLAGS.images
+    config.data.name, config.data.dir = "image_folder", str(cli.FLAGS.images)
     # What the author normalised with: ImageNet's statistics.
     config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     with tempfile.TemporaryDirectory() as folder:
@@ -163,9 +163,9 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
         "",
         "## A trained net",
         "",
-        f"ResNet-20 of github akamaster/pytorch_resnet_cifar10 (`{Path(cli.FLAGS.source).name}`), imported "
+        f"ResNet-20 of github akamaster/pytorch_resnet_cifar10 (`{cli.FLAGS.source.name}`), imported "
         f"by `scripts/import_weights.py`, on {metrics['n']:,} test images of CIFAR-10 kept as JPEG "
-        f"(`{Path(cli.FLAGS.images).name}`; compression costs accuracy).",
+        f"(`{cli.FLAGS.images.name}`; compression costs accuracy).",
         "",
         markdown_table(rows, ("", "top-1", "cross-entropy"), disable_numparse=True),
         "",

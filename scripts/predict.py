@@ -14,7 +14,7 @@ from absl import flags
 
 from resnet.errors import check_choice
 
-flags.DEFINE_string("workdir", None, "Folder of the run.")
+cli.define_path("workdir", None, "Folder of the run.")
 flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
 flags.DEFINE_integer(
     "top", None, "How many classes are shown, the most probable first; by default 5, or all."
@@ -23,8 +23,8 @@ flags.DEFINE_string(
     "on_bad_image", "error", "What a file that cannot be read does: error, or skip, named in the log."
 )
 flags.DEFINE_string("format", "table", "table, csv or json.")
-flags.DEFINE_string("output", None, "File to write instead of standard output.")
-flags.DEFINE_string("sheet", None, "PNG file in which the first 64 images are drawn with their predictions.")
+cli.define_path("output", None, "File to write instead of standard output.")
+cli.define_path("sheet", None, "PNG file in which the first 64 images are drawn with their predictions.")
 
 SHEET_IMAGES = 64
 

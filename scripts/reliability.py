@@ -6,13 +6,11 @@ first two and "parts", which have the others. Only "fault", "tries" and "losses"
 
 import collections
 import json
-from pathlib import Path
 from typing import Any
 
 import cli
-from absl import flags
 
-flags.DEFINE_string("rows", "results/reliability", "Folder of the rows; the page lies beside it.")
+cli.define_path("rows", "results/reliability", "Folder of the rows; the page lies beside it.")
 
 
 def main(_: list[str]) -> dict[str, Any]:
@@ -20,7 +18,7 @@ def main(_: list[str]) -> dict[str, Any]:
     from resnet.runs.records import replacing
     from resnet.runs.tables import markdown_table
 
-    folder = Path(cli.FLAGS.rows)
+    folder = cli.FLAGS.rows
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     headers = ("fault", "what happens", "tries", "losses", "met during")
     table = markdown_table([cells(row) for row in rows], headers)

@@ -8,14 +8,12 @@ results/ledger.md is made of it; --ledger alone makes the page. Prints how many 
 as one JSON object.
 """
 
-from pathlib import Path
-
 import cli
 from absl import flags
 
-flags.DEFINE_string("workdir", None, "Folder of a study.")
-flags.DEFINE_list("runs", [], "Folders of runs, with commas between, instead of a study's.")
-flags.DEFINE_string("output", None, "Folder for the page of --runs.")
+cli.define_path("workdir", None, "Folder of a study.")
+cli.define_paths("runs", "Folders of runs, with commas between, instead of a study's.")
+cli.define_path("output", None, "Folder for the page of --runs.")
 flags.DEFINE_bool("ledger", False, "Record the claims of the study in --workdir, if given; make the page.")
 flags.DEFINE_string("title", "Runs", "Title of the page of --runs.")
 
@@ -41,8 +39,7 @@ def _report() -> dict:
     from resnet.studies.collected import collect
     from resnet.studies.report import write_report
 
-    runs = map(Path, cli.FLAGS.runs)
-    return write_report(collect(runs, Path(cli.FLAGS.output), cli.FLAGS.title))
+    return write_report(collect(cli.FLAGS.runs, cli.FLAGS.output, cli.FLAGS.title))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ flags.DEFINE_enum("fault", "kill", FAULTS, "What happens to the run.")
 flags.DEFINE_integer("count", 100, "How many times.", lower_bound=1)
 flags.DEFINE_float("minutes", 60.0, "When to end, however many times it was.", lower_bound=0.0)
 flags.DEFINE_integer("seed", 0, "Of the moments.")
-flags.DEFINE_string("workdir", "runs/soak", "Folder of the runs; what an earlier soak left there goes.")
-flags.DEFINE_string("record", "", "Folder to add the tally to, such as results/reliability.")
+cli.define_path("workdir", "runs/soak", "Folder of the runs; what an earlier soak left there goes.")
+cli.define_path("record", None, "Folder to add the tally to, such as results/reliability.")
 
 # A line a step tells where a run is; the data order, augmentation, average and statistics all matter.
 CONFIG = f"""
@@ -78,7 +78,7 @@ class Soak:
 def main(_: list[str]) -> dict[str, Any]:
     """Soaks until the count or the time is reached; the tally."""
     values = cli.FLAGS
-    folder = Path(values.workdir).absolute() / values.fault
+    folder = values.workdir.absolute() / values.fault
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.py").write_text(CONFIG)
@@ -99,7 +99,7 @@ def main(_: list[str]) -> dict[str, Any]:
     tally = {"fault": soak.fault, "tries": soak.faults, "runs": soak.runs, "losses": len(soak.losses)}
     tally |= {"phases": dict(soak.phases), "steps_again": sum(soak.lost_steps), "lost": soak.losses}
     if values.record:
-        record(tally, Path(values.record))
+        record(tally, values.record)
     return tally
 
 

@@ -7,13 +7,11 @@ resume after preemption; the same command tells how far they are, and submits wh
 how many runs are in which state.
 """
 
-from pathlib import Path
-
 import cli
 from absl import flags
 
-flags.DEFINE_string("study", None, "Study file: Python code with get_study(scale).")
-flags.DEFINE_string("workdir", None, "Folder of the study; each run has one in it.")
+cli.define_path("study", None, "Study file: Python code with get_study(scale).")
+cli.define_path("workdir", None, "Folder of the study; each run has one in it.")
 flags.DEFINE_string("study.scale", "paper", "paper or small.")
 flags.DEFINE_list("study.seeds", None, "Seeds, with commas between, instead of those in the file.")
 flags.DEFINE_list("only", [], "Arms to run, with commas between; the others wait.")
@@ -32,7 +30,7 @@ def main(overrides: list[str]) -> dict:
     study = cli.load_study(overrides)
     return launch(
         study,
-        Path(cli.FLAGS.workdir),
+        cli.FLAGS.workdir,
         only=tuple(cli.FLAGS.only),
         dry_run=cli.FLAGS.dry_run,
         retry=cli.FLAGS.retry,

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import cli
-from absl import flags
 
 from resnet.errors import InputError, check_installed
 
-flags.DEFINE_string("folder", ".", "Where the cells run; the tour's runs are in runs/tour of it.")
+cli.define_path("folder", ".", "Where the cells run; the tour's runs are in runs/tour of it.")
 
 SOURCE = Path(__file__).resolve().parents[1] / "docs" / "tour.py"
 NOTEBOOK = SOURCE.with_suffix(".ipynb")
@@ -29,7 +28,7 @@ def main(overrides: list[str]) -> dict:
 
     from resnet.weights.files import replacing
 
-    notebook = execute(as_notebook(), Path(cli.FLAGS.folder))
+    notebook = execute(as_notebook(), cli.FLAGS.folder)
     with replacing(NOTEBOOK) as temporary:
         nbformat.write(notebook, temporary)
     return {"notebook": str(NOTEBOOK), "cells": len(notebook.cells)}

@@ -11,7 +11,7 @@ import cli
 from absl import flags
 
 cli.define_config()
-flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, plots and result.")
+cli.define_path("workdir", None, "Folder of the run: config, checkpoints, metrics, plots and result.")
 flags.DEFINE_string(
     "coordinator", "", "host:port where several processes meet; auto: as their launcher has it."
 )

@@ -1,6 +1,8 @@
 """The composed config: files, JSON, differences, checks across fields, help."""
 
 import dataclasses
+import sys
+import types
 
 import pytest
 
@@ -109,3 +111,32 @@ def test_every_field_has_a_meaning():
 def test_leaf_configs_hash_and_compare():
     assert hash(Config()) == hash(Config())
     assert dataclasses.replace(Config(), seed=1) != Config()
+
+
+SIBLING = """
+from base import SEED
+from helpers.more import WIDTH
+from resnet.config import Config
+
+def get_config():
+    import late
+    return Config(seed=SEED + late.SEED)
+"""
+
+
+def test_a_config_imports_the_files_beside_it_and_no_others_of_their_names(tmp_path):
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / folder / "helpers").mkdir(parents=True)
+        (tmp_path / folder / "config.py").write_text(SIBLING)
+        (tmp_path / folder / "base.py").write_text(f"SEED = {number}")
+        (tmp_path / folder / "late.py").write_text("SEED = 5")
+        (tmp_path / folder / "helpers" / "more.py").write_text("WIDTH = 1")
+    sys.modules["base"] = another = types.ModuleType("base")
+    before, paths = set(sys.modules), list(sys.path)
+    try:
+        assert [load_config(tmp_path / name / "config.py").seed for name in "aba"] == [5, 6, 5]
+        assert sys.modules["base"] is another
+    finally:
+        del sys.modules["base"]
+    assert not {"late", "helpers", "helpers.more"} & set(sys.modules)
+    assert sys.path == paths and before - set(sys.modules) == {"base"}

@@ -39,7 +39,7 @@ def script(name, *arguments):
 
 @pytest.fixture(scope="module")
 def trained(config_file, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
+    workdir = tmp_path_factory.mktemp("run") / "lr[0.1] \\ 100% $x$"
     done = script(
         "train",
         f"--config={config_file}",

@@ -18,8 +18,8 @@ from resnet.models.flow import Flow
 from resnet.runs import lock, open_run, provenance, records, rollbacks, telemetry
 from resnet.runs.records import Records, read_json, read_metrics, write_json
 from resnet.runs.rollbacks import Diverged, write_rollback
+from resnet.runtime.devices import make_mesh
 from resnet.training import loop
-from resnet.training.parallel import make_mesh
 from tests.tally import record, tries
 
 NAMES = ("run.json", "result.json", "failed.json", "rollbacks.json", "telemetry.csv", "metrics.jsonl")

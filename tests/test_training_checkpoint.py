@@ -52,10 +52,9 @@ def test_the_latest_and_the_best_are_kept_beside_those_named(workdir):
 def test_the_latest_step_that_all_workdirs_have(tmp_path):
     workdirs = [tmp_path / "a", tmp_path / "b"]
     for workdir, steps in zip(workdirs, ((1, 2, 4), (1, 2, 3)), strict=True):
-        manager = checkpoint.make_manager(workdir)
-        for step in steps:
-            checkpoint.save(manager, state_at(step), {}, score=None)
-        manager.close()
+        with checkpoint.managing(workdir) as manager:
+            for step in steps:
+                checkpoint.save(manager, state_at(step), {}, score=None)
     shapes = shapes_of(state_at(0))
     assert [int(state.step) for state, _ in checkpoint.restore_together(workdirs, shapes)] == [2, 2]
     for path in (workdirs[1] / "checkpoints" / "2").rglob("d/*"):

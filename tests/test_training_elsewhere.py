@@ -68,9 +68,8 @@ def save(folder: Path, devices: int) -> None:
     """Saves the states of two seeds together, from a mesh of so many devices."""
     trainer = trainer_on(devices)
     for seed, state in enumerate(trainer.to_host(trainer.to_devices(states()))):
-        manager = checkpoint.make_manager(folder / f"seed{seed}")
-        checkpoint.save(manager, state, {"seed": seed}, score=None)
-        manager.close()
+        with checkpoint.managing(folder / f"seed{seed}") as manager:
+            checkpoint.save(manager, state, {"seed": seed}, score=None)
 
 
 def restored(workdir: Path, devices: int) -> str:

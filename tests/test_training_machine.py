@@ -29,6 +29,37 @@ def test_seeds_are_shared_evenly_by_the_processors(monkeypatch):
     assert parallel.host_devices(ParallelConfig(host_devices=2), 1) == 2
 
 
+@pytest.mark.parametrize(
+    ("environment", "asked", "counted"),
+    [
+        ({}, 0, 6),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 0, None),
+        ({"XLA_FLAGS": "--a --xla_force_host_platform_device_count=3"}, 3, None),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, 0, None),
+    ],
+)
+def test_devices_that_the_environment_counts_are_left_alone(monkeypatch, environment, asked, counted):
+    updates = []
+    monkeypatch.setattr(machine.jax.config, "update", lambda *update: updates.append(update))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    machine.count_devices(asked, 6)
+    assert updates == ([("jax_num_cpu_devices", counted)] if counted else [])
+    if environment:
+        with pytest.raises(InputError, match=r"`parallel.host_devices` is 2, and the environment has"):
+            machine.count_devices(2, 2)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend 'cuad'")])
+def test_a_device_that_is_not_there_is_named(monkeypatch, error):
+    def failing():
+        raise error
+
+    monkeypatch.setattr(machine.jax, "devices", failing)
+    with pytest.raises(InputError, match=rf"no device for JAX_PLATFORMS='cpu'.*{error}.*: unset it"):
+        machine.check_devices()
+
+
 PROGRAM = """
 import sys, jax
 sys.argv = [sys.argv[0], "--config=configs/digits.py"]

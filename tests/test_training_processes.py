@@ -23,6 +23,7 @@ from tests.studies_slurm import missing, slurm
 from tests.tally import record
 
 ROOT = Path(__file__).parents[1]
+RUN = "run [0.1]"  # which each process has a link of its own to
 SAME = "the same losses of 4 steps and final weights, bit for bit"
 CONFIG = """
 from resnet.config import Config
@@ -46,7 +47,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def train(tmp_path):
-    """Starts the processes of one run; the workdir is tmp_path/run."""
+    """Starts the processes of one run; the workdir is tmp_path / RUN."""
     started = []
 
     def start(
@@ -55,7 +56,7 @@ def train(tmp_path):
         """`last` are options of the last process only."""
         (tmp_path / "config.py").write_text(CONFIG.format(duration=duration))
         command = [sys.executable, "scripts/train.py", f"--config={tmp_path}/config.py"]
-        command += [f"--workdir={tmp_path}/run", "--config.parallel.host_devices=1"]
+        command += [f"--workdir={tmp_path / RUN}", "--config.parallel.host_devices=1"]
         meeting = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"]
         for index in range(processes):
             own = [*meeting, f"--process={index}"] if processes > 1 else []
@@ -101,7 +102,7 @@ def go_back(workdir: Path) -> None:
 
 def test_two_processes_equal_one_with_two_devices(train, tmp_path):
     first, second = finish(train(2))
-    result, workdir = json.loads(first), tmp_path / "run"
+    result, workdir = json.loads(first), tmp_path / RUN
     assert not second.startswith("{") and result == json.loads((workdir / "result.json").read_text())
     assert [line["step"] for line in lines(workdir) if line["split"] == "train"] == [1, 2, 3, 4]
     assert len(json.loads((workdir / "run.json").read_text())["sessions"]) == 1
@@ -112,7 +113,7 @@ def test_two_processes_equal_one_with_two_devices(train, tmp_path):
 
 @pytest.mark.slow
 def test_saved_by_two_taken_up_by_one_and_back(train, tmp_path):
-    result, workdir = json.loads(finish(train(2))[0]), tmp_path / "run"
+    result, workdir = json.loads(finish(train(2))[0]), tmp_path / RUN
     expected = losses(workdir)
     go_back(workdir)
     assert alone(tmp_path, workdir)["sha256"] == result["sha256"] and losses(workdir) == expected
@@ -128,7 +129,7 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
     command = ["srun", "--ntasks=2", "--kill-on-bad-exit=1", sys.executable, "scripts/train.py"]
     command += [
         f"--config={tmp_path}/config.py",
-        f"--workdir={tmp_path}/run",
+        f"--workdir={tmp_path / RUN}",
         "--config.parallel.host_devices=1",
     ]
     # The one node of this Slurm has no name that the network knows.
@@ -138,7 +139,7 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "process 1 of 2" in done.stderr
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((tmp_path / RUN / "result.json").read_text())
     assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
     record("srun", "two tasks of Slurm for one process with two devices", "the same weights, bit for bit", 1)
 
@@ -152,14 +153,14 @@ def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
 
 def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
     runs = train(2, duration="100000 steps")
-    wait_for_steps(tmp_path / "run", 3, runs)
+    wait_for_steps(tmp_path / RUN, 3, runs)
     runs[1].send_signal(signal.SIGTERM)
     errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [143, 143], errors
     said = {line for text in errors for line in text.splitlines() if "stopped by SIGTERM at step" in line}
     assert len(said) == 1
     step = int(said.pop().split("at step ")[1].split(";")[0])
-    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    assert (tmp_path / RUN / "checkpoints" / str(step)).is_dir()
     record(
         "signal_to_one", "SIGTERM to one process of two", "both save after the same step and exit with 143", 1
     )
@@ -169,7 +170,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
 @pytest.mark.slow
 def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim):
     runs = train(2, duration="100000 steps")
-    wait_for_steps(tmp_path / "run", 3, runs)
+    wait_for_steps(tmp_path / RUN, 3, runs)
     runs[victim].kill()
     began = time.monotonic()
     _, errors = runs[1 - victim].communicate(timeout=240)
@@ -183,7 +184,7 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
 def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
     from resnet.runs.lock import holding
 
-    with holding(tmp_path / "run"):
+    with holding(tmp_path / RUN):
         runs = train(2)
         errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [2, 2], errors

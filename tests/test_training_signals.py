@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from resnet.config import save_config
 from resnet.data.batches import padded_batches
 from resnet.runs import checkpoint
 from resnet.runs.records import read_metrics
+from resnet.runtime import signals
 from resnet.runtime.signals import RunStopped, StopSignals
-from resnet.training import evaluation
+from resnet.training import evaluation, loop
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,9 +27,10 @@ ROOT = Path(__file__).parents[1]
 BUSY = """
 import hashlib, threading
 from resnet.runs.records import read_metrics
-from resnet.runtime.signals import StopSignals
-with StopSignals() as signals:
-    signals.nothing_to_lose = NOTHING
+from resnet.runtime.signals import StopSignals, may_end_process
+may_end_process()
+with StopSignals() as stops:
+    stops.nothing_to_lose = NOTHING
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 30_000_000)
 """
@@ -58,15 +61,40 @@ def test_leaving_at_once_whatever_the_main_thread_is_at(nothing_to_lose, numbers
 
 def test_the_first_stop_is_noted_and_everything_given_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
-    with StopSignals() as signals:
-        signals.nothing_to_lose = False
+    with StopSignals() as stops:
+        stops.nothing_to_lose = False
         signal.raise_signal(signal.SIGUSR1)
-        assert signals.waiting and signals.received is None
-        assert signals.take_save_request() and not signals.waiting
+        assert stops.waiting and stops.received is None
+        assert stops.take_save_request() and not stops.waiting
         signal.raise_signal(signal.SIGTERM)
-        assert signals.received == signal.SIGTERM
+        assert stops.received == signal.SIGTERM
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """As in a notebook: no script has said that the process is its own."""
+    monkeypatch.setattr(signals, "_MAY_END_PROCESS", threading.Event())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_where_the_process_is_not_the_runs_own_a_stop_is_raised(library, number):
+    with pytest.raises(RunStopped, match="before its first step; nothing is lost") as stop, StopSignals():
+        signal.raise_signal(number)
+    assert stop.value.exit_code == 128 + number
+    with pytest.raises(KeyboardInterrupt), StopSignals() as stops:
+        stops.nothing_to_lose = False
+        signal.raise_signal(signal.SIGINT)
+        assert stops.received == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_notebook_whose_run_is_interrupted_while_it_compiles_goes_on(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_trainer", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(RunStopped, match="stopped by SIGINT before its first step"):
+        train(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

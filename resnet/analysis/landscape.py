@@ -26,6 +26,7 @@ from resnet.analysis.options import Count, Seed, Within, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
+from resnet.files import drawn, local_path
 from resnet.runs.files import make_folder
 from resnet.runs.records import replacing
 
@@ -103,7 +104,7 @@ class Landscape:
         high = figure.add_subplot(1, 2, 2, projection="3d")
         high.plot_surface(x, y, shown, cmap="cividis", rcount=60, ccount=60)
         high.set(xlabel="direction 1", ylabel="direction 2", zlabel="log10 of the loss (nats)")
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
 
@@ -122,7 +123,7 @@ def ask(subject: Subject, options: Options) -> Landscape:
     shape = (options.points,) * options.dimensions
     chosen = {name: getattr(options, name) for name in ("dimensions", "points", "reach", "direction_seed")}
     identity = key(net, "landscape", **chosen)
-    path = make_folder(options.kept) / f"{identity[:16]}.npz"
+    path = make_folder(local_path(options.kept)) / f"{identity[:16]}.npz"
     losses = evaluate_surface(
         surface_losses(mean_loss, params, directions), coordinates, path, identity, options.points_per_call
     )  # fmt: skip

@@ -22,6 +22,7 @@ from resnet.analysis import pictures
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
+from resnet.files import drawn
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like, rms
 
@@ -101,7 +102,7 @@ class Paths:
         product.legend(frameon=False)
         for axes in (number, single, product):
             axes.set_xlabel("length of path (branches passed)")
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
 

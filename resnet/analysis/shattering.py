@@ -23,6 +23,7 @@ from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
 from resnet.errors import InputError
+from resnet.files import drawn
 from resnet.models.chain import Part
 from resnet.models.flow import noise_like
 
@@ -110,7 +111,7 @@ class Shattering:
         depth.set_xticks([], minor=True)
         for axes in (depth, line):
             axes.legend(frameon=False, fontsize=7)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
     def _plot_theory(self, axes, layers: np.ndarray) -> None:

@@ -22,6 +22,7 @@ from resnet.analysis.krylov import ROUND_OFF, Ritz, golub_kahan
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
+from resnet.files import drawn
 from resnet.models.chain import Part
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Spectrum:
                       title="condition number")  # fmt: skip
         for axes in (each, condition):
             axes.legend(frameon=False, fontsize=8)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(drawn(self.title), fontsize=11)
         return figure
 
 

@@ -14,6 +14,7 @@ from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
 from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.fields import Fields
+from resnet.files import check_path, local_path
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
 SPLITS = ("train", "validation", "test")
@@ -67,6 +68,7 @@ class DataConfig(Fields, section="data"):
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
         for field in ("validation", "split_seed", "train_limit", "image_size", "shift", "cutout"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
+        check_path("data.dir", self.dir)
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
             raise InputError(f"`data.classes` must be two or more, each once; got {self.classes!r}")
         if self.validation >= 1:
@@ -96,7 +98,7 @@ class DataConfig(Fields, section="data"):
 
 
 def _folder(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    return local_path(path).absolute()
 
 
 def _load_published(config: DataConfig) -> Source:

@@ -13,6 +13,7 @@ from absl import logging
 from resnet.config import Config, config_to_dict, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
+from resnet.files import local_path
 from resnet.interop.card import CARD, model_card
 from resnet.run import Run, load
 from resnet.runs import checkpoint
@@ -48,7 +49,7 @@ def import_weights(
     Classes and normalisation are those of the config's data; with `classes`, a file of one name a
     line, no data are read, and `data.image_size`, `data.mean` and `data.std` say the rest.
     """
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{workdir} exists already; choose a new workdir")
     if naming:
@@ -56,7 +57,7 @@ def import_weights(
     check_writable(workdir)
     state = read_weights(source)
     check_finite(source, state)
-    task = _task_without_data(config, Path(classes)) if classes else task_of(load_dataset(config.data))
+    task = _task_without_data(config, local_path(classes)) if classes else task_of(load_dataset(config.data))
     known = read_class_names(source)
     if known is not None and known != task.class_names:
         raise InputError(
@@ -72,10 +73,9 @@ def import_weights(
         save_config(config, folder)
         save_task(task, folder)
         write_run_json(folder, config, command)
-        manager = checkpoint.make_manager(folder)
         metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
-        checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None)
-        manager.close()
+        with checkpoint.managing(folder) as manager:
+            checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}
 
@@ -88,7 +88,7 @@ def export_weights(
     The naming is by default that of the net's kind. The config goes into the file's metadata, since
     names do not tell where a stride is or on which side channels are padded.
     """
-    target = Path(target)
+    target = local_path(target)
     card = target.with_suffix(f".{CARD}")
     if target.suffix != ".safetensors":
         raise InputError(f"the file to write must end in .safetensors; got {str(target)!r}")

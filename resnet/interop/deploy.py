@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.errors import InputError, check_choice
+from resnet.files import local_path
 from resnet.interop import onnx
 from resnet.interop.card import CARD, model_card
 from resnet.kernels.backend import by_xla_alone
@@ -38,7 +39,7 @@ def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str
     (n, outputs), normalisation included.
     """
     check_choice("--format", format, FORMATS)
-    folder = Path(folder)
+    folder = local_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; choose a new folder")
     with replacing(folder) as temporary:  # first, so that a folder that cannot be written costs no time

@@ -13,6 +13,7 @@ from resnet.data.datasets import ON_BAD_IMAGE
 from resnet.data.folder import SUFFIXES, visible
 from resnet.data.images import BadImage, decode_image
 from resnet.errors import InputError, check_choice
+from resnet.files import drawn, local_path
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
@@ -37,7 +38,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     Hidden files, and those in hidden folders, are no images.
     """
     found = []
-    for path in map(Path, paths):
+    for path in map(local_path, paths):
         if path.is_dir():
             inside = (file.relative_to(path) for file in path.rglob("*"))
             files = (path / file for file in inside if all(map(visible, (file, *file.parents[:-1]))))
@@ -158,7 +159,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
         image = read_image(run, Path(prediction.file))
         grey = image.shape[-1] == 1
         panel.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-        name, value = prediction.classes[0]
+        name, value = drawn(prediction.classes[0][0]), prediction.classes[0][1]
         regression = run.task.kind == "regression"
         panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
     with replacing(target) as temporary:

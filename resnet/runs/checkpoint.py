@@ -6,7 +6,6 @@ mistyped option should not cost.
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import json
 import math
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from resnet.durations import parse_duration
@@ -25,6 +25,7 @@ from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.models.paths import leaf_paths
 from resnet.runs import manifest
+from resnet.runs.alias import plain_path
 
 FOLDER = "checkpoints"
 UNREADABLE, ROLLED_BACK = "checkpoints_unreadable", "checkpoints_rolled_back"
@@ -53,27 +54,59 @@ class CheckpointConfig(Fields, section="checkpoint"):
         check_at_least("checkpoint.keep", self.keep, 1)
 
 
-def make_manager(workdir: Path) -> Any:
-    """An orbax CheckpointManager that removes none by itself, and knows the best one."""
+@contextlib.contextmanager
+def managing(workdir: Path) -> Iterator[Any]:
+    """While entered, an orbax CheckpointManager that removes none by itself, and knows the best one.
+
+    Leaving waits for the save in flight, and raises what it did.
+    """
     import orbax.checkpoint as ocp
 
+    folder = workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None,
         best_fn=operator.itemgetter("score"),
         cleanup_tmp_directories=True,
-        async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, workdir / FOLDER)),
+        async_options=ocp.AsyncOptions(post_finalization_callback=_Seal(folder)),
     )
-    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+    with (
+        plain_path(folder) as plain,
+        contextlib.closing(ocp.CheckpointManager(plain, options=options)) as manager,
+    ):
+        yield manager
+        manager.wait_until_finished()
 
 
-def _seal(folder: Path) -> None:
+class _Seal:
     """Writes the manifest of the save in flight, whose files are complete but not yet renamed.
 
-    So the manifest is the last file, and a folder with a step for its name has one.
+    So the manifest is the last file, and a folder with a step for its name has one. The first checkpoint is
+    read back before: a disk or a library that loses what it is given is found out there, not at a resume.
     """
-    if jax.process_index() == 0:
-        for unfinished in folder.glob("*.orbax-checkpoint-tmp"):
-            manifest.seal(unfinished, without=_STAMPED)
+
+    def __init__(self, folder: Path):
+        self.folder, self.read_back = folder, False
+
+    def __call__(self) -> None:
+        if jax.process_index() == 0:
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                if not self.read_back:
+                    _read_back(unfinished)
+                    self.read_back = True
+                manifest.seal(unfinished, without=_STAMPED)
+
+
+def _read_back(path: Path) -> None:
+    """Reads all arrays of a checkpoint, by this process alone, to where nothing keeps them."""
+    import orbax.checkpoint as ocp
+
+    handler: Any = ocp.PyTreeCheckpointHandler()  # annotated with a Path of its own
+    with plain_path(path / "state") as folder:
+        arguments = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
+        )
+        handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=arguments))
 
 
 def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None) -> None:
@@ -237,9 +270,9 @@ def _read_state(path: Path, target: Any) -> Any:
         target,
     )
     args = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
-    handler, folder = ocp.PyTreeCheckpointHandler(), path / "state"
-    _check_shapes(path, handler.metadata(folder).tree, target)  # type: ignore[arg-type]
-    with ocp.Checkpointer(handler) as checkpointer:
+    handler = ocp.PyTreeCheckpointHandler()
+    with plain_path(path / "state") as folder, ocp.Checkpointer(handler) as checkpointer:
+        _check_shapes(path, handler.metadata(folder).tree, target)  # type: ignore[arg-type]
         return checkpointer.restore(folder, args=args)
 
 

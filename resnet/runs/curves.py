@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from resnet.files import drawn, local_path
 from resnet.runs.records import read_metrics, replacing
 
 FILE = "curves.png"
@@ -25,7 +26,7 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
     """Draws training and validation metrics by epoch, the test result in the title; its path."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     records = read_metrics(workdir)
     panels = [panel for panel in PANELS if any(panel[0] in record for record in records)]
     figure = Figure(figsize=(4.5 * max(len(panels), 1), 3.4), layout="constrained", dpi=150)
@@ -61,4 +62,4 @@ def _title(workdir: Path, records: list[dict]) -> str:
         for metric, label, factor, _ in PANELS
         if test.get(metric) is not None
     ]
-    return workdir.resolve().name + (f"\ntest: {', '.join(parts)}" if parts else "")
+    return drawn(workdir.resolve().name) + (f"\ntest: {', '.join(parts)}" if parts else "")

@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 
+from resnet.files import local_path
 from resnet.runs.boards import Board
 from resnet.runtime.processes import index_of_this
 
@@ -111,7 +112,7 @@ def _sync(path: Path) -> None:
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a run in the order written, without lines that are damaged or cut short by a kill."""
-    return [record for line in _lines(Path(workdir)) if (record := _record(line)) is not None]
+    return [record for line in _lines(local_path(workdir)) if (record := _record(line)) is not None]
 
 
 def _lines(workdir: Path) -> list[bytes]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet.config import Config, load_saved_config
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.models.resnet import make_model
 from resnet.runs import checkpoint
 from resnet.runs.task import Task, load_task
@@ -28,7 +29,7 @@ def load_variables(workdir: str | Path, step: int | None = None) -> tuple[Config
 
     The variables are the moving average if the run kept one.
     """
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     config, task = load_saved_config(workdir), load_task(workdir)
     shapes = variable_shapes(config, task)
     # Optimiser state is left on disk, so that weights can be read without the optimiser.

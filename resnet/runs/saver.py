@@ -30,6 +30,7 @@ class Saver:
         """Why the latest save failed; "" if it is whole, or on its way."""
         self._saving: int | None = None
         self._manager: Any = None
+        self._closing = contextlib.ExitStack()
         _hush_orbax()
 
     @property
@@ -45,7 +46,10 @@ class Saver:
         try:
             if not self.workdir.is_dir():  # Orbax would make it anew, perhaps where a disk is missing.
                 raise FileNotFoundError(f"{self.workdir} is gone")
-            self._manager = self._manager or checkpoint.make_manager(self.workdir)
+            if self._manager is None:
+                self._manager = self._closing.enter_context(checkpoint.managing(self.workdir))
+            elif not self._manager.directory.is_dir():  # Temporary folders, and links there, are tidied up.
+                raise FileNotFoundError(f"{self._manager.directory} is gone")
             self._saving = int(state.step)
             if replace and self._saving in self._manager.all_steps():
                 self._manager.delete(self._saving)
@@ -90,10 +94,9 @@ class Saver:
     def close(self) -> None:
         """Waits for the save in flight, and releases all; may be called twice."""
         self.wait()
-        manager, self._manager = self._manager, None
-        if manager:
-            with contextlib.suppress(*_REFUSED):
-                manager.close()
+        self._manager = None
+        with contextlib.suppress(*_REFUSED):
+            self._closing.close()
 
 
 def _hush_orbax() -> None:

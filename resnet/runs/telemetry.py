@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet.files import local_path
 from resnet.models.flow import Flow
 from resnet.runs.records import keep_original, replacing
 
@@ -57,7 +58,7 @@ def forget_after(workdir: Path, step: int) -> None:
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
     """The rows of all steps that have one for each block; logarithms are NaN where none was finite."""
-    path = Path(workdir) / FILE
+    path = local_path(workdir) / FILE
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     steps: dict[int, list[dict[str, Any]]] = {}
     for row in filter(None, map(_row, lines)):
@@ -95,9 +96,9 @@ def plot(workdir: str | Path) -> Path | None:
     rows = read(workdir)
     if not rows:
         return None
-    with replacing(Path(workdir) / PICTURE) as temporary:
+    with replacing(local_path(workdir) / PICTURE) as temporary:
         figure(rows).savefig(temporary, format="png")
-    return Path(workdir) / PICTURE
+    return local_path(workdir) / PICTURE
 
 
 def figure(rows: list[dict[str, Any]]) -> Any:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import jax
 
 from resnet.errors import check_at_least
 from resnet.fields import Fields
+from resnet.files import check_path, local_path
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -24,6 +24,7 @@ class CacheConfig(Fields, section="cache"):
 
     def check(self) -> None:
         """Raises InputError naming the field."""
+        check_path("cache.dir", self.dir)
         check_at_least("cache.megabytes", self.megabytes, 1)
 
 
@@ -31,7 +32,7 @@ def keep_programs(config: CacheConfig) -> None:
     """Tells JAX, for this process, to read and write the cache."""
     if not config.dir or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(config.dir).expanduser()))
+    jax.config.update("jax_compilation_cache_dir", str(local_path(config.dir)))
     jax.config.update("jax_compilation_cache_max_size", config.megabytes * 10**6)
     # What compiles faster than this costs more to look up than to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -17,6 +17,7 @@ from resnet.runtime.devices import host_devices
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+HOST_DEVICES = "--xla_force_host_platform_device_count"
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
@@ -25,12 +26,52 @@ def prepare(config: Config) -> None:
     """Settings of this process, which JAX must know before its first computation."""
     pin_streams()
     keep_programs(config.cache)
-    jax.config.update("jax_num_cpu_devices", host_devices(config.parallel, config.train.seeds))
+    count_devices(config.parallel.host_devices, host_devices(config.parallel, config.train.seeds))
     native.use(config.parallel.native)
     if config.parallel.keep_memory:
         keep_memory()
     if config.deterministic:
         os.environ["XLA_FLAGS"] = " ".join([*_xla_flags(), *_missing_flags()])
+
+
+def count_devices(asked: int, chosen: int) -> None:
+    """Makes the CPU count as `chosen` devices, unless the environment says how many.
+
+    InputError where the environment and `parallel.host_devices`, which is `asked`, disagree.
+    """
+    given = _devices_of_environment()
+    if not given:
+        jax.config.update("jax_num_cpu_devices", chosen)
+    elif asked and any(asked != count for count in given.values()):
+        raise InputError(
+            f"`parallel.host_devices` is {asked}, and the environment has {', '.join(given)}: "
+            "leave one of them out"
+        )
+
+
+def _devices_of_environment() -> dict[str, int]:
+    """How many devices the user's environment wants the CPU to count as, by what says so."""
+    found = {}
+    if (count := os.environ.get("JAX_NUM_CPU_DEVICES", "")).isdecimal():
+        found[f"JAX_NUM_CPU_DEVICES={count}"] = int(count)
+    for flag in _xla_flags():
+        name, _, count = flag.partition("=")
+        if name == HOST_DEVICES and count.isdecimal():
+            found[f"XLA_FLAGS={flag}"] = int(count)
+    return found
+
+
+def check_devices() -> None:
+    """InputError if JAX has no device of the kind that it was told to use; starts its devices."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+        reason = f" ({' '.join(str(error).split())})" if str(error) else ""
+        raise InputError(
+            f"JAX finds no device for JAX_PLATFORMS={platforms!r}{reason}: unset it, set it to cpu, or "
+            "install JAX for that device"
+        ) from None
 
 
 def keep_memory() -> None:

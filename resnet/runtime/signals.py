@@ -12,8 +12,18 @@ from typing import Any
 from resnet.runtime import processes
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+NOTHING_LOST = "before its first step; nothing is lost"
 # What a process still does when it leaves at once; a job of a cluster asks to be started again.
 BEFORE_LEAVING: list[Callable[[], object]] = []
+_MAY_END_PROCESS = threading.Event()
+
+
+def may_end_process() -> None:
+    """From now on a stop may end the process at once: to be called by a script, whose process it is.
+
+    Elsewhere, as in a notebook, whose kernel holds more than the run, a stop is raised as an exception.
+    """
+    _MAY_END_PROCESS.set()
 
 
 class RunStopped(Exception):
@@ -27,8 +37,9 @@ class RunStopped(Exception):
 class StopSignals:
     """While entered, SIGTERM and SIGINT set `received`, and SIGUSR1 asks for a checkpoint.
 
-    A second SIGINT ends the process at once, and so does any stop while there is `nothing_to_lose`,
-    even in the middle of a compilation, which no Python code could interrupt: hence the thread.
+    A second SIGINT ends the run at once, and so does any stop while there is `nothing_to_lose`. In a script
+    it ends the process, even in the middle of a compilation, which no Python code could interrupt: hence the
+    thread. Elsewhere it is raised, once Python has its turn: as RunStopped, a second SIGINT as usual.
     """
 
     def __init__(self) -> None:
@@ -49,16 +60,20 @@ class StopSignals:
         elif threading.current_thread() is threading.main_thread():
             for number in (*STOPS, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._receive)
-            ours, pythons = socket.socketpair()
-            pythons.setblocking(False)
-            before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
-            watcher = threading.Thread(target=self._watch, args=(ours,), daemon=True)
-            watcher.start()
-            # Called last to first: the end of the pairing ends the thread.
-            for release in (ours.close, watcher.join, pythons.close):
-                self._closing.callback(release)
-            self._closing.callback(signal.set_wakeup_fd, before)
+            if _MAY_END_PROCESS.is_set():
+                self._start_watching()
         return self
+
+    def _start_watching(self) -> None:
+        ours, pythons = socket.socketpair()
+        pythons.setblocking(False)
+        before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+        watcher = threading.Thread(target=self._watch, args=(ours,), daemon=True)
+        watcher.start()
+        # Called last to first: the end of the pairing ends the thread.
+        for release in (ours.close, watcher.join, pythons.close):
+            self._closing.callback(release)
+        self._closing.callback(signal.set_wakeup_fd, before)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
@@ -93,8 +108,14 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self._save_asked = True
-        else:
-            self.received = signal.Signals(number)
+            return
+        again, self.received = self.received is signal.SIGINT, signal.Signals(number)
+        if _MAY_END_PROCESS.is_set():
+            return  # The thread that watches has left where that was due.
+        if again and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.nothing_to_lose:
+            raise RunStopped(f"stopped by {self.received.name} {NOTHING_LOST}", exit_code=128 + number)
 
     def _watch(self, numbers: socket.socket) -> None:
         """Reads the numbers of signals as they arrive, whatever the main thread is at."""
@@ -104,7 +125,7 @@ class StopSignals:
             if interrupts > 1:
                 _leave(signal.SIGINT, "a second time; what was not saved yet is lost")
             elif number[0] in STOPS and self.nothing_to_lose:
-                _leave(signal.Signals(number[0]), "before its first step; nothing is lost")
+                _leave(signal.Signals(number[0]), NOTHING_LOST)
 
 
 def _leave(number: signal.Signals, when: str) -> None:

@@ -21,7 +21,7 @@ from resnet.runs.lock import holding
 from resnet.runs.records import write_json
 from resnet.runtime.logs import log_to_stderr
 from resnet.runtime.machine import prepare
-from resnet.runtime.signals import BEFORE_LEAVING, RunStopped
+from resnet.runtime.signals import BEFORE_LEAVING, RunStopped, may_end_process
 from resnet.studies.folder import StudyFolder, load_folder
 from resnet.studies.runner import Piece, run_piece
 from resnet.studies.study import JOBS_FOLDER as FOLDER
@@ -174,6 +174,7 @@ def run_job(workdir: str, piece: Piece, command: str) -> None:
     log_to_stderr()
     folder = load_folder(workdir)
     prepare(folder.arms[piece.arm].config)
+    may_end_process()
     BEFORE_LEAVING.append(_requeue_if_running)
     try:
         run_piece(folder, piece, command)

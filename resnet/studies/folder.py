@@ -17,6 +17,7 @@ from typing import Any
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import config_from_dict, config_to_dict
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.runs.changes import decisive
 from resnet.runs.checkpoint import score
 from resnet.runs.files import make_folder, read_object
@@ -194,13 +195,13 @@ def save_folder(folder: StudyFolder) -> None:
 
 def load_folder(workdir: str | Path) -> StudyFolder:
     """Reads study.json; InputError if the folder holds no study."""
-    path = Path(workdir) / FILE
+    path = local_path(workdir) / FILE
     if not path.is_file():
         raise InputError(
             f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
         )
     fields: dict[str, Any] = read_object(path, "arms", "seeds", "sessions", remedy=_ANEW)
-    fields["workdir"] = Path(workdir)
+    fields["workdir"] = path.parent
     try:
         arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
         fields |= {name: tuple(fields[name]) for name in ("seeds", "sessions")}

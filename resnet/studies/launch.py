@@ -7,6 +7,7 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import check_at_least, check_choice
+from resnet.files import local_path
 from resnet.runs.open_run import FAILURE as FAILED
 from resnet.studies.cluster import check_parameters, submit
 from resnet.studies.folder import StudyFolder, open_folder, order_of_work, save_folder, states
@@ -38,7 +39,7 @@ def launch(
     if seeds_together is not None:
         check_at_least("seeds_together", seeds_together, 1)
     parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
-    folder = open_folder(study, workdir, command)
+    folder = open_folder(study, local_path(workdir), command)
     names = list(order_of_work(folder, only))
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)

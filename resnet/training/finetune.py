@@ -13,6 +13,7 @@ from absl import logging
 
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.files import local_path
 from resnet.models.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
@@ -33,7 +34,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
         return {}
     shapes = variable_shapes(config, task)
     check_matches("init_drop", config.init_drop, shapes["params"])
-    source = Path(config.init_from)
+    source = local_path(config.init_from)
     if source.is_dir():
         (found, known), unknown = _tensors_of_run(source, task), []
     else:

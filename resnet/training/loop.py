@@ -7,6 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from resnet.config import Config, check_config
+from resnet.files import local_path
 from resnet.runs.agreement import agree_on_config
 from resnet.runs.claims import claimed
 from resnet.runs.rollbacks import RollBack
@@ -85,9 +86,9 @@ def _workdirs(config: Config, workdir: Workdir) -> tuple[Mapping[int, Path], boo
     if isinstance(workdir, Mapping):
         return workdir, False
     if config.train.seeds == 1:
-        return {config.seed: Path(workdir)}, True
+        return {config.seed: local_path(workdir)}, True
     seeds = range(config.seed, config.seed + config.train.seeds)
-    return {seed: Path(workdir) / f"seed{seed}" for seed in seeds}, False
+    return {seed: local_path(workdir) / f"seed{seed}" for seed in seeds}, False
 
 
 def _result(results: dict[int, Any], config: Config, workdir: Workdir) -> dict[Any, Any]:
@@ -99,4 +100,4 @@ def _result(results: dict[int, Any], config: Config, workdir: Workdir) -> dict[A
         raise RunStopped(runs[0]["failed"], exit_code=1)
     if config.train.seeds == 1:
         return runs[0]
-    return {"seeds": len(runs), "runs": runs, "workdir": str(workdir)}
+    return {"seeds": len(runs), "runs": runs, "workdir": str(local_path(workdir))}

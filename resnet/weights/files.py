@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from resnet.errors import InputError
+from resnet.files import local_path
 
 StateDict = dict[str, np.ndarray]
 
@@ -62,7 +63,7 @@ def check_finite(source: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 def check_source(path: str | Path) -> Path:
     """The path; InputError unless it is a file of a kind that can be read here. It is not opened."""
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
@@ -158,7 +159,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The block makes a file or a folder there; a folder takes no place that is not empty.
     """
-    path = Path(path)
+    path = local_path(path)
     folder = _folder_beside(path)
     try:
         temporary = folder / path.name
@@ -173,7 +174,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def check_writable(*paths: str | Path | None) -> None:
     """InputError unless something can be written at each path, where it is one: known before any work."""
     for path in filter(None, paths):
-        _folder_beside(Path(path)).rmdir()
+        _folder_beside(local_path(path)).rmdir()
 
 
 def _folder_beside(path: Path) -> Path:

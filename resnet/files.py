@@ -1,0 +1,78 @@
+"""Paths as users give them, files that import each other, and names as pictures show them."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet.errors import InputError
+
+# "gs://bucket" is "gs:/bucket" once it was a Path; one letter may be a folder's name, or a drive's.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(given: str | os.PathLike) -> Path:
+    """The path that a user gave to a flag, a field or a function, with ~ and ~user expanded.
+
+    InputError for what no local file system can have. A path that was returned is returned again.
+    """
+    text = os.fspath(given)
+    if _URL.match(text):
+        raise InputError(
+            f"{text!r} is no local path: mount what it names, or copy it to this machine "
+            "(a folder of that name is meant by its absolute path)"
+        )
+    if "\0" in text:
+        raise InputError(f"{text!r} holds a NUL character, which no file system takes")
+    if not text.startswith("~"):
+        path = Path(text)
+        # "./~" is "~" once it is a Path, and would be expanded by the next one who asks.
+        return path.absolute() if str(path).startswith("~") else path
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        name = text.split("/")[0]
+        raise InputError(f"{text!r}: {name} has no home folder; a file of that name is ./{name}") from None
+
+
+def check_path(field: str, value: str) -> None:
+    """Raises InputError unless `value` is empty or a local path."""
+    try:
+        local_path(value)
+    except InputError as error:
+        raise InputError(f"`{field}`: {error}") from None
+
+
+@contextlib.contextmanager
+def importing_beside(path: Path) -> Iterator[None]:
+    """While entered, the Python files beside `path` can be imported by name, as if it were started itself.
+
+    Files of the same names elsewhere are neither taken for them nor replaced by them afterwards.
+    """
+    folder = path.absolute().parent
+    beside = {file.stem for file in folder.glob("*.py")} - sys.stdlib_module_names
+    elsewhere = {name: sys.modules.pop(name) for name in beside & sys.modules.keys()}
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        new = {name: name.partition(".")[0] for name in sys.modules.keys() - known}
+        found_here = {top for top in {*new.values()} - known if _lies_in(folder, sys.modules.get(top))}
+        for name in (name for name, top in new.items() if top in found_here):
+            del sys.modules[name]
+        sys.modules.update(elsewhere)
+
+
+def _lies_in(folder: Path, module: object) -> bool:
+    """Whether a module is a file in `folder`, or a folder in it."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(Path(place).parent == folder for place in places if place)
+
+
+def drawn(name: str) -> str:
+    """A name as matplotlib can draw it: dollars begin no formula, and bytes that are not UTF-8 are marked."""
+    return name.encode(errors="replace").decode().replace("$", r"\$")

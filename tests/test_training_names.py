@@ -1,0 +1,125 @@
+"""Folders of any name that a file system takes: trained in, saved, restored, evaluated."""
+
+import contextlib
+import os
+import shutil
+import string
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_training_checkpoint import shapes_of, state_at
+from test_training_loop import tiny, train
+
+import resnet
+from resnet.run import evaluate_run
+from resnet.runs import checkpoint
+from resnet.runs.alias import plain_path
+from resnet.runs.saver import Saver
+from tests.tally import record, tries
+
+PUNCTUATION = string.punctuation.replace("/", "")
+ODD = [
+    f" {PUNCTUATION} ",
+    "[!a]",
+    "lr[0.1]",
+    "**",
+    "gs:",
+    "back\\slash",
+    "100%20%s",
+    "line\nbreak",
+    "naïve 日本 🙂",
+    "no\udcffutf8",
+    "x" * 200,
+]
+# What the file system takes for a name: neither / nor NUL, and at most 255 bytes.
+NAMES = (
+    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=200)
+    .filter(lambda name: len(os.fsencode(name)) <= 255)
+    .filter(lambda name: name not in (".", ".."))
+)
+
+
+def save_and_restore(name):
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder, name, name)
+        workdir.mkdir(parents=True)
+        saver = Saver(workdir)
+        saver.save(state_at(1), {}, score=0.5)
+        saver.close()
+        assert not saver.failure
+        state, _ = checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(1))
+
+
+def test_what_is_saved_under_any_name_is_restored():
+    tried = []
+
+    @given(NAMES)
+    @settings(max_examples=tries(4))
+    def drawn(name):
+        tried.append(save_and_restore(name))
+
+    for name in ODD:
+        tried.append(save_and_restore(name))
+    drawn()
+    record("names", "a workdir of any name", "saved and restored bit for bit", len(tried))
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # that a picture's font has not
+def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path):
+    begun, moved = tmp_path / PUNCTUATION / "run", tmp_path / f"lr[0.1] 日本 {PUNCTUATION}"
+    result = train(tiny(), begun)
+    begun.rename(moved)
+    found = train(tiny(), moved)
+    assert found == result | {"workdir": str(moved)}
+    (moved / "result.json").unlink()
+    again = train(tiny(), moved)
+    assert {name: again[name] for name in ("loss", "sha256", "workdir")} == {
+        name: found[name] for name in ("loss", "sha256", "workdir")
+    }
+    assert evaluate_run(resnet.load(moved))["loss"] == pytest.approx(result["loss"])
+
+
+def test_what_cannot_be_read_back_is_no_checkpoint(tmp_path, monkeypatch):
+    """The library's own fault, which `plain_path` keeps away from it, stands for any that loses arrays."""
+    workdir = tmp_path / "lr[0.1]"
+    workdir.mkdir()
+    saver = Saver(workdir)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "plain_path", contextlib.nullcontext)
+        saver.save(state_at(1), {}, score=None)
+        saver.wait()
+    assert "the checkpoint of step 1 could not be written" in saver.failure
+    assert checkpoint.steps_on_disk(workdir) == []
+    saver.save(state_at(2), {}, score=None)
+    saver.close()
+    assert checkpoint.steps_on_disk(workdir) == [2] and not saver.failure
+
+
+def test_a_link_that_is_tidied_up_is_made_anew(tmp_path):
+    workdir = tmp_path / "[1]"
+    workdir.mkdir()
+    saver = Saver(workdir)
+    saver.save(state_at(1), {}, score=None)
+    saver.wait()
+    shutil.rmtree(saver._manager.directory.parent)
+    saver.save(state_at(2), {}, score=None)
+    assert "is gone" in saver.failure
+    saver.save(state_at(3), {}, score=None)
+    saver.close()
+    assert checkpoint.steps_on_disk(workdir) == [3, 1] and not saver.failure
+
+
+def test_links_are_made_where_they_are_needed_and_go(tmp_path):
+    with plain_path(tmp_path) as plain:
+        assert plain == tmp_path
+    odd = tmp_path / "a b[c]"
+    odd.mkdir()
+    with plain_path(odd) as plain:
+        assert plain.samefile(odd) and "[" not in str(plain)
+    assert not plain.parent.exists() and odd.exists()
