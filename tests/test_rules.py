@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: who imports whom, and how long is long."""
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +13,16 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room, a folder or file of resnet/, may import of the others; imports go one way.
-LEAVES = {"errors", "kernels", "models", "data", "weights"}
+LEAVES = {"errors", "paths", "kernels", "models", "data", "weights"}
 ENGINE = LEAVES | {"config", "runs", "runtime", "training"}
 ROOMS = {
     "__init__": {"run"},
     "errors": set(),
+    "paths": {"errors"},
     "kernels": {"errors"},
-    "models": {"errors", "kernels"},
+    "models": {"errors", "paths", "kernels"},
     "data": {"errors"},
-    "weights": {"errors", "models"},
+    "weights": {"errors", "paths", "models"},
     "config": ENGINE,
     "runtime": ENGINE,
     "runs": ENGINE,
@@ -36,6 +38,9 @@ OWNERS = {
     "flax": ("resnet/models/", "scripts/peers/flax_nets.py"),
     "orbax": ("resnet/runs/checkpoint.py",),
 }
+# The rooms in which no file imports another that imports it, however far round, for type checkers included.
+WITHOUT_CIRCLES = ("models", "kernels", "weights")
+MODULES_OF_A_ROOM = 12
 # The leaf configs are composed by resnet/config.py, and so must not import it.
 COMPOSED_BY = "resnet/config.py"
 
@@ -44,11 +49,11 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Modules that run when `path` does, wherever in the file; not those under TYPE_CHECKING."""
+def imports(path: Path, for_types: bool = False) -> Iterator[str]:
+    """Modules that run when `path` does, wherever in the file; those under TYPE_CHECKING if `for_types`."""
     tree = ast.parse(path.read_text())
     for node in list(ast.walk(tree)):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not for_types:
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -65,9 +70,9 @@ def room(module: str) -> str | None:
     return parts[1] if parts[0] == "resnet" and len(parts) > 1 else None
 
 
-def imported_files(path: Path) -> set[Path]:
+def imported_files(path: Path, for_types: bool = False) -> set[Path]:
     """Files of the library that `path` imports."""
-    modules = [module for module in imports(path) if room(module)]
+    modules = [module for module in imports(path, for_types) if room(module)]
     return {ROOT / (module.replace(".", "/") + ".py") for module in modules} & set(LIBRARY)
 
 
@@ -77,6 +82,20 @@ def test_imports_go_one_way(path):
     used = {name for module in imports(path) if (name := room(module)) in ROOMS}
     assert used <= ROOMS[here] | {here}, f"{relative(path)} imports {used - ROOMS[here]}"
     assert "scripts" not in {module.split(".")[0] for module in imports(path)}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CIRCLES)
+def test_no_import_circle(name):
+    """TopologicalSorter raises CycleError, which lists the files of the first circle that it meets."""
+    files = sorted((ROOT / "resnet" / name).rglob("*.py"))
+    graph = {relative(path): set(map(relative, imported_files(path, for_types=True))) for path in files}
+    order = [*graphlib.TopologicalSorter(graph).static_order()]
+    assert len(order) >= len(files)
+
+
+def test_a_room_is_seen_at_a_glance():
+    modules = [path for path in (ROOT / "resnet/models").rglob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MODULES_OF_A_ROOM, "merge what is always read together"
 
 
 def test_no_leaf_config_imports_the_whole_config():

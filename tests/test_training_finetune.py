@@ -11,7 +11,7 @@ import pytest
 from resnet.config import Config, check_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.models.paths import leaf_paths
+from resnet.paths import leaf_paths
 from resnet.run import load
 from resnet.runs.task import task_of
 from resnet.training.finetune import begin, load_initial

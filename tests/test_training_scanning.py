@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from resnet.data.datasets import load_dataset
-from resnet.models.paths import leaf_paths
 from resnet.models.scanning import STACKED
+from resnet.paths import leaf_paths
 from resnet.training.parallel import make_mesh, replicate, stack, unstack
 from resnet.training.plan import make_plan
 from tests.studies_cases import tiny_config

@@ -21,8 +21,7 @@ from jaxtyping import Array
 from resnet.analysis import pictures
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError, check_at_least
-from resnet.models.chain import Part
-from resnet.models.flow import noise_like, rms
+from resnet.models.chain import Part, noise_like, rms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,8 +22,7 @@ from resnet.analysis import pictures
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
 from resnet.errors import InputError, check_at_least
-from resnet.models.chain import Part
-from resnet.models.flow import noise_like
+from resnet.models.chain import Part, noise_like
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

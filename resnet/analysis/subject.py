@@ -14,8 +14,9 @@ from resnet.config import Config, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.errors import InputError, check_at_least, check_choice
+from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
-from resnet.models.geometry import BRANCHES, FAMILIES
+from resnet.models.geometry import FAMILIES
 from resnet.models.resnet import ResNet, make_model
 from resnet.run import SPLITS, load
 from resnet.runs.task import Task, task_of
@@ -106,7 +107,7 @@ def at_depth(config: Config, depth: int) -> dict[str, Any]:
 
 def layers_of_block(config: Config) -> int:
     """Convolutions of a residual branch."""
-    return len(BRANCHES[config.model.branch].sizes)
+    return len(BRANCHES[config.model.branch].operations)
 
 
 def _probe(config: Config, data: str, count: int, task: Task | None) -> tuple[Array, Array]:

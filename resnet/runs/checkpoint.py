@@ -20,7 +20,7 @@ import jax
 from absl import logging
 
 from resnet.errors import InputError, check_at_least
-from resnet.models.paths import leaf_paths
+from resnet.paths import leaf_paths
 from resnet.runs import manifest
 from resnet.training.schedules import parse_duration
 

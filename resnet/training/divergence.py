@@ -14,8 +14,8 @@ import optax
 from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice
-from resnet.models.paths import leaf_paths
 from resnet.models.scanning import each_block, unstack_blocks
+from resnet.paths import leaf_paths
 from resnet.runs.records import write_json
 from resnet.runtime.signals import RunStopped
 

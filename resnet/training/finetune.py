@@ -13,7 +13,7 @@ from absl import logging
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.models.paths import check_matches, leaf_paths, parameter_path
+from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task
 from resnet.training.steps import TrainState

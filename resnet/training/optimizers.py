@@ -12,8 +12,8 @@ import optax
 from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
-from resnet.models.paths import check_matches
 from resnet.models.scanning import by_path, each_block
+from resnet.paths import check_matches
 from resnet.training.schedules import Schedule
 
 

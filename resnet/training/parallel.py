@@ -18,7 +18,7 @@ from resnet.runtime.processes import several
 from resnet.training.steps import each_seed, eval_step, predict, train_steps
 
 if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+    from resnet.models.config import ModelConfig
 
 SEEDS, DATA = "seeds", "data"
 # What XLA leaves to YNNPACK by default, but for convolutions: it runs each of them on one thread.

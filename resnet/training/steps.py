@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from resnet.data.augment import augment, normalize
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.errors import InputError, check_at_least
-from resnet.models.paths import check_matches
+from resnet.paths import check_matches
 from resnet.runs.task import Task
 from resnet.training.divergence import check_policy, guarded, initial_guard, scaled, watched
 from resnet.training.losses import example_losses, example_scores

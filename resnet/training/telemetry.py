@@ -21,8 +21,7 @@ from absl import logging
 from jaxtyping import Array
 
 from resnet.data.batches import batch_indices
-from resnet.models.chain import parts
-from resnet.models.flow import Flow, flow
+from resnet.models.chain import Flow, flow, parts
 from resnet.runs.records import replacing
 from resnet.runs.task import Task
 from resnet.runtime.processes import index_of_this
