@@ -152,9 +152,9 @@ def highway(at, x, branch):
 
     Source: github flukeskywalker/highway-resnet-comparison.
     """
-    x = at.normed_conv(at.inputs, "gate1", 3, at.block.stride)
-    x = at.normed_conv(jax.nn.relu(x), "gate2", 3, 1, at.config.gate_bias)
-    t = at.layers.show("opening", jax.nn.sigmoid(x))
+    hidden = jax.nn.relu(at.normed_conv(at.inputs, "gate1", 3, at.block.stride))
+    logits = at.normed_conv(hidden, "gate2", 3, 1, at.config.gate_bias)
+    t = at.layers.show("opening", jax.nn.sigmoid(logits))
     return t * branch + (1 - t) * x
 
 
