@@ -36,17 +36,14 @@ def count_parts(
     """Stem, blocks and head. Multiply-accumulates are of convolutions and linear layers, for one image."""
     # Initial values change no count, and kernels of zeros are traced in no time.
     net = dataclasses.replace(config, kernel_init="zero", gate_init="zero", zero_head=True)
-    shape, *counts = _count(Stem(net, parent=None), image_shape)
-    parts = [PartCounts("stem", shape, "", *counts)]
+    parts = [_part("stem", "", Stem(net, parent=None), image_shape)]
     # What a block computes follows from its spec: nets of other depths and widths share its counts.
     stages = len(FAMILIES[config.family])
     any_net = dataclasses.replace(net, depth=0, blocks=(1,) * stages, width=1.0, stem_width=0)
     for spec in block_specs(config):
         block = Block(any_net, kind(spec), parent=None)
-        shape, *counts = _count(block, shape)
-        parts.append(PartCounts(spec.name, shape, _shortcut(config, spec), *counts))
-    _, *counts = _count(Head(any_net, num_outputs, parent=None), shape)
-    return (*parts, PartCounts("head", (num_outputs,), "", *counts))
+        parts.append(_part(spec.name, _shortcut(config, spec), block, parts[-1].shape))
+    return (*parts, _part("head", "", Head(any_net, num_outputs, parent=None), parts[-1].shape))
 
 
 def totals(parts: tuple[PartCounts, ...]) -> tuple[int, int]:
@@ -59,6 +56,12 @@ def _shortcut(config: ModelConfig, spec: BlockSpec) -> str:
     if spec.changes_shape and not SHORTCUTS[config.shortcut].changes_shape:
         return f"{config.transition} + {config.shortcut}"
     return config.shortcut
+
+
+def _part(name: str, shortcut: str, module: Any, shape: tuple[int, ...]) -> PartCounts:
+    """The counts of a part for one image of this shape."""
+    shape, parameters, macs = _count(module, shape)
+    return PartCounts(name, shape, shortcut, parameters, macs)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -82,13 +85,14 @@ def _macs(program: Jaxpr) -> int:
     """Multiply-accumulates of the convolutions and products of matrices in a program."""
     total = 0
     for equation in program.eqns:
-        out = equation.outvars[0].aval
+        out: Any = equation.outvars[0].aval
+        operands: list[Any] = [variable.aval for variable in equation.invars]
         if equation.primitive.name == "conv_general_dilated":
-            kernel, axes = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec
+            kernel, axes = operands[1], equation.params["dimension_numbers"].rhs_spec
             total += out.size * kernel.size // kernel.shape[axes[0]]
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            total += out.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += out.size * math.prod(operands[0].shape[axis] for axis in contracted)
         else:
             turns = equation.params["length"] if equation.primitive.name == "scan" else 1
             total += turns * sum(map(_macs, _programs(equation.params)))
