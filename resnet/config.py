@@ -20,7 +20,8 @@ from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
 from resnet.fields import Fields, unknown_field
 from resnet.files import check_path, importing_beside, local_path
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
+from resnet.models.grammar import check_net
 from resnet.runs.checkpoint import CheckpointConfig
 from resnet.runs.records import write_json
 from resnet.runtime.cache import CacheConfig
@@ -78,7 +79,9 @@ def check_config(config: Config) -> None:
         raise InputError(f"`seed` must be at least 0 and below 2**31; got {config.seed}")
     for field in dataclasses.fields(config):
         section = getattr(config, field.name)
-        if dataclasses.is_dataclass(section):
+        if isinstance(section, ModelConfig):
+            check_net(section)
+        elif dataclasses.is_dataclass(section):
             section.check()  # type: ignore[attr-defined]
     check_path("init_from", config.init_from)
     for name in ("init_drop", "freeze"):

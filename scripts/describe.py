@@ -20,17 +20,17 @@ flags.DEFINE_bool("zoo", False, "The published nets, with our counts and theirs.
 
 
 def main(overrides: list[str]) -> dict:
-    """One call of resnet.models.complexity.complexity, or one for each net of the zoo."""
+    """One call of resnet.models.counts.count_parts, or one for each net of the zoo."""
     if cli.FLAGS.zoo:
         return show_zoo()
     config = cli.load_config(overrides)
     if cli.FLAGS.compare:
         return show_differences(config, cli.FLAGS.compare)
     from resnet.data.datasets import shapes_of
-    from resnet.models.complexity import complexity, totals
+    from resnet.models.counts import count_parts, totals
 
     image_shape, num_outputs = shapes_of(config.data)
-    parts = complexity(config.model, num_outputs, image_shape)
+    parts = count_parts(config.model, num_outputs, image_shape)
     parameters, macs = totals(parts)
     rows = [dataclasses.astuple(part) for part in parts] if cli.FLAGS.blocks else stages(parts)
     total = ("total", (), "", parameters, macs)
@@ -81,12 +81,12 @@ def show_differences(config, path: Path) -> dict:
 
 def show_zoo() -> dict:
     """Every net of the zoo; a mismatch is marked."""
-    from resnet.models.complexity import complexity, totals
+    from resnet.models.counts import count_parts, totals
     from resnet.models.zoo import ZOO
 
     rows, mismatches = [], []
     for name, net in ZOO.items():
-        ours = totals(complexity(net.config, net.num_outputs, net.image_shape))
+        ours = totals(count_parts(net.config, net.num_outputs, net.image_shape))
         same = ours[0] == net.parameters and net.macs in (None, ours[1])
         mismatches += [] if same else [name]
         rows.append((name, *ours, net.parameters, net.macs or "", "" if same else "differs", net.source))

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 
 from resnet.errors import InputError
+from resnet.models.config import ModelConfig
 from resnet.models.geometry import FAMILIES
-from resnet.models.grammar import CHOICES, ModelConfig
+from resnet.models.grammar import CHOICES, check_net
 from resnet.models.resnet import ResNet, make_model
 
 # A family that compiles in a second: one block that keeps the shape and one that changes it.
@@ -58,7 +59,7 @@ def net(**fields: Any) -> ModelConfig | None:
         for needed in itertools.combinations(NEEDS.items(), count):
             config = ModelConfig(**(TINY | fields | dict(needed)))
             try:
-                config.check()
+                check_net(config)
             except InputError:
                 continue
             return config

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.complexity import complexity, totals
+from resnet.models.counts import count_parts, totals
 from resnet.models.resnet import make_model
 from resnet.weights.state_dict import from_state_dict
 from scripts.benchmarks import report, timing
@@ -46,7 +46,7 @@ def test_twins_in_pytorch_have_as_many_parameters(name):
     if case.side > 32 and importlib.util.find_spec("timm") is None:
         pytest.skip("timm, an optional extra, is not installed")
     theirs = sum(p.numel() for p in case.peer.build(case.num_outputs).parameters())
-    assert theirs == totals(complexity(case.peer.config, case.num_outputs, (case.side, case.side, 3)))[0]
+    assert theirs == totals(count_parts(case.peer.config, case.num_outputs, (case.side, case.side, 3)))[0]
 
 
 @pytest.mark.parametrize("case", (TINY, CASES["wrn16_4"]), ids=lambda case: case.name)

@@ -16,7 +16,7 @@ from resnet.errors import InputError
 from resnet.interop import onnx
 from resnet.interop.card import model_card
 from resnet.interop.deploy import export
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import Task

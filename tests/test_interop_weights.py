@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.interop.convert import export_weights, import_weights
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.run import load
 from resnet.runs.restore import variable_shapes
 from resnet.runs.task import Task

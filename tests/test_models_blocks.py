@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.branches import ORDERS
-from resnet.models.geometry import BlockSpec, shares_start
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.resnet import Block, make_model
-from resnet.models.shortcuts import SHORTCUTS, block_arrays
-from resnet.models.transitions import TRANSITIONS
+from resnet.models.scanning import BlockArrays, block_arrays
+from resnet.models.shortcuts import SHORTCUTS, TRANSITIONS, starts_inside
 from tests import models_reference as reference
 from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, PLAIN, images
 
@@ -74,7 +72,7 @@ def test_a_block_is_its_papers_formula(config, kind):
     scale = SHORTCUTS[config.shortcut].input_scale
     expected = reference.block(
         variables["params"], np.asarray(x, np.float64), order=config.order, shortcut=config.shortcut,
-        kind=kind, shared=shares_start(config, spec, ORDERS[config.order].preactivation),
+        kind=kind, shared=starts_inside(config, spec),
         input_scale=scale(config, spec) if scale else 1.0,
     )  # fmt: skip
     ours = forward(block, variables, x)
@@ -112,7 +110,7 @@ def test_a_chain_of_identity_blocks_hands_on_the_gradient():
 
     def chain(x):
         for _ in range(5):
-            x = block.apply(zero, x, {}, False)
+            x = block.apply(zero, x, BlockArrays(), False)
         return x
 
     y, pull = jax.vjp(chain, x)

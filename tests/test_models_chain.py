@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.chain import parts
-from resnet.models.flow import flow, noise_like
-from resnet.models.grammar import ModelConfig
+from resnet.models.chain import flow, noise_like, parts
+from resnet.models.config import ModelConfig
 from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, images, net, start
 
 CASES = {

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from resnet.errors import InputError
-from resnet.models.grammar import CHOICES, ModelConfig
+from resnet.models.config import ModelConfig
+from resnet.models.grammar import CHOICES, check_net
 from resnet.models.layers import OUTPUTS
 from resnet.models.resnet import make_model
 from tests.models_cases import NUM_OUTPUTS, TINY, net
@@ -93,7 +94,7 @@ def test_every_field_changes_something(field):
     """The program, how it starts, or whether there is one. A new field needs a line in KNOBS."""
     fields, value = KNOBS[field]
     base = ModelConfig(**(TINY | fields))
-    base.check()
+    check_net(base)
     assert program(dataclasses.replace(base, **{field: value})) != program(base)
 
 
@@ -159,7 +160,7 @@ def test_what_cannot_work_is_refused(fields, message):
     """In one line, when the config is checked and when the net is made."""
     config = ModelConfig(**(TINY | fields))
     with pytest.raises(InputError, match=message) as caught:
-        config.check()
+        check_net(config)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError):
         make_model(config, NUM_OUTPUTS)

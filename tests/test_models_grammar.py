@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.complexity import complexity, totals
+from resnet.models.counts import count_parts, totals
 from resnet.models.grammar import CHOICES
 from resnet.models.resnet import make_model
 from tests.models_cases import (
@@ -46,12 +46,12 @@ def test_the_cases_hold_every_choice():
 
 
 @pytest.mark.parametrize("config", (MIXED | PLAIN).values(), ids=(MIXED | PLAIN).keys())
-def test_shapes_and_counts_in_closed_form(config):
+def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     image = (9, 11, 3)
     model = make_model(config, NUM_OUTPUTS)
     variables = jax.eval_shape(model.init, jax.random.key(0), images(1, *image))
     logits, features = jax.eval_shape(model.apply, variables, images(2, *image))
-    parts = complexity(config, NUM_OUTPUTS, image)
+    parts = count_parts(config, NUM_OUTPUTS, image)
     assert logits.shape == (2, NUM_OUTPUTS) and logits.dtype == jnp.float32
     assert {name: leaf.shape[1:] for name, leaf in features.items()} == {
         **{part.name: part.shape for part in parts[:-1]},

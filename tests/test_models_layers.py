@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.models.geometry import BlockSpec, Convolution
+from resnet.models.config import BlockSpec
 from resnet.models.layers import ACTIVATIONS, HEAD_INIT, KERNEL_INITS, Conv, Dropout, SqueezeExcitation
-from resnet.models.resnet import Block, survive
-from resnet.models.shortcuts import block_arrays, survival_probability
+from resnet.models.resnet import Block
+from resnet.models.scanning import BlockArrays, block_arrays, survival_probability
 from tests.models_cases import images, net
 
 SHAPE = 3, 3, 32, 64
@@ -60,7 +60,7 @@ def test_orthogonal_kernels():
 @pytest.mark.parametrize("size", (1, 3, 5))
 def test_an_identity_kernel_returns_its_input_bit_for_bit(size):
     x = images(2, 5, 5, 4)
-    convolution = Conv(Convolution("conv", size, 4, 6), net(), "identity")
+    convolution = Conv(net(), outputs=6, size=size, kernel_init="identity")
     y = convolution.apply(convolution.init(jax.random.key(0), x), x)
     np.testing.assert_array_equal(y, jnp.pad(x, [(0, 0)] * 3 + [(0, 2)]))
     assert not drawn("zero").any()
@@ -78,7 +78,7 @@ def standardized(kind, kernel, gain=1.0):
     """The kernel that the convolution uses, read off its answer to single pixels."""
     _, _, inputs, outputs = kernel.shape
     x = jnp.eye(9 * inputs).reshape(-1, 3, 3, inputs)
-    convolution = Conv(Convolution("conv", 3, inputs, outputs), net(weight_standardization=kind))
+    convolution = Conv(net(weight_standardization=kind), outputs=outputs, size=3)
     params = {"kernel": kernel} | ({"gain": jnp.full(outputs, gain)} if kind == "scaled" else {})
     y = convolution.apply({"params": params}, x)
     return np.asarray(y)[:, 1, 1].reshape(3, 3, inputs, outputs)
@@ -120,7 +120,7 @@ def test_dropout_keeps_the_mean(kind):
 
 def test_squeeze_and_excitation():
     x = images(2, 5, 5, 8)
-    module = SqueezeExcitation(2)
+    module = SqueezeExcitation(ratio=0.25)
     variables = module.init(jax.random.key(0), x)
     p = jax.tree.map(np.asarray, variables["params"])
     hidden = np.maximum(np.asarray(x).mean((1, 2)) @ p["reduce"]["kernel"] + p["reduce"]["bias"], 0)
@@ -136,9 +136,9 @@ def test_stochastic_depth_drops_the_whole_branch():
     x, config = images(4, 5, 5, 8), net(order="preactivation", stochastic_depth=0.5)
     block, plain = Block(config, SPEC), Block(net(order="preactivation"), SPEC)
     own = block_arrays(config, SPEC, None)
-    assert float(own["survival"]) == 0.5
+    assert float(own.survival) == 0.5
     variables = block.init(jax.random.key(0), x, own, False)
-    kept, _ = plain.apply(variables, x, {}, True, mutable=["batch_stats"])
+    kept, _ = plain.apply(variables, x, BlockArrays(), True, mutable=["batch_stats"])
     seen = set()
     for seed in range(8):
         arrays = block_arrays(config, SPEC, jax.random.key(seed))
@@ -146,13 +146,13 @@ def test_stochastic_depth_drops_the_whole_branch():
         seen.add(dropped := bool((y == x).all()))
         np.testing.assert_allclose(y, x if dropped else kept, rtol=1e-6, atol=1e-6)
     assert seen == {False, True}
-    expected = x + 0.5 * (plain.apply(variables, x, {}, False) - x)
+    expected = x + 0.5 * (plain.apply(variables, x, BlockArrays(), False) - x)
     np.testing.assert_allclose(block.apply(variables, x, own, False), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_branches_survive_as_often_as_they_should():
     keys = jax.random.split(jax.random.key(0), 2000)
-    kept = jax.vmap(lambda key: survive(jnp.ones(1), jnp.float32(0.8), key))(keys)
+    kept = jax.vmap(BlockArrays(survival=jnp.float32(0.8)).survive, (None, 0))(jnp.ones(1), keys)
     assert float(kept.mean()) == pytest.approx(0.8, abs=5 * math.sqrt(0.16 / 2000))
 
 

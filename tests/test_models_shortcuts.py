@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from resnet.models.branches import ORDERS
-from resnet.models.geometry import BlockSpec, shares_start
+from resnet.models.config import BlockSpec
 from resnet.models.resnet import Block
-from resnet.models.shortcuts import SHORTCUTS, ShortcutPath, block_arrays
+from resnet.models.scanning import block_arrays
+from resnet.models.shortcuts import SHORTCUTS, ShortcutPath, starts_inside
 from tests import models_reference as reference
 from tests.models_cases import CHOICES, PLAIN, images, net, split
 
@@ -55,10 +56,10 @@ def test_where_the_shortcut_starts(order):
         for shortcut in ("identity", "projection"):
             config = net(order=order, transition=kind, shortcut=shortcut)
             by_matrix = shortcut == "projection" or config.transition != "pad"
-            shared = [shares_start(config, spec, preactivation) for spec in (FIRST, SAME, CHANGE)]
+            shared = [starts_inside(config, spec) for spec in (FIRST, SAME, CHANGE)]
             assert shared == [preactivation, False, preactivation and by_matrix]
     fixup = net(shortcut="fixup", order="postactivation")
-    assert [shares_start(fixup, spec, False) for spec in (FIRST, SAME, CHANGE)] == [False, False, True]
+    assert [starts_inside(fixup, spec) for spec in (FIRST, SAME, CHANGE)] == [False, False, True]
 
 
 @pytest.mark.parametrize("order", [name for name, order in ORDERS.items() if order.preactivation])
@@ -84,8 +85,8 @@ def test_without_its_branch_a_block_is_its_shortcut(config):
     if config.shortcut == "projection" and config.order.endswith("preactivation"):
         begin = reference.ORDERS[config.order][0](params, begin)
     own = {"params": params["shortcut"], "batch_stats": state.get("batch_stats", {}).get("shortcut", {})}
-    path = ShortcutPath(config, CHANGE, train=True)
-    joined, _ = path.apply(own, jnp.float32(begin), jnp.zeros_like(y), None, mutable=["batch_stats"])
+    path = ShortcutPath(config, CHANGE)
+    joined, _ = path.apply(own, jnp.float32(begin), jnp.zeros_like(y), True, None, mutable=["batch_stats"])
     expected = reference.ORDERS[config.order][2](params, np.asarray(joined, np.float64))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 

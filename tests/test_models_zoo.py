@@ -2,15 +2,16 @@
 
 import pytest
 
-from resnet.models.complexity import complexity, totals
+from resnet.models.counts import count_parts, totals
+from resnet.models.grammar import check_net
 from resnet.models.zoo import ZOO
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_counts_are_those_of_the_source(name):
     net = ZOO[name]
-    net.config.check()
-    parameters, macs = totals(complexity(net.config, net.num_outputs, net.image_shape))
+    check_net(net.config)
+    parameters, macs = totals(count_parts(net.config, net.num_outputs, net.image_shape))
     assert parameters == net.parameters
     assert net.macs in (macs, None)
     assert net.source

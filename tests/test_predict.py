@@ -15,7 +15,7 @@ from resnet.config import Config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.interop import predict
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import task_of

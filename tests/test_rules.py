@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: who imports whom, and how long is long."""
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +13,18 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room, a folder or file of resnet/, may import of the others; imports go one way.
-LEAVES = {"errors", "fields", "files", "kernels", "models", "data", "weights"}
+LEAVES = {"errors", "fields", "files", "paths", "kernels", "models", "data", "weights"}
 ENGINE = LEAVES | {"config", "runs", "runtime", "training"}
 ROOMS = {
     "__init__": {"run"},
     "errors": set(),
     "fields": {"errors"},
     "files": {"errors"},
+    "paths": {"errors"},
     "kernels": {"errors"},
-    "models": {"errors", "fields", "kernels"},
+    "models": {"errors", "fields", "kernels", "paths"},
     "data": {"errors", "fields", "files"},
-    "weights": {"errors", "files", "models"},
+    "weights": {"errors", "files", "models", "paths"},
     "config": ENGINE,
     "runtime": ENGINE,
     "runs": ENGINE,
@@ -40,6 +42,9 @@ OWNERS = {
 }
 # The places that may ask which backend is in use; what depends on it elsewhere is a function of kernels/.
 ASK_FOR_BACKEND = ("resnet/kernels/backend.py", "resnet/runtime/")
+# The rooms in which no file imports another that imports it, however far round, for type checkers included.
+WITHOUT_CIRCLES = ("models", "kernels", "weights")
+MODULES_OF_A_ROOM = 12
 # The leaf configs are composed by resnet/config.py, and so must not import it.
 COMPOSED_BY = "resnet/config.py"
 
@@ -48,11 +53,11 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Modules that run when `path` does, wherever in the file; not those under TYPE_CHECKING."""
+def imports(path: Path, for_types: bool = False) -> Iterator[str]:
+    """Modules that run when `path` does, wherever in the file; those under TYPE_CHECKING if `for_types`."""
     tree = ast.parse(path.read_text())
     for node in list(ast.walk(tree)):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not for_types:
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -69,9 +74,9 @@ def room(module: str) -> str | None:
     return parts[1] if parts[0] == "resnet" and len(parts) > 1 else None
 
 
-def imported_files(path: Path) -> set[Path]:
+def imported_files(path: Path, for_types: bool = False) -> set[Path]:
     """Files of the library that `path` imports."""
-    modules = [module for module in imports(path) if room(module)]
+    modules = [module for module in imports(path, for_types) if room(module)]
     return {ROOT / (module.replace(".", "/") + ".py") for module in modules} & set(LIBRARY)
 
 
@@ -81,6 +86,20 @@ def test_imports_go_one_way(path):
     used = {name for module in imports(path) if (name := room(module)) in ROOMS}
     assert used <= ROOMS[here] | {here}, f"{relative(path)} imports {used - ROOMS[here]}"
     assert "scripts" not in {module.split(".")[0] for module in imports(path)}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CIRCLES)
+def test_no_import_circle(name):
+    """TopologicalSorter raises CycleError, which lists the files of the first circle that it meets."""
+    files = sorted((ROOT / "resnet" / name).rglob("*.py"))
+    graph = {relative(path): set(map(relative, imported_files(path, for_types=True))) for path in files}
+    order = [*graphlib.TopologicalSorter(graph).static_order()]
+    assert len(order) >= len(files)
+
+
+def test_a_room_is_seen_at_a_glance():
+    modules = [path for path in (ROOT / "resnet/models").rglob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MODULES_OF_A_ROOM, "merge what is always read together"
 
 
 def test_no_leaf_config_imports_the_whole_config():

@@ -16,7 +16,7 @@ from resnet.config import Config, save_config
 from resnet.data.datasets import load_dataset
 from resnet.data.splits import NAME, PLACE, stratified_order
 from resnet.errors import InputError
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run, load_run_split
 from resnet.runs.open_run import outcome

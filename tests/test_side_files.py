@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet.config import Config, save_config
-from resnet.models.flow import Flow
+from resnet.models.chain import Flow
 from resnet.runs import lock, open_run, provenance, records, rollbacks, telemetry
 from resnet.runs.records import Records, read_json, read_metrics, write_json
 from resnet.runs.rollbacks import Diverged, write_rollback

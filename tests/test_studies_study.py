@@ -12,8 +12,9 @@ from resnet.config import Config, config_hash, replaced, save_config
 from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.models.grammar import ModelConfig
-from resnet.models.paths import parameter_path
+from resnet.models.config import ModelConfig
+from resnet.models.grammar import check_net
+from resnet.paths import parameter_path
 from resnet.runtime.devices import make_mesh
 from resnet.studies import runner
 from resnet.studies.budget import Match, count, solve
@@ -77,7 +78,7 @@ def test_budgets_are_matched_and_say_what_they_reached(budget, changes, by, tole
     config = ModelConfig(depth=56, **changes)
     reached = solve(config, target, Match("other", budget, by), SHAPES)
     found = dataclasses.replace(config, **{reached.field.removeprefix("model."): reached.value})
-    found.check()
+    check_net(found)
     assert count(found, SHAPES, budget) == reached.reached
     assert abs(reached.reached / target - 1) <= tolerance
     assert f"{target:,}" in str(reached) and reached.field in str(reached)

@@ -14,7 +14,7 @@ from resnet.config import Config, check_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.interop.convert import import_weights
-from resnet.models.paths import leaf_paths
+from resnet.paths import leaf_paths
 from resnet.run import load
 from resnet.runs.task import task_of
 from resnet.runtime.devices import make_mesh

@@ -15,7 +15,7 @@ import pytest
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.kernels import convolution, native
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.runtime import cache, machine
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig

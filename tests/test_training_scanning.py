@@ -6,8 +6,8 @@ import pytest
 
 from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
-from resnet.models.paths import leaf_paths
 from resnet.models.scanning import STACKED
+from resnet.paths import leaf_paths
 from resnet.runtime.devices import make_mesh
 from resnet.training.trainer import make_trainer
 from tests.studies_cases import tiny_config

@@ -9,7 +9,7 @@ from resnet.data.augment import augment
 from resnet.data.batches import epoch_order
 from resnet.data.datasets import DataConfig
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, ORDER, pin_streams, random_key
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.training.step import init_variables
 

@@ -11,18 +11,18 @@ from configs.digits_grammar import get_config as digits
 from resnet.config import replaced
 from resnet.errors import InputError
 from resnet.models.branches import ORDERS
-from resnet.models.grammar import needs_of
+from resnet.models.grammar import check_net
 from resnet.models.shortcuts import SHORTCUTS
 from resnet.studies.study import Arm, Study
 
 
 def get_study(scale: str) -> Study:
     base, arms = {"paper": cifar10(), "small": digits()}[scale], {}
-    for shortcut in SHORTCUTS:
-        needs = {f"model.{field}": value for field, value in needs_of(shortcut).items()}
+    for name, shortcut in SHORTCUTS.items():
+        needs = {f"model.{field}": value for field, value in shortcut.needs.items()}
         for order in ORDERS:
-            changes = {"model.shortcut": shortcut, "model.order": order} | needs
+            changes = {"model.shortcut": name, "model.order": order} | needs
             with contextlib.suppress(InputError):
-                replaced(base, changes).model.check()
-                arms[f"{shortcut}-{order}"] = Arm(changes, f"identity-{order}")
+                check_net(replaced(base, changes).model)
+                arms[f"{name}-{order}"] = Arm(changes, f"identity-{order}")
     return Study("Every shortcut in every order of activation", base, arms, "identity-postactivation")

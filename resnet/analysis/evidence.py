@@ -15,9 +15,9 @@ from resnet.analysis.claims import Bench, Claim
 from resnet.analysis.subject import of_config
 from resnet.config import replaced
 from resnet.data.datasets import shapes_of
-from resnet.models.complexity import complexity
+from resnet.models.counts import count_parts
 from resnet.models.layers import ACTIVATIONS
-from resnet.models.transitions import TRANSITIONS
+from resnet.models.shortcuts import TRANSITIONS
 from resnet.training.loop import train
 from resnet.training.losses import example_losses
 
@@ -265,7 +265,7 @@ def _transitions() -> dict[str, dict[str, Any]]:
 def _cost(config: Any) -> tuple[int, int]:
     """(parameters, multiply-adds) of the first block that changes shape."""
     shape, outputs = shapes_of(config.data)
-    part = complexity(config.model, outputs, shape)[2]
+    part = count_parts(config.model, outputs, shape)[2]
     return part.parameters, part.macs
 
 

@@ -23,8 +23,7 @@ from resnet.analysis.options import Count, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
 from resnet.files import drawn
-from resnet.models.chain import Part
-from resnet.models.flow import noise_like, rms
+from resnet.models.chain import Part, noise_like, rms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,14 +14,13 @@ import numpy as np
 
 from resnet.analysis import pictures
 from resnet.analysis.subject import Subject
-from resnet.models.branches import NORM, ORDERS
-from resnet.models.geometry import BRANCHES
-from resnet.models.stems import stem_convolutions, stem_norms
+from resnet.models.branches import BRANCHES, ORDERS
+from resnet.models.config import ModelConfig
+from resnet.models.geometry import stem_layers
+from resnet.models.layers import NORM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from resnet.models.grammar import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +86,18 @@ def _responses(subject: Subject, statistics: str) -> Net:
     for part in subject.parts(statistics)[:-1]:
         outputs = part.responses(x)
         names = (
-            stem_layers(subject.config.model) if part.name == "stem" else block_layers(subject.config.model)
+            stem_responses(subject.config.model)
+            if part.name == "stem"
+            else block_responses(subject.config.model)
         )
         found |= {f"{part.name}/{conv}": outputs[response].std() for conv, response in names.items()}
         x = part(x)
     return Net(subject.name, {name: float(value) for name, value in jax.device_get(found).items()})
 
 
-def block_layers(config: "ModelConfig") -> dict[str, str]:
+def block_responses(config: ModelConfig) -> dict[str, str]:
     """{convolution: the layer whose output is its response} of a residual branch."""
-    order, count = ORDERS[config.order], len(BRANCHES[config.branch].sizes)
+    order, count = ORDERS[config.order], len(BRANCHES[config.branch].operations)
     skipped = order.before.count(NORM)
     normed = count if NORM in order.after else count - 1
     if config.norm == "none":
@@ -104,8 +105,10 @@ def block_layers(config: "ModelConfig") -> dict[str, str]:
     return {f"conv{i}": f"norm{i + skipped}" if i <= normed else f"conv{i}" for i in range(1, count + 1)}
 
 
-def stem_layers(config: "ModelConfig") -> dict[str, str]:
+def stem_responses(config: ModelConfig) -> dict[str, str]:
     """The same of the stem."""
-    count = len(stem_convolutions(config, channels=3))
-    normed = 0 if config.norm == "none" else stem_norms(config)
-    return {f"conv{i}": f"norm{i}" if i <= normed else f"conv{i}" for i in range(1, count + 1)}
+    normed = config.norm != "none"
+    return {
+        layer.name: f"norm{i}" if layer.normed and normed else layer.name
+        for i, layer in enumerate(stem_layers(config), 1)
+    }

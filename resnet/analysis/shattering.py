@@ -24,8 +24,7 @@ from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
 from resnet.errors import InputError
 from resnet.files import drawn
-from resnet.models.chain import Part
-from resnet.models.flow import noise_like
+from resnet.models.chain import Part, noise_like
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

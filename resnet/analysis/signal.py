@@ -26,7 +26,7 @@ from resnet.analysis.options import Count, Counts, check_options
 from resnet.analysis.subject import NOISE, Subject, at_depth, layers_of_block
 from resnet.errors import InputError
 from resnet.files import drawn
-from resnet.models.flow import Flow, flow, noise_like
+from resnet.models.chain import Flow, flow, noise_like
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ def _measure(subject: Subject, change: dict, options: Options) -> Net:
         nets = iter([subject])
     flows, kept = [], np.zeros(0, bool)
     for net in nets:
-        kept = np.array([part.regular for part in net.parts(options.statistics) if part.own is not None])
+        kept = np.array([part.regular for part in net.parts(options.statistics) if part.arrays is not None])
         flows.append(measure(net, options.statistics))
     blocks = np.tile(np.arange(1, len(kept) + 1), (len(flows), 1))[:, kept].ravel()
     up = np.concatenate([np.diff(f.x)[kept] for f in flows])

@@ -136,7 +136,7 @@ def ask(subject: Subject, options: Options) -> Spectrum:
     return Spectrum(
         title=subject.title,
         images=str(net.sample),
-        blocks=[values(part.name, i, i + 1) for i, part in enumerate(parts) if part.own is not None],
+        blocks=[values(part.name, i, i + 1) for i, part in enumerate(parts) if part.arrays is not None],
         chains=[values(f"to {parts[length].name}", 1, length + 1) for length in lengths],
         lengths=lengths,
         net=values("image to logits", 0, len(parts)),

@@ -16,10 +16,11 @@ from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.splits import NAME
 from resnet.errors import InputError, check_choice, check_within
+from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
-from resnet.models.geometry import BRANCHES, FAMILIES
-from resnet.models.paths import parameter_path
+from resnet.models.geometry import FAMILIES
 from resnet.models.resnet import ResNet, make_model
+from resnet.paths import parameter_path
 from resnet.run import SPLITS, load, with_labels_of
 from resnet.runs.task import Task, task_of
 from resnet.training.losses import example_losses
@@ -143,7 +144,7 @@ def at_depth(config: Config, depth: int) -> dict[str, Any]:
 
 def layers_of_block(config: Config) -> int:
     """Convolutions of a residual branch."""
-    return len(BRANCHES[config.model.branch].sizes)
+    return len(BRANCHES[config.model.branch].operations)
 
 
 def _probe(

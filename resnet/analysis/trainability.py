@@ -26,7 +26,6 @@ from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
 from resnet.files import drawn
 from resnet.models.branches import ORDERS
-from resnet.models.grammar import needs_of
 from resnet.models.shortcuts import SHORTCUTS
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def _chosen(name: str, given: tuple[str, ...], known: dict) -> list[str]:
 def _cell(subject: Subject, shortcut: str, order: str, options: Options) -> Cell:
     """Measures one combination, or says why the grammar refuses it."""
     chain = {"family": "chain", "blocks": (options.blocks,), "shortcut": shortcut, "order": order}
-    changes = {f"model.{name}": value for name, value in (chain | needs_of(shortcut)).items()}
+    changes = {f"model.{name}": value for name, value in {**chain, **SHORTCUTS[shortcut].needs}.items()}
     first = subject.config.seed
     try:
         nets = [subject.restarted(seed, changes) for seed in range(first, first + options.seeds)]

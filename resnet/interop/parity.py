@@ -15,7 +15,7 @@ from resnet.data.datasets import DataConfig
 from resnet.data.splits import Split
 from resnet.interop.convert import state_of
 from resnet.interop.peers import RESNET20, Peer, need
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.restore import variable_shapes

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resnet.errors import check_installed
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 from resnet.models.zoo import ZOO
 
 

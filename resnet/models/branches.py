@@ -1,123 +1,142 @@
-"""The residual branch F(x): its convolutions, in one of the five orders of He 2016, Table 2."""
+"""The residual branch F(x): its operations, in one of the five orders of He 2016, Table 2."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable, Sequence
 
-from flax import linen as nn
 from jaxtyping import Array
 
-from resnet.models.geometry import BlockSpec, blocks_per_stage, branch_convolutions, scaled
-from resnet.models.layers import Conv, Dropout, SqueezeExcitation, activate, fixup_bias
-from resnet.models.norms import normalize
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
-
-NORM, ACTIVATION = "norm", "activation"
+from resnet.models.config import BlockSpec, ModelConfig
+from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers, SqueezeExcitation, activate
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What stands before the first convolution, after the last one, and after the sum.
+    """What stands before the first operation of a branch, between two, after the last, and after the sum.
 
-    Between two convolutions stand a norm and an activation in every order.
+    Beside the blocks: what follows a convolution of the stem, begins the head, and follows its pooling.
     """
 
     before: tuple[str, ...] = ()
+    between: tuple[str, ...] = (NORM, ACTIVATION)
     after: tuple[str, ...] = ()
     after_sum: tuple[str, ...] = ()
+    stem: tuple[str, ...] = (NORM, ACTIVATION)
+    head: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
 
     @property
     def preactivation(self) -> bool:
-        return bool(self.before)
+        """Whether blocks begin with an activation."""
+        return ACTIVATION in self.before
 
 
 ORDERS = {
     "postactivation": Order(after=(NORM,), after_sum=(ACTIVATION,)),
     "norm_after_sum": Order(after_sum=(NORM, ACTIVATION)),
     "activation_before_sum": Order(after=(NORM, ACTIVATION)),
-    "activation_only_preactivation": Order(before=(ACTIVATION,), after=(NORM,)),
-    "preactivation": Order(before=(NORM, ACTIVATION)),
+    "activation_only_preactivation": Order(before=(ACTIVATION,), after=(NORM,), head=(NORM, ACTIVATION)),
+    "preactivation": Order(before=(NORM, ACTIVATION), head=(NORM, ACTIVATION)),
 }
 
 
-def after_sum_activation(config: "ModelConfig") -> str:
-    """The function after the sum."""
-    if config.after_sum != "auto":
-        return config.after_sum
-    return config.activation if ACTIVATION in ORDERS[config.order].after_sum else "identity"
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An operation's place in its branch: its name, channels and stride, and how its kernels start."""
+
+    name: str
+    inputs: int
+    outputs: int
+    stride: int
+    groups: int
+    last: bool
+    kernel_init: str
+    init_scale: float
 
 
-class Branch:
-    """The residual branch of `block`, whose layers are submodules of the calling module.
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """apply(layers, x, place) gives x with the channels and the stride of its place.
 
-    `start` is the part before the first convolution, which the shortcut may share; `finish` the rest.
-    With shortcut 'fixup' a learned scalar is added before every convolution and activation
-    (Zhang 2019); the one before the function after the sum belongs to the shortcut.
+    `grouped`: whether it divides its channels into the groups of the config.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        config: "ModelConfig",
-        block: BlockSpec,
-        train: bool,
-        axis_name: str | None,
-    ):
-        self.module, self.config, self.block = module, config, block
-        self.train, self.axis_name = train, axis_name
-        self.order = ORDERS[config.order]
-        self.convolutions = branch_convolutions(config, block)
-        self.norms = self.biases = 0
-
-    def start(self, x: Array) -> Array:
-        """x through what stands before the first convolution."""
-        return self._steps(self.order.before, self._bias(x))
-
-    def finish(self, x: Array, key: Array | None) -> Array:
-        """The convolutions and what stands between and after them; `key` draws the dropout."""
-        config = self.config
-        for i, spec in enumerate(self.convolutions):
-            last = i == len(self.convolutions) - 1
-            if i:
-                x = self._bias(self._steps((NORM, ACTIVATION), x))
-            if last and config.branch_dropout:
-                x = Dropout(config.branch_dropout)(x, key)
-            init, scale = branch_init(config, last, len(self.convolutions))
-            if last and config.zero_gamma and not self.order.after:
-                # A norm that an activation follows must not start at 0: ReLU would pass no gradient.
-                init = "zero"
-            x = Conv(spec, config, init, scale, name=spec.name)(x)
-        x = self._steps(self.order.after, x, config.zero_gamma)
-        if config.squeeze:
-            x = SqueezeExcitation(scaled(x.shape[-1], config.squeeze), name="squeeze")(x)
-        return x
-
-    def after_sum(self, y: Array) -> Array:
-        """What follows the sum of shortcut and branch."""
-        y = self._steps(tuple(s for s in self.order.after_sum if s == NORM), y)
-        return activate(self.config, after_sum_activation(self.config), y)
-
-    def _steps(self, steps: tuple[str, ...], x: Array, zero_scale: bool = False) -> Array:
-        for step in steps:
-            if step == ACTIVATION:
-                x = activate(self.config, self.config.activation, self._bias(x))
-                continue
-            self.norms += 1
-            x = normalize(
-                self.config, x, self.train, name=f"norm{self.norms}", axis_name=self.axis_name,
-                zero_scale=zero_scale,
-            )  # fmt: skip
-        return x
-
-    def _bias(self, x: Array) -> Array:
-        self.biases += 1
-        return fixup_bias(self.module, self.config, x, f"bias{self.biases}")
+    apply: Callable[[Layers, Array, Place], Array]
+    grouped: bool = False
 
 
-def branch_init(config: "ModelConfig", last: bool, convolutions: int) -> tuple[str, float]:
-    """(initialiser, factor) of a convolution of the branch; Fixup: the last 0, the others by depth."""
-    if config.shortcut != "fixup":
-        return config.kernel_init, config.branch_init_scale
-    blocks = sum(blocks_per_stage(config))
-    return ("zero", 1.0) if last else (config.kernel_init, blocks ** (-1 / (2 * convolutions - 2)))
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """The operations of F(x), each a layer of the net's depth; norm and activation stand between them.
+
+    `expansion`: channels that leave it over its stage's width. `strided`: the operation that carries the
+    stride, unless the config gives it to the first.
+    """
+
+    operations: tuple[Operation, ...]
+    expansion: int = 1
+    strided: int = 0
+
+
+def convolution(layers: Layers, x: Array, place: Place, size: int) -> Array:
+    """A convolution with a kernel of size x size."""
+    return layers.conv(
+        x, place.name, place.outputs, size, place.stride, groups=place.groups,
+        kernel_init=place.kernel_init, init_scale=place.init_scale,
+    )  # fmt: skip
+
+
+CONV1 = Operation(functools.partial(convolution, size=1))
+CONV3 = Operation(functools.partial(convolution, size=3), grouped=True)
+
+BRANCHES = {
+    "basic": Branch((CONV3, CONV3)),
+    "bottleneck": Branch((CONV1, CONV3, CONV1), expansion=4, strided=1),
+    "single": Branch((CONV3,)),
+}
+
+
+def places(config: ModelConfig, block: BlockSpec) -> tuple[Place, ...]:
+    """The places of a branch's operations: conv1, conv2, …"""
+    branch = BRANCHES[config.branch]
+    count = len(branch.operations)
+    strided = 0 if config.stride_at == "first" else branch.strided
+    widths = (block.inputs, *(block.inner,) * (count - 1), block.outputs)
+    # A norm that an activation follows must not start at 0: ReLU would pass no gradient.
+    zero = config.zero_gamma and not ORDERS[config.order].after
+    return tuple(
+        Place(
+            name=f"conv{i + 1}",
+            inputs=widths[i],
+            outputs=widths[i + 1],
+            stride=block.stride if i == strided else 1,
+            groups=config.groups if operation.grouped else 1,
+            last=i == count - 1,
+            kernel_init="zero" if zero and i == count - 1 else config.kernel_init,
+            init_scale=config.branch_init_scale,
+        )
+        for i, operation in enumerate(branch.operations)
+    )
+
+
+def residual_branch(
+    layers: Layers, order: Order, places: Sequence[Place], x: Array, key: Array | None
+) -> Array:
+    """F(x), from what enters its first operation; `key` draws the dropout."""
+    config = layers.config
+    for operation, place in zip(BRANCHES[config.branch].operations, places, strict=True):
+        if place is not places[0]:
+            x = layers.apply(order.between, x)
+        if place.last and config.branch_dropout:
+            x = Dropout(config.branch_dropout)(x, key)
+        x = operation.apply(layers, x, place)
+    x = layers.apply(order.after, x, config.zero_gamma)
+    return SqueezeExcitation(config.squeeze, name="squeeze")(x) if config.squeeze else x
+
+
+def after_sum(layers: Layers, order: Order, y: Array) -> Array:
+    """What follows the sum of shortcut and branch: a norm in one order, then the function after the sum."""
+    config = layers.config
+    y = layers.apply([step for step in order.after_sum if step == NORM], y)
+    auto = config.activation if ACTIVATION in order.after_sum else "identity"
+    return activate(config, auto if config.after_sum == "auto" else config.after_sum, y)

@@ -1,29 +1,32 @@
 """A net taken apart: the chain of pure functions stem, blocks, head.
 
 Parts that are equal but for the values of their variables share one compiled program, so that a
-thousand layers take no longer to compile than ten.
+thousand layers take no longer to compile than ten. `flow` tells how large the signal is on its way up the
+chain, and the gradient on its way down.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
-from resnet.models.branches import ORDERS
-from resnet.models.geometry import BlockSpec, block_specs, shares_start
-from resnet.models.paths import leaf_paths
-from resnet.models.resnet import Block, Head
-from resnet.models.shortcuts import BlockArrays, block_arrays
-from resnet.models.stems import Stem
+from resnet.models.config import ModelConfig
+from resnet.models.geometry import block_specs, kind
+from resnet.models.resnet import Block, Head, Stem
+from resnet.models.scanning import BlockArrays, block_arrays
+from resnet.models.shortcuts import ShortcutPath, starts_inside
+from resnet.paths import leaf_paths
 
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+# Root mean squares outside of these are taken for overflow and underflow of float32.
+SMALLEST, LARGEST = 1e-30, 1e30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Part:
     """Whether batch norms use the statistics of the batch."""
     variables: dict[str, Any]
     """{"params", "batch_stats"} of this part alone."""
-    own: BlockArrays | None = None
+    arrays: BlockArrays | None = None
     """What a block has beside its variables; None for stem and head."""
     regular: bool = False
     """Whether the shortcut starts at x itself and keeps its shape: not in the blocks between two stages,
@@ -51,15 +54,15 @@ class Part:
 
     def apply(self, variables: dict[str, Any], x: Array) -> Array:
         """The part with other variables."""
-        return _output(self.module, self.train, variables, self.own, x)
+        return _output(self.module, self.train, variables, self.arrays, x)
 
     def open(self, x: Array) -> tuple[Array, dict[str, Array]]:
         """(the output, what the block shows by name: `branch` is F(x), `shortcut/opening` that of a gate)."""
-        return _open(self.module, self.train, self.variables, self.own, x)
+        return _open(self.module, self.train, self.variables, self.arrays, x)
 
     def responses(self, x: Array) -> dict[str, Array]:
         """Output of every layer in the part, by path ("conv1", "norm1", "shortcut/norm", …)."""
-        return _responses(self.module, self.train, self.variables, self.own, x)
+        return _responses(self.module, self.train, self.variables, self.arrays, x)
 
     def branch(self, x: Array) -> Array:
         """F(x) of a block."""
@@ -67,31 +70,30 @@ class Part:
 
     def join(self, x: Array, branch: Array) -> Array:
         """The block's output if its branch gave `branch`; zeros delete the branch."""
-        return _output(self.module, self.train, self.variables, {**(self.own or {}), "branch": branch}, x)
+        return _output(self.module, self.train, self.variables, self.arrays, x, branch)
 
     def pull(self, x: Array, gradient: Array) -> Array:
         """The gradient at the output brought to the input x."""
-        return _pull(self.module, self.train, self.variables, self.own, x, gradient)
+        return _pull(self.module, self.train, self.variables, self.arrays, x, gradient)
 
     def push(self, x: Array, tangent: Array) -> Array:
         """The change of the output by a small change of the input x; for running statistics alone."""
-        return _push(self.module, self.train, self.variables, self.own, x, tangent)
+        return _push(self.module, self.train, self.variables, self.arrays, x, tangent)
 
     def pull_through(self, x: Array, gradient: Array, *, branch: bool) -> Array:
         """What of it comes through F alone, or through the shortcut alone: the two add up to `pull`."""
-        return _pull_through(self.module, self.train, branch, self.variables, self.own, x, gradient)
+        return _pull_through(self.module, self.train, branch, self.variables, self.arrays, x, gradient)
 
 
 def parts(
-    config: "ModelConfig", num_outputs: int, variables: dict[str, Any], statistics: str = "running"
+    config: ModelConfig, num_outputs: int, variables: dict[str, Any], statistics: str = "running"
 ) -> list[Part]:
     """Stem, blocks and head of a net. Their composition is the net, without the noise of training.
 
     `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones.
     """
-    preactivation = ORDERS[config.order].preactivation
 
-    def part(name: str, make: Callable[["ModelConfig"], Any], **block: Any) -> Part:
+    def part(name: str, make: Callable[[ModelConfig], Any], **block: Any) -> Part:
         mine = {collection: _subtree(tree, name) for collection, tree in variables.items()}
         module = make(_fixed_within(config, name, mine.get("batch_stats", {})))
         return Part(name, module, statistics == "batch", mine, **block)
@@ -99,19 +101,14 @@ def parts(
     blocks = [
         part(
             spec.name,
-            lambda config, spec=spec: Block(config, _kind(spec), parent=None),
-            own=block_arrays(config, spec, key=None),
-            regular=not (spec.changes_shape or shares_start(config, spec, preactivation)),
+            lambda config, spec=spec: Block(config, kind(spec), parent=None),
+            arrays=block_arrays(config, spec, key=None),
+            regular=not (spec.changes_shape or starts_inside(config, spec)),
         )
         for spec in block_specs(config)
     ]
     stem = part("stem", lambda config: Stem(config, parent=None))
     return [stem, *blocks, part("head", lambda config: Head(config, num_outputs, parent=None))]
-
-
-def _kind(spec: BlockSpec) -> BlockSpec:
-    """The block without its place, of which only being the first decides what is computed."""
-    return dataclasses.replace(spec, stage=0, block=0, index=min(spec.index, 1))
 
 
 def _subtree(tree: Any, name: str) -> Any:
@@ -121,7 +118,7 @@ def _subtree(tree: Any, name: str) -> Any:
     return tree
 
 
-def _fixed_within(config: "ModelConfig", name: str, statistics: Any) -> "ModelConfig":
+def _fixed_within(config: ModelConfig, name: str, statistics: Any) -> ModelConfig:
     """The config in which `bn_fixed` names the same norms by their paths within the part `name`."""
     if not config.bn_fixed:
         return config
@@ -130,29 +127,47 @@ def _fixed_within(config: "ModelConfig", name: str, statistics: Any) -> "ModelCo
     return dataclasses.replace(config, bn_fixed="|".join(f"^{norm}$" for norm in fixed))
 
 
-def _apply(module: Any, train: bool, variables: Any, own: Any, x: Array, **options: Any) -> Any:
-    """(output, what was sown) of a part."""
-    arguments = {Block: {"own": own}, Head: {"key": None}}.get(type(module), {})
+def _apply(
+    module: Any,
+    train: bool,
+    variables: Any,
+    arrays: Any,
+    x: Array,
+    branch: Array | None = None,
+    **options: Any,
+) -> tuple[Array, dict[str, Array]]:
+    """(output, what the part shows) of a part, F(x) among it; with `branch` given, that takes its place."""
+    shown = {}
+
+    def join(merge: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        if not isinstance(context.module, ShortcutPath):
+            return merge(*args, **kwargs)
+        x, shown["branch"], *rest = args
+        return merge(x, shown["branch"] if branch is None else branch, *rest, **kwargs)
+
+    arguments = {Block: {"arrays": arrays}, Head: {"key": None}}.get(type(module), {})
     mutable = ["batch_stats", "intermediates"]
-    y, state = module.apply(variables, x, **arguments, train=train, mutable=mutable, **options)
+    with nn.intercept_methods(join):
+        y, state = module.apply(variables, x, **arguments, train=train, mutable=mutable, **options)
     sown: dict[str, Any] = flatten_dict(state.get("intermediates", {}), sep="/")
-    return y[0] if isinstance(module, Head) else y, {path: values[0] for path, values in sown.items()}
+    shown |= {path: values[0] for path, values in sown.items()}
+    return y[0] if isinstance(module, Head) else y, shown
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _output(module, train, variables, own, x: Array) -> Array:
-    return _apply(module, train, variables, own, x)[0]
+def _output(module, train, variables, arrays, x: Array, branch: Array | None = None) -> Array:
+    return _apply(module, train, variables, arrays, x, branch)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _open(module, train, variables, own, x: Array) -> tuple[Array, dict[str, Array]]:
-    return _apply(module, train, variables, own, x)
+def _open(module, train, variables, arrays, x: Array) -> tuple[Array, dict[str, Array]]:
+    return _apply(module, train, variables, arrays, x)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _responses(module, train, variables, own, x: Array) -> dict[str, Array]:
-    sown = _apply(module, train, variables, own, x, capture_intermediates=_is_layer)[1]
-    return {path.removesuffix("/__call__"): y for path, y in sown.items() if path.endswith("/__call__")}
+def _responses(module, train, variables, arrays, x: Array) -> dict[str, Array]:
+    shown = _apply(module, train, variables, arrays, x, capture_intermediates=_is_layer)[1]
+    return {path.removesuffix("/__call__"): y for path, y in shown.items() if path.endswith("/__call__")}
 
 
 def _is_layer(module: nn.Module, method: str) -> bool:
@@ -160,23 +175,109 @@ def _is_layer(module: nn.Module, method: str) -> bool:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _pull(module, train, variables, own, x: Float[Array, "..."], gradient: Array) -> Array:
-    return jax.vjp(lambda x: _apply(module, train, variables, own, x)[0], x)[1](gradient)[0]
+def _pull(module, train, variables, arrays, x: Float[Array, "..."], gradient: Array) -> Array:
+    return jax.vjp(lambda x: _apply(module, train, variables, arrays, x)[0], x)[1](gradient)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _push(module, train, variables, own, x: Float[Array, "..."], tangent: Array) -> Array:
-    return jax.jvp(lambda x: _apply(module, train, variables, own, x)[0], (x,), (tangent,))[1]
+def _push(module, train, variables, arrays, x: Float[Array, "..."], tangent: Array) -> Array:
+    return jax.jvp(lambda x: _apply(module, train, variables, arrays, x)[0], (x,), (tangent,))[1]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _pull_through(module, train, through_branch, variables, own, x: Array, gradient: Array) -> Array:
+def _pull_through(module, train, through_branch, variables, arrays, x: Array, gradient: Array) -> Array:
     def branch(x: Array) -> Array:
-        return _apply(module, train, variables, own, x)[1]["branch"]
+        return _apply(module, train, variables, arrays, x)[1]["branch"]
 
     def output(x: Array, f: Array) -> Array:
-        return _apply(module, train, variables, {**own, "branch": f}, x)[0]
+        return _apply(module, train, variables, arrays, x, f)[0]
 
     f = branch(x)
     through = (lambda z: output(x, branch(z))) if through_branch else (lambda z: output(z, f))
     return jax.vjp(through, x)[1](gradient)[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flow:
+    """Natural logarithms of root mean squares, over images, pixels and channels.
+
+    A joint lies before each block, and one behind the last. What lies beyond the joint at which the
+    signal leaves the range of float32 is NaN, and so is a gradient that is exactly 0.
+    """
+
+    blocks: tuple[str, ...]
+    x: Float[np.ndarray, " joints"]
+    branch: Float[np.ndarray, " blocks"]
+    """Of F(x), before the shortcut scales or gates it."""
+    cosine: Float[np.ndarray, " blocks"]
+    """Between x and F(x), mean over the images; NaN where their shapes differ."""
+    gradient: Float[np.ndarray, " joints"]
+    """Of the gradient to the joint; its root mean square at the top is 1 if it starts as noise."""
+
+
+def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top) -> Flow:
+    """Sends images up the chain `parts`, and a gradient down.
+
+    `gradient_at_top(x)` gives the gradient to x, the output of the last block. It is renormalised at
+    every joint, and its scale kept as a logarithm: no depth over- or underflows.
+    """
+    stem, blocks = parts[0], [part for part in parts if part.arrays is not None]
+    joints, shown = [stem(images)], []
+    for block in blocks:
+        y, inside = block.open(joints[-1])
+        shown.append(_compare(joints[-1], inside["branch"]))
+        joints.append(y)
+    scales = np.array(jax.device_get([rms(x) for x in joints]), np.float64)
+    branch, cosine = np.array(jax.device_get(shown), np.float64).T
+    top = _last_alive(scales)
+    with np.errstate(divide="ignore"):
+        result = Flow(
+            tuple(block.name for block in blocks), np.log(scales), np.log(branch), cosine,
+            np.full(len(joints), np.nan),
+        )  # fmt: skip
+    for values, alive in ((result.x, top + 1), (result.branch, top), (result.cosine, top)):
+        values[alive:] = np.nan
+    result.gradient[: top + 1] = _down(blocks[:top], joints[: top + 1], gradient_at_top)
+    return result
+
+
+def noise_like(x: Array, seed: int = 0) -> Array:
+    """Normal values with root mean square 1."""
+    noise = jax.random.normal(jax.random.key(seed), x.shape, x.dtype)
+    return noise / rms(noise)
+
+
+def _down(blocks: Sequence[Part], joints: Sequence[Array], gradient_at_top) -> np.ndarray:
+    """Logarithm of the gradient's scale at every joint."""
+    gradient = gradient_at_top(joints[-1])
+    scales = [rms(gradient)]
+    for block, x in zip(reversed(blocks), reversed(joints[:-1]), strict=True):
+        gradient = block.pull(x, gradient / jnp.where(scales[-1] > 0, scales[-1], 1))
+        scales.append(rms(gradient))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.cumsum(np.log(np.array(jax.device_get(scales), np.float64)))[::-1]
+    return np.where(np.isfinite(logs), logs, np.nan)
+
+
+def _last_alive(scales: np.ndarray) -> int:
+    """The last joint up to which the signal is in the range of float32; 0 at least."""
+    dead = ~((scales > SMALLEST) & (scales < LARGEST))
+    return max(int(np.argmax(dead)) - 1, 0) if dead.any() else len(scales) - 1
+
+
+@jax.jit
+def rms(x: Array) -> Array:
+    """Root mean square; x is scaled first, because squares overflow at 1e19."""
+    wide = x.astype(jnp.float32)
+    largest = jnp.maximum(jnp.abs(wide).max(), jnp.finfo(jnp.float32).tiny)
+    return largest * jnp.sqrt(jnp.square(wide / largest).mean())
+
+
+@jax.jit
+def _compare(x: Array, branch: Array) -> tuple[Array, Array]:
+    """(root mean square of F(x), cosine between x and F(x))."""
+    if x.shape != branch.shape:
+        return rms(branch), jnp.float32(jnp.nan)
+    a, b = (v.astype(jnp.float32).reshape(len(v), -1) / rms(v) for v in (x, branch))
+    norms = jnp.sqrt(jnp.square(a).sum(1) * jnp.square(b).sum(1))
+    return rms(branch), ((a * b).sum(1) / norms).mean()

@@ -1,75 +1,15 @@
-"""The shape of a net before it is built: which blocks there are, and what each turns into what.
+"""The shape of a net before it is built: the layers of its stem, its blocks, and their widths.
 
 This is the one place that decides which blocks change shape; modules, counts and checks read it.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from resnet.errors import InputError, check_at_least
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Convolution:
-    """A convolution: square kernel of `size` pixels, NHWC, padded by (size - 1) / 2 on each side.
-
-    `norm`: whether a norm of its own follows, as on the shortcut; a branch's norms are its order's.
-    """
-
-    name: str
-    size: int
-    inputs: int
-    outputs: int
-    stride: int = 1
-    groups: int = 1
-    bias: bool = False
-    norm: bool = False
-
-    @property
-    def kernel_shape(self) -> tuple[int, int, int, int]:
-        """(height, width, inputs per group, outputs)."""
-        return self.size, self.size, self.inputs // self.groups, self.outputs
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockSpec:
-    """A residual block's place and shape; `stage` and `block` count from 1, `index` from 0 over the net."""
-
-    stage: int
-    block: int
-    index: int
-    inputs: int
-    inner: int
-    outputs: int
-    stride: int
-
-    @property
-    def name(self) -> str:
-        return f"stage{self.stage}/block{self.block}"
-
-    @property
-    def changes_shape(self) -> bool:
-        """Whether this is a transition block."""
-        return self.stride != 1 or self.inputs != self.outputs
-
-
-@dataclasses.dataclass(frozen=True)
-class Branch:
-    """A residual branch: kernel sizes of its convolutions, and its outputs over its stage's width."""
-
-    sizes: tuple[int, ...]
-    expansion: int = 1
-
-
-BRANCHES = {
-    "basic": Branch(sizes=(3, 3)),
-    "bottleneck": Branch(sizes=(1, 3, 1), expansion=4),
-    "single": Branch(sizes=(3,)),
-}
-
+from resnet.models.branches import BRANCHES, ORDERS
+from resnet.models.config import BlockSpec, ModelConfig
 
 # Widths of the stages, before ModelConfig.width. A chain has equal blocks only: what theory is about.
 FAMILIES = {
@@ -96,7 +36,52 @@ IMAGENET_BLOCKS = {
 }
 
 
-def blocks_per_stage(config: "ModelConfig") -> tuple[int, ...]:
+@dataclasses.dataclass(frozen=True)
+class StemSpec:
+    """(size, stride, width over the stem's) of each convolution; then a 3x3/2 max-pool or not.
+
+    `border` surrounds the image in the max-pool.
+    """
+
+    convolutions: tuple[tuple[int, int, float], ...]
+    max_pool: bool
+    border: float = -np.inf
+
+
+STEMS = {
+    "cifar": StemSpec(((3, 1, 1),), max_pool=False),
+    "imagenet": StemSpec(((7, 2, 1),), max_pool=True),
+    # BiT (Kolesnikov 2020) surrounds what goes into its max-pool with zeros.
+    "bit": StemSpec(((7, 2, 1),), max_pool=True, border=0.0),
+    # Three 3x3 instead of the 7x7: ResNet-C and -D (He 2018).
+    "deep": StemSpec(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1)), max_pool=True),
+    # A strided convolution instead of the max-pool as well: ResNet-RS (Bello 2021).
+    "deep_strided": StemSpec(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1), (3, 2, 1)), max_pool=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StemLayer:
+    """A convolution of the stem; `normed`: whether norm and activation follow."""
+
+    name: str
+    size: int
+    stride: int
+    outputs: int
+    normed: bool
+
+
+def stem_layers(config: ModelConfig) -> tuple[StemLayer, ...]:
+    """The convolutions of the stem. In pre-activation nets the last is bare: the first block has the norm."""
+    width, convolutions = stem_width(config), STEMS[config.stem].convolutions
+    normed = len(convolutions) - ORDERS[config.order].preactivation
+    return tuple(
+        StemLayer(f"conv{i}", size, stride, scaled(width, share), normed=i <= normed)
+        for i, (size, stride, share) in enumerate(convolutions, 1)
+    )
+
+
+def blocks_per_stage(config: ModelConfig) -> tuple[int, ...]:
     """Residual blocks of each stage, from `blocks` or from `depth` by the family's rule."""
     stages = len(FAMILIES[config.family])
     if config.blocks:
@@ -110,7 +95,7 @@ def blocks_per_stage(config: "ModelConfig") -> tuple[int, ...]:
         return config.blocks
     if config.family == "imagenet":
         return _tabled_blocks(config)
-    per_block = stages * len(BRANCHES[config.branch].sizes)
+    per_block = stages * len(BRANCHES[config.branch].operations)
     # A wide net counts its two projections between stages as layers (Zagoruyko 2016).
     rest = 4 if config.family == "wide" else 2
     blocks, remainder = divmod(config.depth - rest, per_block)
@@ -120,7 +105,7 @@ def blocks_per_stage(config: "ModelConfig") -> tuple[int, ...]:
     return (blocks,) * stages
 
 
-def _tabled_blocks(config: "ModelConfig") -> tuple[int, ...]:
+def _tabled_blocks(config: ModelConfig) -> tuple[int, ...]:
     table = IMAGENET_BLOCKS.get(config.branch, {})
     if config.depth not in table:
         known = ", ".join(map(str, table)) or "none"
@@ -136,12 +121,12 @@ def scaled(width: float, factor: float) -> int:
     return max(1, round(width * factor))
 
 
-def stem_width(config: "ModelConfig") -> int:
+def stem_width(config: ModelConfig) -> int:
     """Channels that leave the stem."""
     return config.stem_width or scaled(FAMILIES[config.family][0], config.width)
 
 
-def block_specs(config: "ModelConfig") -> tuple[BlockSpec, ...]:
+def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
     """The blocks of the net in order; the first block of stages 2 and up has stride 2."""
     specs, inputs = [], stem_width(config)
     for stage, (blocks, base) in enumerate(
@@ -157,38 +142,6 @@ def block_specs(config: "ModelConfig") -> tuple[BlockSpec, ...]:
     return tuple(specs)
 
 
-def branch_convolutions(config: "ModelConfig", block: BlockSpec) -> tuple[Convolution, ...]:
-    """The convolutions of a block's residual branch; the stride sits on one of them."""
-    sizes = BRANCHES[config.branch].sizes
-    strided = sizes.index(3) if config.stride_at == "3x3" else 0
-    widths = (block.inputs, *(block.inner,) * (len(sizes) - 1), block.outputs)
-    return tuple(
-        Convolution(
-            name=f"conv{i + 1}",
-            size=size,
-            inputs=widths[i],
-            outputs=widths[i + 1],
-            stride=block.stride if i == strided else 1,
-            groups=config.groups if size == 3 else 1,
-            bias=has_bias(config),
-        )
-        for i, size in enumerate(sizes)
-    )
-
-
-def has_bias(config: "ModelConfig") -> bool:
-    """Whether convolutions carry a bias: where no norm follows that has one. Fixup has scalars of its own."""
-    return config.norm == "none" and config.shortcut != "fixup"
-
-
-def shares_start(config: "ModelConfig", block: BlockSpec, preactivation: bool) -> bool:
-    """Whether the shortcut starts after what stands before the branch's first convolution.
-
-    So it does in the first block of a pre-activation net, which follows a bare convolution (He 2016,
-    appendix), where a matrix changes the shape (resnet-1k-layers), and where Fixup's does. Zero
-    padding carries x itself.
-    """
-    if not preactivation:
-        return config.shortcut == "fixup" and block.changes_shape
-    by_matrix = config.transition != "pad" or config.shortcut == "projection"
-    return block.index == 0 or (block.changes_shape and by_matrix)
+def kind(block: BlockSpec) -> BlockSpec:
+    """The block without its place, of which only being the first of the net decides what is computed."""
+    return dataclasses.replace(block, stage=0, block=0, index=min(block.index, 1))

@@ -1,20 +1,20 @@
-"""Convolution, norms, activations and their variance gains, initialisers: what blocks are made of."""
+"""Convolution, activations and their gains, initialisers, and `Layers`, which a net is written with."""
 
+import collections
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet.kernels.convolution import convolve
-from resnet.models.geometry import Convolution
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
+from resnet.models.norms import normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ OUTPUTS = {
 PADDINGS = {"zero": "constant", "circular": "wrap"}
 
 
-def activate(config: "ModelConfig", name: str, x: Array) -> Array:
+def activate(config: ModelConfig, name: str, x: Array) -> Array:
     """The activation `name` of x, times its variance gain if the config asks for that."""
     y = ACTIVATIONS[name].function(x)
     return y * ACTIVATIONS[name].gain if config.gain_corrected else y
@@ -113,28 +113,36 @@ STANDARDIZATIONS = {"none": None, "plain": 1e-10, "scaled": 1e-4}
 
 
 class Conv(nn.Module):
-    """The convolution that `spec` describes; its initial kernel is `kernel_init` times `init_scale`."""
+    """A convolution with a square kernel of `size` pixels, padded by (size - 1) / 2 on each side.
 
-    spec: Convolution
-    config: "ModelConfig"
+    Its initial kernel is `kernel_init`, or else the config's, times `init_scale`.
+    """
+
+    config: ModelConfig
+    outputs: int
+    size: int
+    stride: int = 1
+    groups: int = 1
+    bias: bool = False
+    bias_start: float = 0.0
     kernel_init: str = ""
     init_scale: float = 1.0
-    bias_start: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
-        spec, config = self.spec, self.config
+        config, size = self.config, self.size
         draw = KERNEL_INITS[self.kernel_init or config.kernel_init]
-        kernel = self.param("kernel", lambda *a: self.init_scale * draw(*a), spec.kernel_shape)
+        shape = (size, size, x.shape[-1] // self.groups, self.outputs)
+        kernel = self.param("kernel", lambda *a: self.init_scale * draw(*a), shape)
         kernel = self._standardized(kernel).astype(x.dtype)
-        padding = (spec.size - 1) // 2
+        padding = (size - 1) // 2
         if config.padding != "zero" and padding:
             border = (padding, padding)
             x = jnp.pad(x, ((0, 0), border, border, (0, 0)), PADDINGS[config.padding])
             padding = 0
-        y = convolve(x, kernel, spec.stride, padding, spec.groups)
-        if spec.bias:
-            bias = self.param("bias", nn.initializers.constant(self.bias_start), (spec.outputs,))
+        y = convolve(x, kernel, self.stride, padding, self.groups)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.constant(self.bias_start), (self.outputs,))
             y = y + bias.astype(y.dtype)[None, None, None]
         return y
 
@@ -148,16 +156,23 @@ class Conv(nn.Module):
         if kind == "plain":
             return (kernel - mean) * jax.lax.rsqrt(variance + STANDARDIZATIONS["plain"])
         fan_in = kernel[..., 0].size
-        gain = self.param("gain", nn.initializers.ones, (self.spec.outputs,))
+        gain = self.param("gain", nn.initializers.ones, (self.outputs,))
         scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, STANDARDIZATIONS["scaled"]))
         return (kernel - mean) * scale * gain[None, None, None]
 
 
-def fixup_bias(module: nn.Module, config: "ModelConfig", x: Array, name: str) -> Array:
-    """x plus a learned scalar `name` of the module, in a Fixup net (Zhang 2019); x in any other."""
-    if config.shortcut != "fixup":
+def average_pool(x: Array, stride: int) -> Array:
+    """Mean over stride x stride windows; a window cut by the border averages what is inside."""
+    if stride == 1:
         return x
-    return x + module.param(name, nn.initializers.zeros, ()).astype(x.dtype)
+    window = (1, stride, stride, 1)
+    rest = [(0, -n % stride) for n in x.shape[1:3]]
+    padding = ((0, 0), *rest, (0, 0))
+    # NumPy's, because JAX differentiates a windowed sum only if it starts at a constant.
+    zero = np.zeros((), x.dtype)
+    total = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, padding)
+    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    return total / jax.lax.reduce_window(ones, zero, jax.lax.add, window, window, padding)
 
 
 class Dropout(nn.Module):
@@ -181,13 +196,65 @@ class Dropout(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """x times a gate per channel, computed from the channels' means (Hu 2018)."""
+    """x times a gate per channel, computed from the channels' means (Hu 2018).
 
-    hidden: int
+    `ratio`: hidden channels over those of x.
+    """
+
+    ratio: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
         pooled = x.mean((1, 2))
-        hidden = jax.nn.relu(nn.Dense(self.hidden, dtype=x.dtype, name="reduce")(pooled))
-        gate = jax.nn.sigmoid(nn.Dense(x.shape[-1], dtype=x.dtype, name="expand")(hidden))
+        reduced = nn.Dense(max(1, round(channels * self.ratio)), dtype=x.dtype, name="reduce")(pooled)
+        gate = jax.nn.sigmoid(nn.Dense(channels, dtype=x.dtype, name="expand")(jax.nn.relu(reduced)))
         return x * gate[:, None, None]
+
+
+NORM, ACTIVATION, BIAS = "norm", "activation", "bias"
+
+
+class Layers:
+    """Adds layers to a module while it runs: stem, branch, shortcut and head are written with it.
+
+    The module has the fields `config` and `axis_name`. `conv_bias`: whether convolutions carry a bias.
+    `numbered`: whether `apply` names norms and biases norm1, norm2, … or, where there is one at most, norm.
+    """
+
+    def __init__(self, module: Any, train: bool, conv_bias: bool, numbered: bool = True):
+        self.module, self.config, self.train = module, module.config, train
+        self.conv_bias, self.numbered = conv_bias, numbered
+        self.counts = collections.Counter()
+
+    def conv(self, x: Array, name: str, outputs: int, size: int, stride: int = 1, **options: Any) -> Array:
+        """A convolution; `options` are further fields of `Conv`."""
+        options = {"bias": self.conv_bias} | options
+        return Conv(self.config, outputs, size, stride, **options, name=name)(x)
+
+    def norm(self, x: Array, name: str, zero_scale: bool = False, bias_start: float = 0.0) -> Array:
+        """The norm of the config; x where that is none."""
+        return normalize(
+            self.config, x, self.train, name=name, axis_name=self.module.axis_name,
+            zero_scale=zero_scale, bias_start=bias_start,
+        )  # fmt: skip
+
+    def scalar(self, name: str, start: float, like: Array) -> Array:
+        """A learned scalar that starts at `start`, in the type of `like`."""
+        return self.module.param(name, nn.initializers.constant(start), ()).astype(like.dtype)
+
+    def show(self, name: str, value: Array) -> Array:
+        """The value, which an analysis can read under this name."""
+        self.module.sow("intermediates", name, value)
+        return value
+
+    def apply(self, steps: Sequence[str], x: Array, zero_scale: bool = False) -> Array:
+        """x through norms, activations and learned scalar biases."""
+        for step in steps:
+            if step == ACTIVATION:
+                x = activate(self.config, self.config.activation, x)
+                continue
+            self.counts[step] += 1
+            name = f"{step}{self.counts[step]}" if self.numbered else step
+            x = x + self.scalar(name, 0.0, x) if step == BIAS else self.norm(x, name, zero_scale)
+        return x

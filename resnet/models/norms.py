@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,7 @@ from jaxtyping import Array, Float
 
 from resnet.errors import InputError
 from resnet.kernels.moments import moments, projections
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 
 
 class BatchNorm(nn.Module):
@@ -25,7 +22,7 @@ class BatchNorm(nn.Module):
     are, in training too where the module's path matches `bn_fixed`.
     """
 
-    config: "ModelConfig"
+    config: ModelConfig
     axis_name: str | None = None
     zero_scale: bool = False
     bias_start: float = 0.0
@@ -145,7 +142,7 @@ NORMS = ("batch", *CHANNEL_GROUPS, "none")
 
 
 def normalize(
-    config: "ModelConfig", x: Array, train: bool, *, name: str, axis_name: str | None,
+    config: ModelConfig, x: Array, train: bool, *, name: str, axis_name: str | None,
     zero_scale: bool = False, bias_start: float = 0.0,
 ) -> Array:  # fmt: skip
     """The norm that the config names, as a submodule `name` of the calling module; none returns x."""

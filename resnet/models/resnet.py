@@ -1,116 +1,92 @@
-"""The net, from stem to head: a chain of residual blocks."""
+"""The net, from stem to head: a chain of residual blocks, each y = shortcut(x) + branch(x)."""
 
 import itertools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from resnet.models.branches import ORDERS, Branch
-from resnet.models.geometry import BlockSpec, block_specs, shares_start
-from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout, activate, fixup_bias
-from resnet.models.norms import normalize
-from resnet.models.scanning import STACKED, scans, stack_trees, unstack_trees
-from resnet.models.shortcuts import BlockArrays, ShortcutPath, block_arrays, is_random
-from resnet.models.stems import Stem
+from resnet.kernels.pooling import max_pool
+from resnet.models.branches import after_sum, residual_branch
+from resnet.models.config import BlockSpec, ModelConfig
+from resnet.models.geometry import STEMS, block_specs, stem_layers
+from resnet.models.grammar import check_net
+from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout
+from resnet.models.scanning import BlockArrays, block_arrays, is_random, scan_blocks, scans
+from resnet.models.shortcuts import ShortcutPath, branch_places, make_layers, order_of, starts_inside
 
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+
+class Stem(nn.Module):
+    """Convolutions, most with a norm and an activation behind, then the max-pool if there is one."""
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x o"]:
+        layers = make_layers(self, train)
+        for layer in stem_layers(self.config):
+            x = layers.conv(x, layer.name, layer.outputs, layer.size, layer.stride)
+            if layer.normed:
+                x = layers.apply(order_of(self.config).stem, x)
+        stem = STEMS[self.config.stem]
+        return max_pool(x, stem.border) if stem.max_pool else x
 
 
 class Block(nn.Module):
-    """after_sum(shortcut(x, F(x))): one residual block."""
+    """A residual block: y = shortcut(x) + branch(x), or as the shortcut has it, then what follows the sum."""
 
-    config: "ModelConfig"
+    config: ModelConfig
     spec: BlockSpec
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"], own: BlockArrays, train: bool) -> Float[Array, "b y x o"]:
-        config, spec = self.config, self.spec
-        branch = Branch(self, config, spec, train, self.axis_name)
-        start = branch.start(x)
-        if "input_scale" in own:
-            start = start * own["input_scale"].astype(x.dtype)
-        branch_key, survival_key, shortcut_key = (
-            jax.random.split(own["key"], 3) if "key" in own else (None, None, None)
-        )
-        f = branch.finish(start, branch_key)
-        if config.stochastic_depth:
-            f = survive(f, own["survival"].astype(f.dtype), survival_key)
-        # For those who take a net apart (chain.py): F(x) can be read, and another put in its place.
-        self.sow("intermediates", "branch", f)
-        f = own.get("branch", f)
-        path = ShortcutPath(config, spec, train, self.axis_name, name="shortcut")
-        shared = shares_start(config, spec, ORDERS[config.order].preactivation)
-        return branch.after_sum(path(start if shared else x, f, shortcut_key))
-
-
-def survive(branch: Array, survival: Array, key: Array | None) -> Array:
-    """Stochastic depth (Huang 2016): b F(x) in training, b ~ Bernoulli(survival); else survival F(x)."""
-    if key is None:
-        return survival * branch
-    return jnp.where(jax.random.bernoulli(key, survival.astype(jnp.float32)), branch, 0)
+    def __call__(
+        self, x: Float[Array, "b h w i"], arrays: BlockArrays, train: bool
+    ) -> Float[Array, "b y x o"]:
+        config, spec, order = self.config, self.spec, order_of(self.config)
+        layers = make_layers(self, train)
+        start = arrays.scaled(layers.apply(order.before, x))
+        branch_key, survival_key, shortcut_key = arrays.keys()
+        f = residual_branch(layers, order, branch_places(config, spec), start, branch_key)
+        f = arrays.survive(f, survival_key)
+        shortcut = ShortcutPath(config, spec, self.axis_name, name="shortcut")
+        y = shortcut(start if starts_inside(config, spec) else x, f, train, shortcut_key)
+        return after_sum(layers, order, y)
 
 
 class Stage(nn.Module):
     """The blocks between two changes of resolution; where they are scanned, all but the first run as one."""
 
-    config: "ModelConfig"
+    config: ModelConfig
     specs: tuple[BlockSpec, ...]
     axis_name: str | None = None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w i"], own: list[BlockArrays], train: bool
+        self, x: Float[Array, "b h w i"], arrays: list[BlockArrays], train: bool
     ) -> tuple[Float[Array, "b y x o"], dict[str, Array]]:
-        block_class = nn.remat(Block, static_argnums=(3,)) if self.config.remat else Block
+        config, names = self.config, [f"block{spec.block}" for spec in self.specs]
+        block_class = nn.remat(Block, static_argnums=(3,)) if config.remat else Block
         # Parameters are always created block by block, so that both forms share their paths and values.
-        scanned = scans(self.config, len(self.specs)) and not self.is_initializing()
+        scanned = scans(config, len(names)) and not self.is_initializing()
+        alone = 1 if scanned else len(names)
         features = {}
-        for spec, arrays in zip(self.specs[:1] if scanned else self.specs, own, strict=not scanned):
-            name = f"block{spec.block}"
-            x = block_class(self.config, spec, self.axis_name, name=name)(x, arrays, train)
+        for name, spec, own in zip(names[:alone], self.specs[:alone], arrays[:alone], strict=True):
+            x = block_class(config, spec, self.axis_name, name=name)(x, own, train)
             features[name] = x
         if scanned:
-            x, outputs = self._scan(x, own[1:], train)
-            features |= {f"block{spec.block}": y for spec, y in zip(self.specs[1:], outputs, strict=True)}
+            block = Block(config, self.specs[1], self.axis_name, parent=None)
+            x, others = scan_blocks(self, block, names[1:], arrays[1:], x, train, config.remat)
+            features |= others
         return x, features
-
-    def _scan(self, x: Array, own: list[BlockArrays], train: bool) -> tuple[Array, Array]:
-        """(output, outputs of all blocks) of blocks 2 to n; their variables come, or are here, stacked."""
-        names = [f"block{spec.block}" for spec in self.specs[1:]]
-        variables = {
-            collection: tree[STACKED] if STACKED in tree else stack_trees([tree[name] for name in names])
-            for collection, tree in self.variables.items()
-            if STACKED in tree or names[0] in tree
-        }
-        block = Block(self.config, self.specs[1], self.axis_name, parent=None)
-        updates = train and self.is_mutable_collection("batch_stats")
-
-        def step(x, inputs):
-            variables, arrays = inputs
-            mutable = ["batch_stats"] if updates else []
-            y, updated = block.apply(variables, x, arrays, train, mutable=mutable)
-            return y, (y, updated)
-
-        step = jax.checkpoint(step) if self.config.remat else step
-        x, (outputs, updated) = jax.lax.scan(step, x, (variables, stack_trees(own)))
-        for collection, tree in updated.items():
-            if STACKED in self.variables[collection]:
-                self.put_variable(collection, STACKED, tree)
-                continue
-            for name, block in zip(names, unstack_trees(tree), strict=True):
-                self.put_variable(collection, name, block)
-        return x, outputs
 
 
 class Head(nn.Module):
     """The last norm and activation of pre-activation nets, global average pooling, one linear layer."""
 
-    config: "ModelConfig"
+    config: ModelConfig
     num_outputs: int
     axis_name: str | None = None
 
@@ -118,12 +94,10 @@ class Head(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, key: Array | None
     ) -> tuple[Float[Array, "b n"], Float[Array, "b c"]]:
-        config = self.config
-        if ORDERS[config.order].preactivation:
-            x = normalize(config, x, train, name="norm", axis_name=self.axis_name)
-            x = activate(config, config.activation, x)
-        pooled = x.mean((1, 2), dtype=jnp.float32)
-        y = Dropout(config.head_dropout)(fixup_bias(self, config, pooled, "bias"), key)
+        config, order = self.config, order_of(self.config)
+        layers = make_layers(self, train, numbered=False)
+        pooled = layers.apply(order.head, x).mean((1, 2), dtype=jnp.float32)
+        y = Dropout(config.head_dropout)(layers.apply(order.pooled, pooled), key)
         draw = KERNEL_INITS["zero"] if config.zero_head else HEAD_INIT
         dense = nn.Dense(self.num_outputs, kernel_init=lambda key, shape, _: draw(key, shape), name="dense")
         return dense(y), pooled
@@ -137,7 +111,7 @@ class ResNet(nn.Module):
     over which batch statistics are averaged.
     """
 
-    config: "ModelConfig"
+    config: ModelConfig
     num_outputs: int
     axis_name: str | None = None
 
@@ -145,26 +119,23 @@ class ResNet(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b n"], dict[str, Array]]:
-        config = self.config
+        config, specs = self.config, block_specs(self.config)
         key = self.make_rng("dropout") if train and is_random(config) else None
-        specs = block_specs(config)
-        own = [block_arrays(config, spec, key) for spec in specs]
+        arrays = [block_arrays(config, spec, key) for spec in specs]
         x = Stem(config, self.axis_name, name="stem")(images.astype(config.dtype), train)
         features = {"stem": x}
         for stage, group in itertools.groupby(specs, lambda spec: spec.stage):
-            blocks = tuple(group)
-            name = f"stage{stage}"
-            arrays = own[blocks[0].index : blocks[-1].index + 1]
-            x, outputs = Stage(config, blocks, self.axis_name, name=name)(x, arrays, train)
+            blocks, name = tuple(group), f"stage{stage}"
+            own = arrays[blocks[0].index : blocks[-1].index + 1]
+            x, outputs = Stage(config, blocks, self.axis_name, name=name)(x, own, train)
             features |= {f"{name}/{block}": y for block, y in outputs.items()}
         head_key = None if key is None else jax.random.fold_in(key, len(specs))
-        logits, features["pooled"] = Head(config, self.num_outputs, self.axis_name, name="head")(
-            x, train, head_key
-        )
+        head = Head(config, self.num_outputs, self.axis_name, name="head")
+        logits, features["pooled"] = head(x, train, head_key)
         return logits, features
 
 
-def make_model(config: "ModelConfig", num_outputs: int, axis_name: str | None = None) -> ResNet:
+def make_model(config: ModelConfig, num_outputs: int, axis_name: str | None = None) -> ResNet:
     """The net of a config, checked. Raises InputError if the grammar does not allow it."""
-    config.check()
+    check_net(config)
     return ResNet(config, num_outputs, axis_name)

@@ -6,17 +6,19 @@ and compiling would take as long as the net is deep.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
 
+from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import blocks_per_stage
-from resnet.models.paths import parameter_path
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+from resnet.models.shortcuts import SHORTCUTS
+from resnet.paths import parameter_path
 
 # Blocks of a stage that are compiled one by one in seconds: up to ResNet-56, and all but ResNet-101 and 152.
 UNROLLED = 9
@@ -24,14 +26,14 @@ UNROLLED = 9
 STACKED = "blocks"
 
 
-def scans(config: "ModelConfig", blocks: int) -> bool:
+def scans(config: ModelConfig, blocks: int) -> bool:
     """Whether a stage of so many blocks runs them as one."""
     if config.scan_blocks is None:
         return blocks > UNROLLED and not config.bn_fixed
     return config.scan_blocks and blocks > 2
 
 
-def any_scanned(config: "ModelConfig") -> bool:
+def any_scanned(config: ModelConfig) -> bool:
     """Whether the net has a stage that runs its blocks as one."""
     return any(scans(config, blocks) for blocks in blocks_per_stage(config))
 
@@ -52,7 +54,7 @@ def unstack_trees(tree: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i, ...], tree) for i in range(count)]
 
 
-def stack_blocks(config: "ModelConfig", tree: Any) -> Any:
+def stack_blocks(config: ModelConfig, tree: Any) -> Any:
     """A tree of variables on the host, or of a state, with the blocks that are scanned as one."""
 
     def stage(node: Any) -> Any:
@@ -106,3 +108,95 @@ def each_block(function: Callable, tree: Any, *others: Any) -> Any:
         return (jax.vmap(function) if is_stacked(path) else function)(*leaves)
 
     return jax.tree_util.tree_map_with_path(each, tree, *others)
+
+
+@flax.struct.dataclass
+class BlockArrays:
+    """What differs between blocks of one shape, as arrays, so that scanned blocks can be given theirs.
+
+    None where the net does not use it.
+    """
+
+    input_scale: Float[Array, "..."] | None = None
+    """Factor on what enters the branch."""
+    key: Array | None = None
+    """Of the random draws of training."""
+    survival: Float[Array, "..."] | None = None
+    """Probability that stochastic depth keeps the branch."""
+
+    def keys(self) -> tuple[Array | None, Array | None, Array | None]:
+        """Keys of the draws of the branch, of its survival, and of the shortcut; None in evaluation."""
+        return (None, None, None) if self.key is None else tuple(jax.random.split(self.key, 3))
+
+    def scaled(self, x: Array) -> Array:
+        """What enters the branch."""
+        return x if self.input_scale is None else x * self.input_scale.astype(x.dtype)
+
+    def survive(self, branch: Array, key: Array | None) -> Array:
+        """Stochastic depth (Huang 2016): b F(x) in training, b ~ Bernoulli(survival); else survival F(x)."""
+        if self.survival is None:
+            return branch
+        survival = self.survival.astype(branch.dtype)
+        if key is None:
+            return survival * branch
+        return jnp.where(jax.random.bernoulli(key, survival.astype(jnp.float32)), branch, 0)
+
+
+def block_arrays(config: ModelConfig, block: BlockSpec, key: Array | None) -> BlockArrays:
+    """The arrays of one block; `key` is the net's, for training, or None."""
+    scale = SHORTCUTS[config.shortcut].input_scale
+    return BlockArrays(
+        input_scale=None if scale is None else jnp.float32(scale(config, block)),
+        key=None if key is None else jax.random.fold_in(key, block.index),
+        survival=jnp.float32(survival_probability(config, block)) if config.stochastic_depth else None,
+    )
+
+
+def survival_probability(config: ModelConfig, block: BlockSpec) -> float:
+    """p_l of stochastic depth: 1 - l / L * (1 - p_L) for the linear rule, l = 1 ... L."""
+    share = 1.0
+    if config.stochastic_depth_rule == "linear":
+        share = (block.index + 1) / sum(blocks_per_stage(config))
+    return 1 - share * config.stochastic_depth
+
+
+def is_random(config: ModelConfig) -> bool:
+    """Whether training draws random numbers inside the net."""
+    rates = (config.branch_dropout, config.head_dropout, config.stochastic_depth)
+    return any(rates) or SHORTCUTS[config.shortcut].draws
+
+
+def scan_blocks(
+    stage: nn.Module,
+    block: nn.Module,
+    names: Sequence[str],
+    arrays: Sequence[BlockArrays],
+    x: Array,
+    train: bool,
+    remat: bool,
+) -> tuple[Array, dict[str, Array]]:
+    """(output, outputs by name) of the blocks `names` of a stage, run as `block` with the variables of each.
+
+    The stage's variables are stacked already, or come apart and are stacked here.
+    """  # fmt: skip
+    variables = {
+        collection: tree[STACKED] if STACKED in tree else stack_trees([tree[name] for name in names])
+        for collection, tree in stage.variables.items()
+        if STACKED in tree or names[0] in tree
+    }
+    updates = train and stage.is_mutable_collection("batch_stats")
+
+    def step(x, inputs):
+        variables, arrays = inputs
+        y, updated = block.apply(variables, x, arrays, train, mutable=["batch_stats"] if updates else [])
+        return y, (y, updated)
+
+    step = jax.checkpoint(step) if remat else step
+    x, (outputs, updated) = jax.lax.scan(step, x, (variables, stack_trees(arrays)))
+    for collection, tree in updated.items():
+        if STACKED in stage.variables[collection]:
+            stage.put_variable(collection, STACKED, tree)
+            continue
+        for name, own in zip(names, unstack_trees(tree), strict=True):
+            stage.put_variable(collection, name, own)
+    return x, dict(zip(names, outputs, strict=True))

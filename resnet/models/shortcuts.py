@@ -1,177 +1,213 @@
 """Shortcuts: how a block's input x and its residual branch F(x) are joined. Adding one is done here alone.
 
-A change of shape is apart from that and comes first: see transitions.py.
+Where a block changes the shape, a transition first gives x the shape of F(x).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from resnet.models.geometry import BRANCHES, BlockSpec, Convolution, blocks_per_stage, has_bias
-from resnet.models.layers import Conv, Dropout
-from resnet.models.norms import normalize
-from resnet.models.transitions import TRANSITIONS, Convolutions, project, projection_convolution
+from resnet.errors import InputError
+from resnet.models.branches import BRANCHES, ORDERS, Order, Place, places
+from resnet.models.config import BlockSpec, ModelConfig
+from resnet.models.geometry import blocks_per_stage
+from resnet.models.layers import ACTIVATION, BIAS, Dropout, Layers, average_pool
 
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+PAD_MODES = ("subsample", "average")
+PAD_SIDES = ("end", "both")
 
 
-class ShortcutPath(nn.Module):
-    """The shortcut of one block: x through the transition where the shape changes, then joined with F(x)."""
+@dataclasses.dataclass(frozen=True)
+class Junction:
+    """Where x and F(x) of a block meet: what a shortcut is written with beside the two."""
 
-    config: "ModelConfig"
+    layers: Layers
     block: BlockSpec
-    train: bool
-    axis_name: str | None = None
+    inputs: Array
+    """The block's input, before a transition."""
+    key: Array | None
+    """Of random draws; None in evaluation."""
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w i"], branch: Float[Array, "b y x o"], key: Array | None
-    ) -> Float[Array, "b y x o"]:
-        shortcut = SHORTCUTS[self.config.shortcut]
-        carried = x
-        if self.block.changes_shape and not shortcut.changes_shape:
-            carried = TRANSITIONS[self.config.transition].apply(self, x)
-        return shortcut.merge(self, carried, branch, x, key)
+    @property
+    def config(self) -> ModelConfig:
+        """Of the net."""
+        return self.layers.config
 
-    def layer(self, spec: Convolution, x: Array, bias_start: float = 0.0, init: str = "") -> Array:
-        """The convolution `spec` and the norm behind it; `bias_start` goes to the last of the two."""
-        norm = spec.norm and self.config.norm != "none"
-        x = Conv(spec, self.config, init, bias_start=0.0 if norm else bias_start, name=spec.name)(x)
-        if not norm:
-            return x
-        name = "norm" if spec.name == "projection" else f"{spec.name}_norm"
-        return normalize(
-            self.config, x, self.train, name=name, axis_name=self.axis_name, bias_start=bias_start
-        )
-
-    def scalar(self, name: str, start: float, like: Array) -> Array:
-        """A learned scalar parameter, in the type of `like`."""
-        return self.param(name, nn.initializers.constant(start), ()).astype(like.dtype)
-
-
-# Shortcuts: x and F(x) joined. Each merge takes (path, x, F(x), the block's input, key for dropout).
+    def normed_conv(self, x: Array, name: str, size: int, stride: int, bias_start: float = 0.0) -> Array:
+        """A gate's convolution, then the net's norm; the last of the two starts at `bias_start`."""
+        conv_start = bias_start if self.config.norm == "none" else 0.0
+        x = self.layers.conv(
+            x, name, self.block.outputs, size, stride, bias_start=conv_start,
+            kernel_init=self.config.gate_init,
+        )  # fmt: skip
+        return self.layers.norm(x, f"{name}_norm", bias_start=bias_start)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shortcut:
-    """merge(path, x, F(x), input, key) gives the sum; the rest says what the merge has and allows.
+    """merge(at, x, F(x)) gives the sum; the rest says what the merge allows, and what it asks of the net.
 
-    `convolutions` and `scalars`: its parameters in a block. `is_sum`: F(x) is added, so stochastic
-    depth may drop it. `changes_shape`: takes the block's input itself, without a transition.
-    `norm_free`: defined without normalisation. `input_scale`: factor on the branch's activated input.
+    `is_sum`: F(x) is added, so stochastic depth may drop it. `changes_shape`: takes the block's input itself,
+    without a transition. `draws`: uses random numbers in training. `norm_free`: defined without
+    normalisation. `needs`: fields that its definition sets. `check` raises InputError for other nets that it
+    is not defined for. `order` replaces the order of activation, `place` that of an operation of the branch;
+    `input_scale` is a factor on what enters the branch.
     """
 
-    merge: Callable[[ShortcutPath, Array, Array, Array, Array | None], Array]
-    convolutions: Convolutions = lambda config, block: ()
-    scalars: Callable[["ModelConfig"], int] = lambda config: 0
+    merge: Callable[[Junction, Array, Array], Array]
     is_sum: bool = True
     changes_shape: bool = False
+    draws: bool = False
     norm_free: bool = False
-    input_scale: Callable[["ModelConfig", BlockSpec], float] | None = None
+    needs: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    check: Callable[[ModelConfig], None] = lambda config: None
+    order: Order | None = None
+    place: Callable[[ModelConfig, Place], Place] = lambda config, place: place
+    input_scale: Callable[[ModelConfig, BlockSpec], float] | None = None
 
 
-def none(path, x, branch, inputs, key):
+# Transitions: x in the shape of F(x), where the two differ.
+
+
+def pad(at: Junction, x: Array) -> Array:
+    """Option A (He 2015): fewer pixels, then channels of zeros; no parameters."""
+    stride = at.block.stride
+    x = average_pool(x, stride) if at.config.pad_mode == "average" else x[:, ::stride, ::stride]
+    zeros = at.block.outputs - at.block.inputs
+    before = zeros // 2 if at.config.pad_side == "both" else 0
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, zeros - before)))
+
+
+def project(at: Junction, x: Array) -> Array:
+    """Options B and C: a matrix on the channels of every stride-th pixel."""
+    return _project(at, x, at.block.stride)
+
+
+def average_project(at: Junction, x: Array) -> Array:
+    """ResNet-D (He 2018): average pooling, then a matrix on the channels."""
+    return _project(at, average_pool(x, at.block.stride), 1)
+
+
+def _project(at: Junction, x: Array, stride: int) -> Array:
+    """Pre-activation nets put no norm behind."""
+    x = at.layers.conv(x, "projection", at.block.outputs, 1, stride)
+    return x if order_of(at.config).preactivation else at.layers.norm(x, "norm")
+
+
+TRANSITIONS = {"pad": pad, "projection": project, "average_projection": average_project}
+
+
+# Shortcuts: x and F(x) joined.
+
+
+def none(at, x, branch):
     """F(x): a plain net."""
     return branch
 
 
-def identity(path, x, branch, inputs, key):
+def identity(at, x, branch):
     """x + F(x) (He 2015)."""
     return x + branch
 
 
-def project_everywhere(path, x, branch, inputs, key):
+def project_everywhere(at, x, branch):
     """BN(W x) + F(x) in every block: option C, and the 1x1 convolution of He 2016, Table 1."""
-    return project(path, x) + branch
+    return project(at, x) + branch
 
 
-def constant_scaling(path, x, branch, inputs, key):
+def constant_scaling(at, x, branch):
     """a x + b F(x) (He 2016, Table 1)."""
-    return path.config.shortcut_scale * x + path.config.branch_scale * branch
+    return at.config.shortcut_scale * x + at.config.branch_scale * branch
 
 
-def gate_convolution(config: "ModelConfig", block: BlockSpec) -> tuple[Convolution, ...]:
-    """The 1x1 convolution of the gates of He 2016, strided where the block is."""
-    norm = config.gate_norm
-    return (Convolution("gate", 1, block.inputs, block.outputs, block.stride, bias=not norm, norm=norm),)
+def gate(at: Junction) -> Array:
+    """g = sigmoid(W x + c), for each pixel and channel, strided where the block is."""
+    config, block, normed = at.config, at.block, at.config.gate_norm
+    x = at.layers.conv(
+        at.inputs, "gate", block.outputs, 1, block.stride, kernel_init=config.gate_init,
+        bias=not normed, bias_start=0.0 if normed else config.gate_bias,
+    )  # fmt: skip
+    if normed:
+        x = at.layers.norm(x, "gate_norm", bias_start=config.gate_bias)
+    return at.layers.show("opening", jax.nn.sigmoid(x))
 
 
-def gate(path: ShortcutPath, inputs: Array) -> Array:
-    """g = sigmoid(W x + c), for each pixel and channel."""
-    (spec,) = gate_convolution(path.config, path.block)
-    g = jax.nn.sigmoid(path.layer(spec, inputs, path.config.gate_bias, path.config.gate_init))
-    path.sow("intermediates", "opening", g)
-    return g
-
-
-def exclusive_gating(path, x, branch, inputs, key):
+def exclusive_gating(at, x, branch):
     """(1 - g) x + g F(x) (He 2016, Table 1)."""
-    g = gate(path, inputs)
+    g = gate(at)
     return (1 - g) * x + g * branch
 
 
-def shortcut_only_gating(path, x, branch, inputs, key):
+def shortcut_only_gating(at, x, branch):
     """(1 - g) x + F(x) (He 2016, Table 1)."""
-    return (1 - gate(path, inputs)) * x + branch
+    return (1 - gate(at)) * x + branch
 
 
-def highway_convolutions(config: "ModelConfig", block: BlockSpec) -> tuple[Convolution, ...]:
-    """The two 3x3 convolutions of a highway's transform gate."""
-    first = Convolution(
-        "gate1", 3, block.inputs, block.outputs, block.stride, bias=has_bias(config), norm=True
-    )
-    return first, Convolution("gate2", 3, block.outputs, block.outputs, bias=has_bias(config), norm=True)
-
-
-def highway(path, x, branch, inputs, key):
+def highway(at, x, branch):
     """t F(x) + (1 - t) x, t = sigmoid(BN(conv(relu(BN(conv(x)))))).
 
     Source: github flukeskywalker/highway-resnet-comparison.
     """
-    first, second = highway_convolutions(path.config, path.block)
-    hidden = jax.nn.relu(path.layer(first, inputs, init=path.config.gate_init))
-    t = jax.nn.sigmoid(path.layer(second, hidden, path.config.gate_bias, path.config.gate_init))
-    path.sow("intermediates", "opening", t)
+    hidden = jax.nn.relu(at.normed_conv(at.inputs, "gate1", 3, at.block.stride))
+    logits = at.normed_conv(hidden, "gate2", 3, 1, at.config.gate_bias)
+    t = at.layers.show("opening", jax.nn.sigmoid(logits))
     return t * branch + (1 - t) * x
 
 
-def dropout(path, x, branch, inputs, key):
+def dropout(at, x, branch):
     """dropout(x) + F(x) (He 2016, Table 1)."""
-    return Dropout(path.config.shortcut_dropout, path.config.dropout_kind)(x, key) + branch
+    return Dropout(at.config.shortcut_dropout, at.config.dropout_kind)(x, at.key) + branch
 
 
-def scaled_branch(path, x, branch, inputs, key):
+def scaled_branch(at, x, branch):
     """x + alpha F(x), alpha learned (ReZero, Bachlechner 2020; SkipInit, De 2020)."""
-    config = path.config
-    start = 0.0 if config.alpha_init == "zero" else sum(blocks_per_stage(config)) ** -0.5
-    return x + path.scalar("alpha", start, branch) * branch
+    start = 0.0 if at.config.alpha_init == "zero" else sum(blocks_per_stage(at.config)) ** -0.5
+    return x + at.layers.scalar("alpha", start, branch) * branch
 
 
-def fixup(path, x, branch, inputs, key):
-    """x + scale F(x) + bias (Zhang 2019); the branch adds scalars of its own."""
-    return x + path.scalar("scale", 1.0, branch) * branch + path.scalar("bias", 0.0, branch)
+def fixup(at, x, branch):
+    """x + scale F(x) + bias (Zhang 2019)."""
+    return x + at.layers.scalar("scale", 1.0, branch) * branch + at.layers.scalar("bias", 0.0, branch)
 
 
-def fixup_scalars(config: "ModelConfig") -> int:
-    """Biases before each convolution and activation, and one multiplier."""
-    return 2 * len(BRANCHES[config.branch].sizes) + 1
+# A learned scalar before each convolution and activation; the one after the sum is the merge's.
+FIXUP_ORDER = dataclasses.replace(
+    ORDERS["postactivation"],
+    before=(BIAS,), between=(BIAS, ACTIVATION, BIAS), stem=(BIAS, ACTIVATION), pooled=(BIAS,),
+)  # fmt: skip
+
+
+def fixup_place(config: ModelConfig, place: Place) -> Place:
+    """The last convolution of a branch starts at 0, the others smaller with the net's depth."""
+    if place.last:
+        return dataclasses.replace(place, kernel_init="zero", init_scale=1.0)
+    blocks, m = sum(blocks_per_stage(config)), len(BRANCHES[config.branch].operations)
+    return dataclasses.replace(place, init_scale=blocks ** (-1 / (2 * m - 2)))
+
+
+def check_fixup(config: ModelConfig) -> None:
+    """Raises InputError for nets without Fixup's places of scalars, or its scale."""
+    if config.order != "postactivation":
+        raise InputError("shortcut 'fixup' is defined for model.order=postactivation; "
+                         f"got {config.order!r}")  # fmt: skip
+    if len(BRANCHES[config.branch].operations) < 2:
+        raise InputError("shortcut 'fixup' scales the branch by L^(-1/(2m-2)), which needs m >= 2 "
+                         "convolutions; set model.branch=basic or bottleneck")  # fmt: skip
 
 
 NF_ALPHA = 0.2  # Brock 2021, "Characterizing signal propagation", section 3.
 
 
-def normalizer_free(path, x, branch, inputs, key):
+def normalizer_free(at, x, branch):
     """x + 0.2 gain F(beta act(x)), gain learned from 0 (Brock 2021)."""
-    return x + NF_ALPHA * path.scalar("gain", 0.0, branch) * branch
+    return x + NF_ALPHA * at.layers.scalar("gain", 0.0, branch) * branch
 
 
-def nf_beta(config: "ModelConfig", block: BlockSpec) -> float:
+def nf_beta(config: ModelConfig, block: BlockSpec) -> float:
     """1 over the expected deviation of x: each stage resets its variance to 1, each block adds 0.2^2."""
     if block.block == 1:
         previous = blocks_per_stage(config)[block.stage - 2] if block.stage > 1 else 0
@@ -179,51 +215,82 @@ def nf_beta(config: "ModelConfig", block: BlockSpec) -> float:
     return (1 + (block.block - 1) * NF_ALPHA**2) ** -0.5
 
 
+def check_normalizer_free(config: ModelConfig) -> None:
+    """Raises InputError unless activations come first and kernels are standardised."""
+    if config.order != "preactivation" or config.weight_standardization != "scaled":
+        raise InputError(
+            "shortcut 'normalizer_free' needs model.order=preactivation and model.weight_standardization="
+            f"scaled; got {config.order!r} and {config.weight_standardization!r}"
+        )
+
+
+UNNORMED = {"norm": "none", "ghost_batch": 0}
 SHORTCUTS = {
     "none": Shortcut(none, changes_shape=True, is_sum=False),
     "identity": Shortcut(identity),
-    "projection": Shortcut(project_everywhere, projection_convolution, changes_shape=True),
+    "projection": Shortcut(project_everywhere, changes_shape=True),
     "constant_scaling": Shortcut(constant_scaling),
-    "exclusive_gating": Shortcut(exclusive_gating, gate_convolution, is_sum=False),
-    "shortcut_only_gating": Shortcut(shortcut_only_gating, gate_convolution),
-    "highway": Shortcut(highway, highway_convolutions, is_sum=False),
-    "dropout": Shortcut(dropout),
-    "rezero": Shortcut(scaled_branch, scalars=lambda config: 1),
-    "skipinit": Shortcut(scaled_branch, scalars=lambda config: 1, norm_free=True),
-    "fixup": Shortcut(fixup, scalars=fixup_scalars, norm_free=True),
-    "normalizer_free": Shortcut(
-        normalizer_free, scalars=lambda config: 1, norm_free=True, input_scale=nf_beta
+    "exclusive_gating": Shortcut(exclusive_gating, is_sum=False),
+    "shortcut_only_gating": Shortcut(shortcut_only_gating),
+    "highway": Shortcut(highway, is_sum=False),
+    "dropout": Shortcut(dropout, draws=True),
+    "rezero": Shortcut(scaled_branch),
+    "skipinit": Shortcut(scaled_branch, norm_free=True, needs=UNNORMED),
+    "fixup": Shortcut(
+        fixup, norm_free=True, needs=UNNORMED | {"zero_head": True}, check=check_fixup,
+        order=FIXUP_ORDER, place=fixup_place,
     ),
-}
+    "normalizer_free": Shortcut(
+        normalizer_free, norm_free=True, needs=UNNORMED | {"weight_standardization": "scaled"},
+        check=check_normalizer_free, input_scale=nf_beta,
+    ),
+}  # fmt: skip
 
 
-# Arrays that differ between blocks of one shape, so that scanned blocks can be given their own:
-# `key` (training draws), `survival` (stochastic depth), `input_scale`, `branch` (instead of F(x)); each
-# only where it is used.
-BlockArrays = dict[str, Array]
+def order_of(config: ModelConfig) -> Order:
+    """The net's order of activation, as its shortcut leaves it."""
+    return SHORTCUTS[config.shortcut].order or ORDERS[config.order]
 
 
-def is_random(config: "ModelConfig") -> bool:
-    """Whether training draws random numbers inside the net."""
-    rates = (config.branch_dropout, config.head_dropout, config.stochastic_depth)
-    return any(rates) or config.shortcut == "dropout"
+def branch_places(config: ModelConfig, block: BlockSpec) -> list[Place]:
+    """The places of the branch's operations, as the shortcut leaves them."""
+    return [SHORTCUTS[config.shortcut].place(config, place) for place in places(config, block)]
 
 
-def survival_probability(config: "ModelConfig", block: BlockSpec) -> float:
-    """p_l of stochastic depth: 1 - l / L * (1 - p_L) for the linear rule, l = 1 ... L."""
-    share = 1.0
-    if config.stochastic_depth_rule == "linear":
-        share = (block.index + 1) / sum(blocks_per_stage(config))
-    return 1 - share * config.stochastic_depth
+def make_layers(module: nn.Module, train: bool, numbered: bool = True) -> Layers:
+    """`Layers` for a module of a net: where neither norms nor scalars bring a bias, convolutions have one."""
+    config = module.config  # type: ignore[attr-defined]
+    bias = config.norm == "none" and BIAS not in order_of(config).between
+    return Layers(module, train, bias, numbered)
 
 
-def block_arrays(config: "ModelConfig", block: BlockSpec, key: Array | None) -> BlockArrays:
-    """The arrays of one block."""
-    arrays = {}
-    if key is not None:
-        arrays["key"] = jax.random.fold_in(key, block.index)
-    if config.stochastic_depth:
-        arrays["survival"] = jnp.float32(survival_probability(config, block))
-    if (input_scale := SHORTCUTS[config.shortcut].input_scale) is not None:
-        arrays["input_scale"] = jnp.float32(input_scale(config, block))
-    return arrays
+class ShortcutPath(nn.Module):
+    """The shortcut of one block: x through the transition where the shape changes, then joined with F(x)."""
+
+    config: ModelConfig
+    block: BlockSpec
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w i"], branch: Float[Array, "b y x o"], train: bool, key: Array | None
+    ) -> Float[Array, "b y x o"]:
+        shortcut = SHORTCUTS[self.config.shortcut]
+        at = Junction(make_layers(self, train), self.block, x, key)
+        if self.block.changes_shape and not shortcut.changes_shape:
+            x = TRANSITIONS[self.config.transition](at, x)
+        return shortcut.merge(at, x, branch)
+
+
+def starts_inside(config: ModelConfig, block: BlockSpec) -> bool:
+    """Whether the shortcut starts behind what stands before the branch's first operation.
+
+    So it does in the first block of a pre-activation net, which follows a bare convolution (He 2016,
+    appendix), where a matrix changes the shape (resnet-1k-layers), and where Fixup's does. Zero
+    padding carries x itself.
+    """
+    order = order_of(config)
+    if not order.preactivation:
+        return bool(order.before) and block.changes_shape
+    by_matrix = config.transition != "pad" or config.shortcut == "projection"
+    return block.index == 0 or (block.changes_shape and by_matrix)

@@ -7,7 +7,7 @@ hold ours against them. CIFAR nets are for 10 classes and 32x32 images, ImageNet
 import dataclasses
 from typing import Any
 
-from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)

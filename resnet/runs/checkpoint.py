@@ -23,7 +23,7 @@ from absl import logging
 from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
-from resnet.models.paths import leaf_paths
+from resnet.paths import leaf_paths
 from resnet.runs import manifest
 from resnet.runs.alias import plain_path
 

@@ -11,7 +11,7 @@ from absl import logging
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, save_config
 from resnet.errors import InputError
-from resnet.models.flow import Flow
+from resnet.models.chain import Flow
 from resnet.runs import checkpoint, telemetry
 from resnet.runs.changes import keep_shorter_result, same_end
 from resnet.runs.curves import plot_curves

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet.models.paths import leaf_paths
+from resnet.paths import leaf_paths
 from resnet.runs.records import read_json, write_json
 from resnet.runtime.signals import RunStopped
 

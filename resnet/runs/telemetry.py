@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet.files import local_path
-from resnet.models.flow import Flow
+from resnet.models.chain import Flow
 from resnet.runs.records import keep_original, replacing
 
 FILE, PICTURE = "telemetry.csv", "telemetry.png"

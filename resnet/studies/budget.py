@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from resnet.errors import InputError, check_choice
-from resnet.models.complexity import complexity, totals
-from resnet.models.geometry import BRANCHES, FAMILIES, blocks_per_stage
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+from resnet.models.branches import BRANCHES
+from resnet.models.config import ModelConfig
+from resnet.models.counts import count_parts, totals
+from resnet.models.geometry import FAMILIES, blocks_per_stage
+from resnet.models.grammar import check_net
 
 BUDGETS = ("parameters", "macs")
 LARGEST = 1 << 14  # the largest candidate: a width factor of 32 (ImageNet: 4), or 16,384 blocks a stage
@@ -53,13 +52,13 @@ class Reached:
         )
 
 
-def count(config: "ModelConfig", shapes: Shapes, budget: str) -> int:
+def count(config: ModelConfig, shapes: Shapes, budget: str) -> int:
     """Parameters or multiply-accumulates of a net for images and outputs of these shapes."""
     image_shape, outputs = shapes
-    return totals(complexity(config, outputs, image_shape))[BUDGETS.index(budget)]
+    return totals(count_parts(config, outputs, image_shape))[BUDGETS.index(budget)]
 
 
-def solve(config: "ModelConfig", target: int, match: Match, shapes: Shapes) -> Reached:
+def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Reached:
     """The candidate whose budget is nearest to `target`; InputError if the nearest is 20 % away."""
     field, candidate = SOLVERS[match.by](config)
 
@@ -81,27 +80,27 @@ def solve(config: "ModelConfig", target: int, match: Match, shapes: Shapes) -> R
     return reached
 
 
-def _is_net(config: "ModelConfig") -> bool:
+def _is_net(config: ModelConfig) -> bool:
     try:
-        config.check()
+        check_net(config)
     except InputError:
         return False
     return True
 
 
-def _by_width(config: "ModelConfig") -> tuple[str, Callable[[int], float]]:
+def _by_width(config: ModelConfig) -> tuple[str, Callable[[int], float]]:
     """Factors an eighth of a channel of the widest stage apart: stages do not round at the same ones."""
     step = 8 * max(FAMILIES[config.family])
     return "width", lambda k: k / step
 
 
-def _by_depth(config: "ModelConfig") -> tuple[str, Callable[[int], int | tuple[int, ...]]]:
+def _by_depth(config: ModelConfig) -> tuple[str, Callable[[int], int | tuple[int, ...]]]:
     """k blocks in every stage; where depths come from a table, k times the blocks of stage one."""
     stages = len(FAMILIES[config.family])
     if config.blocks or config.family == "imagenet":
         shape = blocks_per_stage(config)
         return "blocks", lambda k: tuple(max(1, round(n * k / shape[0])) for n in shape)
-    layers = stages * len(BRANCHES[config.branch].sizes)
+    layers = stages * len(BRANCHES[config.branch].operations)
     rest = (config.depth - 2) % layers + 2  # 2, or 4 where projections count
     return "depth", lambda k: layers * k + rest
 

@@ -11,7 +11,7 @@ from resnet.config import Config
 from resnet.data.datasets import Dataset, load_dataset
 from resnet.durations import parse_duration
 from resnet.errors import InputError
-from resnet.models.complexity import complexity
+from resnet.models.counts import count_parts
 from resnet.runtime.devices import make_mesh
 from resnet.studies.folder import StudyFolder
 from resnet.training.trainer import make_trainer
@@ -80,6 +80,6 @@ def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:
 
 def _elements(config: Config, dataset: Dataset) -> float:
     """Numbers that leave stem and blocks for a batch, and parameters three times: what memory grows with."""
-    parts = complexity(config.model, dataset.num_outputs, dataset.image_shape)
+    parts = count_parts(config.model, dataset.num_outputs, dataset.image_shape)
     features = sum(math.prod(part.shape) for part in parts)
     return features * config.train.batch_size + 3 * sum(part.parameters for part in parts)

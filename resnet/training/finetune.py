@@ -14,7 +14,7 @@ from absl import logging
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.files import local_path
-from resnet.models.paths import check_matches, leaf_paths, parameter_path
+from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState

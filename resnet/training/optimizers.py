@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
 from resnet.fields import Fields
-from resnet.models.paths import check_matches
 from resnet.models.scanning import by_path, each_block
+from resnet.paths import check_matches
 from resnet.training.schedules import Schedule
 
 

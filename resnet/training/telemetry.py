@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from resnet.models.chain import parts
-from resnet.models.flow import Flow, flow
+from resnet.models.chain import Flow, flow, parts
 from resnet.training.losses import example_losses
 from resnet.training.step import Step, TrainState
 

@@ -17,8 +17,8 @@ from resnet.data.datasets import Dataset, Split
 from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.kernels.backend import on_cpu
-from resnet.models.paths import check_matches
 from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
+from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
 from resnet.runtime.devices import (
     DATA,

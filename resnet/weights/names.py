@@ -7,10 +7,8 @@ In their names, {stage} and {block} are our numbers, from 1; {stage0}, {block0} 
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
+from resnet.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +127,7 @@ NAMINGS = {
 _MODULE = re.compile(r"(?:stage(\d+)/block(\d+)/)?(.*?)(\d*)")
 
 
-def their_module(naming: Naming, config: "ModelConfig", module: str) -> str | None:
+def their_module(naming: Naming, config: ModelConfig, module: str) -> str | None:
     """Their name of our module, such as stage1/block2/conv1; None where they have none."""
     match = _MODULE.fullmatch(module)
     assert match is not None

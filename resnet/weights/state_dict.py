@@ -2,18 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from resnet.errors import InputError, check_choice
-from resnet.models.paths import parameter_path
+from resnet.models.config import ModelConfig
+from resnet.paths import parameter_path
 from resnet.weights.files import StateDict
 from resnet.weights.names import NAMINGS, is_pointwise, their_module
-
-if TYPE_CHECKING:
-    from resnet.models.grammar import ModelConfig
 
 SHOWN = 4
 COUNTER = "num_batches_tracked"  # PyTorch counts the batches a norm has seen; nothing depends on it
@@ -59,7 +57,7 @@ class Tensor:
         return self.layout.theirs(np.empty(self.shape, np.bool_)).shape
 
 
-def tensors_of(config: "ModelConfig", variables: Any, naming: str) -> list[Tensor]:
+def tensors_of(config: ModelConfig, variables: Any, naming: str) -> list[Tensor]:
     """All arrays of {"params", "batch_stats"}, or of their shapes; InputError if one has no name."""
     check_choice("naming", naming, NAMINGS)
     found, nameless = [], []
@@ -86,7 +84,7 @@ def _layout(naming: str, module: str, shape: tuple[int, ...]) -> str:
 
 
 def from_state_dict(
-    state: StateDict, config: "ModelConfig", shapes: Any, naming: str = ""
+    state: StateDict, config: ModelConfig, shapes: Any, naming: str = ""
 ) -> tuple[dict[str, Any], str]:
     """(variables of the tree `shapes`, the naming), NumPy arrays; the naming is detected if not given.
 
@@ -113,7 +111,7 @@ def from_state_dict(
 
 
 def fitting_tensors(
-    state: StateDict, config: "ModelConfig", shapes: Any
+    state: StateDict, config: ModelConfig, shapes: Any
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """({our path: array of any shape}, names that are none of the net's): what there is, however little."""
     tensors = tensors_of(config, shapes, detect(state, config, shapes))
@@ -126,7 +124,7 @@ def _ours(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     return tensor.layout.ours(array) if array.ndim == len(tensor.their_shape) else array
 
 
-def to_state_dict(config: "ModelConfig", variables: Any, naming: str, batches: int = 0) -> StateDict:
+def to_state_dict(config: ModelConfig, variables: Any, naming: str, batches: int = 0) -> StateDict:
     """The variables under their names; `batches` is what each batch norm shall have seen."""
     tensors = tensors_of(config, variables, naming)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
@@ -137,7 +135,7 @@ def to_state_dict(config: "ModelConfig", variables: Any, naming: str, batches: i
     return state
 
 
-def detect(state: Mapping[str, Any], config: "ModelConfig", shapes: Any) -> str:
+def detect(state: Mapping[str, Any], config: ModelConfig, shapes: Any) -> str:
     """The naming that shares most names with the state dict."""
     shared = {}
     for naming in NAMINGS:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resnet.models.complexity import complexity, totals
+from resnet.models.counts import count_parts, totals
 from scripts.benchmarks import ours
 from scripts.benchmarks.timing import compared, interleave
 from scripts.peers.torch_nets import Case
@@ -34,7 +34,7 @@ def limits(case: Case, effort: Any) -> dict[str, Any]:
     }
     times = interleave(steps, effort.rounds, effort.seconds)
     shape = (case.side, case.side, 3)
-    macs = PRODUCTS * case.batch * totals(complexity(case.peer.config, case.num_outputs, shape))[1]
+    macs = PRODUCTS * case.batch * totals(count_parts(case.peer.config, case.num_outputs, shape))[1]
     rates = {
         "matrix product": [side**3 / t / 1e9 for t in times["matrix product"]],
         "training step": [macs / t / 1e9 for t in times["training step"]],

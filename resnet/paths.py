@@ -1,4 +1,4 @@
-"""Names of parameters and statistics, as they are written everywhere."""
+"""Paths of the leaves of a tree, such as parameters and statistics, as they are written everywhere."""
 
 import re
 from typing import Any
