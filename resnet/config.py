@@ -22,8 +22,8 @@ from resnet.fields import Fields, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
-from resnet.runs.checkpoint import CheckpointConfig
-from resnet.runs.records import write_json
+from resnet.runs.checkpoints.checkpoint import CheckpointConfig
+from resnet.runs.metrics.records import write_json
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig, check_batch
 from resnet.training.config import TrainConfig

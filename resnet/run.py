@@ -19,7 +19,7 @@ from resnet.files import local_path
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.scanning import stack_blocks
-from resnet.runs.restore import load_variables
+from resnet.runs.checkpoints.restore import load_variables
 from resnet.runs.task import Task, listed
 from resnet.runtime.devices import DATA, make_mesh, replicate
 from resnet.training.evaluation import as_numbers, evaluate, make_evaluate, make_predict

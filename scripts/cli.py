@@ -54,7 +54,7 @@ def run(main: Callable[..., dict[str, Any] | None], takes_files: bool = False) -
         result = main(overrides, rest) if takes_files else main(overrides)
         if result is not None:
             # Imported here, because JAX comes with it, which a mistyped option should not cost.
-            from resnet.runs.records import to_json
+            from resnet.runs.metrics.records import to_json
 
             print(to_json(result), flush=True)
 

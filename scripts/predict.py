@@ -87,7 +87,7 @@ def as_csv(predictions) -> str:
 
 def as_json(predictions) -> str:
     """A list of {"file", "classes": [{"name", "probability"}]}."""
-    from resnet.runs.records import to_json
+    from resnet.runs.metrics.records import to_json
 
     return to_json(
         [

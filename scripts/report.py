@@ -19,9 +19,9 @@ flags.DEFINE_string("title", "Runs", "Title of the page of --runs.")
 
 
 def main(overrides: list[str]) -> dict:
-    """One call of resnet.studies.report.write_report, or of resnet.studies.ledger_page.update, or of both."""
+    """One call of write_report, or of the update of the ledger, or of both."""
     if cli.FLAGS.ledger:
-        from resnet.studies.ledger_page import update
+        from resnet.studies.pages.ledger_page import update
 
         counts = update(cli.FLAGS.workdir)
         return (_report() if cli.FLAGS.workdir else {}) | counts
@@ -32,12 +32,12 @@ def _report() -> dict:
     if not cli.FLAGS.runs:
         cli.require("workdir")
         from resnet.studies.folder import load_folder as open_study
-        from resnet.studies.report import write_report
+        from resnet.studies.pages.report import write_report
 
         return write_report(open_study(cli.FLAGS.workdir))
     cli.require("output")
     from resnet.studies.collected import collect
-    from resnet.studies.report import write_report
+    from resnet.studies.pages.report import write_report
 
     return write_report(collect(cli.FLAGS.runs, cli.FLAGS.output, cli.FLAGS.title))
 

@@ -162,7 +162,7 @@ def strike(
     soak: Soak, process: subprocess.Popen, workdir: Path, times: Times, disk: "SmallDisk | None"
 ) -> None:
     """The fault, at a moment of the start, of the time after it, or, half of the times, after a step."""
-    from resnet.runs.checkpoint import steps_on_disk
+    from resnet.runs.checkpoints.checkpoint import steps_on_disk
 
     begun, (before, after), kind = time.time(), times, soak.draw.random()
     if kind < 0.2:
@@ -220,7 +220,7 @@ def phase_of(workdir: Path, begun: float) -> tuple[str, int]:
 
 def last_record(workdir: Path) -> dict[str, Any]:
     """The last whole line of the metrics."""
-    from resnet.runs.records import read_metrics
+    from resnet.runs.metrics.records import read_metrics
 
     return (read_metrics(workdir) or [{"step": 0, "split": ""}])[-1]
 
@@ -278,8 +278,8 @@ ROWS = {
 
 def record(tally: dict[str, Any], folder: Path) -> None:
     """Adds the tally to those in soak_<fault>.json."""
+    from resnet.runs.metrics.records import write_json
     from resnet.runs.provenance import this_session
-    from resnet.runs.records import write_json
 
     path, (fault, happens) = folder / f"soak_{tally['fault']}.json", ROWS[tally["fault"]]
     row = json.loads(path.read_text()) if path.exists() else {"fault": fault, "happens": happens, "parts": []}

@@ -13,7 +13,7 @@ from resnet.errors import InputError
 from resnet.interop.convert import export_weights, import_weights
 from resnet.models.config import ModelConfig
 from resnet.run import load
-from resnet.runs.restore import variable_shapes
+from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.task import Task
 from resnet.weights import files
 from resnet.weights.state_dict import detect, from_state_dict, to_state_dict

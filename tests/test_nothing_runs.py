@@ -15,7 +15,7 @@ from resnet.config import load_saved_config, save_config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.prepared import _check_features
 from resnet.errors import InputError
-from resnet.studies.report import Report, Table, html
+from resnet.studies.pages.report import Report, Table, html
 from resnet.weights.files import read_weights, write_safetensors
 
 ROOT = Path(__file__).parents[1]

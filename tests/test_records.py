@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from resnet.config import Config
-from resnet.runs import curves, provenance
-from resnet.runs.curves import plot_curves
+from resnet.runs import provenance
+from resnet.runs.metrics import curves
+from resnet.runs.metrics.curves import plot_curves
+from resnet.runs.metrics.records import Records, read_metrics, write_json
 from resnet.runs.provenance import write_run_json
-from resnet.runs.records import Records, read_metrics, write_json
 from resnet.runtime import progress
 from resnet.runtime.progress import ProgressBar
 

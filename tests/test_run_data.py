@@ -19,8 +19,8 @@ from resnet.errors import InputError
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run, load_run_split
+from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.open_run import outcome
-from resnet.runs.restore import variable_shapes
 from resnet.runs.task import begin_task, load_run_data, load_task, task_of
 from resnet.training.loop import train
 from tests.tally import record, tries

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from resnet.config import Config, save_config
 from resnet.models.chain import Flow
-from resnet.runs import lock, open_run, provenance, records, rollbacks, telemetry
-from resnet.runs.records import Records, read_json, read_metrics, write_json
+from resnet.runs import lock, open_run, provenance, rollbacks
+from resnet.runs.metrics import records, telemetry
+from resnet.runs.metrics.records import Records, read_json, read_metrics, write_json
 from resnet.runs.rollbacks import Diverged, write_rollback
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop

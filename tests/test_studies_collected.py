@@ -10,7 +10,7 @@ from resnet.errors import InputError
 from resnet.runs.provenance import write_run_json
 from resnet.runs.task import save_task, task_of
 from resnet.studies.collected import collect
-from resnet.studies.report import write_report
+from resnet.studies.pages.report import write_report
 from tests.studies_cases import tiny_config
 
 

@@ -9,10 +9,10 @@ import pytest
 from resnet.config import save_config
 from resnet.errors import InputError
 from resnet.studies.folder import load_folder, open_folder, save_folder
-from resnet.studies.ledger import STUDIES, add_what_was_not_run, outdated, read_ledger, record, study_of
-from resnet.studies.ledger_page import page
+from resnet.studies.pages.ledger import STUDIES, add_what_was_not_run, outdated, read_ledger, record, study_of
+from resnet.studies.pages.ledger_page import page
+from resnet.studies.pages.verdict import BEYOND, NOT, NOT_RUN, ORDERING, REPRODUCED, Outcome, judge
 from resnet.studies.study import Published, load_study
-from resnet.studies.verdict import BEYOND, NOT, NOT_RUN, ORDERING, REPRODUCED, Outcome, judge
 from tests.studies_cases import tiny_study
 
 STUDY = """

@@ -12,9 +12,9 @@ from resnet.studies import cluster, runner
 from resnet.studies.cluster import arrays, log_patterns
 from resnet.studies.folder import FILE, load_folder, open_folder, save_folder, states
 from resnet.studies.launch import launch
-from resnet.studies.ledger import LEDGER, read_ledger
-from resnet.studies.report import CSV, HTML, PAGE, write_report
-from resnet.studies.rows import arm_rows
+from resnet.studies.pages.ledger import LEDGER, read_ledger
+from resnet.studies.pages.report import CSV, HTML, PAGE, write_report
+from resnet.studies.pages.rows import arm_rows
 from resnet.studies.runner import Piece, pieces_of_work
 from resnet.studies.study import JOBS_FOLDER, Arm
 from tests.studies_cases import tiny_study

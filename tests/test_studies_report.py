@@ -8,7 +8,7 @@ import pytest
 from resnet.config import save_config
 from resnet.errors import InputError
 from resnet.studies.folder import load_folder, open_folder, save_folder
-from resnet.studies.report import write_report
+from resnet.studies.pages.report import write_report
 from tests.studies_cases import tiny_study
 
 

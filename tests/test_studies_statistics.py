@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from resnet.studies.statistics import compare, holm, interval, sign_flip_p, smallest_p, summarize
+from resnet.studies.pages.statistics import compare, holm, interval, sign_flip_p, smallest_p, summarize
 
 
 def test_a_summary_is_of_the_values():

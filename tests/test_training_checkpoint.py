@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.runs import checkpoint, manifest
-from resnet.runs.checkpoint import CheckpointConfig
-from resnet.runs.saver import Saver
+from resnet.runs.checkpoints import checkpoint, manifest
+from resnet.runs.checkpoints.checkpoint import CheckpointConfig
+from resnet.runs.checkpoints.saver import Saver
 
 
 @jax.tree_util.register_dataclass

@@ -14,8 +14,8 @@ from test_training_seeds import facts, variables
 
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.runs import checkpoint
-from resnet.runs.meter import Meter
+from resnet.runs.checkpoints import checkpoint
+from resnet.runs.metrics.meter import Meter
 from resnet.runs.rollbacks import Diverged
 from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped

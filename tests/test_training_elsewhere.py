@@ -14,7 +14,7 @@ import pytest
 import resnet
 from resnet.config import Config, load_saved_config
 from resnet.data.datasets import load_dataset
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.provenance import digest
 from resnet.runtime.devices import make_mesh, replicated
 from resnet.training import loop

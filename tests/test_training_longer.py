@@ -7,7 +7,7 @@ import pytest
 from resnet.config import Config, field_types, save_config
 from resnet.errors import InputError
 from resnet.runs.changes import MAY_CHANGE, check_longer, decisive, same_end
-from resnet.runs.records import read_metrics
+from resnet.runs.metrics.records import read_metrics
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
 

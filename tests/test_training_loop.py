@@ -16,7 +16,7 @@ from resnet.data.datasets import DATASETS, load_dataset
 from resnet.data.embedded import load_digits
 from resnet.errors import InputError
 from resnet.run import evaluate_run
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
 from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
 from resnet.training import loop, trainer

@@ -17,9 +17,9 @@ from test_training_loop import tiny, train
 
 import resnet
 from resnet.run import evaluate_run
-from resnet.runs import checkpoint
-from resnet.runs.alias import plain_path
-from resnet.runs.saver import Saver
+from resnet.runs.checkpoints import checkpoint
+from resnet.runs.checkpoints.alias import plain_path
+from resnet.runs.checkpoints.saver import Saver
 from tests.tally import record, tries
 
 PUNCTUATION = string.punctuation.replace("/", "")

@@ -11,7 +11,7 @@ from test_training_loop import numbers, tiny
 import resnet
 from resnet.data.batches import batch_indices
 from resnet.errors import InputError
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.open_run import OpenRun
 from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped

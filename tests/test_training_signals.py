@@ -15,8 +15,8 @@ from test_training_loop import tiny, train
 
 from resnet.config import save_config
 from resnet.data.batches import padded_batches
-from resnet.runs import checkpoint
-from resnet.runs.records import read_metrics
+from resnet.runs.checkpoints import checkpoint
+from resnet.runs.metrics.records import read_metrics
 from resnet.runtime import signals
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training import evaluation, loop
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # Half a minute in C, where no Python handler runs.
 BUSY = """
 import hashlib, threading
-from resnet.runs.records import read_metrics
+from resnet.runs.metrics.records import read_metrics
 from resnet.runtime.signals import StopSignals, may_end_process
 may_end_process()
 with StopSignals() as stops:

@@ -9,8 +9,8 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.runs import telemetry
-from resnet.runs.restore import load_variables
+from resnet.runs.checkpoints.restore import load_variables
+from resnet.runs.metrics import telemetry
 from resnet.runtime.signals import RunStopped
 from resnet.training.loop import train
 

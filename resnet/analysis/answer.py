@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
 from resnet.runs.files import make_folder
+from resnet.runs.metrics.records import plain, replacing, write_json
 from resnet.runs.provenance import origin_lines, this_session
-from resnet.runs.records import plain, replacing, write_json
 from resnet.runs.tables import markdown_table
 
 Row = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from absl import logging
 
 from resnet.config import Config
+from resnet.runs.metrics.records import replacing
 from resnet.runs.provenance import origin_lines, this_session
-from resnet.runs.records import replacing
 from resnet.runs.tables import markdown_table
 
 PAGE, PICTURES = "claims.md", "claims"

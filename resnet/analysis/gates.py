@@ -19,7 +19,7 @@ import numpy as np
 from resnet.analysis import pictures
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
-from resnet.runs.checkpoint import steps_on_disk
+from resnet.runs.checkpoints.checkpoint import steps_on_disk
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

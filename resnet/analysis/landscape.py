@@ -28,7 +28,7 @@ from resnet.analysis.subject import Subject
 from resnet.errors import InputError
 from resnet.files import drawn, local_path
 from resnet.runs.files import make_folder
-from resnet.runs.records import replacing
+from resnet.runs.metrics.records import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
-from resnet.runs import telemetry
+from resnet.runs.metrics import telemetry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

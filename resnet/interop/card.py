@@ -7,7 +7,7 @@ import jax
 from resnet.config import config_to_dict
 from resnet.run import Run
 from resnet.runs import provenance
-from resnet.runs.records import RESULT, is_result, read_json, to_json
+from resnet.runs.metrics.records import RESULT, is_result, read_json, to_json
 from resnet.runs.tables import code
 
 CARD = "MODEL_CARD.md"

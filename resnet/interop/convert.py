@@ -16,11 +16,11 @@ from resnet.errors import InputError, check_choice
 from resnet.files import local_path
 from resnet.interop.card import CARD, model_card
 from resnet.run import Run, load
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
+from resnet.runs.checkpoints.restore import variable_shapes
+from resnet.runs.metrics.records import to_json
 from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
-from resnet.runs.records import to_json
-from resnet.runs.restore import variable_shapes
 from resnet.runs.task import Task, listed, save_task, task_of
 from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (

@@ -18,7 +18,7 @@ from resnet.interop.peers import RESNET20, Peer, need
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
-from resnet.runs.restore import variable_shapes
+from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.task import Task
 from resnet.training.optimizers import OptimizerConfig
 from resnet.training.step import make_step

@@ -12,7 +12,7 @@ from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config
 from resnet.durations import parse_duration
 from resnet.errors import InputError
-from resnet.runs.records import RESULT, is_result, read_json
+from resnet.runs.metrics.records import RESULT, is_result, read_json
 from resnet.runs.task import knows_its_data
 from resnet.runtime.processes import index_of_this
 from resnet.training.schedules import Schedule, make_schedule

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.config import Config
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.lock import holding
 from resnet.runs.open_run import outcome
 from resnet.runs.provenance import last_session

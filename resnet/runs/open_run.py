@@ -12,14 +12,15 @@ from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, save_config
 from resnet.errors import InputError
 from resnet.models.chain import Flow
-from resnet.runs import checkpoint, telemetry
 from resnet.runs.changes import keep_shorter_result, same_end
-from resnet.runs.curves import plot_curves
-from resnet.runs.meter import Meter
+from resnet.runs.checkpoints import checkpoint
+from resnet.runs.checkpoints.saver import Saver
+from resnet.runs.metrics import telemetry
+from resnet.runs.metrics.curves import plot_curves
+from resnet.runs.metrics.meter import Meter
+from resnet.runs.metrics.records import METRICS_FILE, RESULT, Records, is_result, read_json, write_json
 from resnet.runs.provenance import versions, write_run_json
-from resnet.runs.records import METRICS_FILE, RESULT, Records, is_result, read_json, write_json
 from resnet.runs.rollbacks import Diverged, RollBack, check_state, offending, read_rollbacks
-from resnet.runs.saver import Saver
 from resnet.runs.task import Task, begin_task
 from resnet.runtime.processes import index_of_this
 from resnet.runtime.signals import RunStopped

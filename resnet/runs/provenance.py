@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from resnet.config import Config, config_to_dict
-from resnet.runs.records import read_json, write_json
+from resnet.runs.metrics.records import read_json, write_json
 from resnet.runs.tables import code
 from resnet.runtime.machine import devices, numerics
 

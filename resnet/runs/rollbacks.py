@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from resnet.paths import leaf_paths
-from resnet.runs.records import read_json, write_json
+from resnet.runs.metrics.records import read_json, write_json
 from resnet.runtime.signals import RunStopped
 
 FILE = "rollbacks.json"

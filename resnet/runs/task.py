@@ -10,7 +10,7 @@ import numpy as np
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.splits import NAME, PLACE, Dataset
 from resnet.errors import InputError
-from resnet.runs.records import write_json
+from resnet.runs.metrics.records import write_json
 
 FILE = "task.json"
 SHOWN = 20  # class names in a message

@@ -18,7 +18,7 @@ from absl import logging
 from resnet.errors import InputError
 from resnet.runs.files import read_object
 from resnet.runs.lock import holding
-from resnet.runs.records import write_json
+from resnet.runs.metrics.records import write_json
 from resnet.runtime.logs import log_to_stderr
 from resnet.runtime.machine import prepare
 from resnet.runtime.signals import BEFORE_LEAVING, RunStopped, may_end_process

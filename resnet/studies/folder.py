@@ -19,11 +19,11 @@ from resnet.config import config_from_dict, config_to_dict
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.runs.changes import decisive
-from resnet.runs.checkpoint import score
+from resnet.runs.checkpoints.checkpoint import score
 from resnet.runs.files import make_folder, read_object
+from resnet.runs.metrics.records import RESULT, read_metrics, write_json
 from resnet.runs.open_run import FAILURE as FAILED
 from resnet.runs.provenance import this_session
-from resnet.runs.records import RESULT, read_metrics, write_json
 from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, rate_folder, resolve
 
 FILE = "study.json"

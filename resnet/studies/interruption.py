@@ -10,8 +10,8 @@ import numpy as np
 from absl import logging
 
 from resnet.errors import InputError
+from resnet.runs.metrics.records import read_metrics, replacing
 from resnet.runs.provenance import origin_lines, this_session
-from resnet.runs.records import read_metrics, replacing
 from resnet.runs.tables import markdown_table
 from resnet.studies.folder import FILE, load_folder, states
 

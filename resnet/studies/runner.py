@@ -9,8 +9,8 @@ from typing import Any
 
 from absl import logging
 
-from resnet.runs import records
 from resnet.runs.lock import WorkdirHeld
+from resnet.runs.metrics import records
 from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states
 from resnet.training.loop import train
 

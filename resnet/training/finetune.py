@@ -15,7 +15,7 @@ from resnet.config import Config
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.paths import check_matches, leaf_paths, parameter_path
-from resnet.runs.restore import load_variables, variable_shapes
+from resnet.runs.checkpoints.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState
 from resnet.weights.files import check_finite, read_class_names, read_weights

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 from absl import logging
 
-from resnet.runs import checkpoint
 from resnet.runs.agreement import agree_on_data
 from resnet.runs.changes import check_longer
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.claims import alone
 from resnet.runs.open_run import OpenRun, open_workdir
 from resnet.runs.provenance import digest

@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 from resnet.config import config_hash
+from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
-from resnet.runs.records import read_metrics
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
-from resnet.studies.statistics import Comparison, Summary, compare, holm, summarize
+from resnet.studies.pages.statistics import Comparison, Summary, compare, holm, summarize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from absl import logging
 
 from resnet.files import local_path
-from resnet.runs.boards import Board
+from resnet.runs.metrics.boards import Board
 from resnet.runtime.processes import index_of_this
 
 METRICS_FILE, RESULT = "metrics.jsonl", "result.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.files import drawn, local_path
-from resnet.runs.records import read_metrics, replacing
+from resnet.runs.metrics.records import read_metrics, replacing
 
 FILE = "curves.png"
 # What curves.png shows: metric, label of the axis, factor on the values, kind of scale.

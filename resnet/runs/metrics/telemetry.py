@@ -12,7 +12,7 @@ import numpy as np
 
 from resnet.files import local_path
 from resnet.models.chain import Flow
-from resnet.runs.records import keep_original, replacing
+from resnet.runs.metrics.records import keep_original, replacing
 
 FILE, PICTURE = "telemetry.csv", "telemetry.png"
 # Base-ten logarithms of root mean squares: of a block's input, of F(x), of the gradient that enters the

@@ -6,9 +6,9 @@ from typing import Any
 
 from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
-from resnet.runs.records import replacing
+from resnet.runs.metrics.records import replacing
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
-from resnet.studies.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
+from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 from resnet.studies.study import tell_apart
 
 DEPTH = ("model.depth", "model.blocks")

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
 
 # How a disk refuses: from the system, or, through tensorstore, as a status in words.
 _REFUSED = (OSError, ValueError)

@@ -15,11 +15,11 @@ from absl import logging
 
 from resnet.config import Config, config_hash, replaced
 from resnet.errors import InputError
-from resnet.runs.records import replacing, to_json
+from resnet.runs.metrics.records import replacing, to_json
 from resnet.studies.folder import StudyFolder, load_folder
-from resnet.studies.rows import ArmRow, arm_rows, metric_of, run_rows
+from resnet.studies.pages.rows import ArmRow, arm_rows, metric_of, run_rows
+from resnet.studies.pages.verdict import NOT_RUN, Outcome, as_text, judge
 from resnet.studies.study import Arm, Origin, Study, load_study, resolve, with_base
-from resnet.studies.verdict import NOT_RUN, Outcome, as_text, judge
 
 ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "results" / "ledger.csv"

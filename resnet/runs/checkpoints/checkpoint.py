@@ -24,8 +24,8 @@ from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.paths import leaf_paths
-from resnet.runs import manifest
-from resnet.runs.alias import plain_path
+from resnet.runs.checkpoints import manifest
+from resnet.runs.checkpoints.alias import plain_path
 
 FOLDER = "checkpoints"
 UNREADABLE, ROLLED_BACK = "checkpoints_unreadable", "checkpoints_rolled_back"

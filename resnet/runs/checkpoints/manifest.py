@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from resnet.runs.records import write_json
+from resnet.runs.metrics.records import write_json
 
 FILE = "manifest.json"
 SHOWN = 3

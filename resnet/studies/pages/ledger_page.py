@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from resnet.runs.records import replacing
+from resnet.runs.metrics.records import replacing
 from resnet.runs.tables import markdown_table
-from resnet.studies.ledger import LEDGER, Row, add_what_was_not_run, record
-from resnet.studies.verdict import NOT_RUN, POINTS, VERDICTS
+from resnet.studies.pages.ledger import LEDGER, Row, add_what_was_not_run, record
+from resnet.studies.pages.verdict import NOT_RUN, POINTS, VERDICTS
 
 HEADERS = ("arm", "published", "ours", "n", "failed", "difference to", "points", "scale, data", "epochs",
            "verdict", "reason", "commit")  # fmt: skip

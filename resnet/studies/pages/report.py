@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from resnet.runs.files import make_folder
+from resnet.runs.metrics.records import replacing
 from resnet.runs.provenance import last_session, origin, origin_lines
-from resnet.runs.records import replacing
 from resnet.runs.tables import markdown_table
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states, validation_score
-from resnet.studies.plots import plot_study
-from resnet.studies.rows import ArmRow, Metric, arm_rows, metric_of, run_rows, value_of
-from resnet.studies.statistics import smallest_p
+from resnet.studies.pages.plots import plot_study
+from resnet.studies.pages.rows import ArmRow, Metric, arm_rows, metric_of, run_rows, value_of
+from resnet.studies.pages.statistics import smallest_p
 from resnet.studies.study import value_at
 
 PAGE, HTML, CSV = "report.md", "report.html", "runs.csv"

@@ -11,7 +11,7 @@ from resnet.config import Config, load_saved_config
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.models.resnet import make_model
-from resnet.runs import checkpoint
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.task import Task, load_task
 from resnet.runtime.devices import make_mesh, replicated
 from resnet.training.step import init_variables

@@ -1,0 +1,1 @@
+"""What a study leaves to read: statistics, verdicts, reports, the ledger."""
