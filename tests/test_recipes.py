@@ -11,6 +11,7 @@ import pytest
 
 from resnet.config import Config, load_config
 from resnet.data.datasets import load_dataset
+from resnet.durations import parse_duration
 from resnet.models.resnet import make_model
 from resnet.runtime.devices import make_mesh
 from resnet.training.schedules import make_schedule

@@ -14,6 +14,7 @@ from test_training_seeds import facts, variables
 
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
+from resnet.runs import rollbacks
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics.meter import Meter
 from resnet.runs.rollbacks import Diverged
@@ -181,20 +182,20 @@ def test_too_many_in_a_row_end_the_run():
 
 def test_the_gradients_to_look_at_are_named():
     params = {name: np.zeros(2) for name in "abcdef"}
-    assert divergence.offending(params, np.array([1, np.inf, 2, np.nan, 3, 4])) == (
+    assert rollbacks.offending(params, np.array([1, np.inf, 2, np.nan, 3, 4])) == (
         "gradients not finite: b, d"
     )
-    assert "largest gradients are those of f, e, c, b" in divergence.offending(
+    assert "largest gradients are those of f, e, c, b" in rollbacks.offending(
         params, np.array([1, 2, 3, 0, 4, 5])
     )
     params["c"] = np.array([np.nan, 1])
-    assert divergence.offending(params, None) == "parameters not finite: c"
+    assert rollbacks.offending(params, None) == "parameters not finite: c"
 
 
 def test_no_checkpoint_is_written_of_a_state_that_is_not_finite():
-    divergence.check_state(toy(), 3)
+    rollbacks.check_state(toy(), 3)
     with pytest.raises(Diverged, match="at step 3"):
-        divergence.check_state({"w": np.array([1, np.inf])}, 3)
+        rollbacks.check_state({"w": np.array([1, np.inf])}, 3)
 
 
 @pytest.mark.parametrize(

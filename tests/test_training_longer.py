@@ -81,8 +81,11 @@ def test_with_the_same_end_nothing_that_decides_numbers_changes(tmp_path):
             same_end(tmp_path, tiny(**change))
 
 
-def test_what_may_change_are_fields_with_a_reason():
+def test_what_may_change_are_fields_with_a_reason(tmp_path):
     for beginning, why in MAY_CHANGE.items():
         assert len(why) > 20 and any(name.startswith(beginning) for name in field_types())
     changed = tiny(train__log_every="1 steps", train__steps_per_call=2, checkpoint__keep=1, cache__dir="")
-    assert decisive(tiny(), changed) == []
+    save_config(tiny(), tmp_path)
+    assert decisive(tmp_path, changed) == []
+    # A run begun before fingerprints would not notice other data.
+    assert decisive(tmp_path, tiny(data__dir="elsewhere")) == [("data.dir", "", "elsewhere")]

@@ -1,9 +1,12 @@
 """Folders of any name that a file system takes: trained in, saved, restored, evaluated."""
 
 import contextlib
+import json
 import os
 import shutil
 import string
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -36,6 +39,17 @@ ODD = [
     "no\udcffutf8",
     "x" * 200,
 ]
+ROOT = Path(__file__).parents[1]
+# Four steps of a tiny net, saved after the second and the fourth.
+SCRIPT = (
+    "--config.data.train_limit=64",
+    "--config.model.family=chain",
+    "--config.model.blocks=(1,)",
+    "--config.model.width=0.25",
+    "--config.train.batch_size=16",
+    "--config.train.duration=4 steps",
+    "--config.checkpoint.every=2 steps",
+)
 # What the file system takes for a name: neither / nor NUL, and at most 255 bytes.
 NAMES = (
     st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=200)
@@ -83,6 +97,27 @@ def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path)
         name: found[name] for name in ("loss", "sha256", "workdir")
     }
     assert evaluate_run(resnet.load(moved))["loss"] == pytest.approx(result["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ODD, string.ascii_letters + string.digits])
+def test_the_scripts_train_resume_and_evaluate_under_such_names(tmp_path, name):
+    """Together the names hold every printable character but the slash."""
+    workdir, fields = tmp_path / name / "run", list(SCRIPT)
+
+    def called(script, *arguments):
+        command = [sys.executable, f"scripts/{script}.py", f"--workdir={workdir}", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return json.loads(done.stdout)
+
+    result = called("train", "--config=configs/digits.py", *fields)
+    (workdir / "result.json").unlink()
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    again = called("train", "--config=configs/digits.py", *fields)
+    assert again["sha256"] == result["sha256"] and again["step"] == 4
+    assert called("evaluate")["loss"] == pytest.approx(result["loss"])
+    record("names", "a workdir of any name", "saved and restored bit for bit", 1)
 
 
 def test_what_cannot_be_read_back_is_no_checkpoint(tmp_path, monkeypatch):

@@ -270,6 +270,7 @@ class Runs:
 
     def go_back(self, back: RollBack) -> None:
         """Makes the folder of a run that diverged ready to go on from the last checkpoint in common."""
+        self.close()  # first, as a save may be in flight
         factor = self.trainer.config.train.rollback_factor
 
         def prepare() -> None:
