@@ -56,3 +56,10 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor and target.suffix == ".md":
             assert anchor in headings(target), link
+
+
+def test_the_glossary_is_short():
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Words")[1].split("\n## ")[0]
+    words = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert 20 < len(words) <= 30
+    assert len({word.split(" | ")[0] for word in words}) == len(words)
