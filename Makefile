@@ -9,7 +9,15 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 STUDY := runs/study
-INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# uv installs in seconds what takes pip more than a minute: the one that is found, or one that is put into
+# .venv; pip, where none can be had.
+define install
+	@PATH="$$PATH:$(CURDIR)/$(VENV)/bin"; \
+	if uv --version >/dev/null 2>&1 || $(PIP) uv 2>/dev/null; \
+	then uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt $(1); \
+	else $(PIP) -c constraints.txt $(1); fi
+endef
 
 .PHONY: demo study claims test lint
 
@@ -44,9 +52,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
-	$(INSTALL) -r requirements.txt
+	$(call install,-r requirements.txt)
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-slurm.txt $(VENV)/installed
-	$(INSTALL) -r requirements.txt -r requirements-dev.txt -r requirements-slurm.txt
+	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-slurm.txt)
 	@touch $@

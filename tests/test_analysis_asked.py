@@ -60,7 +60,7 @@ def test_images_of_a_split_that_is_sorted_by_class_are_of_all_classes(monkeypatc
     dataset = load_dataset(tiny().config.data)
     order = np.argsort(dataset.test.labels, kind="stable")
     ordered = dataclasses.replace(dataset, test=dataset.test[order])
-    monkeypatch.setattr(subject, "load_dataset", lambda config: ordered)
+    monkeypatch.setattr(subject, "load_dataset", lambda *_: ordered)
     asked = tiny("test", images=40)
     assert set(np.asarray(asked.labels).tolist()) == set(range(10)) and not asked.sample.small
     again, other = tiny("test", images=40), tiny("test", images=40, seed=1)

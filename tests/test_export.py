@@ -125,12 +125,15 @@ def test_onnx_of_a_bfloat16_run_is_compared_with_the_run(run, tmp_path, monkeypa
     assert export(run, tmp_path / "float32", "onnx")["difference"] == 0
 
 
-def test_a_damaged_result_is_one_line_that_names_it(run, tmp_path):
+def test_a_damaged_result_is_named_and_left_out_of_the_card(run, tmp_path, caplog):
     for name in ("result.json", "run.json"):
         for content in ("", "[]", '{"sessions": [5]}' if name == "run.json" else "5"):
             (tmp_path / name).write_text(content)
-            with pytest.raises(InputError, match=f"{name} is unreadable: .*; delete it"):
-                model_card(dataclasses.replace(run, workdir=tmp_path), "Call it:", "call()")
+            caplog.clear()
+            card = model_card(dataclasses.replace(run, workdir=tmp_path), "Call it:", "call()")
+            assert f"{tmp_path / name} is damaged" in caplog.text
+            assert "Made by" not in card and "top1" not in card
+            assert (tmp_path / name).read_text() == content
         (tmp_path / name).unlink()
 
 

@@ -39,7 +39,7 @@ ROOMS = {
 OWNERS = {
     # The second is what ours is measured against: nets of stock Flax.
     "flax": ("resnet/models/", "scripts/peers/flax_nets.py"),
-    "orbax": ("resnet/runs/checkpoints/checkpoint.py",),
+    "orbax": ("resnet/runs/checkpoints/",),
 }
 # The places that may ask which backend is in use; what depends on it elsewhere is a function of kernels/.
 ASK_FOR_BACKEND = ("resnet/kernels/backend.py", "resnet/runtime/")

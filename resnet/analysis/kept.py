@@ -25,7 +25,7 @@ def key(subject: Subject, question: str, **choices: Any) -> str:
     """
     model = config_to_dict(subject.config)["model"]
     plain = {"question": question, "code": code_version(question), "model": model, "choices": choices}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode())
     for path, leaf in jax.tree.leaves_with_path((subject.variables, subject.images, subject.labels)):
         array = np.asarray(leaf)
         digest.update(f"\n{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from resnet.runs.agreement import agree_on_data
@@ -49,7 +50,7 @@ class Runs:
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
         self._better: list[OpenRun] = []
-        self._waiting: tuple[int, Any] | None = None
+        self._waiting: tuple[range, Any] | None = None
         self._closing = contextlib.ExitStack()
         stop.nothing_to_lose = True
 
@@ -73,7 +74,10 @@ class Runs:
         if begun := [] if restored else [w for w in self.workdirs if checkpoint.steps_on_disk(w)]:
             logging.warning("%s: seeds of one program without a checkpoint in common begin again",
                             ", ".join(map(str, begun)))  # fmt: skip
-        states, metadata = zip(*restored, strict=True) if restored else ((), [None] * len(self.workdirs))
+        if restored:
+            states, metadata = zip(*restored, strict=True)
+        else:
+            states, metadata = trainer.first_states(), [None] * len(self.workdirs)
         intervals = trainer.intervals
         lengths = {
             "total_steps": intervals.total,
@@ -90,24 +94,16 @@ class Runs:
         self.bar = self._closing.enter_context(contextlib.closing(bar))
         self.started = time.monotonic() - self.runs[0].progress.seconds
         self.clock = Clock(trainer.config.train.batch_size * len(self.runs))
-        if not restored:
-            return trainer.start()
-        logging.info("resuming at step %d of %d", self.step, intervals.total)
-        rates = [len(run.rollbacks) for run in self.runs]
-        pairs = zip(jax.device_get(states), rates, strict=True)
-        return trainer.to_devices([at_rate(own, count, trainer.config.train) for own, count in pairs])
+        if restored:
+            logging.info("resuming at step %d of %d", self.step, intervals.total)
+        pairs = zip(jax.device_get(states), self.runs, strict=True)
+        return trainer.to_devices([at_rate(own, len(r.rollbacks), trainer.config.train) for own, r in pairs])
 
     def log(self, steps: range, state: TrainState, metrics: dict[str, Any]) -> None:
         """Takes the metrics of steps just begun, and hands on those of the call before: no device waits."""
         self._read(state)
         self.step = steps.stop
-        self._waiting = (
-            steps.start + 1,
-            {
-                name: value if len(steps) > 1 else jax.numpy.expand_dims(value, len(self.runs) > 1)
-                for name, value in metrics.items()
-            },
-        )
+        self._waiting = steps, metrics
         self.stop.nothing_to_lose = False
         self.stop.poll()
         self._observe(steps, state)
@@ -125,10 +121,12 @@ class Runs:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
-        for i, (run, own) in enumerate(zip(self.runs, self.trainer.to_host(waiting[1]), strict=True)):
+        steps, metrics = waiting
+        for i, (run, own) in enumerate(zip(self.runs, self.trainer.to_host(metrics), strict=True)):
+            series = own if len(steps) > 1 else {name: np.asarray(value)[None] for name, value in own.items()}
             try:
                 if not run.failed:
-                    run.log(waiting[0], own)
+                    run.log(steps.start + 1, series)
             except Diverged as error:
                 run.diverged(error, self.trainer.to_host(state.params)[i])
 

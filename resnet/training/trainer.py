@@ -88,9 +88,13 @@ class Trainer:
         """What the first states take from `init_from`; a source that does not fit is an InputError."""
         return load_initial(self.config, self.task)
 
+    def first_states(self) -> list[TrainState]:
+        """Each seed's state before the first step, its blocks apart."""
+        return [begin(self.step.init(seed), self.initial) for seed in self.seeds]
+
     def start(self) -> TrainState:
         """The state before the first step, on the devices."""
-        return self.to_devices([begin(self.step.init(seed), self.initial) for seed in self.seeds])
+        return self.to_devices(self.first_states())
 
     @property
     def _spec(self) -> PartitionSpec:

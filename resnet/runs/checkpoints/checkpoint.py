@@ -1,6 +1,6 @@
 """Checkpoints on disk: written in the background, restored safely.
 
-The only importer of orbax, and only inside functions: its import takes half a second, which a
+Orbax is imported inside functions only: its import takes half a second, which a
 mistyped option should not cost.
 """
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 
 from resnet.durations import parse_duration
@@ -26,13 +25,12 @@ from resnet.fields import Fields
 from resnet.paths import leaf_paths
 from resnet.runs.checkpoints import manifest
 from resnet.runs.checkpoints.alias import plain_path
+from resnet.runs.checkpoints.sealing import Seal
 
 FOLDER = "checkpoints"
 UNREADABLE, ROLLED_BACK = "checkpoints_unreadable", "checkpoints_rolled_back"
 FORMAT = 2
 """1: files only; 2: with a manifest of their checksums. Both are read, the latest is written."""
-# Orbax adds the time to this one after all else is done, and nothing here reads it.
-_STAMPED = ("_CHECKPOINT_METADATA",)
 
 
 class Damaged(InputError):
@@ -68,7 +66,7 @@ def managing(workdir: Path) -> Iterator[Any]:
         max_to_keep=None,
         best_fn=operator.itemgetter("score"),
         cleanup_tmp_directories=True,
-        async_options=ocp.AsyncOptions(post_finalization_callback=_Seal(folder)),
+        async_options=ocp.AsyncOptions(post_finalization_callback=Seal(folder)),
     )
     with (
         plain_path(folder) as plain,
@@ -76,37 +74,6 @@ def managing(workdir: Path) -> Iterator[Any]:
     ):
         yield manager
         manager.wait_until_finished()
-
-
-class _Seal:
-    """Writes the manifest of the save in flight, whose files are complete but not yet renamed.
-
-    So the manifest is the last file, and a folder with a step for its name has one. The first checkpoint is
-    read back before: a disk or a library that loses what it is given is found out there, not at a resume.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder, self.read_back = folder, False
-
-    def __call__(self) -> None:
-        if jax.process_index() == 0:
-            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
-                if not self.read_back:
-                    _read_back(unfinished)
-                    self.read_back = True
-                manifest.seal(unfinished, without=_STAMPED)
-
-
-def _read_back(path: Path) -> None:
-    """Reads all arrays of a checkpoint, by this process alone, to where nothing keeps them."""
-    import orbax.checkpoint as ocp
-
-    handler: Any = ocp.PyTreeCheckpointHandler()  # annotated with a Path of its own
-    with plain_path(path / "state") as folder:
-        arguments = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
-        )
-        handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=arguments))
 
 
 def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None) -> None:

@@ -1,0 +1,44 @@
+"""The end of a save: the first checkpoint of a process is read back, each gets its manifest."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet.runs.checkpoints import manifest
+from resnet.runs.checkpoints.alias import plain_path
+
+# Orbax adds the time to this one after all else is done, and nothing here reads it.
+_STAMPED = ("_CHECKPOINT_METADATA",)
+
+
+class Seal:
+    """Writes the manifest of the save in flight, whose files are complete but not yet renamed.
+
+    So the manifest is the last file, and a folder with a step for its name has one. The first checkpoint is
+    read back before: a disk or a library that loses what it is given is found out there, not at a resume.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.read_back = folder, False
+
+    def __call__(self) -> None:
+        if jax.process_index() == 0:
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                if not self.read_back:
+                    _read_back(unfinished)
+                    self.read_back = True
+                manifest.seal(unfinished, without=_STAMPED)
+
+
+def _read_back(path: Path) -> None:
+    """Reads all arrays of a checkpoint, by this process alone, to where nothing keeps them."""
+    import orbax.checkpoint as ocp
+
+    handler: Any = ocp.PyTreeCheckpointHandler()  # annotated with a Path of its own
+    with plain_path(path / "state") as folder:
+        arguments = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
+        )
+        handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=arguments))
