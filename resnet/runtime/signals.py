@@ -38,8 +38,8 @@ class StopSignals:
     """While entered, SIGTERM and SIGINT set `received`, and SIGUSR1 asks for a checkpoint.
 
     A second SIGINT ends the run at once, and so does any stop while there is `nothing_to_lose`. In a script
-    it ends the process, even in the middle of a compilation, which no Python code could interrupt: hence the
-    thread. Elsewhere it is raised, once Python has its turn: as RunStopped, a second SIGINT as usual.
+    such a stop ends the process, even during a compilation; a thread does so, because no Python code runs in
+    the main thread then. Elsewhere it is raised as RunStopped, and a second SIGINT as KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
