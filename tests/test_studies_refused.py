@@ -130,7 +130,7 @@ def finished(tmp_path):
     return folder
 
 
-FILES = ("study.json", "identity/seed0/result.json", "none/seed0/failed.json", "identity/seed0/run.json")
+FILES = ("study.json", "identity/seed0/result.json", "none/seed0/failed.json")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -148,6 +148,15 @@ def test_a_damaged_file_of_a_study_is_one_line_that_names_it(finished, file):
         assert str(path) in str(error.value), content[:40]
     path.write_bytes(whole)
     write_report(load_folder(finished.workdir))
+
+
+def test_a_damaged_account_of_a_run_is_named_and_the_report_does_without(finished, caplog):
+    path = finished.workdir / "identity/seed0/run.json"
+    for content in (b"", b"[]", b"1", b"{}", path.read_bytes()[:20], np.random.default_rng(0).bytes(40)):
+        path.write_bytes(content)
+        caplog.clear()
+        assert write_report(load_folder(finished.workdir))["finished"] == 1
+        assert f"{path} is damaged" in caplog.text and path.read_bytes() == content
 
 
 def test_a_study_of_a_seed_that_no_run_can_have_is_unreadable(finished):

@@ -21,7 +21,7 @@ from resnet.studies.pages.rows import ArmRow, arm_rows, metric_of, run_rows
 from resnet.studies.pages.verdict import NOT_RUN, Outcome, as_text, judge
 from resnet.studies.study import Arm, Origin, Study, load_study, resolve, with_base
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LEDGER = ROOT / "results" / "ledger.csv"
 STUDIES = ROOT / "configs" / "studies"
 # Fields that say where the same data and programs lie, and not what a run is.
