@@ -1,4 +1,7 @@
-"""The scripts, which find each other by name: started as a module, too, as in python -m scripts.train."""
+"""Command lines in, one call of the library, one JSON object out.
+
+The scripts find each other by name, also when one is started as a module: python -m scripts.train.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Several processes of one run: what all must have been given alike, compared before the first step."""
+"""Several processes of one run compare before the first step what must be the same in all of them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from resnet.runtime.processes import agree
 
 
 def agree_on_config(config: Config, workdirs: Mapping[int, Path]) -> None:
-    """InputError in all processes where one has another config, other seeds or another workdir."""
+    """Raises InputError in all processes if one has another config, other seeds or another workdir."""
     agree(
         lambda: (
             {
@@ -26,7 +26,7 @@ def agree_on_config(config: Config, workdirs: Mapping[int, Path]) -> None:
 
 
 def agree_on_data(dataset: Dataset) -> None:
-    """InputError in all processes where one has read other data: classes, statistics, labels of a split."""
+    """Raises InputError in all processes if one has read other classes, statistics or labels."""
     agree(
         lambda: (
             {f"data ({name})": value for name, value in dataclasses.asdict(task_of(dataset)).items()}

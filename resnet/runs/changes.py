@@ -1,4 +1,4 @@
-"""What may change when a run is taken up again: whatever a run from the beginning would not notice."""
+"""Which settings of a run may change when it is resumed: those that its numbers do not depend on."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ AT_ONCE = 2**20  # steps whose rates are compared
 def decisive(workdir: Path, here: Config) -> list[tuple[str, Any, Any]]:
     """(field, value there, value here) of the differences that decide the numbers of the run in `workdir`.
 
-    Where the data lie does not, if the run would notice other data.
+    The folder of the data is not among them if the run would notice other data.
     """
     may_change = (*MAY_CHANGE, *(["data.dir"] if knows_its_data(workdir) else []))
     there = load_saved_config(workdir)
@@ -44,9 +44,9 @@ def decisive(workdir: Path, here: Config) -> list[tuple[str, Any, Any]]:
 
 
 def same_end(workdir: Path, config: Config) -> bool:
-    """Whether `config` ends the run in `workdir` where its own does; InputError if it is another run's.
+    """Whether `config` ends the run in `workdir` at the same step as the run's own config.
 
-    Where it does not, `check_longer` tells whether the run can go on.
+    If it does not, `check_longer` tells whether the run can go on. InputError if the run is another one.
     """
     found = decisive(workdir, config)
     names = [name for name, _, _ in found]
@@ -61,10 +61,10 @@ def same_end(workdir: Path, config: Config) -> bool:
 
 
 def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
-    """InputError if the run in `workdir` was to end elsewhere, and cannot go on as `config` says.
+    """InputError if `config` gives the run in `workdir` another end, and the run cannot go on to it.
 
-    It can where the learning rates of all its steps stay what they were: not for cosine and linear, which
-    fall to zero at the end, and not for a warm-up in % of a duration that grows.
+    A run can go on if the learning rates of all its steps stay the same. They change under cosine and linear
+    schedules, which fall to zero at the end, and under a warm-up in % of a duration that grows.
     """
     if not (workdir / CONFIG_FILE).exists() or same_end(workdir, config):
         return

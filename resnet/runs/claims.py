@@ -1,4 +1,4 @@
-"""Which seeds are left to train, in which groups, with nobody else at their folders."""
+"""The seeds that are left to train, in groups, while their folders are locked against other processes."""
 
 import contextlib
 import dataclasses
@@ -39,14 +39,14 @@ def claimed(
 
 
 def alone(config: Config, seed: int) -> Config:
-    """The config of one of the runs: that of an ordinary one."""
+    """The config of the run of one seed, as if it were trained alone."""
     return dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, seeds=1))
 
 
 def _groups(workdirs: dict[int, Path]) -> list[list[int]]:
-    """Seeds that can go on from the same step: the fresh ones, and those with a checkpoint in common.
+    """Groups of seeds that can start from the same step: new ones, and those with a checkpoint in common.
 
-    Those of a program that was killed within its very first save begin again as one.
+    Seeds of a program that was killed during its first save form one group, and begin again.
     """
     steps = {seed: set(checkpoint.steps_on_disk(workdir)) for seed, workdir in workdirs.items()}
     without = {seed for seed in steps if not steps[seed]}

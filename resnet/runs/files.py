@@ -1,4 +1,4 @@
-"""Files and folders that answers and studies read and make: what is wrong with one is one line."""
+"""Files and folders that answers and studies read and make; each fault is an error of one line."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def read_object(path: str | Path, *needed: str, remedy: str = "delete it") -> di
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder, which is made where there is none; InputError where it cannot be."""
+    """The folder, created if it is missing; InputError if it cannot be created."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

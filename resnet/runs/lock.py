@@ -79,7 +79,7 @@ def _open_locked(workdir: Path) -> tuple[int, bool]:
 
 
 def _refuse_or_take_over(workdir: Path, holder: dict[str, Any], locked: bool) -> None:
-    """Raises WorkdirHeld unless the holder that the text names is known to be gone."""
+    """Raises WorkdirHeld unless the process that the text names is known to have ended."""
     if not holder:
         return
     here = _myself()
@@ -94,7 +94,7 @@ def _refuse_or_take_over(workdir: Path, holder: dict[str, Any], locked: bool) ->
 
 
 def _name_holder(file: int, workdir: Path) -> None:
-    """Writes who holds the folder; InputError where there is no room even for that."""
+    """Writes this process into the lock file; InputError if the disk is too full for that."""
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, (json.dumps(_myself(), allow_nan=False) + "\n").encode(), 0)
@@ -103,7 +103,7 @@ def _name_holder(file: int, workdir: Path) -> None:
 
 
 def _holder(workdir: Path) -> dict[str, Any]:
-    """What the lock file says; {} while it says nothing, or not yet, or what no process of ours wrote."""
+    """The content of the lock file; {} if it is empty or was not written by a process of ours."""
     try:
         holder = json.loads((workdir / FILE).read_bytes())
         return {name: type(own)(holder[name]) for name, own in _myself().items()}

@@ -50,9 +50,9 @@ def is_failure(value: Any) -> bool:
 
 
 def outcome(workdir: Path, config: Config, retry: bool = False, held: bool = False) -> dict[str, Any] | None:
-    """The result of a run that is finished or, unless to `retry`, failed.
+    """The result of a run that is finished, or that failed and is not to `retry`; None for other runs.
 
-    InputError if the workdir is another run's. What is damaged is set aside if the workdir is `held`.
+    InputError if the workdir is another run's. Damaged files are set aside if the workdir is `held`.
     """
     if not (workdir / CONFIG_FILE).exists():
         if checkpoint.steps_on_disk(workdir):
@@ -115,7 +115,7 @@ class OpenRun:
             logging.warning("%s: telemetry of step %d is left out (%s)", self.workdir, step, error)
 
     def diverged(self, error: Diverged, params: Any) -> None:
-        """Raises RollBack if the policy is to go back and try again; else the run goes no further."""
+        """Raises RollBack if the policy is to go back and try again; else marks the run as failed."""
         train = self.config.train
         where = offending(params, error.norms)
         if train.on_divergence == ROLLBACK and len(self.rollbacks) < train.rollbacks:
@@ -133,7 +133,7 @@ class OpenRun:
         logging.error("%s: %s", self.workdir, self.failed)
 
     def validated(self, metrics: dict[str, float]) -> bool:
-        """Records metrics on validation; whether they are the best so far."""
+        """Records metrics on validation; returns whether they are the best so far."""
         progress = self.progress
         self.records.write(progress.step, metrics, "validation")
         progress.validation, progress.unevaluated = metrics, False
@@ -158,7 +158,7 @@ class OpenRun:
         self.saver.save(state, metadata, score=value, replace=replace)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Writes the result, once all else is on disk; RunStopped if it cannot be."""
+        """Writes the result once everything else is on disk; RunStopped if it cannot be written."""
         self.saver.wait()
         skipped = {"skipped": self.meter.skipped["all"]} if self.meter.skips else {}
         rollbacks = {"rollbacks": self.rollbacks} if self.rollbacks else {}
@@ -184,9 +184,9 @@ class OpenRun:
 def open_workdir(
     config: Config, workdir: Path, task: Task, skipped: Sequence[str], command: str, seeds: Sequence[int]
 ) -> None:
-    """Writes what a run is before its first step; InputError where that cannot be.
+    """Writes config, task and provenance before the first step; InputError if they cannot be written.
 
-    `skipped` are the images that were left out, `seeds` those of its program.
+    `skipped` are the images that were left out; `seeds` are those trained as one program.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where numbers come from: command, commit, versions and machine, in run.json and on every page."""
+"""The origin of numbers: command, commit, versions and machine, for run.json and for every page."""
 
 import datetime
 import hashlib
@@ -85,7 +85,7 @@ def origin_lines(sessions: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def commit(session: Mapping[str, Any]) -> str:
-    """The commit of a session, and whether files differed from it; empty outside a repository."""
+    """The commit of a session, marked if files differed from it; empty outside a repository."""
     git = session["git"]
     return git["commit"] + " and uncommitted changes" * git["dirty"] if git else ""
 

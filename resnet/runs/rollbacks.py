@@ -1,4 +1,4 @@
-"""A run that diverged: why, which parameters to look at, and from where it went back to a checkpoint."""
+"""Runs that diverge: the reason, the parameters to look at, and the record of each rollback."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Markdown that keeps its form whatever stands in it: tables and code."""
+"""Markdown tables and code, in which any text is escaped."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a run remembers of its data: to be used without them, and to notice when they are others."""
+"""What a run remembers of its data, to use the net without them and to notice when they have changed."""
 
 import dataclasses
 import json
@@ -61,10 +61,10 @@ def task_of(dataset: Dataset) -> Task:
 
 
 def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
-    """The data set of runs that are trained together, as those of them that have begun know it.
+    """The data set of runs that are trained together.
 
-    It is split and normalised as then. InputError, before anything is written, unless its classes, its
-    statistics and its images are those that each began with.
+    It is split and normalised as it was when the runs began. InputError, before anything is written, if a
+    run began with other classes, statistics or images.
     """
     begun = {workdir: load_task(workdir) for workdir in workdirs if (workdir / FILE).exists()}
     by_place = any(task.held_out_by == PLACE for task in begun.values())
@@ -81,7 +81,7 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
 
 
 def knows_its_data(workdir: Path) -> bool:
-    """Whether a run would notice other data, wherever they lie."""
+    """Whether a run has fingerprints of its data, and so notices if they have changed."""
     return (workdir / FILE).exists() and bool(load_task(workdir).fingerprint)
 
 

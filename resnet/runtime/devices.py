@@ -42,10 +42,10 @@ class ParallelConfig(Fields, section="parallel"):
 
 
 def host_devices(config: ParallelConfig, seeds: int) -> int:
-    """As many devices as the CPU should count as.
+    """The number of devices that the CPU is divided into.
 
-    Where none are asked for: the most that share the seeds evenly, at most one a processor. Splitting
-    the images of one seed pays for some nets only, and rounds its statistics otherwise.
+    By default it is the largest number that divides the seeds evenly, and at most one for each processor.
+    Sharing the images of one seed is faster for some nets only, and changes the rounding of its statistics.
     """
     return config.host_devices or max(n for n in range(1, processors() + 1) if seeds % n == 0)
 
@@ -57,10 +57,10 @@ def processors() -> int:
 
 
 def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:
-    """The first `devices`, all by default, as [seeds, data]; of several processes, those of all.
+    """A mesh [seeds, data] of the first `devices`, or of all; it spans all processes.
 
-    Seeds that the devices can share evenly need no word between them; where there are more devices,
-    they share the images of each batch. Of several processes each has all seeds, to be able to save them.
+    Devices share the seeds evenly if they can, because seeds need no communication. The devices that are left
+    share the images of each batch. With several processes, each of them has all seeds, and so can save them.
     """
     found = np.asarray(jax.devices()[:devices])
     groups = 1 if several() else math.gcd(seeds, len(found))
@@ -68,7 +68,7 @@ def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:
 
 
 def data_axis(mesh: Mesh) -> str | None:
-    """The axis that each batch is shared over; None where a batch is on one device."""
+    """The mesh axis that each batch is shared over; None if each batch is on one device."""
     return DATA if mesh.shape[DATA] > 1 else None
 
 
@@ -84,7 +84,7 @@ def check_batch(batch_size: int, ghost_batch: int, devices: int) -> None:
 
 
 def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """The tree over the mesh; several processes hold the same, and each gives its devices their part."""
+    """The tree placed over the mesh. Every process holds the whole tree and places its devices' part."""
     sharding = NamedSharding(mesh, spec)
     if not several():
         return jax.device_put(tree, sharding)
@@ -121,19 +121,19 @@ def compiled(
 
 
 def placing_last(program: Callable, mesh: Mesh, spec: PartitionSpec) -> Callable:
-    """`program`, which in several processes gets its last argument from the host placed over their mesh."""
+    """`program`, whose last argument comes from the host and, with several processes, is placed first."""
     if not several():
         return program
     return lambda *arguments: program(*arguments[:-1], place(arguments[-1], mesh, spec))
 
 
 def compiler_options(devices: int, *, quickly: bool = False) -> dict[str, Any]:
-    """XLA's options for a program that runs on `devices`; `quickly`: compile a scanned net in half the time.
+    """XLA's options for a program on `devices` devices; `quickly` compiles a scanned net in half the time.
 
-    Where a device has more processors than one, Eigen's convolutions, which share them, are faster than
-    YNNPACK's: 0.8 of the step of WRN-16-4 on two. On a device that has one, YNNPACK's are. Compiling
-    quickly makes no step slower as long as our own convolutions serve; with XLA's, steps of ResNet-110 took
-    1.28 times as long.
+    On a device with several processors, Eigen's convolutions are faster than YNNPACK's, because they use all
+    processors: a step of WRN-16-4 on two takes 0.8 of the time. With one processor, YNNPACK's are faster.
+    Compiling quickly slows no step that uses our own convolutions; with XLA's, steps of ResNet-110 took 1.28
+    times as long.
     """
     if not on_cpu():
         return {}

@@ -9,7 +9,7 @@ _LIBRARIES = re.compile(r"/(orbax|jax)/")
 
 
 def log_to_stderr(verbosity: int = logging.INFO) -> None:
-    """absl's log from `verbosity` on; libraries' from WARNING on, for they report every internal move."""
+    """Logs absl's messages from `verbosity` on, and those of libraries from WARNING on."""
     logging.use_absl_handler()
     logging.set_verbosity(verbosity)
     logging.get_absl_handler().addFilter(_is_for_users)

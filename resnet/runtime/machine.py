@@ -50,7 +50,7 @@ def count_devices(asked: int, chosen: int) -> None:
 
 
 def _devices_of_environment() -> dict[str, int]:
-    """How many devices the user's environment wants the CPU to count as, by what says so."""
+    """The numbers of CPU devices that environment variables ask for, by variable."""
     found = {}
     if (count := os.environ.get("JAX_NUM_CPU_DEVICES", "")).isdecimal():
         found[f"JAX_NUM_CPU_DEVICES={count}"] = int(count)
@@ -62,7 +62,7 @@ def _devices_of_environment() -> dict[str, int]:
 
 
 def check_devices() -> None:
-    """InputError if JAX has no device of the kind that it was told to use; starts its devices."""
+    """Starts JAX's devices; InputError if there is none of the kind that it was told to use."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -75,10 +75,10 @@ def check_devices() -> None:
 
 
 def keep_memory() -> None:
-    """Freed memory stays with this process from now on; call it before JAX starts its threads.
+    """Keeps freed memory in this process from now on; to be called before JAX starts its threads.
 
-    XLA on the CPU asks for all that a step needs anew at every step, and the kernel clears what it hands
-    out page by page, which took a quarter of the step.
+    XLA on the CPU allocates the memory of a step anew at every step, and the kernel clears each page that it
+    hands out, which took a quarter of the step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none
@@ -112,7 +112,7 @@ def numerics(config: Config) -> dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """The accelerators in use, and the processors of this machine with the widest instructions they share."""
+    """The devices in use, and the processors of this machine with their widest instructions."""
     kinds = [device.device_kind for device in jax.devices()]
     return {
         "backend": jax.default_backend(),

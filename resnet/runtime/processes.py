@@ -1,7 +1,7 @@
-"""Several processes that train one run: who they are, what the first tells the others, how all end.
+"""Several processes that train one run: how they meet, agree, and end together.
 
 Each process holds the whole data set and the whole state, and computes its devices' share of every batch.
-The first writes what is to read; all take part in checkpoints.
+The first writes records and results; all take part in checkpoints.
 """
 
 import collections
@@ -26,7 +26,7 @@ SECONDS = 30  # after which a process that is silent counts as dead, and the oth
 
 @dataclasses.dataclass
 class _Self:
-    """This process among those of the run; JAX knows too, but would start its devices to say so."""
+    """This process's number and the count of all; asking JAX for them would start its devices."""
 
     index: int = 0
     count: int = 1
@@ -37,10 +37,11 @@ _SELF = _Self()
 
 @contextlib.contextmanager
 def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator[None]:
-    """While entered, this process is one of a run's: of `count` that meet at `coordinator` (host:port).
+    """While entered, this process trains a run together with others; to be entered before JAX computes.
 
-    Or one of a step of several Slurm tasks; or, with coordinator "auto", of any launcher that JAX knows
-    (Open MPI, Kubernetes, TPU, …). Otherwise it is alone. To be entered before JAX's first computation.
+    The others are `count` processes that meet at `coordinator` (host:port), the tasks of a Slurm step, or,
+    with coordinator "auto", those of any launcher that JAX knows (Open MPI, Kubernetes, TPU, …). Without any
+    of these the process is alone.
     """
     if arguments := _arguments(coordinator, count, index):
         _start(arguments)
@@ -55,7 +56,7 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
 
 
 def _arguments(coordinator: str, count: int, index: int) -> dict[str, Any]:
-    """What jax.distributed is to be told; {} in a process that is alone."""
+    """The arguments for jax.distributed; {} in a process that is alone."""
     timeouts: dict[str, Any] = dict.fromkeys(
         ("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), SECONDS
     )
@@ -108,7 +109,7 @@ def several() -> bool:
 
 
 def first_says(function: Callable[[], Any]) -> Any:
-    """What `function` returns in the first process, as JSON has it; its InputError is raised in all."""
+    """The first process's result of `function`, passed on as JSON; its InputError is raised in all."""
     if not several():
         return function()
     said, error = None, None
@@ -124,7 +125,7 @@ def first_says(function: Callable[[], Any]) -> Any:
 
 
 def in_all(function: Callable[[], T]) -> T:
-    """What `function` returns in this process; an InputError of any process is raised in all of them."""
+    """This process's result of `function`; an InputError of any process is raised in all of them."""
     if not several():
         return function()
     value, error = None, None
@@ -139,7 +140,7 @@ def in_all(function: Callable[[], T]) -> T:
 
 
 def agree(known: Callable[[], Mapping[str, Any]]) -> None:
-    """Raises InputError in all processes for the first name whose value is not the same in all of them."""
+    """Raises InputError in all processes if a value differs between them, naming the first such value."""
     if not several():
         return
     said = [json.loads(text) for text in _gathered(json.dumps(known(), default=_hash, allow_nan=False))]
@@ -175,7 +176,7 @@ def _gathered(text: str) -> list[str]:
 
 
 def asked_to_stop(count: int) -> bool:
-    """Whether all should stop here, because one received SIGTERM; `count` is one more at each call."""
+    """Whether all processes should stop here, because one received SIGTERM; `count` numbers the calls."""
     if not several():
         return False
     from jax.experimental import multihost_utils
@@ -184,5 +185,5 @@ def asked_to_stop(count: int) -> bool:
 
 
 def pass_on_interrupt(*_: object) -> None:
-    """Handler of SIGINT: treated as SIGTERM, which JAX's own handler tells all processes of."""
+    """Handles SIGINT like SIGTERM, which JAX's own handler reports to all processes."""
     os.kill(os.getpid(), signal.SIGTERM)

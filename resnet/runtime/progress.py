@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, else now and then a line in the log."""
+"""The progress of a run: a bar on a terminal, elsewhere a line in the log every half minute."""
 
 import datetime
 import math
@@ -14,8 +14,11 @@ LOG_SECONDS = 30.0  # between two lines where there is no terminal
 
 
 class ProgressBar:
-    """The way to the last step. Its ETA rests on the steps after the first report of the process, so
-    that neither compilation nor the steps of an earlier session count."""
+    """The progress to the last step, with the expected time of the end.
+
+    That time is estimated from the steps after the process's first report, so compilation and the steps of
+    earlier sessions do not count.
+    """
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int = 0):
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
@@ -24,7 +27,7 @@ class ProgressBar:
         self.bar = _terminal_bar(total_steps, step) if sys.stderr.isatty() and not index_of_this() else None
 
     def show(self, step: int, images_per_second: float) -> None:
-        """Reports `step` finished steps; 0 images/s: not measured yet, the last speed known is shown."""
+        """Reports `step` finished steps; a speed of 0 is not measured yet, so the last known one is shown."""
         now = time.monotonic()
         self.start = self.start or (step, now)
         text = self._text(step, images_per_second, now)
@@ -43,7 +46,7 @@ class ProgressBar:
         return f"epoch {step / self.steps_per_epoch:.1f}, {self.rate} images/s, ETA {eta}"
 
     def close(self) -> None:
-        """Gives the terminal back."""
+        """Removes the bar from the terminal."""
         if self.bar:
             self.bar.stop()
             _log_to_standard_error()
@@ -51,7 +54,7 @@ class ProgressBar:
 
 
 class Clock:
-    """The speed of the steps, without what lies between two stretches of them and each one's first call."""
+    """The speed of the steps, without pauses and without the first call after each pause."""
 
     def __init__(self, images: int):
         """`images` are those of a step."""
@@ -79,7 +82,7 @@ class Clock:
 
 
 def _terminal_bar(total_steps: int, step: int) -> Any:
-    """A bar on standard error, for standard output is the result's; log lines pass above it."""
+    """A bar on standard error, because standard output is for the result; log lines pass above it."""
     from rich import console, progress
 
     texts = progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[text]}")
@@ -92,6 +95,6 @@ def _terminal_bar(total_steps: int, step: int) -> Any:
 
 
 def _log_to_standard_error() -> None:
-    """absl keeps the stream it found at its start; the bar has put its own in the way since."""
+    """Makes absl log to the present standard error: it keeps the stream from its start, before the bar."""
     handler = logging.get_absl_handler()
     handler.python_handler.setStream(sys.stderr)

@@ -1,4 +1,4 @@
-"""Signals to a run: leave, save, leave at once; and the exception that carries an early end out."""
+"""Signals to a run (stop, save, stop at once), and the exception that ends it early."""
 
 import contextlib
 import os
@@ -19,9 +19,9 @@ _MAY_END_PROCESS = threading.Event()
 
 
 def may_end_process() -> None:
-    """From now on a stop may end the process at once: to be called by a script, whose process it is.
+    """Allows a stop to end this process at once; only a script, which owns its process, may call it.
 
-    Elsewhere, as in a notebook, whose kernel holds more than the run, a stop is raised as an exception.
+    Elsewhere a stop is raised as an exception: the kernel of a notebook holds more than the run.
     """
     _MAY_END_PROCESS.set()
 
@@ -38,8 +38,8 @@ class StopSignals:
     """While entered, SIGTERM and SIGINT set `received`, and SIGUSR1 asks for a checkpoint.
 
     A second SIGINT ends the run at once, and so does any stop while there is `nothing_to_lose`. In a script
-    it ends the process, even in the middle of a compilation, which no Python code could interrupt: hence the
-    thread. Elsewhere it is raised, once Python has its turn: as RunStopped, a second SIGINT as usual.
+    such a stop ends the process, even during a compilation; a thread does so, because no Python code runs in
+    the main thread then. Elsewhere it is raised as RunStopped, and a second SIGINT as KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -82,11 +82,11 @@ class StopSignals:
 
     @property
     def waiting(self) -> bool:
-        """Whether the run should pause at the next step, to save or to leave."""
+        """Whether the run should pause after this step, to save or to stop."""
         return self._save_asked or self.received is not None
 
     def poll(self) -> None:
-        """To be called after every dispatch: whether one of several processes was told to stop."""
+        """Notes whether another process of the run was told to stop; to be called after every dispatch."""
         self._polls += 1
         if processes.asked_to_stop(self._polls):
             self.received = signal.SIGTERM
@@ -97,7 +97,7 @@ class StopSignals:
         return asked
 
     def stopped(self, step: int, failure: str = "") -> RunStopped:
-        """What to raise once the state of `step` is safe, or, for a `failure` given, cannot be."""
+        """The exception to raise once the state of `step` is saved, or could not be because of `failure`."""
         assert self.received is not None
         there = f"from the checkpoint before it, for {failure}" if failure else "there"
         return RunStopped(
@@ -118,7 +118,7 @@ class StopSignals:
             raise RunStopped(f"stopped by {self.received.name} {NOTHING_LOST}", exit_code=128 + number)
 
     def _watch(self, numbers: socket.socket) -> None:
-        """Reads the numbers of signals as they arrive, whatever the main thread is at."""
+        """Reads the numbers of signals as they arrive, whatever the main thread is doing."""
         interrupts = 0
         while number := numbers.recv(1):
             interrupts += number[0] == signal.SIGINT

@@ -1,1 +1,1 @@
-"""From data and a model to trained weights: losses, steps, the loop, checkpoints, records."""
+"""The science of a step and its loop: losses, optimisers, schedules, the step, evaluation, the loop."""

@@ -1,7 +1,7 @@
-"""A plain path for a folder of any name, for libraries that read more into a path than its letters.
+"""A plain path to a folder of any name, for libraries that give some characters a meaning.
 
 Orbax takes brackets, stars and backslashes anywhere in a path for a pattern, tensorstore takes `://` for
-a URL, and neither takes a name that is not UTF-8. All of them are names that a file system has.
+a URL, and neither takes a name that is not UTF-8. File systems allow all of these names.
 """
 
 import contextlib

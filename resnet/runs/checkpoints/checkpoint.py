@@ -54,9 +54,9 @@ class CheckpointConfig(Fields, section="checkpoint"):
 
 @contextlib.contextmanager
 def managing(workdir: Path) -> Iterator[Any]:
-    """While entered, an orbax CheckpointManager that removes none by itself, and knows the best one.
+    """While entered, an orbax CheckpointManager that removes no checkpoint, and knows the best one.
 
-    Leaving waits for the save in flight, and raises what it did.
+    Leaving waits for the save in flight, and raises its error.
     """
     import orbax.checkpoint as ocp
 
@@ -79,7 +79,7 @@ def managing(workdir: Path) -> Iterator[Any]:
 def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None) -> None:
     """Starts to save `state` under its step; `score` (higher is better) is from validation.
 
-    A step that is on disk already is left alone: a run that went back writes the same again.
+    A checkpoint of that step that is on disk already is kept: a resumed run would write the same one.
     """
     import orbax.checkpoint as ocp
 
@@ -123,9 +123,9 @@ def restore_together(workdirs: Sequence[Path], target: Any, *, set_aside: bool =
     """[(state, metadata)] of the latest step that can be read in all workdirs; None if they share none.
 
     `target` has the shapes, types and shardings wanted. A damaged checkpoint is named in a warning,
-    and, with `set_aside`, moved out of the way of the training that follows. Whatever else prevents
-    a restore, such as memory, permissions or another net, is raised. All checkpoints are checked when
-    training goes on, because what it leaves to choose between must be whole; SHA-256 reads 1.5 GB/s.
+    and, with `set_aside`, moved away before training goes on. Anything else that prevents a restore, such as
+    lack of memory, missing permissions or another net, is raised. With `set_aside` all checkpoints are
+    checked, because training may later choose between them; SHA-256 reads 1.5 GB/s.
     """
     if set_aside:
         for workdir in workdirs:
@@ -171,7 +171,7 @@ def forget_after(workdir: Path, step: int) -> None:
 
 
 def latest_in_common(workdirs: Sequence[Path]) -> int:
-    """The latest step that all workdirs have a checkpoint of; 0, the beginning, if there is none."""
+    """The latest step of which all workdirs have a checkpoint; 0, the beginning, if there is none."""
     return max(set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs)), default=0)
 
 
@@ -214,7 +214,7 @@ def restore(workdir: Path, step: int, target: Any) -> tuple[Any, dict[str, Any]]
 
 
 def _whole_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint, all files of which are there with their checksums."""
+    """The metadata of a checkpoint; Damaged unless all its files are there, with their checksums."""
     if (path / manifest.FILE).exists() and (wrong := manifest.damage(path)):
         raise Damaged(f"checkpoint {path} is unreadable ({wrong})")
     try:
@@ -244,7 +244,7 @@ def _read_state(path: Path, target: Any) -> Any:
 
 
 def _check_shapes(path: Path, stored: Any, target: Any) -> None:
-    """Raises InputError unless all that is wanted is there; orbax alone lets some through."""
+    """Raises InputError unless a checkpoint has everything that is wanted; orbax misses some cases."""
 
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         return dict(zip(leaf_paths(tree), (tuple(leaf.shape) for leaf in jax.tree.leaves(tree)), strict=True))

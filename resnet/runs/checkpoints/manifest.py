@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, written last: what the folder must hold to be whole."""
+"""Checksums of a folder's files, written last: a whole folder holds all of these files."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ SHOWN = 3
 
 
 def seal(folder: Path, without: tuple[str, ...] = ()) -> None:
-    """Writes size and SHA-256 of every file in `folder`, at any depth, but those named in `without`."""
+    """Writes size and SHA-256 of every file in `folder`, at any depth, except those named in `without`."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -23,7 +23,7 @@ def seal(folder: Path, without: tuple[str, ...] = ()) -> None:
 def damage(folder: Path) -> str:
     """What is wrong with the files that a sealed folder should hold, in words; "" if they are whole.
 
-    Raises OSError, but for what is missing, where files cannot be read: that is no damage.
+    A missing file is damage. A file that is there and cannot be read is not: it raises OSError.
     """
     try:
         files = json.loads((folder / FILE).read_bytes())["files"]

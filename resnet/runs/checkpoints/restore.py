@@ -32,7 +32,7 @@ def load_variables(workdir: str | Path, step: int | None = None) -> tuple[Config
     workdir = local_path(workdir)
     config, task = load_saved_config(workdir), load_task(workdir)
     shapes = variable_shapes(config, task)
-    # Optimiser state is left on disk, so that weights can be read without the optimiser.
+    # The optimiser's state is not read, so that weights can be loaded without the optimiser.
     target = {"step": jax.ShapeDtypeStruct((), np.int32)}
     target |= {"ema": shapes} if config.train.ema else shapes
     target = replicated(target, make_mesh())

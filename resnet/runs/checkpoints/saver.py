@@ -1,4 +1,4 @@
-"""Saving while training goes on: in the background, and again where a disk refused."""
+"""Checkpoints saved in the background while training goes on; a save that failed is tried again."""
 
 import contextlib
 import functools
@@ -14,14 +14,14 @@ from absl import logging
 
 from resnet.runs.checkpoints import checkpoint
 
-# How a disk refuses: from the system, or, through tensorstore, as a status in words.
+# The errors of a disk that refuses: the system's own, and tensorstore's, which is a status in words.
 _REFUSED = (OSError, ValueError)
 
 
 class Saver:
     """The checkpoints of a run, written in the background.
 
-    A save that fails is a warning, and leaves what is on disk alone; the next one tries again.
+    A save that fails logs a warning and changes nothing on disk; the next save tries again.
     """
 
     def __init__(self, workdir: Path):
@@ -35,13 +35,13 @@ class Saver:
 
     @property
     def whole(self) -> set[int]:
-        """Steps of the checkpoints on disk, but for one in flight; none before the first save."""
+        """Steps of the complete checkpoints on disk; none before the first save."""
         return set(self._manager.all_steps()) - {self._saving} if self._manager else set()
 
     def save(
         self, state: Any, metadata: dict[str, Any], *, score: float | None, replace: bool = False
     ) -> None:
-        """Starts a save, once the one before it has ended; with `replace`, in place of that of its step."""
+        """Starts a save once the previous one has ended; `replace` overwrites the checkpoint of this step."""
         self.wait()
         try:
             if not self.workdir.is_dir():  # Orbax would make it anew, perhaps where a disk is missing.
@@ -75,7 +75,7 @@ class Saver:
             self.fail(step, error)
 
     def remove_all_but(self, steps: Collection[int]) -> None:
-        """Removes all checkpoints but those of `steps`, the latest and the best one."""
+        """Removes all checkpoints except those of `steps`, the latest and the best one."""
         for step in self.whole - {*steps, max(self.whole), self._manager.best_step()}:
             try:
                 self._manager.delete(step)
@@ -100,7 +100,7 @@ class Saver:
 
 
 def _hush_orbax() -> None:
-    """Keeps out of the log what orbax's threads leave of a failed save: it comes as an exception too."""
+    """Keeps the tracebacks of orbax's threads out of the log: a failed save raises an exception as well."""
     python_logging.getLogger("absl").addFilter(_is_no_traceback_of_orbax)
     hook = sys.unraisablehook
     if getattr(hook, "func", None) is not _unless_left_over:
@@ -112,7 +112,7 @@ def _is_no_traceback_of_orbax(record: python_logging.LogRecord) -> bool:
 
 
 def _unless_left_over(hook: Any, unraisable: Any) -> None:
-    """Calls `hook` but for coroutines of orbax, and for writes whose event loop has gone."""
+    """Calls `hook`, except for coroutines of orbax and for writes whose event loop is closed."""
     code = getattr(unraisable.object, "cr_code", None)
     ours = code is not None and "/orbax/" in code.co_filename
     if not ours and str(unraisable.exc_value) != "Event loop is closed":

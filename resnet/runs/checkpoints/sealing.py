@@ -16,8 +16,8 @@ _STAMPED = ("_CHECKPOINT_METADATA",)
 class Seal:
     """Writes the manifest of the save in flight, whose files are complete but not yet renamed.
 
-    So the manifest is the last file, and a folder with a step for its name has one. The first checkpoint is
-    read back before: a disk or a library that loses what it is given is found out there, not at a resume.
+    The manifest is the last file, so every folder that is named after a step has one. The first checkpoint of
+    a process is read back before its manifest is written: this finds a disk or a library that loses data.
     """
 
     def __init__(self, folder: Path):

@@ -1,4 +1,4 @@
-"""TensorBoard's files: a copy of the metrics, which training neither waits for nor fails by."""
+"""TensorBoard's files: a copy of the metrics; training does not wait for them or fail because of them."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, first_step: int):
-        """Steps after `first_step` that an earlier session wrote are hidden: they come again."""
+        """Hides what an earlier session wrote after `first_step`, because it will be written again."""
         self.folder, self.first_step = folder, first_step
         self._waiting: list[Any] = []
         self._written, self._begun = 0.0, False

@@ -69,7 +69,7 @@ def is_result(value: Any) -> bool:
 
 
 def read_json(path: Path, good: Callable[[Any], Any], *, aside: bool = False) -> Any:
-    """What a file beside the checkpoints holds; None, with a warning, where that is damaged; None without it.
+    """The content of a JSON file; None if the file is missing, or, with a warning, if it is damaged.
 
     `good` tells whether the value is what the file should hold; it may fail at what is not. With `aside`,
     which is for the holder of the folder, a damaged file is moved out of the way.
@@ -88,7 +88,7 @@ def read_json(path: Path, good: Callable[[Any], Any], *, aside: bool = False) ->
 
 
 def keep_original(path: Path) -> None:
-    """Keeps a file with damaged lines under another name, with a warning; the others are written anew."""
+    """Moves a file with damaged lines aside, with a warning; the caller writes its good lines anew."""
     logging.warning("%s has damaged lines, which are left out; it is kept as %s", path, _set_aside(path).name)
 
 
@@ -121,7 +121,7 @@ def _lines(workdir: Path) -> list[bytes]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record that a line holds, if it does."""
+    """The record in a line; None if there is none."""
     try:
         record = json.loads(line)
         kinds = {"step": int, "epoch": (int, float), "split": str}
@@ -155,14 +155,14 @@ class Lines:
         self._end, self._waiting = path.stat().st_size, b""
 
     def add(self, line: str) -> None:
-        """Writes a line, now or, with a warning, later."""
+        """Writes a line; if the disk refuses, logs a warning and keeps the line for later."""
         before = self._waiting
         self._waiting += line.encode() + b"\n"
         if not self.flush() and not before:
             logging.warning("%s cannot be written; its lines are kept until it can be", self.path)
 
     def sync(self) -> bool:
-        """Writes what waits, and waits for the disk; whether nothing is left."""
+        """Writes the lines that wait and syncs the disk; returns whether all lines are written."""
         try:
             if not self.flush():
                 return False
@@ -172,7 +172,7 @@ class Lines:
         return True
 
     def flush(self) -> bool:
-        """Writes what waits; whether nothing is left."""
+        """Writes the lines that wait; returns whether all lines are written."""
         if not self._waiting:
             return True
         try:
@@ -235,7 +235,7 @@ class Records:
             self.boards.setdefault(split, Board(folder, self.first_step)).add(step, metrics)
 
     def flush(self) -> bool:
-        """Tries again what the disk refused; whether all lines are on disk."""
+        """Writes the lines that the disk refused before; returns whether all lines are on disk."""
         return self.lines is None or self.lines.sync()
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row that a whole line holds, if it does."""
+    """The row in a line; None if the line is not whole."""
     try:
         step, block, *logs = line.decode().removesuffix("\n").split(",")
         values = dict(zip(COLUMNS[2:], map(float, logs), strict=True))
@@ -79,7 +79,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def last_words(workdir: Path) -> str:
-    """Where signal and gradient were largest when last looked at, for a run that fails; or nothing."""
+    """The blocks with the largest signal and gradient in the last record, for a message; "" without one."""
     rows = [row for row in read(workdir) if math.isfinite(row["x"])]
     last = [row for row in rows if row["step"] == rows[-1]["step"]]
     found = []
