@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.training.schedules import ScheduleConfig, make_schedule
 
