@@ -16,17 +16,17 @@ from resnet.config import Config
 from resnet.errors import InputError
 from resnet.kernels import convolution, native
 from resnet.models.config import ModelConfig
-from resnet.runtime import cache, machine
+from resnet.models.scanning import compiles_quickly
+from resnet.runtime import cache, devices, machine
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig
-from resnet.training import parallel
 
 
 def test_seeds_are_shared_evenly_by_the_processors(monkeypatch):
-    monkeypatch.setattr(parallel, "processors", lambda: 4)
-    found = [parallel.host_devices(ParallelConfig(), seeds) for seeds in (1, 2, 3, 4, 5, 6, 8)]
+    monkeypatch.setattr(devices, "processors", lambda: 4)
+    found = [devices.host_devices(ParallelConfig(), seeds) for seeds in (1, 2, 3, 4, 5, 6, 8)]
     assert found == [1, 2, 3, 4, 1, 3, 4]
-    assert parallel.host_devices(ParallelConfig(host_devices=2), 1) == 2
+    assert devices.host_devices(ParallelConfig(host_devices=2), 1) == 2
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,15 @@ def test_wrong_fields():
         CacheConfig(megabytes=0).check()
 
 
+def options_of(count, model):
+    return devices.compiler_options(count, quickly=compiles_quickly(model))
+
+
 def test_convolutions_share_the_processors_of_a_device(monkeypatch):
     """An option the compiler does not know is an error, so that a new version of it cannot drop ours."""
-    monkeypatch.setattr(parallel, "processors", lambda: 4)
-    assert parallel.compiler_options(2, ModelConfig()) == parallel.WITHOUT_YNN_CONVOLUTIONS
-    assert parallel.compiler_options(4, ModelConfig()) == {}
+    monkeypatch.setattr(devices, "processors", lambda: 4)
+    assert options_of(2, ModelConfig()) == devices.WITHOUT_YNN_CONVOLUTIONS
+    assert options_of(4, ModelConfig()) == {}
 
     def convolved(options):
         lowered = jax.jit(lambda x, kernel: convolution.plain(x, kernel, 1, 1)).lower(x, kernel)
@@ -204,21 +208,21 @@ def test_convolutions_share_the_processors_of_a_device(monkeypatch):
 
     x, kernel = jax.numpy.ones((2, 8, 8, 32)), jax.numpy.ones((3, 3, 32, 32))
     assert "ynn" in convolved(None)
-    assert "ynn" not in convolved(parallel.compiler_options(1, ModelConfig()))
+    assert "ynn" not in convolved(options_of(1, ModelConfig()))
 
 
 @pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 def test_scanned_nets_compile_quickly():
-    plain, scanned = (parallel.compiler_options(1, ModelConfig(scan_blocks=scan)) for scan in (False, True))
-    assert scanned == plain | parallel.COMPILED_QUICKLY
+    plain, scanned = (options_of(1, ModelConfig(scan_blocks=scan)) for scan in (False, True))
+    assert scanned == plain | devices.COMPILED_QUICKLY
     x = jax.numpy.linspace(-1, 1, 64)
     # Here too an option that the compiler does not know would be an error.
     found, expected = (jax.jit(jax.nn.silu, compiler_options=options)(x) for options in (scanned, plain))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     # With XLA's convolutions their steps would be slower.
-    assert parallel.compiler_options(1, ModelConfig(scan_blocks=True, dtype="bfloat16")) == plain
+    assert options_of(1, ModelConfig(scan_blocks=True, dtype="bfloat16")) == plain
     native.use(False)
     try:
-        assert parallel.compiler_options(1, ModelConfig(scan_blocks=True)) == plain
+        assert options_of(1, ModelConfig(scan_blocks=True)) == plain
     finally:
         native.use(True)

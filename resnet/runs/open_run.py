@@ -64,7 +64,8 @@ def outcome(workdir: Path, config: Config, retry: bool = False, held: bool = Fal
         if result := read_json(workdir / name, good, aside=held):
             done = "is finished" if name == RESULT else f"failed: {result['failed']}"
             logging.info("the run in %s %s (step %d): nothing to do", workdir, done, result["step"])
-            return result | {"workdir": str(workdir)}  # It may have been moved.
+            # It may have been moved.
+            return result | {"workdir": str(workdir)} if name == RESULT else result
     return None
 
 
