@@ -26,9 +26,9 @@ STEPS, STEP_BATCH = 10, 128
 
 
 def main(overrides: list[str]) -> dict:
-    """Calls of resnet.interop.parity."""
-    from resnet.interop.peers import PEERS, need
+    """Calls of scripts.peers.parity."""
     from resnet.weights.files import replacing
+    from scripts.peers.nets import PEERS, need
 
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
@@ -79,9 +79,9 @@ def compare_nets(names: list[str]) -> tuple[list[str], list[str]]:
     import numpy as np
     import torch
 
-    from resnet.interop.parity import compare
-    from resnet.interop.peers import PEERS
     from resnet.runs.tables import markdown_table
+    from scripts.peers.nets import PEERS
+    from scripts.peers.parity import compare
 
     columns = ("net", "source", "parameters", "logits", "logits, training", "statistics", "gradients")
     columns = (*columns, "gradients, ReLU", "rounding: logits", "rounding: gradients, ReLU", "within")
@@ -110,9 +110,9 @@ def compare_steps() -> tuple[list[str], float]:
     import torch
 
     from resnet.data.embedded import load_synthetic
-    from resnet.interop.parity import LEARNING_RATE, compare_training
-    from resnet.interop.peers import RESNET20
     from resnet.runs.tables import markdown_table
+    from scripts.peers.nets import RESNET20
+    from scripts.peers.parity import LEARNING_RATE, compare_training
 
     torch.manual_seed(0)
     train = load_synthetic(STEPS * STEP_BATCH, num_test=10).train
@@ -138,9 +138,9 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
     from resnet.config import Config
     from resnet.data.datasets import load_dataset
     from resnet.interop.convert import import_weights
-    from resnet.interop.parity import compare_evaluation
     from resnet.run import evaluate_run, load
     from resnet.runs.tables import markdown_table
+    from scripts.peers.parity import compare_evaluation
 
     config = Config()
     config.model.depth, config.model.pad_side = 20, "both"

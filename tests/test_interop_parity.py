@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch, an optional extra, is not installed")
 
 from resnet.errors import InputError  # noqa: E402
-from resnet.interop import peers  # noqa: E402
-from resnet.interop.parity import LOSSES, compare, compare_training  # noqa: E402
 from resnet.models.config import ModelConfig  # noqa: E402
+from scripts.peers import nets as peers  # noqa: E402
+from scripts.peers.parity import LOSSES, compare, compare_training  # noqa: E402
 
 # The tests of our own code raise on rank promotion and on warnings; PyTorch's warnings are its own.
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|timm|transformers|huggingface_hub)")

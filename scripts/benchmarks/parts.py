@@ -213,7 +213,7 @@ def case_named(name: str, quick: bool) -> Case:
 
 
 def _deep_peer() -> Any:
-    from resnet.interop.peers import Peer
     from resnet.models.zoo import ZOO
+    from scripts.peers.nets import Peer
 
     return Peer(lambda num_outputs: None, ZOO[DEEP].config, "", "no twin: only compiled")

@@ -1,14 +1,14 @@
 """The PyTorch twins of the benchmark: nets, the batch and the side of the images they are timed with.
 
-CIFAR's ResNets are akamaster's and ImageNet's are timm's, both from resnet.interop.peers; the wide
+CIFAR's ResNets are akamaster's and ImageNet's are timm's, both from scripts.peers.nets; the wide
 ResNet is written here. torch and timm are imported when a net is built.
 """
 
 import dataclasses
 from typing import Any
 
-from resnet.interop.peers import PEERS, Peer, akamaster_peer, need
 from resnet.models.zoo import ZOO
+from scripts.peers.nets import PEERS, Peer, akamaster_peer, need
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from resnet.interop.peers import need
+from scripts.peers.nets import need
 from scripts.peers.torch_nets import Case
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4

@@ -14,7 +14,6 @@ from resnet.config import Config
 from resnet.data.datasets import DataConfig
 from resnet.data.splits import Split
 from resnet.interop.convert import state_of
-from resnet.interop.peers import RESNET20, Peer, need
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
@@ -24,6 +23,7 @@ from resnet.training.optimizers import OptimizerConfig
 from resnet.training.step import make_step
 from resnet.weights.files import StateDict, read_weights
 from resnet.weights.state_dict import from_state_dict, tensors_of
+from scripts.peers.nets import RESNET20, Peer, need
 
 # What the comparison must keep to.
 LOGITS, GRADIENTS, LOSSES = 1e-4, 1e-3, 1e-3
