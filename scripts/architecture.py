@@ -142,7 +142,9 @@ def _defines(node: ast.stmt, name: str) -> bool:
 
 def table(rooms: Imports) -> str:
     """The rooms from the top layer down: what each is, its modules, and the rooms that it imports."""
-    lines = ["| room | what is in it | modules | imports |", "|---|---|---|---|"]
+    from resnet.runs.tables import markdown_table
+
+    rows = []
     order = [room for layer in layers(rooms) for group in layer for room in group]
     for room in order:
         folder = ROOT / ("scripts" if room == "scripts" else f"resnet/{room}")
@@ -153,8 +155,8 @@ def table(rooms: Imports) -> str:
         what = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
         link = f"[{room}](../{(folder if folder.is_dir() else source).relative_to(ROOT)})"
         imported = ", ".join(other for other in order if other in rooms[room])
-        lines.append(f"| {link} | {what} | {len(modules)} | {imported} |")
-    return "\n".join(lines)
+        rows.append((link, what, len(modules), imported))
+    return markdown_table(rows, ("room", "what is in it", "modules", "imports"))
 
 
 def draw(rooms: Imports) -> None:
