@@ -1,7 +1,6 @@
 """A config and a data set bound into compiled programs, for one run or for several seeds as one program."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -150,9 +149,18 @@ class Trainer:
         """The places in the training split of the batch of a step, from 0."""
         return batch_indices(seed, step, len(self.dataset.train), self.config.train.batch_size)
 
-    @functools.cache  # noqa: B019  a trainer lives as long as its process
     def train(self, steps: int = 1) -> Any:
         """The compiled program (state, batch) -> (state, metrics) of so many steps; the state is donated."""
+        if steps not in self._programs:
+            self._programs[steps] = self._program(steps)
+        return self._programs[steps]
+
+    @cached_property
+    def _programs(self) -> dict[int, Any]:
+        """Those of `train`, by steps; they go with the trainer, as its images do."""
+        return {}
+
+    def _program(self, steps: int) -> Any:
         function = self.step.train
         if steps > 1:
             function = partial(each_step, function)
@@ -204,7 +212,7 @@ def each_seed(function: Callable) -> Callable:
     """
 
     def each(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed: to the bits of a run alone
+        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
             alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
             return jax.tree.map(lambda leaf: leaf[None], function(*alone))
         if on_cpu():
