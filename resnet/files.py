@@ -76,3 +76,12 @@ def _lies_in(folder: Path, module: object) -> bool:
 def drawn(name: str) -> str:
     """A name as matplotlib can draw it: dollars begin no formula, and bytes that are not UTF-8 are marked."""
     return name.encode(errors="replace").decode().replace("$", r"\$")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a power cut."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

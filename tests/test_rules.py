@@ -22,7 +22,7 @@ ROOMS = {
     "fields": {"errors"},
     "files": {"errors"},
     "paths": {"errors"},
-    "kernels": {"errors"},
+    "kernels": {"errors", "files"},
     "models": {"errors", "fields", "kernels", "paths"},
     "data": {"errors", "fields", "files"},
     "weights": {"errors", "files", "models", "paths"},

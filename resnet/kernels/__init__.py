@@ -1,1 +1,1 @@
-"""Functions with several implementations: ours in C++, XLA's; the choice between them is made here."""
+"""Functions that have several implementations, ours in C++ and XLA's, and the choice between them."""

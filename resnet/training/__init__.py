@@ -1,1 +1,1 @@
-"""The science of a step and its loop: losses, optimisers, schedules, the step, evaluation, the loop."""
+"""A training step and its loop: losses, optimisers, schedules, the step, evaluation, the loop."""

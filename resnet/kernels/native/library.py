@@ -21,6 +21,8 @@ import filelock
 import jax
 from absl import logging
 
+from resnet.files import sync
+
 SOURCES = Path(__file__).parent
 # No -ffast-math, which assumes that there is no NaN.
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-isystem", jax.ffi.include_dir())
@@ -93,13 +95,13 @@ def _renewed(folder: Path, build: str) -> Path:
     with tempfile.TemporaryDirectory(PART, dir=folder, ignore_cleanup_errors=True) as scratch:
         room = Path(scratch) / "room"
         room.write_bytes(bytes(SCRATCH))
-        _sync(room)
+        sync(room)
         room.unlink()
         library = _compiled(Path(scratch))
         library.chmod(0o600)
-        _sync(library)
+        sync(library)
         path = library.replace(folder / _name(build, library.read_bytes()))
-    _sync(folder)
+    sync(folder)
     return path
 
 
@@ -119,15 +121,6 @@ def _sound(folder: Path, build: str) -> Path | None:
 
 def _name(build: str, content: bytes) -> str:
     return f"{build}-{hashlib.sha256(content).hexdigest()[:32]}.so"
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would outlast a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _compiled(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.files import local_path
+from resnet.files import local_path, sync
 from resnet.runs.metrics.boards import Board
 from resnet.runtime.processes import index_of_this
 
@@ -30,10 +30,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # Not every file system can do this for folders.
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,15 +101,6 @@ def _set_aside(path: Path) -> Path:
     return target
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a run in the order written, without lines that are damaged or cut short by a kill."""
     return [record for line in _lines(local_path(workdir)) if (record := _record(line)) is not None]
@@ -166,7 +157,7 @@ class Lines:
         try:
             if not self.flush():
                 return False
-            _sync(self.path)
+            sync(self.path)
         except OSError:
             return False
         return True
