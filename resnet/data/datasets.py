@@ -9,8 +9,7 @@ import numpy as np
 from resnet.data import splits
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
 from resnet.data.folder import load_folder
-from resnet.data.idx import find_idx, load_idx
-from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
+from resnet.data.published.sets import PUBLISHED, load_published
 from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.fields import Fields
@@ -27,11 +26,11 @@ class DataConfig(Fields, section="data"):
     """Which images, how they are split, normalised and augmented."""
 
     name: str = "digits"
-    """digits, digits_rotation, synthetic, image_folder, or prepared by tensorflow-datasets: mnist,
-    fashion_mnist, cifar10, cifar100, svhn_cropped"""
+    """digits, digits_rotation, synthetic, image_folder, or published: mnist, fashion_mnist, cifar10,
+    cifar100, svhn_cropped"""
     dir: str = ""
-    """where the data lie: root of image_folder, the IDX files of mnist or fashion_mnist, or tfds's data_dir
-    (empty: ~/tensorflow_datasets; fashion_mnist also where Debian's dataset-fashion-mnist puts it)"""
+    """where the data lie: root of image_folder; of a published set the folder that scripts/prepare.py was
+    given (empty: ~/datasets) or tfds's data_dir (~/tensorflow_datasets)"""
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
@@ -101,14 +100,6 @@ def _folder(path: str) -> Path:
     return local_path(path).absolute()
 
 
-def _load_published(config: DataConfig) -> Source:
-    """From IDX files where they are found, else as tensorflow-datasets prepared it."""
-    folder = find_idx(config.name, _folder(config.dir) if config.dir else None)
-    if folder:
-        return load_idx(config.name, folder)
-    return load_prepared(config.name, _folder(config.dir or DEFAULT_DIR))
-
-
 def _load_folder(config: DataConfig, only: str) -> Source:
     skip = config.on_bad_image == "skip"
     return load_folder(_folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only)
@@ -120,7 +111,7 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "digits_rotation": lambda config, only: load_digits_rotation(config.split_seed),
     "synthetic": lambda config, only: load_synthetic(),
     "image_folder": _load_folder,
-    **dict.fromkeys(PREPARED, lambda config, only: _load_published(config)),
+    **dict.fromkeys(PUBLISHED, lambda config, only: load_published(config.name, config.dir)),
 }
 
 
@@ -168,10 +159,9 @@ def _read(config: DataConfig, only: str = "") -> Source:
 
 
 def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
-    """(image shape, outputs of a net) of a data set; a prepared one need not be at hand."""
-    if config.name in PREPARED:
-        shape, classes = PREPARED[config.name]
-        return shape, len(config.classes) or classes
+    """(image shape, outputs of a net) of a data set; a published one need not be at hand."""
+    if published := PUBLISHED.get(config.name):
+        return published.shape, len(config.classes) or published.classes
     dataset = load_dataset(config)
     return dataset.image_shape, dataset.num_outputs
 

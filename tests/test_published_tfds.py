@@ -79,23 +79,20 @@ def test_the_newest_version_is_read(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped"])
-def test_missing_data_says_where_it_looked_and_how_to_prepare_it(tmp_path, name):
+def test_missing_data_says_where_it_looked_and_how_to_fetch_it(tmp_path, name):
     with pytest.raises(InputError) as raised:
         load_dataset(DataConfig(name=name, dir=str(tmp_path)))
-    message = str(raised.value)
-    assert f"data set {name} is not prepared: looked in {tmp_path}/{name} (`data.dir`)" in message
-    command = (
-        'python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', data_dir='{tmp_path}', file_format='array_record')"
-        '.download_and_prepare()"'
+    assert str(raised.value) == (
+        f"data set {name} is not in {tmp_path} nor in {tmp_path}/{name} (`data.dir`): fetch it by "
+        f"python scripts/prepare.py {name} --dir={tmp_path}"
     )
-    assert message.endswith(command)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_looked_in_by_default(monkeypatch, tmp_path):
+def test_the_folders_looked_in_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(InputError, match=f"looked in {tmp_path}/tensorflow_datasets/cifar10 "):
+    message = f"is not in {tmp_path}/datasets/cifar10 nor in {tmp_path}/tensorflow_datasets/cifar10 "
+    with pytest.raises(InputError, match=message):
         load_dataset(DataConfig(name="cifar10"))
 
 
@@ -103,7 +100,7 @@ def test_another_file_format_is_named(tmp_path):
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "tfrecord"}))
-    with pytest.raises(InputError, match=r"array_record format; 3.0.1 is in tfrecord format\. "):
+    with pytest.raises(InputError, match=r"3.0.1 is in tfrecord format, and only array_record is read: f"):
         load(tmp_path)
 
 

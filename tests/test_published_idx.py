@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from resnet.data import idx
 from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.published import idx
 from resnet.errors import InputError
 
 

@@ -26,21 +26,16 @@ CLASSES = {
         "Ankle boot",
     ),
 }
-# Where Debian's and Ubuntu's package dataset-fashion-mnist puts them.
-SYSTEM = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 FILES = {"train": "train", "test": "t10k"}
 UINT8 = 8  # IDX's code for unsigned bytes, the one type that these sets have
 
 
-def find_idx(name: str, root: Path | None) -> Path | None:
-    """The folder with the IDX files of `name`: `root`, `root/name`, or the system's if there is no root."""
-    if name not in CLASSES:
-        return None
-    places = [root, root / name] if root else [SYSTEM[name]] if name in SYSTEM else []
-    return next((place for place in places if _file(place, "train-images-idx3-ubyte")), None)
+def find(name: str, folder: Path) -> Path | None:
+    """The folder, if the training images lie there."""
+    return folder if _file(folder, "train-images-idx3-ubyte") else None
 
 
-def load_idx(name: str, folder: Path) -> Source:
+def load(name: str, folder: Path) -> Source:
     """Reads both splits; InputError names a file that is missing or damaged."""
 
     def split(prefix: str) -> Split:

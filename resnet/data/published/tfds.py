@@ -13,24 +13,30 @@ from resnet.data.images import decode_images
 from resnet.data.splits import Source, Split
 from resnet.errors import InputError
 
-DEFAULT_DIR = "~/tensorflow_datasets"
-# Image shape (height, width, channels) and classes of each, known before it is prepared.
-PREPARED = {
-    "mnist": ((28, 28, 1), 10),
-    "fashion_mnist": ((28, 28, 1), 10),
-    "cifar10": ((32, 32, 3), 10),
-    "cifar100": ((32, 32, 3), 100),
-    "svhn_cropped": ((32, 32, 3), 10),
-}
 OWN = "tensorflow_datasets."
 FILE_FORMAT = "array_record"  # the one format that tensorflow-datasets reads without TensorFlow
 
 PREPARE_AGAIN = "delete that folder and prepare it again"
 
 
-def load_prepared(name: str, root: Path) -> Source:
-    """Reads `<root>/<name>/<version>`, the newest version there. Never downloads."""
-    folder = _find_version(name, root)
+def find_version(name: str, root: Path) -> tuple[Path | None, str]:
+    """(the newest version of `root`/`name` in our file format, what to say of versions in others)."""
+    formats = {}
+    for info in (root / name).glob("*/dataset_info.json"):
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):  # not "3.0.2.incompleteABC"
+            formats[info.parent] = json.loads(info.read_text()).get("fileFormat", "tfrecord")
+    ready = [folder for folder, file_format in formats.items() if file_format == FILE_FORMAT]
+    if ready:
+        return max(ready, key=lambda folder: [int(number) for number in folder.name.split(".")]), ""
+    others = (
+        f"; {folder} is in {other} format, and only {FILE_FORMAT} is read"
+        for folder, other in formats.items()
+    )
+    return None, "".join(others)
+
+
+def load_prepared(folder: Path) -> Source:
+    """Reads a version that was prepared, <data_dir>/<name>/<version>."""
     _check_features(folder)
     import tensorflow_datasets as tfds  # here, because it takes a second and most runs need it not
 
@@ -40,25 +46,6 @@ def load_prepared(name: str, root: Path) -> Source:
         train=_read_split(builder, "train", folder),
         test=_read_split(builder, "test", folder),
         class_names=tuple(builder.info.features["label"].names),
-    )
-
-
-def _find_version(name: str, root: Path) -> Path:
-    """The newest version prepared in our file format; InputError says how to prepare one."""
-    formats = {}
-    for info in (root / name).glob("*/dataset_info.json"):
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):  # not "3.0.2.incompleteABC"
-            formats[info.parent] = json.loads(info.read_text()).get("fileFormat", "tfrecord")
-    ready = [folder for folder, file_format in formats.items() if file_format == FILE_FORMAT]
-    if ready:
-        return max(ready, key=lambda folder: [int(number) for number in folder.name.split(".")])
-    others = "".join(f"; {folder.name} is in {other} format" for folder, other in formats.items())
-    raise InputError(
-        f"data set {name} is not prepared: looked in {root / name} (`data.dir`) for a version in "
-        f"{FILE_FORMAT} format{others}. Prepare it once, where TensorFlow and the network are at "
-        'hand (reading it needs neither): python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder({name!r}, data_dir={str(root)!r}, file_format={FILE_FORMAT!r})"
-        '.download_and_prepare()"'
     )
 
 

@@ -1,0 +1,66 @@
+"""A published data set brought to where it is read from."""
+
+import shutil
+from pathlib import Path
+
+from absl import logging
+
+from resnet.data.published.fetch import Archive, Report, check, fetch, unpack
+from resnet.data.published.sets import DEFAULT_DIR, PUBLISHED, find_published
+from resnet.data.splits import Source
+from resnet.errors import InputError, check_choice
+from resnet.files import local_path
+
+
+def prepare(name: str, given_dir: str, given: Path | None, report: Report) -> tuple[Path, Source]:
+    """(folder of the data set, its images): fetched into `given_dir`/`name`, or taken from `given`.
+
+    `given` is the archive, or a folder that holds the archives under their published names. What is there
+    already, in `given_dir` or where it lies by default, is only read. InputError for what cannot be
+    fetched, or is not what was published.
+    """
+    check_choice("data set", name, PUBLISHED)
+    if given is None and (found := find_published(name, given_dir)):
+        try:
+            return found, PUBLISHED[name].load(name, found)
+        except InputError as error:
+            logging.warning("%s", error)
+    folder = local_path(given_dir or DEFAULT_DIR).absolute() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for archive in PUBLISHED[name].archives:
+            _bring(archive, _taken(name, archive, given), folder, PUBLISHED[name].members(name), report)
+    except OSError as error:
+        raise InputError(f"--dir: {folder} cannot be written ({error.strerror})") from None
+    found = PUBLISHED[name].find(name, folder)
+    assert found is not None
+    return found, PUBLISHED[name].load(name, found)
+
+
+def _bring(
+    archive: Archive, taken: Path | None, folder: Path, members: tuple[str, ...], report: Report
+) -> None:
+    """Puts an archive, or the members of it that are wanted, into the folder of its data set."""
+    path = taken or fetch(archive, folder, report)
+    if members:
+        unpack(path, members, folder)
+        if not taken:
+            path.unlink()  # what it holds is there twice
+    elif not (folder / path.name).exists():
+        temporary = folder / f"{path.name}.part"
+        shutil.copyfile(path, temporary)
+        temporary.replace(folder / path.name)
+
+
+def _taken(name: str, archive: Archive, given: Path | None) -> Path | None:
+    """The archive among what the user gave, checked; None if it is to be fetched."""
+    if given is None:
+        return None
+    count = len(PUBLISHED[name].archives)
+    if given.is_file() and count > 1:
+        raise InputError(f"--archive: {name} is published in {count} files; name the folder that holds them")
+    path = given / archive.name if given.is_dir() else given
+    if not path.is_file():
+        raise InputError(f"--archive: there is no file {path}")
+    check(archive, path, "name another by --archive, or leave it out to fetch it")
+    return path
