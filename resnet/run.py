@@ -13,7 +13,7 @@ from jaxtyping import Float
 from resnet.config import Config
 from resnet.data.augment import normalize
 from resnet.data.datasets import SPLITS, DataConfig, given_statistics, load_split
-from resnet.data.splits import Split
+from resnet.data.splits import Examples
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
 from resnet.models.geometry import block_specs
@@ -103,7 +103,7 @@ def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) 
     return {"split": split, **as_numbers(metrics), "step": run.step} | noted
 
 
-def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Split, tuple[str, ...]]:
+def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Sequence[str]]:
     """A split of `data` as a question to the run's net, and which of its images were skipped.
 
     Labels are the run's own: classes are the same where their names are. InputError unless the data are
@@ -114,7 +114,7 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Split, tuple
     if not len(images):
         raise InputError(f"data set {data.name!r} has no images in its {split} split")
     kind = "classification" if source.class_names else "regression"
-    shape = images.images.shape[1:]
+    shape = images.image_shape
     for field, ours, theirs, remedy in (
         ("kind", run.task.kind, kind, "evaluate on data of that kind"),
         ("image_shape", run.task.image_shape, shape, "set `data.image_size` to the first of these"),
@@ -124,7 +124,7 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Split, tuple
     return with_labels_of(images, source.class_names, run.task.class_names), source.skipped
 
 
-def with_labels_of(split: Split, given: Sequence[str], trained: Sequence[str]) -> Split:
+def with_labels_of(split: Examples, given: Sequence[str], trained: Sequence[str]) -> Examples:
     """The split with each class at its place among the `trained`; InputError unless all are the same."""
     if tuple(given) == tuple(trained):
         return split

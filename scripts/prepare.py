@@ -23,13 +23,13 @@ LOG_SECONDS = 10.0  # between two lines where there is no terminal
 
 
 def main(overrides: list[str], names: list[str]) -> dict:
-    """One call of resnet.data.published.prepare.prepare."""
+    """One call of resnet.data.published.prepare.prepare_published."""
     if overrides or len(names) != 1:
         raise InputError("give the name of one data set, e.g. cifar10; --help lists them")
-    from resnet.data.published.prepare import prepare
+    from resnet.data.published.prepare import prepare_published
 
     with reporting() as report:
-        folder, source = prepare(names[0], cli.FLAGS.dir, cli.FLAGS.archive, report)
+        folder, source = prepare_published(names[0], cli.FLAGS.dir, cli.FLAGS.archive, report)
     return {"name": names[0], "dir": str(folder), "train": len(source.train), "test": len(source.test)}
 
 

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet.data.splits import NAME, Split, hash_name, hold_out
+from resnet.data.files.listing import hash_name
+from resnet.data.splits import NAME, Split, hold_out
 
 
 def files_of(names):

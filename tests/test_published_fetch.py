@@ -17,7 +17,7 @@ from scipy import io as matlab
 
 from resnet.data.datasets import DataConfig, load_dataset, shapes_of
 from resnet.data.published import cifar, fetch, sets
-from resnet.data.published.prepare import prepare
+from resnet.data.published.prepare import prepare_published
 from resnet.errors import InputError
 from tests.test_nothing_runs import unpickled  # noqa: F401
 
@@ -115,7 +115,7 @@ def small(monkeypatch, server):
 
 def prepared(name: str, root: Path, given: Path | None = None, seen: list | None = None):
     report = (lambda *progress: seen.append(progress)) if seen is not None else lambda *_: None
-    return prepare(name, str(root), given, report)
+    return prepare_published(name, str(root), given, report)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -128,7 +128,7 @@ def test_cifar_is_fetched_unpacked_and_read(small, tmp_path, name, unpickled):  
     np.testing.assert_array_equal(source.train.images, images)
     np.testing.assert_array_equal(source.train.labels, labels)
     assert source.class_names[:2] == ("class 0", "class 1")
-    expected = {Path(member).name for member in cifar.members(name)}
+    expected = {Path(member).name for member in cifar.cifar_members(name)}
     assert {path.name for path in folder.iterdir()} == expected and not (tmp_path / "evil").exists()
     dataset = load_dataset(DataConfig(name=name, dir=str(tmp_path)))
     assert (dataset.image_shape, dataset.num_outputs) == shapes_of(DataConfig(name=name))

@@ -32,10 +32,13 @@ def tiny_twin(name: str) -> Config:
     """The recipe on 64 synthetic images with the shallowest and narrowest net of its kind."""
     config = load_config(ROOT / "configs" / f"{name}.py")
     config.data.name, config.data.dir, config.data.image_size = "synthetic", "", 0
+    config.data.random_resized_crop = config.data.eval_crop = 0.0
     config.data.classes, config.data.mean, config.data.std = (), (), ()
     config.data.train_limit = 64
     wide, bottleneck = config.model.family == "wide", config.model.branch == "bottleneck"
     config.model.depth = 10 if wide else 11 if bottleneck else 8
+    if config.model.family == "imagenet":
+        config.model.blocks = (1, 1, 1, 1)
     config.model.width = 0.25
     config.model.ghost_batch = min(config.model.ghost_batch, 2)
     config.train.batch_size = 8
@@ -61,7 +64,8 @@ def test_a_recipe_is_short_and_tells_result_hardware_and_command(path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_describes_a_net(name):
     model = make_model(recipe(name).model, num_outputs=10)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    side = recipe(name).data.image_size or 32
+    images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     shapes = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
     assert shapes["params"]
 

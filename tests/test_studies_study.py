@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from resnet.config import Config, config_hash, replaced, save_config
-from resnet.data.batches import batch_indices
 from resnet.data.datasets import load_dataset
+from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_training_loop import final_state, numbers, tiny, train
 
-from resnet.data.batches import batch_indices
+from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics import records

@@ -11,9 +11,9 @@ import pytest
 
 import resnet
 from resnet.config import Config
-from resnet.data.batches import batch_indices
 from resnet.data.datasets import DATASETS, load_dataset
 from resnet.data.embedded import load_digits
+from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.run import evaluate_run
 from resnet.runs.checkpoints import checkpoint

@@ -19,6 +19,7 @@ from resnet.errors import InputError
 from resnet.runtime import processes
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
+from tests.stream_cases import STATISTICS, one_tar
 from tests.studies_slurm import missing, slurm
 from tests.tally import record
 
@@ -120,6 +121,28 @@ def test_saved_by_two_taken_up_by_one_and_back(train, tmp_path):
     go_back(workdir)
     assert json.loads(finish(train(2))[0])["sha256"] == result["sha256"] and losses(workdir) == expected
     record("hand_over", "saved by two processes, taken up by one, and back", SAME, 2)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_decoding_of_a_stream(train, tmp_path, monkeypatch):
+    """Killed in mid-epoch, taken up by one process, and the same bits as one process that never stopped."""
+    root = one_tar(tmp_path / "data")
+    fields = {"name": "image_folder", "dir": str(root), "image_size": 8, "random_resized_crop": 0.3}
+    lines = [f"    config.data.{name} = {value!r}\n" for name, value in (fields | STATISTICS).items()]
+    streamed = CONFIG.replace('"digits", 64, 1\n', '"digits", 0, 1\n' + "".join(lines))
+    monkeypatch.setitem(globals(), "CONFIG", streamed)
+    runs = train(2, "40 steps")
+    wait_for_steps(tmp_path / RUN, 5, runs)
+    for run in runs:
+        run.kill()
+        run.communicate()
+    steps = sorted(
+        int(path.name) for path in (tmp_path / RUN / "checkpoints").iterdir() if path.name.isdigit()
+    )
+    assert steps[-1] % 3, "not at the end of an epoch of three steps"
+    result = alone(tmp_path, tmp_path / RUN)
+    assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
+    assert losses(tmp_path / RUN) == losses(tmp_path / "alone")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from test_training_loop import numbers, tiny
 
 import resnet
-from resnet.data.batches import batch_indices
+from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.open_run import OpenRun

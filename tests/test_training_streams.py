@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from resnet.data.augment import augment
-from resnet.data.batches import epoch_order
 from resnet.data.datasets import DataConfig
+from resnet.data.order import epoch_order
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, ORDER, pin_streams, random_key
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model

@@ -1,7 +1,5 @@
-"""Images and labels: from the disk to uint8 arrays in memory, and from those to batches.
+"""Images and labels: from files to uint8 arrays, held in memory or streamed, and from those to batches.
 
-Everything here fits in memory, so a batch is a function of (seed, step): the arrays lie on the
-device and `batches.batch_indices` picks from them. Images too large for that will come as streams,
-in a file beside these: they share `DataConfig` and what `Dataset` says of its images, and carry
-`{"next_index": k}` as their state.
+A batch is a function of (seed, step). Where the arrays lie on the device, `order.batch_indices` picks from
+them; a stream reads and decodes the same places. Neither has a state.
 """

@@ -1,17 +1,17 @@
-"""Which examples make a batch, a function of (seed, step); and batches that cover a split once."""
+"""Batches: gathered from images on the device, delivered by a stream, and those that cover a split once."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float32
 
-from resnet.data.splits import Images, Labels, Split
-from resnet.data.streams import ORDER, random_key
-from resnet.errors import InputError
+from resnet.data.files.delivery import Pace
+from resnet.data.files.stream import StreamSplit
+from resnet.data.images import Images
+from resnet.data.splits import Examples, Labels
 
 
 @jax.tree_util.register_dataclass
@@ -31,33 +31,43 @@ class Resident:
         """The images, or the labels, of the batch."""
         return self.arrays[name][self.places]
 
+    @property
+    def own(self) -> Any:
+        """What this batch does not share with others."""
+        return self.places
 
-@functools.lru_cache(maxsize=128)  # asked for at every step, for each of the seeds together
-def epoch_order(seed: int, epoch: int, n: int) -> Int32[np.ndarray, " n"]:
-    """The n examples in the order of this epoch (from 0); read-only."""
-    key = jax.random.fold_in(random_key(seed, ORDER), epoch)
-    order = np.array(jax.random.permutation(key, n), np.int32)
-    order.setflags(write=False)
-    return order
-
-
-def steps_per_epoch(n: int, batch: int) -> int:
-    """Whole batches in n examples; the rest of an epoch's order is left out."""
-    if n < batch:
-        raise InputError(f"`train.batch_size` must be at most {n}, the training images; got {batch}")
-    return n // batch
+    def of(self, own: Any) -> "Resident":
+        """The batch that has this for its own."""
+        return Resident(self.arrays, own)
 
 
-def batch_indices(seed: int, step: int, n: int, batch: int) -> Int32[np.ndarray, " batch"]:
-    """The examples of a training step (from 0)."""
-    epoch, place = divmod(step, steps_per_epoch(n, batch))
-    return epoch_order(seed, epoch, n)[place * batch : (place + 1) * batch]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Delivered:
+    """A batch that a stream delivers."""
+
+    own: Any
+    """{"image": [batch, h, w, c], "label": [batch]}; with leading axes for several steps or seeds."""
+
+    def __getitem__(self, name: str) -> Array:
+        """The images, or the labels, of the batch."""
+        return self.own[name]
+
+    def of(self, own: Any) -> "Delivered":
+        """The batch of these arrays."""
+        return Delivered(own)
 
 
 def padded_batches(
-    split: Split, batch: int
+    split: Examples, batch: int, pace: Pace | None = None
 ) -> Iterator[tuple[Images, Labels, Float32[np.ndarray, " batch"]]]:
-    """Each example once, in order: images, labels, and a mask that is 0 where a batch is padded."""
+    """Each example once, in order: images, labels, and a mask that is 0 where a batch is padded.
+
+    `pace` is that of a stream; its mask is 0 too where an image cannot be read.
+    """
+    if isinstance(split, StreamSplit):
+        yield from split.padded(batch, pace or Pace())
+        return
     for start in range(0, len(split), batch):
         part = split[start : start + batch]
         padding = (0, batch - len(part))

@@ -1,24 +1,30 @@
-"""DataConfig, and the data set it describes: every image in memory, as uint8."""
+"""DataConfig, and the data set it describes: images in memory, as uint8, or streamed from their files."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from resnet.data import splits
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
-from resnet.data.folder import load_folder
+from resnet.data.files.delivery import Pace
+from resnet.data.files.stream import Sizes, StreamSplit
+from resnet.data.folder import STORAGES, STREAM, load_image_folder
+from resnet.data.images import Images
 from resnet.data.published.sets import PUBLISHED, load_published
-from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
-from resnet.errors import InputError, check_at_least, check_choice
+from resnet.data.splits import NAME, PLACE, SPLITS, Dataset, Examples, Source
+from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Fields
 from resnet.files import check_path, local_path
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
-SPLITS = ("train", "validation", "test")
 ON_BAD_IMAGE = ("error", "skip")
 SHIFT_FILLS = ("zero", "reflect")
+STATISTICS_SAMPLE = 4096  # images of a stream whose mean and standard deviation are taken
+# Fields that say something of image files.
+OF_FILES = ("image_size", "random_resized_crop", "eval_size", "eval_crop", "storage", "on_bad_image")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -41,8 +47,24 @@ class DataConfig(Fields, section="data"):
     """number of training images kept, stratified; 0 keeps all"""
     image_size: int = 0
     """side in pixels to which image_folder's images are resized; 0: all are equal, and stay so"""
+    random_resized_crop: float = 0.0
+    """least share of the area of the random part that an image_folder's training image is cut to, anew each
+    time, and resized to image_size (Szegedy 2015: 0.08); 0: its whole middle"""
+    eval_size: int = 0
+    """side in pixels of the images of image_folder that are evaluated; 0: image_size"""
+    eval_crop: float = 0.0
+    """eval_size over the shorter side that such an image is resized to before its middle is cut out (the
+    usual 224 of 256 is 0.875); 0: the whole middle is resized"""
+    storage: str = "auto"
+    """where image_folder's images are held: memory, or stream, decoded for each batch; auto: a stream where
+    they are cut anew each time or would take more than memory_gb"""
+    memory_gb: float = 8.0
+    """GB of decoded images that storage auto holds in memory"""
     on_bad_image: str = "error"
-    """what an image file of image_folder that cannot be read does: error, or skip, listed with the run"""
+    """what an image file of image_folder that cannot be read does, but in a stream: error, or skip, listed
+    with the run"""
+    bad_limit: float = 0.001
+    """share of a stream's training images that may be bad: others take their places, and they are listed"""
     shift: int = 0
     """largest random shift in pixels, each way; He 2015's "pad 4, crop 32" is 4"""
     shift_fill: str = "zero"
@@ -76,16 +98,7 @@ class DataConfig(Fields, section="data"):
             raise InputError(f"`data.split_seed` must be below 2**32; got {self.split_seed!r}")
         if self.name == "image_folder" and not self.dir:
             raise InputError("`data.dir` must name the folder of image_folder; got ''")
-        if self.name != "image_folder" and self.image_size:
-            raise InputError(
-                f"`data.image_size` resizes image_folder only, and must be 0 for {self.name}; "
-                f"got {self.image_size!r}"
-            )
-        if self.name != "image_folder" and self.on_bad_image != "error":
-            raise InputError(
-                f"`data.on_bad_image` skips files of image_folder only, and must be error for {self.name}; "
-                f"got {self.on_bad_image!r}"
-            )
+        self._check_files()
         if self.name == "digits_rotation" and self.flip:
             raise InputError("`data.flip` must be False for digits_rotation: it reverses angles")
         if self.normalization != "channel" and (self.mean or self.std):
@@ -95,14 +108,47 @@ class DataConfig(Fields, section="data"):
         if not all(value > 0 for value in self.std):
             raise InputError(f"`data.std` must be positive; got {self.std!r}")
 
+    def _check_files(self) -> None:
+        """What is said of images in files must apply, and be sizes and shares."""
+        check_choice("data.storage", self.storage, STORAGES)
+        check_at_least("data.eval_size", self.eval_size, 0)
+        check_at_least("data.memory_gb", self.memory_gb, 0)
+        for field in ("random_resized_crop", "eval_crop", "bad_limit"):
+            check_within(f"data.{field}", getattr(self, field), 0, 1)
+        for field in OF_FILES if self.name != "image_folder" else ():
+            if (value := getattr(self, field)) != getattr(DataConfig, field):
+                default = getattr(DataConfig, field)
+                raise InputError(
+                    f"`data.{field}` is for image_folder only, and must be {default} for {self.name}; "
+                    f"got {value!r}"
+                )
+        if not self.image_size and (self.sizes.cut_anew or self.storage == STREAM):
+            raise InputError(
+                "`data.image_size` must be given where images are cut anew for each batch, or streamed; got 0"
+            )
+
+    @property
+    def sizes(self) -> Sizes:
+        """What is cut out of the images of image_folder."""
+        evaluate = self.eval_size or self.image_size
+        return Sizes(self.image_size, self.random_resized_crop, evaluate, self.eval_crop)
+
 
 def _folder(path: str) -> Path:
     return local_path(path).absolute()
 
 
-def _load_folder(config: DataConfig, only: str) -> Source:
-    skip = config.on_bad_image == "skip"
-    return load_folder(_folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only)
+def _load_files(config: DataConfig, only: str) -> Source:
+    return load_image_folder(
+        _folder(config.dir),
+        config.sizes,
+        storage=config.storage,
+        memory_gb=config.memory_gb,
+        bad_limit=config.bad_limit,
+        skip=config.on_bad_image == "skip",
+        chosen=config.classes,
+        only=only,
+    )
 
 
 # Each may read less than all where one split `only` is asked for.
@@ -110,7 +156,7 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "digits": lambda config, only: load_digits(),
     "digits_rotation": lambda config, only: load_digits_rotation(config.split_seed),
     "synthetic": lambda config, only: load_synthetic(),
-    "image_folder": _load_folder,
+    "image_folder": _load_files,
     **dict.fromkeys(PUBLISHED, lambda config, only: load_published(config.name, config.dir)),
 }
 
@@ -141,7 +187,7 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
     return dataset
 
 
-def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Split, Source]:
+def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Examples, Source]:
     """One split, and what it was taken from; of a folder, no other need be there."""
     source = _read(config, only=name)
     if name == "test" or (name == "validation" and source.validation is not None):
@@ -154,8 +200,8 @@ def _read(config: DataConfig, only: str = "") -> Source:
     """What the loader gives, with the classes that are chosen."""
     config.check()
     source = DATASETS[config.name](config, only)
-    _check_labels(source, config.name)
-    return _chosen(source, config) if config.classes else source
+    splits.check_labels(source, config.name)
+    return splits.of_classes(source, config.classes, config.name) if config.classes else source
 
 
 def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
@@ -166,45 +212,7 @@ def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
     return dataset.image_shape, dataset.num_outputs
 
 
-def _check_labels(source: Source, name: str) -> None:
-    classes = len(source.class_names)
-    for field in SPLITS:
-        split = getattr(source, field)
-        if split is None or not classes:
-            continue
-        outside = np.flatnonzero((split.labels < 0) | (split.labels >= classes))
-        if len(outside):
-            raise InputError(
-                f"{name}: label {split.labels[outside[0]]} of {field} image {outside[0]} is out of "
-                f"range; {classes} classes have labels 0 to {classes - 1}"
-            )
-
-
-def _chosen(source: Source, config: DataConfig) -> Source:
-    """The images of `config.classes` alone, their labels the places there."""
-    names = source.class_names
-    for name in config.classes:
-        if name not in names:
-            known = f"those of {config.name} are {', '.join(names[:20])}" if names else "it is a regression"
-            raise InputError(f"`data.classes`: {config.name} has no class {name!r}; {known}")
-    places = np.full(len(names), -1, np.int32)
-    places[[names.index(name) for name in config.classes]] = np.arange(len(config.classes))
-
-    def kept(split: Split) -> Split:
-        labels = places[split.labels]
-        return dataclasses.replace(split, labels=labels)[np.flatnonzero(labels >= 0)]
-
-    validation = None if source.validation is None else kept(source.validation)
-    return dataclasses.replace(
-        source,
-        train=kept(source.train),
-        test=kept(source.test),
-        validation=validation,
-        class_names=config.classes,
-    )
-
-
-def _hold_out(source: Source, config: DataConfig, by: str) -> tuple[Split, Split]:
+def _hold_out(source: Source, config: DataConfig, by: str) -> tuple[Examples, Examples]:
     """The training split, and the validation split where the data have none of their own."""
     share = config.validation if source.validation is None else 0
     kept, held_out = splits.hold_out(source.train, share, config.split_seed, by)
@@ -222,17 +230,33 @@ def _hold_out(source: Source, config: DataConfig, by: str) -> tuple[Split, Split
     return train, source.train[held_out] if source.validation is None else source.validation
 
 
-def _statistics(train: Split, config: DataConfig) -> tuple[splits.Statistic, splits.Statistic]:
+def _statistics(train: Examples, config: DataConfig) -> tuple[splits.Statistic, splits.Statistic]:
     """What is subtracted from images and what they are divided by, in units of 0..255."""
-    channels = train.images.shape[-1]
+    channels = train.image_shape[-1]
+    given = given_statistics(config, channels)
     if config.normalization == "none":
         mean, std = np.zeros(channels), np.full(channels, 255.0)
+    elif len(given) == 2:
+        return given["mean"], given["std"]
     elif config.normalization == "pixel_mean":  # He 2015 divides by nothing, or does not say so
-        mean, std = train.images.mean(axis=0, dtype=np.float64), np.full(channels, 255.0)
+        mean, std = _sample(train).mean(axis=0, dtype=np.float64), np.full(channels, 255.0)
     else:
-        mean, std = splits.channel_statistics(train.images)
-    given = given_statistics(config, channels)
+        mean, std = splits.channel_statistics(_sample(train))
     return given.get("mean", mean.astype(np.float32)), given.get("std", std.astype(np.float32))
+
+
+def _sample(train: Examples) -> Images:
+    """The images whose statistics are taken: all, or, of a stream, the first of the shuffled order."""
+    if isinstance(train, StreamSplit) and len(train) > STATISTICS_SAMPLE:
+        logging.info(
+            "mean and std are taken of %d of %d images; `data.mean` and `data.std` give others",
+            STATISTICS_SAMPLE,
+            len(train),
+        )
+        train = train[:STATISTICS_SAMPLE]
+    if isinstance(train, StreamSplit):  # without those that cannot be read
+        return np.concatenate([images[mask > 0] for images, _, mask in train.padded(256, Pace())])
+    return train.images
 
 
 def given_statistics(config: DataConfig, channels: int) -> dict[str, splits.Statistic]:

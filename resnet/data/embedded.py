@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from resnet.data.splits import Source, Split, make_random, stratified_order
+from resnet.data.splits import Examples, Source, Split, make_random, stratified_order
 
 DIGITS_TEST = 360  # of 1,797: a fifth
 DIGITS_TEST_SEED = 0  # fixed, so that every run is tested on the same digits
@@ -27,7 +27,7 @@ def load_digits_rotation(seed: int) -> Source:
     """Each digit turned once by a random angle; its label is angle / 45 degrees, in -1..1."""
     digits, random = load_digits(), make_random(seed)
 
-    def turned(split: Split) -> Split:
+    def turned(split: Examples) -> Split:
         labels = random.uniform(-1, 1, len(split)).astype(np.float32)
         return Split(rotate(split.images, labels * MAX_ANGLE), labels)
 

@@ -1,172 +1,142 @@
-"""Images in folders: train|validation|test/<class>/*.{jpg,jpeg,png}."""
+"""Images in files, by class: from folders, or tars as they are published; into memory, or as a stream."""
 
-import os
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-from resnet.data.images import BadImage, decode_images
-from resnet.data.splits import Source, Split, hash_name
+from resnet.data.files.layout import find_listings
+from resnet.data.files.listing import Listing
+from resnet.data.files.stream import BadImages, Sizes, StreamSplit
+from resnet.data.images import BadImage, decode_image, decode_images
+from resnet.data.splits import Source, Split
 from resnet.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
-LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png)"
-SHOWN = 5  # folders named in one line of the log
-# What the folders of the splits are called, in any case.
-NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
+AUTO, MEMORY, STREAM = STORAGES = ("auto", "memory", "stream")
+GIGABYTE = 10**9
 
 
-def load_folder(
-    root: Path, image_size: int, *, skip: bool = False, chosen: Collection[str] = (), only: str = ""
-) -> Source:
-    """Reads the images under `root`; the folder names in train/, sorted, are the classes.
+class _Files(Sequence[Path | bytes]):
+    """The files of several listings, one after the other, each read when it is asked for."""
 
-    With `skip`, images that cannot be read are left out, and listed. Of `chosen` classes, if there are
-    all of them, no others are read. With `only`, nothing is read but that split, and train/ where it
-    is held out from there.
-    """
-    folders = _find_splits(root)
-    if only:
-        needed = "train" if only == "validation" and only not in folders else only
-        folders = {name: folder for name, folder in folders.items() if name == needed}
-    else:
-        needed = "train"
-    if needed not in folders:
-        raise InputError(f"there is no folder {root / needed}; `data.dir` must hold {LAYOUT}")
-    if not only and "test" not in folders:
-        logging.warning("%s has no test images: results will be those of the validation split", root)
-    listings = {name: _list_split(folder) for name, folder in folders.items()}
-    classes = tuple(listings[needed])
-    if len(classes) < 2:
-        raise InputError(f"{folders[needed]} must hold at least two class folders: {LAYOUT}")
-    for name, listing in listings.items():
-        _check_classes(folders[name], set(listing), set(classes))
-    if chosen and set(chosen) <= set(classes):
-        classes = tuple(name for name in classes if name in chosen)
-        listings = {name: {label: every[label] for label in classes} for name, every in listings.items()}
-    return _read(root, listings, classes, image_size, skip)
+    def __init__(self, listings: Sequence[Listing]):
+        self.rows = [(listing, index) for listing in listings for index in range(len(listing))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        listing, row = self.rows[index]
+        return listing.file(row)
+
+    def names(self) -> list[str]:
+        return [listing.name(row) for listing, row in self.rows]
 
 
-def _read(
+def load_image_folder(
     root: Path,
-    listings: dict[str, dict[str, list[Path]]],
-    classes: tuple[str, ...],
-    image_size: int,
-    skip: bool,
+    sizes: Sizes,
+    *,
+    storage: str,
+    memory_gb: float,
+    bad_limit: float,
+    skip: bool = False,
+    chosen: Sequence[str] = (),
+    only: str = "",
 ) -> Source:
+    """The images under `root`; the folder names in train/, sorted, are the classes.
+
+    With `skip`, images that cannot be read are left out of memory, and listed. Of `chosen` classes, if there
+    are all of them, no others are read. With `only`, nothing is read but that split, and train/ where it
+    is held out from there. They are streamed where `storage` says so, and by `auto` where they are cut
+    anew for each batch or would take more than `memory_gb`.
+    """
+    listings = find_listings(root, only)
+    classes = next(iter(listings.values())).classes
+    if chosen and set(chosen) <= set(classes):
+        listings = {name: listing.of_classes(chosen) for name, listing in listings.items()}
+    if reason := _why_stream(listings, sizes, storage, memory_gb):
+        logging.info("%s is streamed: %s", root, reason)
+        return _streamed(listings, sizes, bad_limit)
+    return _read(root, listings, sizes.train, skip)
+
+
+def _why_stream(listings: Mapping[str, Listing], sizes: Sizes, storage: str, memory_gb: float) -> str:
+    """The reason to stream images; nothing, if they are to be held in memory."""
+    if storage == STREAM:
+        return "`data.storage` is stream"
+    if sizes.cut_anew:
+        if storage == MEMORY:
+            raise InputError(
+                "`data.storage` must be auto or stream where images are cut anew for each batch, as by "
+                "`data.random_resized_crop`, `data.eval_size` or `data.eval_crop`; got 'memory'"
+            )
+        return "its images are cut anew for each batch"
+    count = sum(map(len, listings.values()))
+    gigabytes = count * (sizes.train**2 * 3 or _first_size(listings)) / GIGABYTE
+    if storage == MEMORY or gigabytes <= memory_gb:
+        return ""
+    reason = f"{count:,} images would take {gigabytes:.1f} GB of memory, more than `data.memory_gb`"
+    if not sizes.train:
+        raise InputError(f"`data.image_size` must be given where images are streamed: {reason}; got 0")
+    return reason
+
+
+def _first_size(listings: Mapping[str, Listing]) -> int:
+    """Bytes of the first image when it is decoded; 0 if it is bad, which reading them all will say."""
+    first = next(iter(listings.values()))
+    try:
+        return decode_image(first.file(0), first.name(0)).size
+    except BadImage:
+        return 0
+
+
+def _streamed(listings: Mapping[str, Listing], sizes: Sizes, bad_limit: float) -> Source:
+    """Splits that stay in their files."""
+    bad = BadImages(bad_limit)
+    splits = {
+        name: StreamSplit(listing, np.arange(len(listing)), sizes, listing.labels, bad)
+        for name, listing in listings.items()
+    }
+    nothing = next(iter(splits.values()))[:0]
+    return Source(
+        train=splits.get("train", nothing),
+        test=splits.get("test", nothing),
+        class_names=next(iter(listings.values())).classes,
+        validation=splits.get("validation"),
+        skipped=bad,
+    )
+
+
+def _read(root: Path, listings: Mapping[str, Listing], image_size: int, skip: bool) -> Source:
     """The images of all splits, decoded together, so that all are of one size."""
-    files = [file for listing in listings.values() for group in listing.values() for file in group]
+    files = _Files(list(listings.values()))
     logging.info("reading %d images from %s", len(files), root)
     try:
-        images, bad = decode_images(files, [str(file) for file in files], image_size=image_size, skip=skip)
+        images, bad = decode_images(files, files.names(), image_size=image_size, skip=skip)
     except BadImage as error:
         raise InputError(f"{error}, or set `data.on_bad_image` to skip") from None
     if bad:
         logging.warning("skipping %d of %d images, e.g. %s", len(bad), len(files), next(iter(bad.values())))
     good = np.delete(np.arange(len(files)), list(bad))
-    known = np.array([_identity(files[index]) for index in good], np.uint64).reshape(-1, 2)
     splits, place = {}, 0
     for name, listing in listings.items():
-        counts = [len(group) for group in listing.values()]
-        labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
         # The rows of this split among those that could be read.
-        start, stop = np.searchsorted(good, (place, place + len(labels)))
-        labels = labels[good[start:stop] - place]
-        for label in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0):
-            folder = listing[classes[label]][0].parent
+        start, stop = np.searchsorted(good, (place, place + len(listing)))
+        kept = good[start:stop] - place
+        labels = listing.labels[kept]
+        for label in np.flatnonzero(np.bincount(labels, minlength=len(listing.classes)) == 0):
+            folder = listing.place / listing.classes[label]
             raise InputError(f"class folder {folder} holds no image that can be read")
-        splits[name] = Split(images[start:stop], labels, known[start:stop])
-        place += sum(counts)
-    nothing = Split(images[:0], np.zeros(0, np.int32), known[:0])
+        known = np.column_stack([listing.hashes, listing.sizes.astype(np.uint64)])[kept]
+        splits[name] = Split(images[start:stop], labels, known)
+        place += len(listing)
+    nothing = Split(images[:0], np.zeros(0, np.int32), np.zeros((0, 2), np.uint64))
     return Source(
         train=splits.get("train", nothing),
         test=splits.get("test", nothing),
-        class_names=classes,
+        class_names=next(iter(listings.values())).classes,
         validation=splits.get("validation"),
         skipped=tuple(bad.values()),
     )
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    """What tells a file from others of its split: the name below the split's folder, and the size."""
-    return hash_name(b"/".join(map(os.fsencode, file.parts[-2:]))), file.stat().st_size
-
-
-def _find_splits(root: Path) -> dict[str, Path]:
-    """The folder of each split that is there; names those that are no split in the log."""
-    if not root.is_dir():
-        raise InputError(f"`data.dir`: there is no folder {root}; it must hold {LAYOUT}")
-    folders = sorted(path for path in _visible(root) if path.is_dir())
-    found = {}
-    for split, names in NAMES.items():
-        matching = [folder for folder in folders if folder.name.lower() in names]
-        if len(matching) > 1:
-            both = " and ".join(str(folder) for folder in matching)
-            raise InputError(f"{both} may both hold the {split} images: keep one of them")
-        if matching:
-            found[split] = matching[0]
-    _say_what_is_not_read([folder for folder in folders if folder not in found.values()])
-    return found
-
-
-def _list_split(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, both sorted; other files are left out with a warning."""
-    classes, ignored, inner = {}, [], []
-    for class_folder in sorted(_visible(folder)):
-        if not class_folder.is_dir():
-            continue
-        _check_name(class_folder)
-        files = sorted(_visible(class_folder))
-        images = [file for file in files if file.suffix.lower() in SUFFIXES]
-        others = [file for file in files if file.suffix.lower() not in SUFFIXES]
-        inner += [file for file in others if file.is_dir()]
-        ignored += [file for file in others if not file.is_dir()]
-        if not images:
-            raise InputError(
-                f"class folder {class_folder} holds no image ({', '.join(SUFFIXES)}): fill it or remove it"
-            )
-        classes[class_folder.name] = images
-    if ignored:
-        suffixes = ", ".join(SUFFIXES)
-        logging.warning("ignoring %d files not in %s, e.g. %s", len(ignored), suffixes, ignored[0])
-    _say_what_is_not_read(inner)
-    return classes
-
-
-def _say_what_is_not_read(folders: list[Path]) -> None:
-    if folders:
-        rest = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
-        logging.warning("folders that are not read: %s%s", ", ".join(map(str, folders[:SHOWN])), rest)
-
-
-def visible(path: Path) -> bool:
-    """Whether a file is one of the user's: what systems and tools leave beside begins with a dot."""
-    return not path.name.startswith(".")
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if visible(path)]
-    except OSError as error:
-        raise InputError(f"folder {folder} cannot be read ({error.strerror})") from None
-
-
-def _check_name(folder: Path) -> None:
-    """A class is named in pages and files that are UTF-8."""
-    try:
-        folder.name.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"the name of class folder {str(folder)!a} is no UTF-8: rename it") from None
-
-
-def _check_classes(folder: Path, found: set[str], expected: set[str]) -> None:
-    groups = {"missing": expected - found, "unknown": found - expected}
-    differences = [f"{what}: {', '.join(sorted(group))}" for what, group in groups.items() if group]
-    if differences:
-        raise InputError(f"{folder} must hold the same class folders as train; {'; '.join(differences)}")

@@ -5,7 +5,7 @@ import io
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from resnet.errors import InputError
 
 Image8 = UInt8[np.ndarray, "h w c"]
+Images = UInt8[np.ndarray, "n h w c"]
 
 
 class BadImage(InputError):
@@ -79,10 +80,17 @@ def decode_images(
     return (np.delete(images, list(bad), axis=0) if bad else images), dict(sorted(bad.items()))
 
 
-def decode_image(file: Path | bytes, name: str, image_size: int = 0, channels: int = 3) -> Image8:
+def decode_image(
+    file: Path | bytes,
+    name: str,
+    image_size: int = 0,
+    channels: int = 3,
+    cut: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image8:
     """One image in grey (1 channel) or RGB (3), upright as its EXIF tells, the first of an animated one.
 
-    With `image_size`, the shorter side is resized to it (bilinear, antialiased), the centre kept.
+    With `image_size`, the shorter side is resized to it (bilinear, antialiased), the centre kept. `cut`
+    makes something else of the whole image.
     """
     try:
         # Reading a pipe or a device might never end.
@@ -93,7 +101,9 @@ def decode_image(file: Path | bytes, name: str, image_size: int = 0, channels: i
                 raise Image.DecompressionBombError
             _scale_transparency(raw)
             _set_upright(raw)
-            image = _flatten(raw).convert(MODES[channels])
+            image = _flatten(raw)
+            image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+            image = cut(image) if cut else image
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -110,6 +120,14 @@ def decode_image(file: Path | bytes, name: str, image_size: int = 0, channels: i
     if image_size:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """While entered, what Pillow says of a damaged EXIF and the like is dropped: a stream meets it often."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.|resnet\.data\.images")
+        yield
 
 
 @contextlib.contextmanager

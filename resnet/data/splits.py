@@ -3,14 +3,20 @@
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Shaped, UInt8, UInt64
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Shaped, UInt64
 
-Images = UInt8[np.ndarray, "n h w c"]
+from resnet.data.files.listing import fingerprint_of_files
+from resnet.data.files.stream import StreamSplit
+from resnet.data.images import Images
+from resnet.errors import InputError
+
 Labels = Int32[np.ndarray, " n"] | Float32[np.ndarray, " n"]
 # How what is held out is drawn from the training images.
 NAME, PLACE = "name", "place"
+SPLITS = ("train", "validation", "test")
 Statistic = Float32[np.ndarray, " c"] | Float32[np.ndarray, "h w c"]
 
 
@@ -33,15 +39,23 @@ class Split:
     @property
     def fingerprint(self) -> str:
         """Tells these images from others: by names, sizes and labels of files in any order, or by bytes."""
-        found = hashlib.sha256()
         if self.files is not None:
-            rows = np.column_stack([self.files, self.labels.astype(np.uint64)])
-            found.update(rows[np.lexsort(rows.T)].reshape(-1).data)
-        else:
-            for array in (self.images, self.labels):
-                found.update(f"{array.dtype} {array.shape}".encode())
-                found.update(np.ascontiguousarray(array).reshape(-1).data)
+            return fingerprint_of_files(self.files, self.labels)
+        found = hashlib.sha256()
+        for array in (self.images, self.labels):
+            found.update(f"{array.dtype} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).reshape(-1).data)
         return f"{len(self)} images, sha256 {found.hexdigest()[:16]}"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+
+# The images of a split lie in memory, or stay in their files.
+Examples = Split | StreamSplit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,24 +65,24 @@ class Source:
     A regression has no class names.
     """
 
-    train: Split
-    test: Split
+    train: Examples
+    test: Examples
     class_names: tuple[str, ...] = ()
-    validation: Split | None = None
+    validation: Examples | None = None
     unit: str = ""
     target_scale: float = 1.0
-    skipped: tuple[str, ...] = ()
-    """Of each image that was left out, which and why."""
+    skipped: Sequence[str] = ()
+    """Of each image that was left out, which and why; of a stream, those found so far."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """The splits of one run, and what follows from the data: outputs, shape, normalisation."""
 
-    train: Split
-    validation: Split
+    train: Examples
+    validation: Examples
     """Empty where nothing is held out."""
-    test: Split
+    test: Examples
     """Empty where the data have none."""
     mean: Statistic
     """Subtracted from the images, in units of 0..255."""
@@ -79,8 +93,8 @@ class Dataset:
     unit: str
     """Unit of `labels * target_scale` in a regression, e.g. degrees."""
     target_scale: float
-    skipped: tuple[str, ...] = ()
-    """Of each image that was left out, which and why."""
+    skipped: Sequence[str] = ()
+    """Of each image that was left out, which and why; of a stream, those found so far."""
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
     """By split as it was read, before anything is held out: what tells its images from others."""
     held_out_by: str = PLACE
@@ -99,8 +113,48 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
-        _, height, width, channels = self.train.images.shape
-        return height, width, channels
+        return self.train.image_shape
+
+
+def check_labels(source: Source, name: str) -> None:
+    """Raises InputError for a label that is no class."""
+    classes = len(source.class_names)
+    for field in SPLITS:
+        split = getattr(source, field)
+        if split is None or not classes:
+            continue
+        outside = np.flatnonzero((split.labels < 0) | (split.labels >= classes))
+        if len(outside):
+            raise InputError(
+                f"{name}: label {split.labels[outside[0]]} of {field} image {outside[0]} is out of "
+                f"range; {classes} classes have labels 0 to {classes - 1}"
+            )
+
+
+def of_classes(source: Source, chosen: tuple[str, ...], data: str) -> Source:
+    """The images of the chosen classes of data set `data` alone, their labels the places there."""
+    if source.class_names == chosen:
+        return source
+    names = source.class_names
+    for name in chosen:
+        if name not in names:
+            known = f"those of {data} are {', '.join(names[:20])}" if names else "it is a regression"
+            raise InputError(f"`data.classes`: {data} has no class {name!r}; {known}")
+    places = np.full(len(names), -1, np.int32)
+    places[[names.index(name) for name in chosen]] = np.arange(len(chosen))
+
+    def kept(split: Examples) -> Examples:
+        labels = places[split.labels]
+        return dataclasses.replace(split, labels=labels)[np.flatnonzero(labels >= 0)]
+
+    validation = None if source.validation is None else kept(source.validation)
+    return dataclasses.replace(
+        source,
+        train=kept(source.train),
+        test=kept(source.test),
+        validation=validation,
+        class_names=chosen,
+    )
 
 
 def make_random(seed: int) -> np.random.RandomState:
@@ -129,7 +183,7 @@ def _stratified(order: Int[np.ndarray, " k"], labels: Shaped[np.ndarray, " n"]) 
 
 
 def hold_out(
-    split: Split, share: float, seed: int, by: str
+    split: Examples, share: float, seed: int, by: str
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " h"]]:
     """The images that are trained on, shuffled and stratified, and those held out.
 
@@ -161,11 +215,6 @@ def _held_out(
     if share and free.any() and not held.any():
         held[np.flatnonzero(free)[draws[free].argmin()]] = True
     return held
-
-
-def hash_name(name: bytes) -> int:
-    """64 bits that stand for the name of a file."""
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
 
 def _draws(names: UInt64[np.ndarray, " n"], seed: int) -> Float64[np.ndarray, " n"]:

@@ -10,7 +10,7 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from resnet.data.datasets import ON_BAD_IMAGE
-from resnet.data.folder import SUFFIXES, visible
+from resnet.data.files.layout import SUFFIXES, visible
 from resnet.data.images import BadImage, decode_image
 from resnet.errors import InputError, check_choice
 from resnet.files import drawn, local_path

@@ -182,6 +182,17 @@ class OpenRun:
             logging.warning("%s: the curves could not be written (%s)", self.workdir, error)
 
 
+def note_skipped(workdir: Path, skipped: Sequence[str]) -> int:
+    """Adds images that a stream could not read to those listed in the folder; returns how many there are."""
+    known = read_json(workdir / SKIPPED, lambda value: isinstance(value["images"], list)) or {"images": []}
+    images = sorted({*known["images"], *skipped})
+    try:
+        write_json(workdir / SKIPPED, {"n": len(images), "images": images})
+    except OSError as error:
+        logging.warning("%s cannot be written (%s)", workdir / SKIPPED, error)
+    return len(images)
+
+
 def open_workdir(
     config: Config, workdir: Path, task: Task, skipped: Sequence[str], command: str, seeds: Sequence[int]
 ) -> None:

@@ -33,12 +33,18 @@ class ParallelConfig(Fields, section="parallel"):
     """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""
     native: bool = True
     """Whether the CPU may use our own convolutions, which are compiled at their first use, for XLA's."""
+    decoder_threads: int = 0
+    """Threads that read and decode a stream's images; 0 = one for each processor."""
+    batches_ahead: int = 2
+    """Batches of a stream that are made while one is used; each takes memory."""
     keep_memory: bool = True
     """Whether memory that is freed stays with the process, for the next step, where glibc serves it."""
 
     def check(self) -> None:
         """Raises InputError naming the field."""
         check_at_least("parallel.host_devices", self.host_devices, 0)
+        check_at_least("parallel.decoder_threads", self.decoder_threads, 0)
+        check_at_least("parallel.batches_ahead", self.batches_ahead, 1)
 
 
 def host_devices(config: ParallelConfig, seeds: int) -> int:
@@ -94,6 +100,13 @@ def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     return jax.tree.map(parts, tree)
+
+
+def own_rows(mesh: Mesh, batch: int) -> list[int]:
+    """The places of a batch, shared over the mesh, that this process's devices compute."""
+    sharding = NamedSharding(mesh, PartitionSpec(DATA))
+    shares = sharding.addressable_devices_indices_map((batch,)).values()
+    return sorted({place for index in shares if index for place in range(*index[0].indices(batch))})
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from resnet.data.batches import padded_batches
-from resnet.data.datasets import Split
+from resnet.data.files.delivery import Pace
+from resnet.data.splits import Examples
 from resnet.models.scanning import compiles_quickly
 from resnet.runs.task import Task
 from resnet.runtime.devices import DATA, compiled, compiler_options, data_axis, placing_last
@@ -25,19 +26,21 @@ class Halted(Exception):
 
 def evaluate(
     variables: dict[str, Any],
-    split: Split,
+    split: Examples,
     *,
     program: Callable,
     batch_size: int,
+    pace: Pace | None = None,
     halt: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Means of loss and scores over `split`, and n, as float64; {} for an empty split.
 
     `program` is compiled from eval_step. Of variables with a leading axis of seeds, each value has that axis.
-    Raises Halted within a few batches of when `halt` turns true.
+    `pace` is that of a stream, of which n images can be read. Raises Halted within a few batches of when
+    `halt` turns true.
     """
     sums = []
-    for images, labels, mask in padded_batches(split, batch_size):
+    for images, labels, mask in padded_batches(split, batch_size, pace):
         sums.append(program(variables, {"image": images, "label": labels, "mask": mask}))
         if halt():
             raise Halted

@@ -15,7 +15,7 @@ from resnet.runs.agreement import agree_on_data
 from resnet.runs.changes import check_longer
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.claims import alone
-from resnet.runs.open_run import OpenRun, open_workdir
+from resnet.runs.open_run import OpenRun, note_skipped, open_workdir
 from resnet.runs.provenance import digest
 from resnet.runs.rollbacks import Diverged, RollBack, write_rollback
 from resnet.runtime.processes import first_says, index_of_this, several
@@ -24,7 +24,7 @@ from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.divergence import at_rate
 from resnet.training.evaluation import Halted, as_numbers
 from resnet.training.step import TrainState
-from resnet.training.telemetry import observe
+from resnet.training.telemetry import images_seen, observe
 from resnet.training.trainer import Trainer
 
 
@@ -49,6 +49,9 @@ class Runs:
         self.step = 0
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
+        self.skipped = len(skipped)
+        """Images that were left out, in all sessions."""
+        self._noted = len(skipped)
         self._better: list[OpenRun] = []
         self._waiting: tuple[range, Any] | None = None
         self._closing = contextlib.ExitStack()
@@ -114,7 +117,15 @@ class Runs:
         self._read(state)
         for run in self.active:
             run.progress.step = self.step
+        self._note_skipped()
         self.clock.pause()
+
+    def _note_skipped(self) -> None:
+        """Lists the images that a stream could not read since the last time."""
+        skipped = self.trainer.dataset.skipped
+        if len(skipped) > self._noted:
+            self._noted = len(skipped)
+            self.skipped = max(note_skipped(workdir, skipped) for workdir in self.workdirs)
 
     def _read(self, state: TrainState) -> None:
         """Hands the metrics that wait to the runs, once the device has them."""
@@ -135,11 +146,10 @@ class Runs:
         every, trainer = self.trainer.intervals.telemetry, self.trainer
         if not every or steps.stop // every == steps.start // every or index_of_this() != 0:
             return
-        seen, train = dataclasses.replace(state, opt_state=(), ema=()), trainer.dataset.train
+        seen = dataclasses.replace(state, opt_state=(), ema=())
         for run, own in zip(self.runs, trainer.to_host(seen), strict=True):
             if not run.failed:
-                index = trainer.examples(run.config.seed, steps.stop)
-                batch = {"image": train.images[index], "label": train.labels[index]}
+                batch = trainer.first_images(run.config.seed, steps.stop, images_seen(trainer.config.model))
                 run.log_flow(steps.stop, observe(trainer.step, own, batch))
 
     def validate(self, state: TrainState) -> bool:
@@ -229,8 +239,8 @@ class Runs:
             "images_per_second": round(self.clock.mean, 1),
             "seeds_together": len(self.runs),
         }
-        skipped = len(self.trainer.dataset.skipped)
-        common |= {"skipped_images": skipped} if skipped else {}
+        self._note_skipped()
+        common |= {"skipped_images": self.skipped} if self.skipped else {}
         finished = [
             {"failed": run.failed, "step": run.progress.step}
             if run.failed
@@ -285,3 +295,4 @@ class Runs:
     def close(self) -> None:
         """Waits for the saves in flight and writes what waits, whatever ends the runs."""
         self._closing.close()
+        self.trainer.close()

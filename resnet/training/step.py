@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
 from resnet.data.augment import augment, normalize
-from resnet.data.batches import Resident
+from resnet.data.batches import Delivered, Resident
 from resnet.data.datasets import DataConfig
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.models.resnet import make_model
@@ -79,7 +79,7 @@ class Step:
         return TrainState(jnp.int32(0), seed, **variables, opt_state=opt_state, ema=ema, guard=guard)
 
     def train(
-        self, state: TrainState, batch: Mapping[str, Array] | Resident
+        self, state: TrainState, batch: Mapping[str, Array] | Resident | Delivered
     ) -> tuple[TrainState, dict[str, Float[Array, "..."]]]:
         """One optimiser step on raw uint8 images {"image", "label"}; metrics are means over the batch."""
         images, dropout = self.augmented(state, batch["image"])

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from resnet.models.chain import Flow, flow, parts
+from resnet.models.config import ModelConfig
 from resnet.training.losses import example_losses
 from resnet.training.step import Step, TrainState
 
@@ -21,11 +22,9 @@ IMAGES = 128
 
 
 def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
-    """The flow through the net of one run, its blocks apart, on the first images of a raw batch."""
+    """The flow through the net of one run, its blocks apart, on the first images_seen of a raw batch."""
     state = jax.tree.map(jnp.asarray, state)
-    batch = {
-        name: jnp.asarray(array[: _images(step.model.config.ghost_batch)]) for name, array in batch.items()
-    }
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
     x, _ = dataclasses.replace(step, axis=None).augmented(state, batch["image"])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     chain = parts(step.model.config, step.task.num_outputs, variables, "batch")
@@ -37,6 +36,7 @@ def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
     return flow(chain, x, jax.grad(loss))
 
 
-def _images(ghost_batch: int) -> int:
+def images_seen(model: ModelConfig) -> int:
     """IMAGES, in whole ghost batches."""
+    ghost_batch = model.ghost_batch
     return max(ghost_batch, IMAGES // ghost_batch * ghost_batch) if ghost_batch else IMAGES

@@ -11,8 +11,11 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from resnet.config import Config
-from resnet.data.batches import Resident, batch_indices, steps_per_epoch
-from resnet.data.datasets import Dataset, Split
+from resnet.data.batches import Delivered, Resident
+from resnet.data.files.delivery import Pace
+from resnet.data.files.stream import StreamSplit, TrainingStream
+from resnet.data.order import batch_indices, steps_per_epoch
+from resnet.data.splits import Dataset, Examples
 from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.kernels.backend import on_cpu
@@ -25,8 +28,10 @@ from resnet.runtime.devices import (
     check_batch,
     compiled,
     data_axis,
+    own_rows,
     place,
     placing_last,
+    processors,
     replicate,
     replicated,
 )
@@ -118,12 +123,31 @@ class Trainer:
         return [unstack_blocks(own) for own in (unstack_trees(tree) if len(self.seeds) > 1 else [tree])]
 
     @cached_property
+    def pace(self) -> Pace:
+        """How a stream is delivered to this process."""
+        parallel, rows = self.config.parallel, own_rows(self.mesh, self.config.train.batch_size)
+        return Pace(parallel.decoder_threads or processors(), parallel.batches_ahead, rows)
+
+    @cached_property
+    def stream(self) -> TrainingStream | None:
+        """What delivers the training images where they are not resident."""
+        split, batch = self.dataset.train, self.config.train.batch_size
+        if not isinstance(split, StreamSplit):
+            return None
+        return TrainingStream(split, self.seeds, batch, self.intervals.total, self.pace)
+
+    def close(self) -> None:
+        """Ends the threads of the stream, which begins again with the next batch."""
+        if self.stream:
+            self.stream.close()
+
+    @cached_property
     def resident(self) -> dict[str, jax.Array]:
         """The training images and labels, resident on every device."""
         train = self.dataset.train
         return replicate({"image": train.images, "label": train.labels}, self.mesh)
 
-    def batches(self, first: int) -> Iterator[tuple[range, Resident]]:
+    def batches(self, first: int) -> Iterator[tuple[range, Resident | Delivered]]:
         """(steps, batch) from `first` finished steps to the next pause.
 
         The batch of one step, or those of `train.steps_per_call` along an axis; the steps that fill no call
@@ -136,14 +160,28 @@ class Trainer:
             yield steps, self.batch(steps)
             first = steps.stop
 
-    def batch(self, steps: range) -> Resident:
-        """The batch of one step, or of several along an axis; of each seed."""
+    def batch(self, steps: range) -> Resident | Delivered:
+        """The batch of one step, or of several along an axis; of each seed: delivered, or to be gathered."""
+        if self.stream:
+            found = {name: self._squeezed(array) for name, array in self.stream.take(steps).items()}
+            return Delivered(place(found, self.mesh, self._spec_of_places(len(steps))))
         places = np.stack([[self.examples(seed, step) for step in steps] for seed in self.seeds])
-        places = places if len(steps) > 1 else places[:, 0]
-        places = places if len(self.seeds) > 1 else places[0]
+        places = self._squeezed(places)
         if several():
             places = place(places, self.mesh, self._spec_of_places(len(steps)))
         return Resident(self.resident, places)
+
+    def _squeezed(self, array: np.ndarray) -> np.ndarray:
+        """Without the axes of seeds and steps where there is one."""
+        array = array if array.shape[1] > 1 else array[:, 0]
+        return array if len(self.seeds) > 1 else array[0]
+
+    def first_images(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
+        """The first images and labels of a step's batch, on the host."""
+        if self.stream:
+            return self.stream.now(seed, step, count)
+        part = self.dataset.train[self.examples(seed, step)[:count]]
+        return {"image": part.images, "label": part.labels}
 
     def examples(self, seed: int, step: int) -> np.ndarray:
         """The places in the training split of the batch of a step, from 0."""
@@ -166,7 +204,8 @@ class Trainer:
             function = partial(each_step, function)
         if len(self.seeds) > 1:
             function = partial(each_seed_of_batch, function)
-        batch: Any = Resident(PartitionSpec(), self._spec_of_places(steps))
+        spec = self._spec_of_places(steps)
+        batch: Any = Delivered(spec) if self.stream else Resident(PartitionSpec(), spec)
         quickly = compiles_quickly(self.config.model)
         return compiled(function, self.mesh, (self._spec, batch), self._spec, quickly=quickly, donate=(0,))
 
@@ -185,23 +224,27 @@ class Trainer:
         program = compiled(each, self.mesh, specs, self._spec, quickly=compiles_quickly(model.config))
         return placing_last(program, self.mesh, specs[-1])
 
-    def evaluate(self, variables: Any, split: Split, halt: Callable[[], bool]) -> list[dict[str, Any]]:
+    def evaluate(self, variables: Any, split: Examples, halt: Callable[[], bool]) -> list[dict[str, Any]]:
         """Each seed's metrics over a split, see evaluation.evaluate."""
         found = evaluate(
-            variables, split, program=self.eval_program, batch_size=self.config.train.batch_size, halt=halt
+            variables,
+            split,
+            program=self.eval_program,
+            batch_size=self.config.train.batch_size,
+            pace=self.pace,
+            halt=halt,
         )
         return self.to_host(found) if found else []
 
 
-def each_step(train: Callable, state: TrainState, batch: Resident) -> Any:
-    """(state, metrics of each) after as many steps as the batch's places have entries."""
-    return lax.scan(lambda state, places: train(state, Resident(batch.arrays, places)), state, batch.places)
+def each_step(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
+    """(state, metrics of each) after as many steps as the batch's own arrays have entries."""
+    return lax.scan(lambda state, own: train(state, batch.of(own)), state, batch.own)
 
 
-def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident) -> Any:
-    """`train` for each entry of the leading axis of the state and of the batch's places."""
-    each = each_seed(lambda state, places: train(state, Resident(batch.arrays, places)))
-    return each(state, batch.places)
+def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
+    """`train` for each entry of the leading axis of the state and of the batch's own arrays."""
+    return each_seed(lambda state, own: train(state, batch.of(own)))(state, batch.own)
 
 
 def each_seed(function: Callable) -> Callable:

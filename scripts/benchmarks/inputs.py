@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from resnet.data.batches import batch_indices
 from resnet.data.images import decode_images
+from resnet.data.order import batch_indices
 from resnet.training.step import make_step
 from scripts.benchmarks import ours
 from scripts.peers.torch_nets import Case

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from resnet.config import Config
 from resnet.data.datasets import DataConfig
-from resnet.data.splits import Split
+from resnet.data.splits import Examples
 from resnet.interop.convert import state_of
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
@@ -267,7 +267,7 @@ def _largest(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b)))
 
 
-def compare_evaluation(run: Run, source: str, split: Split) -> dict[str, float]:
+def compare_evaluation(run: Run, source: str, split: Examples) -> dict[str, float]:
     """A run with the weights of akamaster's ResNet-20 in `source`, against PyTorch with them, on a split."""
     need("torch")
     import torch

@@ -44,13 +44,13 @@ LAYOUTS = {
 }
 
 
-def members(name: str) -> tuple[str, ...]:
+def cifar_members(name: str) -> tuple[str, ...]:
     """The files that are read, as the archive names them."""
     layout = LAYOUTS[name]
     return tuple(f"{layout.folder}/{file}" for file in (*layout.train, *layout.test, layout.names))
 
 
-def find(name: str, folder: Path) -> Path | None:
+def find_cifar(name: str, folder: Path) -> Path | None:
     """The folder itself, or the one in it that the archive makes, if the first file lies there."""
     layout = LAYOUTS[name]
     first = next(iter(layout.train))
@@ -58,7 +58,7 @@ def find(name: str, folder: Path) -> Path | None:
     return next((place for place in places if (place / first).is_file()), None)
 
 
-def load(name: str, folder: Path) -> Source:
+def load_cifar(name: str, folder: Path) -> Source:
     """Reads both splits; InputError names a file that is missing or damaged."""
     layout = LAYOUTS[name]
     path = folder / layout.names

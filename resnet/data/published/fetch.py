@@ -49,7 +49,7 @@ def fetch(archive: Archive, folder: Path, report: Report) -> Path:
     path = folder / archive.name
     part = path.with_name(f"{path.name}.part")
     if path.is_file():
-        check(archive, path, "remove it, and it is fetched again")
+        check_archive(archive, path, "remove it, and it is fetched again")
         return path
     _make_room(archive, part)
     tries = 0
@@ -69,7 +69,7 @@ def fetch(archive: Archive, folder: Path, report: Report) -> Path:
             logging.warning("%s: %s; trying again", archive.url, reason)
             time.sleep(PAUSE * 2**tries)
     try:
-        check(archive, part, REMEDY)
+        check_archive(archive, part, REMEDY)
     except InputError:
         part.unlink()
         raise
@@ -77,7 +77,7 @@ def fetch(archive: Archive, folder: Path, report: Report) -> Path:
     return path
 
 
-def check(archive: Archive, path: Path, remedy: str) -> None:
+def check_archive(archive: Archive, path: Path, remedy: str) -> None:
     """Raises InputError unless a file has the archive's size and SHA-256."""
     try:
         if (size := path.stat().st_size) != archive.size:

@@ -30,12 +30,12 @@ FILES = {"train": "train", "test": "t10k"}
 UINT8 = 8  # IDX's code for unsigned bytes, the one type that these sets have
 
 
-def find(name: str, folder: Path) -> Path | None:
+def find_idx(name: str, folder: Path) -> Path | None:
     """The folder, if the training images lie there."""
     return folder if _file(folder, "train-images-idx3-ubyte") else None
 
 
-def load(name: str, folder: Path) -> Source:
+def load_idx(name: str, folder: Path) -> Source:
     """Reads both splits; InputError names a file that is missing or damaged."""
 
     def split(prefix: str) -> Split:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from absl import logging
 
-from resnet.data.published.fetch import Archive, Report, check, fetch, unpack
+from resnet.data.published.fetch import Archive, Report, check_archive, fetch, unpack
 from resnet.data.published.sets import DEFAULT_DIR, PUBLISHED, find_published
 from resnet.data.splits import Source
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
 
 
-def prepare(name: str, given_dir: str, given: Path | None, report: Report) -> tuple[Path, Source]:
+def prepare_published(name: str, given_dir: str, given: Path | None, report: Report) -> tuple[Path, Source]:
     """(folder of the data set, its images): fetched into `given_dir`/`name`, or taken from `given`.
 
     `given` is the archive, or a folder that holds the archives under their published names. What is there
@@ -62,5 +62,5 @@ def _taken(name: str, archive: Archive, given: Path | None) -> Path | None:
     path = given / archive.name if given.is_dir() else given
     if not path.is_file():
         raise InputError(f"--archive: there is no file {path}")
-    check(archive, path, "name another by --archive, or leave it out to fetch it")
+    check_archive(archive, path, "name another by --archive, or leave it out to fetch it")
     return path

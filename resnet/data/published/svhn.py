@@ -13,12 +13,12 @@ from resnet.errors import InputError
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
 
-def find(name: str, folder: Path) -> Path | None:
+def find_svhn(name: str, folder: Path) -> Path | None:
     """The folder, if the training file lies there."""
     return folder if (folder / FILES["train"]).is_file() else None
 
 
-def load(name: str, folder: Path) -> Source:
+def load_svhn(name: str, folder: Path) -> Source:
     """Reads both splits; InputError names a file that is missing or damaged."""
     splits = (_read(folder / file) for file in FILES.values())
     return Source(*splits, class_names=tuple("0123456789"))

@@ -1,0 +1,191 @@
+"""Batches made by threads, in order, the next ones under way while one is used.
+
+Threads do, because reading and Pillow release Python's lock; worker processes would have to be ended.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from resnet.data.images import without_warnings
+from resnet.errors import InputError
+
+STALL_SECONDS = 300.0  # for which a file may be read; a network file system may never answer
+LOOK_SECONDS = 1.0  # between two looks for such a file
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How a stream is delivered to this process: decides the speed and the memory, and no number."""
+
+    threads: int = 0
+    """Threads that read and decode; 0: one for each processor."""
+    ahead: int = 2
+    """Batches that are made while one is used."""
+    rows: Sequence[int] | None = None
+    """Places of the global batch that this process needs; None: all."""
+
+    def needed(self, batch: int) -> Sequence[int]:
+        """The places of a batch that are decoded here."""
+        return range(batch) if self.rows is None else self.rows
+
+
+@dataclasses.dataclass
+class Worker:
+    """What one thread is at, and how it spent its time."""
+
+    reading: tuple[str, float] | None = None
+    """(file, since when)."""
+    read: float = 0.0
+    """Seconds."""
+    decode: float = 0.0
+    images: int = 0
+
+    @contextlib.contextmanager
+    def timing(self, name: str) -> Iterator[Callable[[], None]]:
+        """While entered, an image is read; once the function is called, it is decoded."""
+        began = read = time.perf_counter()
+        self.reading = name, time.monotonic()
+
+        def is_read() -> None:
+            nonlocal read
+            read, self.reading = time.perf_counter(), None
+
+        try:
+            yield is_read
+        finally:
+            self.reading = None
+            self.read += read - began
+            self.decode += time.perf_counter() - read
+            self.images += 1
+
+
+class Work:
+    """One batch while it is made: arrays that each job fills in part."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], jobs: Sequence[Callable[[Worker], None]]):
+        self.arrays, self.jobs = arrays, jobs
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+        self._left = len(jobs)
+        self._lock = threading.Lock()
+        if not jobs:
+            self.done.set()
+
+    def finish_job(self, error: BaseException | None) -> None:
+        """Counts a job that has ended; the batch is done with the last, or with an error."""
+        with self._lock:
+            self._left -= 1
+            self.error = self.error or error
+            if self._left == 0 or self.error:
+                self.done.set()
+
+    def now(self) -> dict[str, np.ndarray]:
+        """The arrays, made by this thread alone."""
+        worker = Worker()
+        with without_warnings():
+            for job in self.jobs:
+                job(worker)
+        return self.arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class InputTimes:
+    """Where the time of a stream went."""
+
+    images: int
+    read: float
+    """Seconds of all threads together."""
+    decode: float
+    waited: float
+    """Seconds for which a batch was waited for."""
+    threads: int
+
+    def since(self, earlier: "InputTimes") -> "InputTimes":
+        """What came after an earlier look."""
+        amounts = (
+            getattr(self, name) - getattr(earlier, name) for name in ("images", "read", "decode", "waited")
+        )
+        return InputTimes(*amounts, threads=self.threads)
+
+
+class Delivery:
+    """Makes the batches of a plan, in order; `close` ends its threads."""
+
+    def __init__(self, plan: Iterator[Work], pace: Pace):
+        self._plan, self._ahead = plan, pace.ahead
+        self._under_way: collections.deque[Work] = collections.deque()
+        self._jobs: queue.SimpleQueue[tuple[Work, Callable[[Worker], None]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(without_warnings())
+        self.waited = 0.0
+        self.workers = [Worker() for _ in range(pace.threads or os.cpu_count() or 1)]
+        # Not an executor, whose threads are waited for at exit, even for one that reads for ever.
+        self._threads = [
+            threading.Thread(target=self._run, args=(worker,), daemon=True, name="decoder")
+            for worker in self.workers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self) -> dict[str, np.ndarray] | None:
+        """The next batch, once it is made; None after the last. Raises what a job raised."""
+        while len(self._under_way) <= self._ahead and (work := next(self._plan, None)):
+            self._under_way.append(work)
+            for job in work.jobs:
+                self._jobs.put((work, job))
+        if not self._under_way:
+            return None
+        work = self._under_way.popleft()
+        began = time.perf_counter()
+        while not work.done.wait(LOOK_SECONDS):
+            self._look_for_a_stall()
+        self.waited += time.perf_counter() - began
+        if work.error:
+            raise work.error
+        return work.arrays
+
+    @property
+    def times(self) -> InputTimes:
+        """Where the time went so far."""
+        sums = (
+            sum(getattr(worker, name) for worker in self.workers) for name in ("images", "read", "decode")
+        )
+        return InputTimes(*sums, waited=self.waited, threads=len(self.workers))
+
+    def close(self) -> None:
+        """Drops what is under way; a thread that reads is not waited for longer than a moment."""
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(timeout=LOOK_SECONDS)
+        self._quiet.close()
+
+    def _run(self, worker: Worker) -> None:
+        while (item := self._jobs.get()) is not None:
+            work, job = item
+            error = None
+            try:
+                if not self._closed and not work.error:
+                    job(worker)
+            except BaseException as raised:  # it is raised again where the batch is waited for
+                error = raised
+            work.finish_job(error)
+
+    def _look_for_a_stall(self) -> None:
+        for worker in self.workers:
+            name, since = worker.reading or ("", 0.0)
+            if name and time.monotonic() - since > STALL_SECONDS:
+                raise InputError(
+                    f"{name} is not read within {STALL_SECONDS:g} s: its file system does not answer; run "
+                    "again once it does, and the run goes on from its last checkpoint"
+                )

@@ -1,0 +1,79 @@
+"""Listings kept on disk: a folder or a tar of a million images is listed once."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from resnet.data.files.listing import Listing
+
+KEPT_FROM = 10_000  # images; fewer are listed in no time
+CACHE = "~/.cache/resnet/indexes"
+VERSION = 1
+ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in ("place", "classes")]
+
+
+def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]]) -> dict[str, Listing]:
+    """What `make` lists of a folder or tar, by split, or what it listed when the `state` was the same.
+
+    Kept beside the place where that can be written, else in the user's cache.
+    """
+    key = json.dumps([VERSION, str(place), state], allow_nan=False)
+    for path in _paths(place):
+        if (found := _load(path, key, place)) is not None:
+            logging.info("%s: %d images, as listed in %s", place, sum(map(len, found.values())), path)
+            return found
+    listings = make()
+    if sum(map(len, listings.values())) >= KEPT_FROM:
+        _save(_paths(place), key, listings)
+    return listings
+
+
+def _paths(place: Path) -> tuple[Path, Path]:
+    """Where the index of a place may lie."""
+    known = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    return place.with_name(f".{place.name}.index.npz"), Path(CACHE).expanduser() / f"{known}.npz"
+
+
+def _load(path: Path, key: str, place: Path) -> dict[str, Listing] | None:
+    """The listings in an index; None if there is none, or of another state."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if arrays["key"].tobytes() != key.encode():
+                return None
+            splits = json.loads(arrays["splits"].tobytes())
+            return {
+                split: Listing(place, tuple(classes), **{name: arrays[f"{split}/{name}"] for name in ARRAYS})
+                for split, classes in splits.items()
+            }
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _save(paths: tuple[Path, ...], key: str, listings: Mapping[str, Listing]) -> None:
+    """Writes an index to the first of the paths that can be written, whole."""
+    arrays = {f"{split}/{name}": getattr(each, name) for split, each in listings.items() for name in ARRAYS}
+    splits = json.dumps({split: each.classes for split, each in listings.items()}, allow_nan=False)
+    arrays |= {
+        "key": np.frombuffer(key.encode(), np.uint8),
+        "splits": np.frombuffer(splits.encode(), np.uint8),
+    }
+    for path in paths:
+        try:
+            if path is paths[-1]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+                np.savez(file, **arrays)
+            os.replace(file.name, path)
+            logging.info("the listing is kept as %s", path)
+            return
+        except OSError:
+            continue

@@ -1,0 +1,212 @@
+"""Where the splits of the user's images lie: in folders, in a tar for each, or in one tar."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.data.files.imagenet import by_label, label_list
+from resnet.data.files.index import kept_listings
+from resnet.data.files.listing import Entry, Listing, make_listing
+from resnet.data.files.tars import list_tar
+from resnet.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
+LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png)"
+SHOWN = 5  # folders named in one line of the log
+# What the folders of the splits are called, in any case.
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+# ImageNet's tars, as they are published.
+IMAGENET = {"ilsvrc2012_img_train": "train", "ilsvrc2012_img_val": "validation"}
+
+
+def find_listings(root: Path, only: str = "") -> dict[str, Listing]:
+    """The images of each split under `root`, a folder or a tar; with `only`, no others than are needed.
+
+    Those of training are needed for the validation split where it is held out from them. InputError for
+    what is missing, and for splits whose classes differ.
+    """
+    if root.is_file():
+        found = _list_tar(root, "train")
+        listings = {split: found[split] for split in NAMES if split in found}
+        places = dict.fromkeys(listings, root)
+    else:
+        places, listings = _find_splits(root), {}  # each place is listed when it is needed
+    needed = "train" if not only or (only == "validation" and only not in places) else only
+    if needed not in places:
+        raise InputError(f"there is no folder {root / needed}; `data.dir` must hold {LAYOUT}")
+    if not only and "test" not in places:
+        logging.warning("%s has no test images: results will be those of the validation split", root)
+    wanted = {split: place for split, place in places.items() if not only or split == needed}
+    listings = {split: listings.get(split) or _list_split(place, split) for split, place in wanted.items()}
+    classes = listings[needed].classes
+    if len(classes) < 2:
+        raise InputError(f"{wanted[needed]} must hold at least two class folders: {LAYOUT}")
+    for split, listing in listings.items():
+        _check_classes(wanted[split], split, set(listing.classes), set(classes))
+    return listings
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder or the stem of a tar stands for."""
+    name = name.lower()
+    return IMAGENET.get(name) or next((split for split, names in NAMES.items() if name in names), None)
+
+
+def _find_splits(root: Path) -> dict[str, Path]:
+    """The folder or tar of each split that is there; names folders that are no split in the log."""
+    if not root.is_dir():
+        raise InputError(f"`data.dir`: there is no folder {root}; it must hold {LAYOUT}")
+    inside = sorted(_visible(root))
+    folders = [path for path in inside if path.is_dir()]
+    tars = [path for path in inside if path.suffix.lower() == ".tar" and path.is_file()]
+    found: dict[str, Path] = {}
+    for place in (*folders, *tars):
+        split = split_named(place.name if place in folders else place.stem)
+        if split in found:
+            raise InputError(f"{found[split]} and {place} may both hold the {split} images: keep one of them")
+        if split:
+            found[split] = place
+    _say_what_is_not_read([folder for folder in folders if folder not in found.values()])
+    return {split: found[split] for split in NAMES if split in found}
+
+
+def _list_split(place: Path, split: str) -> Listing:
+    """The images of the one split that a place holds."""
+    if place.is_dir():
+        return _list_folder(place)
+    found = _list_tar(place, split)
+    if len(found) > 1 and split not in found:
+        raise InputError(f"{place} holds the splits {', '.join(found)}, and no {split}: rename it or them")
+    return found[split] if split in found else next(iter(found.values()))
+
+
+def _list_tar(path: Path, split: str) -> dict[str, Listing]:
+    """The images of a tar by split; `split` is what its paths stand for where they tell none."""
+    status, labels = path.stat(), label_list(path.parent)
+
+    def make() -> dict[str, Listing]:
+        logging.info("listing %s", path)
+        found = list_tar(path, SUFFIXES, split_named)
+        return {
+            name or split: make_listing(path, _by_class(path, groups, labels), in_tar=True)
+            for name, groups in found.items()
+        }
+
+    return kept_listings(path, [status.st_size, status.st_mtime_ns, _state(labels)], make)
+
+
+def _by_class(place: Path, groups: dict[str, list[Entry]], labels: Path | None) -> Mapping[str, list[Entry]]:
+    """The images of a split by class, those of ImageNet's validation by the list of labels."""
+    outside = groups.pop("", [])
+    if outside and not groups:
+        return by_label(place, outside, labels)
+    if outside:
+        logging.warning(
+            "%s: ignoring %d images in no class folder, e.g. %s", place, len(outside), outside[0].name
+        )
+    return groups
+
+
+def _list_folder(folder: Path) -> Listing:
+    """The images of the class folders in a split's folder; other files are left out with a warning."""
+    classes = sorted(path for path in _visible(folder) if path.is_dir())
+    labels = None if classes else label_list(folder.parent, folder)
+    state = [[os.fsdecode(path.name), path.stat().st_mtime_ns] for path in (folder, *classes)]
+
+    def make() -> dict[str, Listing]:
+        groups, ignored, inner = {}, [], []
+        for path in classes:
+            _check_name(path)
+            groups[path.name] = _list_class(path, f"{path.name}/", ignored, inner)
+            if not groups[path.name]:
+                raise InputError(
+                    f"class folder {path} holds no image ({', '.join(SUFFIXES)}): fill it or remove it"
+                )
+        if not classes and (entries := _list_class(folder, "", [], [])):
+            groups = by_label(folder, entries, labels)
+        if ignored:
+            logging.warning(
+                "ignoring %d files not in %s, e.g. %s", len(ignored), ", ".join(SUFFIXES), ignored[0]
+            )
+        _say_what_is_not_read(inner)
+        return {"": make_listing(folder, groups, in_tar=False)}
+
+    return kept_listings(folder, [state, _state(labels)], make)[""]
+
+
+def _list_class(folder: Path, prefix: str, ignored: list[Path], inner: list[Path]) -> list[Entry]:
+    """The image files of a folder; other files and folders are added to the lists."""
+    found = []
+    for entry in _scanned(folder):
+        if entry.name.lower().endswith(SUFFIXES):
+            found.append(Entry(prefix + entry.name, _size(entry)))
+        else:
+            (inner if entry.is_dir() else ignored).append(folder / entry.name)
+    ignored.sort()
+    inner.sort()
+    return found
+
+
+def _scanned(folder: Path) -> list[os.DirEntry]:
+    """The visible entries of a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read ({error.strerror})") from None
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link that leads nowhere: reading it says so
+        return -1
+
+
+def _state(path: Path | None) -> list[Any]:
+    """What changes when a file does."""
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns] if path else []
+
+
+def _say_what_is_not_read(folders: list[Path]) -> None:
+    if folders:
+        rest = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
+        logging.warning("folders that are not read: %s%s", ", ".join(map(str, folders[:SHOWN])), rest)
+
+
+def visible(path: Path) -> bool:
+    """Whether a file is one of the user's: what systems and tools leave beside begins with a dot."""
+    return not path.name.startswith(".")
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [folder / entry.name for entry in _scanned(folder)]
+
+
+def _check_name(folder: Path) -> None:
+    """A class is named in pages and files that are UTF-8."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name of class folder {str(folder)!a} is no UTF-8: rename it") from None
+
+
+def _check_classes(place: Path, split: str, found: set[str], expected: set[str]) -> None:
+    """Raises InputError unless a split has the classes of another."""
+    groups = {"missing": expected - found, "unknown": found - expected}
+    differences = [f"{what}: {_shown(sorted(group))}" for what, group in groups.items() if group]
+    if differences:
+        of = "" if place.is_dir() else f" ({split})"
+        raise InputError(f"{place}{of} must hold the same class folders as train; {'; '.join(differences)}")
+
+
+def _shown(names: list[str]) -> str:
+    rest = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + rest

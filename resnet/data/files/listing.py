@@ -1,0 +1,150 @@
+"""The image files of one split, told apart by number: millions of them as a few arrays."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import stat
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8, UInt64
+
+from resnet.data.images import BadImage
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An image file while it is listed."""
+
+    name: str
+    """Relative to the folder; in a tar, what stands for it in messages."""
+    size: int
+    """Bytes; -1 where that cannot be told."""
+    offset: int = 0
+    """Of its first byte in the tar."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Listing:
+    """Image files by class, and in a class by name."""
+
+    place: Path
+    """The folder that they lie in, or the tar."""
+    classes: tuple[str, ...]
+    labels: Int32[np.ndarray, " n"]
+    sizes: Int64[np.ndarray, " n"]
+    offsets: Int64[np.ndarray, " k"]
+    """Of their first bytes in the tar; empty for a folder."""
+    text: UInt8[np.ndarray, " bytes"]
+    """All names, one after the other."""
+    ends: Int64[np.ndarray, " n"]
+    """Where each name ends in the text."""
+    hashes: UInt64[np.ndarray, " n"]
+    """Of class and file name."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def in_tar(self) -> bool:
+        """Whether the files are byte ranges of a tar."""
+        return len(self.offsets) > 0
+
+    def name(self, index: int) -> str:
+        """What stands for a file in messages."""
+        relative = self._relative(index)
+        return f"{relative} in {self.place}" if self.in_tar else f"{self.place}/{relative}"
+
+    def file(self, index: int) -> Path | bytes:
+        """The path of a file in a folder, the content of one in a tar."""
+        return self.read(index) if self.in_tar else self.place / self._relative(index)
+
+    def read(self, index: int) -> bytes:
+        """The content of a file; BadImage if it is gone or has changed."""
+        size = int(self.sizes[index])
+        try:
+            if self.in_tar:
+                content = os.pread(self._tar, size, int(self.offsets[index]))
+            else:
+                content = _read_whole(f"{self.place}/{self._relative(index)}")
+        except OSError as error:
+            raise BadImage(
+                f"{self.name(index)} cannot be read ({error.strerror}): replace it or remove it"
+            ) from None
+        if len(content) != size:
+            raise BadImage(
+                f"{self.name(index)} has {len(content)} bytes, and had {size} when it was listed: put it back"
+            )
+        return content
+
+    def of_classes(self, chosen: Sequence[str]) -> "Listing":
+        """The files of the classes that are chosen; the order of the classes stays."""
+        classes = tuple(name for name in self.classes if name in chosen)
+        kept = np.flatnonzero(np.isin(self.labels, [self.classes.index(name) for name in classes]))
+        entries: dict[str, list[Entry]] = {name: [] for name in classes}
+        for index in kept:
+            offset = int(self.offsets[index]) if self.in_tar else 0
+            entry = Entry(self._relative(int(index)), int(self.sizes[index]), offset)
+            entries[self.classes[self.labels[index]]].append(entry)
+        return make_listing(self.place, entries, in_tar=self.in_tar)
+
+    def _relative(self, index: int) -> str:
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.text[start : self.ends[index]].tobytes())
+
+    @functools.cached_property
+    def _tar(self) -> int:
+        """A descriptor that all threads read from."""
+        opened = os.open(self.place, os.O_RDONLY)
+        weakref.finalize(self, os.close, opened)
+        return opened
+
+
+def make_listing(place: Path, groups: Mapping[str, Sequence[Entry]], *, in_tar: bool) -> Listing:
+    """The listing of the entries of each class; classes and files are sorted by name."""
+    classes = tuple(sorted(groups))
+    rows = [(label, e) for label, name in enumerate(classes) for e in sorted(groups[name], key=_by_name)]
+    names = [os.fsencode(entry.name) for _, entry in rows]
+    known = [os.fsencode(classes[label]) + b"/" + name.rpartition(b"/")[2]
+             for (label, _), name in zip(rows, names, strict=True)]  # fmt: skip
+    return Listing(
+        place,
+        classes,
+        labels=np.array([label for label, _ in rows], np.int32),
+        sizes=np.array([entry.size for _, entry in rows], np.int64),
+        offsets=np.array([entry.offset for _, entry in rows] if in_tar else [], np.int64),
+        text=np.frombuffer(b"".join(names), np.uint8),
+        ends=np.cumsum([len(name) for name in names], dtype=np.int64),
+        hashes=np.array([hash_name(name) for name in known], np.uint64),
+    )
+
+
+def hash_name(name: bytes) -> int:
+    """64 bits that stand for the name of a file."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+
+def fingerprint_of_files(files: UInt64[np.ndarray, "n 2"], labels: Int32[np.ndarray, " n"]) -> str:
+    """Tells images in files from others: by hashes of names, sizes and labels, in any order."""
+    rows = np.column_stack([files, labels.astype(np.uint64)])
+    found = hashlib.sha256(rows[np.lexsort(rows.T)].reshape(-1).data)
+    return f"{len(labels)} images, sha256 {found.hexdigest()[:16]}"
+
+
+def _by_name(entry: Entry) -> str:
+    return entry.name
+
+
+def _read_whole(path: str) -> bytes:
+    """The content of an ordinary file; reading a pipe or a device might never end."""
+    opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is no ordinary file")
+        return os.pread(opened, status.st_size, 0)
+    finally:
+        os.close(opened)

@@ -1,0 +1,248 @@
+"""A split whose images stay in their files: each is read and decoded when a batch needs it."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float64, Int, Int32, UInt64
+from PIL import Image
+
+from resnet.data.files.crops import DRAWS, centred, cropped, random_box
+from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work, Worker
+from resnet.data.files.listing import Listing, fingerprint_of_files
+from resnet.data.images import BadImage, Image8, Images, decode_image
+from resnet.data.order import epoch_order, steps_per_epoch
+from resnet.data.streams import CROP, host_draws
+from resnet.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is cut out of an image."""
+
+    train: int
+    """Side of a training image in pixels."""
+    least_area: float
+    """Least share of the area of a random-resized crop; 0: the middle is taken, as in memory."""
+    evaluate: int
+    """Side of an image that is evaluated."""
+    share: float
+    """`evaluate` over the shorter side that the image is resized to; 0: the whole middle."""
+
+    @property
+    def cut_anew(self) -> bool:
+        """Whether the same decoded image cannot serve every batch."""
+        return bool(self.least_area or self.share or self.evaluate != self.train)
+
+    def for_training(self, image: Image.Image, draws: Float64[np.ndarray, "10 4"]) -> Image.Image:
+        """A random part of the image."""
+        return cropped(image, random_box(draws, *image.size, self.least_area), self.train)
+
+    def for_evaluation(self, image: Image.Image) -> Image.Image:
+        """The middle of the image."""
+        return centred(image, self.evaluate, self.share)
+
+
+class BadImages(Sequence[str]):
+    """The images that could not be read so far, each with its reason; sorted, without end known."""
+
+    def __init__(self, limit: float):
+        """`limit` is the share of a training split that may be bad."""
+        self.limit = limit
+        self._found: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        return sorted(self._found.values())[index]
+
+    def note(self, name: str, error: BadImage, among: int | None) -> None:
+        """Takes up an image; InputError if more than the share of `among` training images are bad."""
+        with self._lock:
+            if name in self._found:
+                return
+            self._found[name] = str(error)
+            count = len(self._found)
+        logging.warning("an image is left out: %s", error)
+        if among is not None and count > self.limit * among:
+            raise InputError(
+                f"{count} of {among:,} training images cannot be read, more than `data.bad_limit` allows "
+                f"({self.limit:g} of them); the last: {error}"
+            )
+
+    def knows(self, name: str) -> bool:
+        """Whether an image has been found bad."""
+        return name in self._found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamSplit:
+    """Images that are read and decoded anew for each batch, and their labels; the interface of a Split."""
+
+    listing: Listing
+    entries: Int[np.ndarray, " n"]
+    """Which files of the listing."""
+    sizes: Sizes
+    labels: Int32[np.ndarray, " n"]
+    """Classes."""
+    bad: BadImages
+
+    @functools.cached_property
+    def files(self) -> UInt64[np.ndarray, "n 2"]:
+        """A hash of each file's class and name, and its size in bytes."""
+        sizes = self.listing.sizes[self.entries].astype(np.uint64)
+        return np.column_stack([self.listing.hashes[self.entries], sizes])
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: slice | Int[np.ndarray, " m"]) -> "StreamSplit":
+        return dataclasses.replace(self, entries=self.entries[index], labels=self.labels[index])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these images from others, by names, sizes and labels; as that of the same files in memory."""
+        return fingerprint_of_files(self.files, self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels of a training image."""
+        return self.sizes.train, self.sizes.train, 3
+
+    @property
+    def images(self) -> Images:
+        """The images as they are evaluated, decoded now; for samples. InputError for one that is bad."""
+        found = np.empty((len(self), self.sizes.evaluate, self.sizes.evaluate, 3), np.uint8)
+
+        def job(row: int, worker: Worker) -> None:
+            found[row] = self._decoded(row, worker, None)
+
+        jobs = [functools.partial(job, row) for row in range(len(self))]
+        with contextlib.closing(Delivery(iter([Work({}, jobs)]), Pace())) as delivery:
+            delivery.take()
+        return found
+
+    def training_work(self, seeds: Sequence[int], step: int, batch: int, rows: Sequence[int]) -> Work:
+        """The batch of a step: {"image": [seeds, batch, h, w, c], "label"}, of which `rows` are filled.
+
+        Images and crops are functions of (seed, step, place). The place of an image that cannot be read
+        takes the next in the order of the epoch.
+        """
+        images = np.empty((len(seeds), batch, *self.image_shape), np.uint8)
+        labels = np.zeros((len(seeds), batch), np.int32)
+        epoch, place = divmod(step, steps_per_epoch(len(self), batch))
+
+        def job(i: int, row: int, order: np.ndarray, draws: np.ndarray, worker: Worker) -> None:
+            first = place * batch + row
+            for at in range(first, first + len(self)):
+                example = int(order[at % len(self)])
+                image = self._or_none(example, worker, draws, among=len(self))
+                if image is not None:
+                    images[i, row], labels[i, row] = image, self.labels[example]
+                    return
+            raise InputError(f"none of {len(self)} training images can be read: {self.bad[0]}")
+
+        jobs = []
+        for i, seed in enumerate(seeds):
+            order = epoch_order(seed, epoch, len(self))
+            draws = host_draws(seed, CROP, step, batch * math.prod(DRAWS)).reshape(batch, *DRAWS)
+            jobs += [functools.partial(job, i, row, order, draws[row]) for row in rows]
+        return Work({"image": images, "label": labels}, jobs)
+
+    def evaluation_work(self, start: int, batch: int, rows: Sequence[int]) -> Work:
+        """A batch from the example `start` on: {"image", "label", "mask"}, of which `rows` are filled.
+
+        The mask is 0 where there is no example, and where it cannot be read.
+        """
+        images = np.zeros((batch, self.sizes.evaluate, self.sizes.evaluate, 3), np.uint8)
+        labels, mask = np.zeros(batch, np.int32), np.zeros(batch, np.float32)
+
+        def job(row: int, worker: Worker) -> None:
+            image = self._or_none(start + row, worker, None)
+            if image is not None:
+                images[row], labels[row], mask[row] = image, self.labels[start + row], 1
+
+        jobs = [functools.partial(job, row) for row in rows if start + row < len(self)]
+        return Work({"image": images, "label": labels, "mask": mask}, jobs)
+
+    def padded(self, batch: int, pace: Pace) -> Iterator[tuple[Images, Int32[np.ndarray, " b"], Any]]:
+        """Each example once, in order, as batches.padded_batches has them; the next ones under way."""
+        rows = pace.needed(batch)
+        plan = (self.evaluation_work(start, batch, rows) for start in range(0, len(self), batch))
+        with contextlib.closing(Delivery(plan, pace)) as delivery:
+            while found := delivery.take():
+                yield found["image"], found["label"], found["mask"]
+
+    def _or_none(
+        self, example: int, worker: Worker, draws: np.ndarray | None, among: int | None = None
+    ) -> Image8 | None:
+        """The image; None, once it is noted, if it cannot be read."""
+        name = self.listing.name(int(self.entries[example]))
+        if self.bad.knows(name):
+            return None
+        try:
+            return self._decoded(example, worker, draws)
+        except BadImage as error:
+            self.bad.note(name, error, among)
+            return None
+
+    def _decoded(self, example: int, worker: Worker, draws: np.ndarray | None) -> Image8:
+        """The image for training if there are draws, else for evaluation."""
+        entry, sizes = int(self.entries[example]), self.sizes
+        name = self.listing.name(entry)
+        with worker.timing(name) as is_read:
+            content = self.listing.read(entry)
+            is_read()
+            if draws is not None and sizes.least_area:
+                return decode_image(content, name, cut=lambda image: sizes.for_training(image, draws))
+            if draws is None and sizes.share:
+                return decode_image(content, name, cut=sizes.for_evaluation)
+            return decode_image(content, name, sizes.evaluate if draws is None else sizes.train)
+
+
+class TrainingStream:
+    """The batches of a training, from whatever step they are asked for; `close` ends its threads."""
+
+    def __init__(self, split: StreamSplit, seeds: Sequence[int], batch: int, total: int, pace: Pace):
+        """`total` is the number of steps of the training."""
+        self.split, self.seeds, self.batch, self.total, self.pace = split, seeds, batch, total, pace
+        self._next = -1
+        self._delivery: Delivery | None = None
+
+    def take(self, steps: range) -> dict[str, np.ndarray]:
+        """{"image": [seeds, steps, batch, h, w, c], "label"} of these steps."""
+        if self._delivery is None or steps.start != self._next:
+            self.close()
+            rows = self.pace.needed(self.batch)
+            plan = (
+                self.split.training_work(self.seeds, step, self.batch, rows)
+                for step in range(steps.start, max(self.total, steps.stop))
+            )
+            self._delivery = Delivery(plan, self.pace)
+        found = [batch for _ in steps if (batch := self._delivery.take())]
+        self._next = steps.stop
+        return {name: np.stack([batch[name] for batch in found], 1) for name in found[0]}
+
+    def now(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
+        """The first `count` images and labels of a step's batch, beside the order."""
+        whole = self.split.training_work([seed], step, self.batch, range(min(count, self.batch))).now()
+        return {name: array[0, :count] for name, array in whole.items()}
+
+    @property
+    def times(self) -> InputTimes | None:
+        """Where the time went since the stream was last begun."""
+        return self._delivery.times if self._delivery else None
+
+    def close(self) -> None:
+        """Ends the threads; a later call of `take` begins again."""
+        if self._delivery:
+            self._delivery.close()
+        self._delivery = None

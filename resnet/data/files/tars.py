@@ -1,0 +1,104 @@
+"""The images in a tar as byte ranges of it: nothing is unpacked.
+
+ILSVRC2012_img_train.tar holds a tar for each class; since none of them is compressed, their images are byte
+ranges of the outer file too.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.data.files.listing import Entry
+from resnet.errors import InputError
+
+BLOCK = 512  # bytes; a tar ends with two of zeros
+# The first bytes of compressed files, and what unpacks them.
+COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "xz -d",
+    b"\x28\xb5\x2f\xfd": "zstd -d",
+    b"PK\x03\x04": "unzip, and name the folder",
+}
+
+Groups = dict[str, dict[str, list[Entry]]]
+
+
+def list_tar(path: Path, suffixes: tuple[str, ...], split_of: Any) -> Groups:
+    """By split and class, the image files of a tar; both are "" where its paths do not tell them.
+
+    `split_of` gives the split that a folder's name stands for, or None. Where no path has one, all is in "".
+    InputError for what is no whole tar, or is compressed.
+    """
+    with path.open("rb") as file:
+        _check_plain(path, file)
+        groups, ignored = _grouped(_members(path, file, 0), suffixes, split_of)
+    if ignored:
+        kinds = ", ".join(suffixes)
+        logging.warning("%s: ignoring %d files not in %s, e.g. %s", path, len(ignored), kinds, ignored[0])
+    if not groups:
+        raise InputError(f"{path} holds no image ({', '.join(suffixes)})")
+    if len(groups) > 1 and "" in groups:
+        stray = next(entry.name for entries in groups.pop("").values() for entry in entries)
+        logging.warning("%s: ignoring images outside the folders of splits, e.g. %s", path, stray)
+    return groups
+
+
+def _grouped(members: Iterator[Entry], suffixes: tuple[str, ...], split_of: Any) -> tuple[Groups, list[str]]:
+    """Images by split and class, with the names of other files."""
+    groups: Groups = {}
+    ignored = []
+    for member in members:
+        *folders, file = member.name.split("/")
+        if any(part.startswith(".") for part in (*folders, file)):
+            continue
+        if not file.lower().endswith(suffixes):
+            ignored.append(member.name)
+            continue
+        split = next((found for part in folders[-2:-1] if (found := split_of(part))), None)
+        label = folders[-1] if folders else ""
+        if split is None and label and split_of(label):  # images of a split, in no class
+            split, label = split_of(label), ""
+        short = f"{label}/{file}" if label else file
+        entry = Entry(short, member.size, member.offset)
+        groups.setdefault(split or "", {}).setdefault(label, []).append(entry)
+    return groups, ignored
+
+
+def _members(path: Path, file: Any, start: int, prefix: str = "") -> Iterator[Entry]:
+    """The ordinary files of a tar, and of the tars in it; offsets count from the outer file's first byte."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while member := archive.next():
+                archive.members = []  # type: ignore[attr-defined]  # else they would fill the memory
+                if not member.isreg():
+                    continue
+                name = prefix + "/".join(part for part in member.name.split("/") if part not in ("", "."))
+                if name.endswith(".tar") and not prefix:
+                    inner = archive.extractfile(member)
+                    assert inner is not None
+                    yield from _members(
+                        path, inner, start + member.offset_data, name.removesuffix(".tar") + "/"
+                    )
+                else:
+                    yield Entry(name, member.size, start + member.offset_data)
+            file.seek(archive.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError(f"no end of a tar at byte {start + archive.offset:,}")
+    except tarfile.TarError as error:
+        inside = f", in {prefix.rstrip('/')}.tar" if prefix else ""
+        raise InputError(f"{path} is no whole tar ({error}{inside}): fetch it again") from None
+
+
+def _check_plain(path: Path, file: Any) -> None:
+    """Raises InputError if a file is compressed."""
+    head = file.read(8)
+    file.seek(0)
+    for magic, command in COMPRESSED.items():
+        if head.startswith(magic):
+            raise InputError(
+                f"{path} is compressed, so that no image in it can be read alone: unpack it first ({command})"
+            )

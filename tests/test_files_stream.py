@@ -1,0 +1,276 @@
+"""A stream's batches are functions of (seed, step, place), for any threads, processes and resumes."""
+
+import gc
+import hashlib
+import io
+import os
+import re
+import threading
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet.data.batches import padded_batches
+from resnet.data.files.crops import random_box
+from resnet.data.files.delivery import Delivery, Pace, Work
+from resnet.data.files.stream import TrainingStream
+from resnet.data.order import batch_indices, epoch_order, steps_per_epoch
+from resnet.data.streams import CROP, host_draws
+from resnet.errors import InputError
+from resnet.runtime.devices import make_mesh, own_rows
+from tests.folder_cases import noted
+from tests.stream_cases import CLASSES, TRAIN, folders, one_tar, stream
+
+BATCH, STEPS = 5, 11  # 24 images: four steps an epoch, so that epochs end in between
+
+
+@pytest.fixture
+def data(tmp_path):
+    return stream(one_tar(tmp_path))
+
+
+def batches(data, steps=range(STEPS), seeds=(0,), **pace):
+    """Each step's batch, taken one by one."""
+    stream = TrainingStream(data.train, seeds, BATCH, STEPS, Pace(**pace))
+    try:
+        return [stream.take(range(step, step + 1)) for step in steps]
+    finally:
+        stream.close()
+
+
+def digests(found):
+    return [hashlib.sha256(b["image"].tobytes() + b["label"].tobytes()).hexdigest() for b in found]
+
+
+def test_a_batch_is_the_crops_of_its_places(data):
+    found, train = batches(data, range(3))[2], data.train
+    draws = host_draws(0, CROP, 2, BATCH * 40).reshape(BATCH, 10, 4)
+    for place, example in enumerate(batch_indices(0, 2, len(train), BATCH)):
+        name = train.listing.name(int(train.entries[example])).split(" in ")[0]
+        image = Image.open(io.BytesIO(TRAIN[name])).convert("RGB")
+        box = random_box(draws[place], *image.size, 0.2)
+        expected = image.crop(box).resize((16, 16), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(found["image"][0, 0, place], expected)
+        assert CLASSES[found["label"][0, 0, place]] == name.split("/")[0]
+
+
+def test_threads_batches_ahead_and_the_layout_change_no_bit(data, tmp_path):
+    first = digests(batches(data, threads=1))
+    assert len(set(first)) == STEPS
+    for threads, ahead in ((2, 1), (5, 4)):
+        assert digests(batches(data, threads=threads, ahead=ahead)) == first
+    assert digests(batches(stream(folders(tmp_path / "again")), threads=2)) == first
+    assert digests(batches(data, seeds=(1,), threads=2)) != first
+
+
+def test_each_process_decodes_its_own_places_alone(data):
+    whole = batches(data, threads=2)
+    for rows in ([0, 1, 2], [3, 4]):
+        for mine, all_of_it in zip(batches(data, threads=2, rows=rows), whole, strict=True):
+            for name in ("image", "label"):
+                np.testing.assert_array_equal(mine[name][:, :, rows], all_of_it[name][:, :, rows])
+    worker_images = TrainingStream(data.train, (0,), BATCH, 1, Pace(2, rows=[1]))
+    worker_images.take(range(1))
+    times = worker_images.times
+    assert times and times.images == 1
+    worker_images.close()
+
+
+def test_going_on_anywhere_gives_the_same_bits(data):
+    whole = digests(batches(data, threads=2))
+    for start in (1, 3, 4, 7):
+        assert digests(batches(data, range(start, STEPS), threads=3)) == whole[start:]
+
+
+def test_several_steps_and_seeds_at_once_are_those_of_each_alone(data):
+    together = TrainingStream(data.train, (0, 1), BATCH, STEPS, Pace(2))
+    found = together.take(range(3, 6))
+    assert found["image"].shape == (2, 3, BATCH, 16, 16, 3) and found["label"].shape == (2, 3, BATCH)
+    together.close()
+    for seed in (0, 1):
+        for i, alone in enumerate(batches(data, range(3, 6), seeds=(seed,))):
+            np.testing.assert_array_equal(found["image"][seed, i], alone["image"][0, 0])
+
+
+def test_an_epoch_is_each_image_once_and_the_next_in_another_order(data):
+    n = len(data.train)
+    assert steps_per_epoch(n, 4) == 6
+    labels = TrainingStream(data.train, (0,), 4, 12, Pace(2))
+    seen = [labels.take(range(step, step + 1))["label"].ravel() for step in range(12)]
+    labels.close()
+    for epoch in (0, 1):
+        found = np.concatenate(seen[6 * epoch : 6 * epoch + 6])
+        assert np.bincount(found).tolist() == [8, 8, 8]
+    assert (np.concatenate(seen[:6]) != np.concatenate(seen[6:])).any()
+
+
+def test_memory_and_stream_give_the_same_images(tmp_path):
+    fields = {"random_resized_crop": 0.0, "eval_crop": 0.0}
+    root = folders(tmp_path)
+    memory, streamed = (stream(root, storage=storage, **fields) for storage in ("memory", "stream"))
+    np.testing.assert_array_equal(memory.train.images, streamed.train.images)
+    np.testing.assert_array_equal(memory.train.labels, streamed.train.labels)
+    assert memory.fingerprint == streamed.fingerprint
+    for step, batch in enumerate(batches(streamed)):
+        index = batch_indices(0, step, len(memory.train), BATCH)
+        np.testing.assert_array_equal(batch["image"][0, 0], memory.train.images[index])
+    for mine, other in zip(
+        padded_batches(memory.validation, 5), padded_batches(streamed.validation, 5), strict=True
+    ):
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    # Statistics that are not given are those of all, as long as they are few.
+    measured = [stream(root, storage=s, mean=(), std=(), **fields) for s in ("memory", "stream")]
+    np.testing.assert_array_equal(measured[0].mean, measured[1].mean)
+    np.testing.assert_array_equal(measured[0].std, measured[1].std)
+
+
+def test_storage_is_chosen_by_size(tmp_path):
+    from resnet.data.files.stream import StreamSplit
+
+    fields = {"random_resized_crop": 0.0, "eval_crop": 0.0}
+    size = (24 + 12) * 16 * 16 * 3 / 1e9
+    for limit, streamed in ((size * 1.01, False), (size * 0.99, True)):
+        data = stream(folders(tmp_path), memory_gb=limit, **fields)
+        assert isinstance(data.train, StreamSplit) == streamed
+    with pytest.raises(
+        InputError, match="`data.image_size` must be given where images are streamed: 36 images"
+    ):
+        stream(folders(tmp_path), memory_gb=1e-9, image_size=0, **fields)
+
+
+def test_sizes_of_evaluation(tmp_path):
+    data = stream(one_tar(tmp_path), eval_size=20)
+    (images, _, mask), *_ = padded_batches(data.validation, 8)
+    assert images.shape == (8, 20, 20, 3) and mask.all() and data.image_shape == (16, 16, 3)
+
+
+def test_memory_is_bounded_by_the_batches_ahead(data, monkeypatch):
+    planned = []
+    work = type(data.train).training_work
+
+    def counted(self, seeds, step, *rest):
+        planned.append(step)
+        return work(self, seeds, step, *rest)
+
+    monkeypatch.setattr(type(data.train), "training_work", counted)
+    stream = TrainingStream(data.train, (0,), BATCH, STEPS, Pace(2, ahead=3))
+    for step in range(STEPS):
+        stream.take(range(step, step + 1))
+        assert planned == list(range(min(step + 4, STEPS)))
+    stream.close()
+
+
+# Images that cannot be read
+
+
+def spoiled(tmp_path, names, content=b"no JPEG"):
+    return folders(tmp_path / "spoiled", TRAIN | dict.fromkeys(names, content))
+
+
+def test_the_place_of_a_bad_image_takes_the_next_and_no_other_moves(data, tmp_path, monkeypatch):
+    warnings = noted(monkeypatch)
+    bad = ("n02/train_3.JPEG", "n03/train_0.JPEG")
+    other = stream(spoiled(tmp_path, bad), bad_limit=0.5)
+    names = [data.train.listing.name(int(entry)).split(" in ")[0] for entry in data.train.entries]
+    order = epoch_order(0, 0, len(names))
+    # Two bad images, one after the other, are passed over as one is.
+    whole, found = batches(data, range(4), threads=1), batches(other, range(4), threads=4)
+    replaced = 0
+    for step in range(4):
+        for place in range(BATCH):
+            at = step * BATCH + place
+            one, two = (b[step]["image"][0, 0, place] for b in (whole, found))
+            if names[order[at]] not in bad:
+                np.testing.assert_array_equal(one, two)
+                continue
+            replaced += 1
+            while names[order[at % len(names)]] in bad:
+                at += 1
+            expected = CLASSES.index(names[order[at % len(names)]].split("/")[0])
+            assert found[step]["label"][0, 0, place] == expected and (one != two).any()
+    assert replaced >= 1
+    assert all("is not a JPEG or PNG image" in text for text in other.skipped)
+    assert replaced <= len([text for text in warnings if "is left out" in text]) == len(other.skipped) <= 2
+    assert digests(batches(other, range(4), threads=1)) == digests(found)
+
+
+def test_too_many_bad_images_end_it_in_one_line(tmp_path):
+    data = stream(spoiled(tmp_path, list(TRAIN)[:6]), bad_limit=0.1)
+    with pytest.raises(
+        InputError, match="3 of 24 training images cannot be read, more than .data.bad_limit."
+    ) as e:
+        batches(data, threads=2)
+    assert "\n" not in str(e.value)
+    data = stream(spoiled(tmp_path / "all", TRAIN), bad_limit=1.0)
+    with pytest.raises(InputError, match="none of 24 training images can be read"):
+        batches(data, threads=2)
+
+
+def test_evaluation_counts_a_bad_image_and_replaces_none(tmp_path):
+    root = folders(tmp_path)
+    (root / "val" / "n02" / "val_1.JPEG").write_bytes(b"")
+    data = stream(root, bad_limit=0.0)
+    found = list(padded_batches(data.validation, 5))
+    assert sum(mask.sum() for *_, mask in found) == 11 and len(data.skipped) == 1
+    assert not found[1][0][0].any() and found[1][2].tolist() == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("what", ["gone", "shorter", "longer", "a pipe"])
+def test_a_file_that_vanishes_or_changes(tmp_path, what):
+    root = folders(tmp_path)
+    data = stream(root, bad_limit=0.5)
+    path = root / "train" / "n01" / "train_5.JPEG"
+    content = path.read_bytes()
+    path.unlink()
+    if what == "a pipe":
+        os.mkfifo(path)
+    elif what != "gone":
+        path.write_bytes(content[:-3] if what == "shorter" else content + b"\0")
+    reasons = {"gone": "cannot be read .No such", "a pipe": "is no ordinary file"}
+    batches(data, range(8), threads=2)
+    assert len(data.skipped) == 1
+    assert re.search(reasons.get(what, "when it was listed"), data.skipped[0])
+
+
+def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
+    path = one_tar(tmp_path)
+    data = stream(path, bad_limit=1.0)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    found = batches(data, range(4), threads=2)
+    assert found and all("when it was listed" in text for text in data.skipped) and len(data.skipped)
+
+
+# Threads
+
+
+def test_threads_end_with_the_stream(data):
+    before = threading.active_count()
+    found = TrainingStream(data.train, (0,), BATCH, STEPS, Pace(3))
+    found.take(range(1))
+    assert threading.active_count() == before + 3
+    found.close()
+    assert threading.active_count() == before
+    for _ in data.validation.padded(4, Pace(3)):
+        break
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_a_thread_is_raised_where_the_batch_is_awaited():
+    def fail(worker):
+        raise ZeroDivisionError("here")
+
+    delivery = Delivery(iter([Work({}, []), Work({}, [fail, fail])]), Pace(2))
+    assert delivery.take() == {}
+    with pytest.raises(ZeroDivisionError, match="here"):
+        delivery.take()
+    delivery.close()
+
+
+def test_rows_of_the_devices_of_this_process():
+    assert own_rows(make_mesh(2), 6) == list(range(6))
+    assert jax.device_count() == 2

@@ -1,0 +1,107 @@
+"""A run on a stream: the numbers of one in memory, resumed in mid-epoch, on other threads and devices."""
+
+import json
+
+import numpy as np
+import pytest
+
+from resnet.config import Config
+from resnet.data.datasets import load_dataset
+from resnet.run import evaluate_run, load
+from resnet.runs.metrics.records import read_metrics
+from resnet.runs.open_run import note_skipped
+from resnet.runtime.devices import make_mesh
+from resnet.training.loop import train
+from tests.stream_cases import STATISTICS, TRAIN, folders, one_tar
+
+
+def config(root, steps=6, **data) -> Config:
+    """Random-resized crops of 8 pixels in batches of four: six steps an epoch."""
+    config = Config()
+    config.data.name, config.data.dir, config.data.image_size = "image_folder", str(root), 8
+    fields = {"random_resized_crop": 0.3, "eval_crop": 0.8, "flip": True, **STATISTICS, **data}
+    for name, value in fields.items():
+        setattr(config.data, name, value)
+    config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
+    config.train.batch_size, config.train.duration = 4, f"{steps} steps"
+    config.train.log_every, config.train.telemetry_every = "1 steps", "0 steps"
+    config.schedule.name, config.schedule.learning_rate = "constant", 0.05
+    config.parallel.decoder_threads = 2
+    return config
+
+
+def losses(workdir):
+    return [line["loss"] for line in read_metrics(workdir) if line["split"] == "train"]
+
+
+def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
+    results = [
+        train(config(folders(tmp_path / "data"), random_resized_crop=0.0, eval_crop=0.0, storage=storage),
+              tmp_path / storage, mesh=make_mesh(1))
+        for storage in ("memory", "stream")
+    ]  # fmt: skip
+    assert results[0]["sha256"] == results[1]["sha256"] and results[0]["loss"] == results[1]["loss"]
+    assert read_metrics(tmp_path / "memory") == read_metrics(tmp_path / "stream")
+
+
+def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
+    """After four of six steps; with other threads, several steps a call, and the images in a tar."""
+    whole = train(config(folders(tmp_path / "data"), 10), tmp_path / "whole", mesh=make_mesh(1))
+    train(config(tmp_path / "data", 4), tmp_path / "parts", mesh=make_mesh(1))
+    again = config(one_tar(tmp_path / "tar"), 10)
+    again.parallel.decoder_threads, again.parallel.batches_ahead = 5, 1
+    again.train.steps_per_call = 2
+    parts = train(again, tmp_path / "parts", mesh=make_mesh(1))
+    assert parts["sha256"] == whole["sha256"]
+    assert len(losses(tmp_path / "whole")) == 10
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and parts["loss"] == whole["loss"]
+
+
+def test_each_seed_of_a_program_is_a_run_of_its_own(tmp_path):
+    root = one_tar(tmp_path)
+    alone = train(config(root), tmp_path / "alone", mesh=make_mesh(1))
+    together = config(root)
+    together.train.seeds = 2
+    found = train(together, tmp_path / "two", mesh=make_mesh(1, seeds=2))
+    assert found["runs"][0]["sha256"] == alone["sha256"] != found["runs"][1]["sha256"]
+
+
+def test_devices_share_the_places(tmp_path):
+    root = folders(tmp_path / "data")
+    one, two = (train(config(root), tmp_path / str(n), mesh=make_mesh(n)) for n in (1, 2))
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_a_bad_image_is_listed_in_the_run_and_counted(tmp_path):
+    bad = ("n01/train_2.JPEG", "n03/train_7.JPEG")
+    root = folders(tmp_path / "data", TRAIN | dict.fromkeys(bad, b"no JPEG"))
+    (root / "val" / "n01" / "val_0.JPEG").write_bytes(b"")
+    result = train(config(root, bad_limit=0.2), tmp_path / "run", mesh=make_mesh(1))
+    listed = json.loads((tmp_path / "run" / "skipped_images.json").read_text())
+    assert listed["n"] == result["skipped_images"] == 3 and result["n"] == 11
+    assert all(any(name in text for text in listed["images"]) for name in (*bad, "val/n01/val_0.JPEG"))
+    # What an earlier session found stays listed.
+    assert note_skipped(tmp_path / "run", ["another"]) == 4
+
+
+def test_telemetry_and_a_moving_average_on_a_stream(tmp_path):
+    settings = config(one_tar(tmp_path))
+    settings.train.telemetry_every, settings.train.ema = "2 steps", 0.9
+    plain = config(one_tar(tmp_path))
+    plain.train.ema = 0.9
+    watched = train(settings, tmp_path / "watched", mesh=make_mesh(1))
+    assert (tmp_path / "watched" / "telemetry.csv").stat().st_size > 100
+    assert watched["sha256"] == train(plain, tmp_path / "plain", mesh=make_mesh(1))["sha256"]
+
+
+def test_a_run_is_evaluated_on_its_stream_and_at_another_size(tmp_path):
+    settings = config(one_tar(tmp_path))
+    result = train(settings, tmp_path / "run", mesh=make_mesh(1))
+    run = load(tmp_path / "run")
+    found = evaluate_run(run, "validation")
+    assert found["loss"] == pytest.approx(result["loss"], rel=1e-5) and found["n"] == 12
+    settings.data.eval_size = 16
+    larger = evaluate_run(run, "validation", settings.data)
+    assert larger["n"] == 12 and larger["loss"] != found["loss"]
+    images = load_dataset(settings.data).validation.images
+    assert images.shape == (12, 16, 16, 3) and np.ptp(images) > 100
