@@ -1,7 +1,7 @@
 """ResNet-50 on ImageNet, 90 epochs with a batch of 256, as torchvision trained its first weights.
 
 Source: https://github.com/pytorch/vision, references/classification, weights of version 1.
-Expected: 76.13 % top-1 as published; reruns of that recipe gave 75.4 to 75.9 (pytorch/vision#5593). Not run here yet.
+Expected: 76.13 % top-1 as published; reruns of it gave 75.4 to 75.9 (pytorch/vision#5593). Not run here yet.
 Hardware: one large GPU, and the processor cores that decode for it (docs/data.md).
 Command: python scripts/train.py --config=configs/imagenet_resnet50.py --workdir=runs/resnet50 \
     --config.data.dir=FOLDER  (holds train/ and val/, or ILSVRC2012_img_train.tar and _val.tar)

@@ -146,7 +146,7 @@ def test_folders_that_cannot_be_listed_and_links_in_circles(root, monkeypatch):
 
 
 def test_only_image_folders_skip():
-    with pytest.raises(InputError, match="`data.on_bad_image` skips files of image_folder only"):
+    with pytest.raises(InputError, match="`data.on_bad_image` is for image_folder only"):
         DataConfig(name="digits", on_bad_image="skip").check()
     with pytest.raises(InputError, match="`data.on_bad_image` must be one of error, skip"):
         DataConfig(on_bad_image="ignore").check()

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import threading
+import time
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from resnet.data.batches import padded_batches
 from resnet.data.files.crops import random_box
-from resnet.data.files.delivery import Delivery, Pace, Work
+from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work
 from resnet.data.files.stream import TrainingStream
 from resnet.data.order import batch_indices, epoch_order, steps_per_epoch
 from resnet.data.streams import CROP, host_draws
@@ -269,6 +270,45 @@ def test_an_error_in_a_thread_is_raised_where_the_batch_is_awaited():
     with pytest.raises(ZeroDivisionError, match="here"):
         delivery.take()
     delivery.close()
+
+
+# Where the time goes
+
+
+def test_time_is_waited_only_while_the_devices_have_nothing_to_do():
+    def slow(worker):
+        time.sleep(0.2)
+
+    for busy, waits in ((True, False), (False, True)):
+        delivery = Delivery(iter([Work({}, [slow])]), Pace(1))
+        delivery.take(lambda busy=busy: busy)
+        assert (delivery.times.waited > 0.1) == waits and (delivery.times.waited < 0.01) != waits
+        delivery.close()
+
+
+def test_reading_and_decoding_are_told_apart_and_add_up(data):
+    found = TrainingStream(data.train, (0,), BATCH, STEPS, Pace(2))
+    found.take(range(2))
+    found.close()
+    first = found.times
+    assert first.images >= 2 * BATCH and first.read > 0 and first.decode > 0 and first.threads == 2
+    found.take(range(5, 6))
+    assert found.times.images >= first.images + BATCH and found.times.decode > first.decode
+    found.close()
+
+
+@pytest.mark.parametrize(
+    ("times", "processors", "message"),
+    [
+        (InputTimes(1000, 1.0, 9.0, 0.0, 2), 8, "2 threads read and decode 200 images/s, and the steps take "
+         "400; 2 more `parallel.decoder_threads` would do"),
+        (InputTimes(1000, 1.0, 9.0, 0.0, 2), 2, "that would take 4 processors, and this machine has 2: make "
+         "the images smaller once for all .scripts/prepare.py images."),
+        (InputTimes(1000, 9.0, 1.0, 0.0, 2), 8, "90% of it is reading: use a faster disk, or one tar"),
+    ],
+)  # fmt: skip
+def test_advice_is_arithmetic(times, processors, message):
+    assert re.search(message, times.advice(0.5, 200.0, processors))
 
 
 def test_rows_of_the_devices_of_this_process():

@@ -10,8 +10,8 @@ from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
 from resnet.runtime.devices import make_mesh
 from resnet.training.evaluation import evaluate
-from resnet.training.step import TrainState
-from resnet.training.trainer import each_seed, make_trainer
+from resnet.training.step import TrainState, each_seed
+from resnet.training.trainer import make_trainer
 
 BATCH = 16
 

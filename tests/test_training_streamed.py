@@ -40,6 +40,8 @@ def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
               tmp_path / storage, mesh=make_mesh(1))
         for storage in ("memory", "stream")
     ]  # fmt: skip
+    assert "input" not in results[0] and results[1]["input"]["threads"] == 2
+    assert 0 <= results[1]["input"]["waiting_share"] <= 1 and results[1]["input"]["decode_seconds"] > 0
     assert results[0]["sha256"] == results[1]["sha256"] and results[0]["loss"] == results[1]["loss"]
     assert read_metrics(tmp_path / "memory") == read_metrics(tmp_path / "stream")
 

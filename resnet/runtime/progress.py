@@ -26,11 +26,15 @@ class ProgressBar:
         self.logged, self.rate = -math.inf, "?"
         self.bar = _terminal_bar(total_steps, step) if sys.stderr.isatty() and not index_of_this() else None
 
-    def show(self, step: int, images_per_second: float) -> None:
-        """Reports `step` finished steps; a speed of 0 is not measured yet, so the last known one is shown."""
+    def show(self, step: int, images_per_second: float, waiting: float | None = None) -> None:
+        """Reports `step` finished steps; a speed of 0 is not measured yet, so the last known one is shown.
+
+        `waiting` is the share of the time for which the devices wait for images, where they are streamed.
+        """
         now = time.monotonic()
         self.start = self.start or (step, now)
         text = self._text(step, images_per_second, now)
+        text += "" if waiting is None else f", {waiting:.0%} waiting for images"
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=step, text=text)
         elif now - self.logged >= LOG_SECONDS or step == self.total_steps:
@@ -58,22 +62,34 @@ class Clock:
 
     def __init__(self, images: int):
         """`images` are those of a step."""
-        self.images, self.steps, self.seconds = images, 0, 0.0
-        self._from: tuple[int, float] | None = None  # step and time of the stretch's first call
-        self._last = 0
+        self.images, self.steps, self.seconds, self.waited = images, 0, 0.0, 0.0
+        # Step, time and time waited at the stretch's first call.
+        self._from: tuple[int, float, float] | None = None
+        self._last = 0, 0.0
 
-    def tick(self, steps: range) -> float:
-        """Images per second in this stretch so far; 0 at its first call, which may compile."""
-        now, self._last = time.monotonic(), steps.stop
-        self._from = self._from or (steps.stop, now)
+    def tick(self, steps: range, waited: float = 0.0) -> float:
+        """Images per second in this stretch so far; 0 at its first call, which may compile.
+
+        `waited` are the seconds for which images have been waited for in all.
+        """
+        now, self._last = time.monotonic(), (steps.stop, waited)
+        self._from = self._from or (steps.stop, now, waited)
         return (steps.stop - self._from[0]) * self.images / max(now - self._from[1], 1e-9)
 
     def pause(self) -> None:
         """Ends a stretch, once the device has done its steps."""
         if self._from:
-            self.steps += self._last - self._from[0]
+            self.steps += self._last[0] - self._from[0]
             self.seconds += time.monotonic() - self._from[1]
+            self.waited += self._last[1] - self._from[2]
             self._from = None
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time for which images were waited for, this stretch included."""
+        start = self._from or (0, time.monotonic(), self._last[1])
+        waited, seconds = self._last[1] - start[2], time.monotonic() - start[1]
+        return (self.waited + waited) / max(self.seconds + seconds, 1e-9)
 
     @property
     def mean(self) -> float:

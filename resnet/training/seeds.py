@@ -15,9 +15,10 @@ from resnet.runs.agreement import agree_on_data
 from resnet.runs.changes import check_longer
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.claims import alone
-from resnet.runs.open_run import OpenRun, note_skipped, open_workdir
+from resnet.runs.open_run import OpenRun, open_workdir
 from resnet.runs.provenance import digest
 from resnet.runs.rollbacks import Diverged, RollBack, write_rollback
+from resnet.runs.stream_report import StreamReport
 from resnet.runtime.processes import first_says, index_of_this, several
 from resnet.runtime.progress import Clock, ProgressBar
 from resnet.runtime.signals import RunStopped, StopSignals
@@ -49,9 +50,7 @@ class Runs:
         self.step = 0
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
-        self.skipped = len(skipped)
-        """Images that were left out, in all sessions."""
-        self._noted = len(skipped)
+        self.report = StreamReport(trainer.stream, skipped, self.workdirs)
         self._better: list[OpenRun] = []
         self._waiting: tuple[range, Any] | None = None
         self._closing = contextlib.ExitStack()
@@ -110,22 +109,15 @@ class Runs:
         self.stop.nothing_to_lose = False
         self.stop.poll()
         self._observe(steps, state)
-        self.bar.show(steps.stop, self.clock.tick(steps))
+        self.bar.show(steps.stop, *self.report.tick(self.clock, steps, metrics))
 
     def pause(self, state: TrainState) -> None:
         """Waits for the steps under way, and takes their metrics; RollBack where one diverged."""
         self._read(state)
         for run in self.active:
             run.progress.step = self.step
-        self._note_skipped()
         self.clock.pause()
-
-    def _note_skipped(self) -> None:
-        """Lists the images that a stream could not read since the last time."""
-        skipped = self.trainer.dataset.skipped
-        if len(skipped) > self._noted:
-            self._noted = len(skipped)
-            self.skipped = max(note_skipped(workdir, skipped) for workdir in self.workdirs)
+        self.report.pause(self.clock)
 
     def _read(self, state: TrainState) -> None:
         """Hands the metrics that wait to the runs, once the device has them."""
@@ -239,8 +231,7 @@ class Runs:
             "images_per_second": round(self.clock.mean, 1),
             "seeds_together": len(self.runs),
         }
-        self._note_skipped()
-        common |= {"skipped_images": self.skipped} if self.skipped else {}
+        common |= self.report.result(self.clock)
         finished = [
             {"failed": run.failed, "step": run.progress.step}
             if run.failed

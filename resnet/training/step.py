@@ -1,7 +1,7 @@
 """A training step, an evaluation step and a prediction, as pure functions of their arguments."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from resnet.data.augment import augment, normalize
 from resnet.data.batches import Delivered, Resident
 from resnet.data.datasets import DataConfig
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
+from resnet.kernels.backend import on_cpu
 from resnet.models.resnet import make_model
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
@@ -130,6 +131,34 @@ class Step:
         images = augment(keys, normalize(images, self.task.mean, self.task.std), self.augmentation)
         dropout = jax.random.fold_in(random_key(state.seed, DROPOUT), state.step)
         return images, jax.random.fold_in(dropout, device)
+
+
+def each_step(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
+    """(state, metrics of each) after as many steps as the batch's own arrays have entries."""
+    return lax.scan(lambda state, own: train(state, batch.of(own)), state, batch.own)
+
+
+def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
+    """`train` for each entry of the leading axis of the state and of the batch's own arrays."""
+    return each_seed(lambda state, own: train(state, batch.of(own)))(state, batch.own)
+
+
+def each_seed(function: Callable) -> Callable:
+    """`function` for each entry of the leading axis of all its arguments.
+
+    The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
+    processors to spare, all at once.
+    """
+
+    def each(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
+            alone = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), arguments)
+            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
+        if on_cpu():
+            return lax.map(lambda entry: function(*entry), arguments)
+        return jax.vmap(function)(*arguments)
+
+    return each
 
 
 def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None = None) -> Step:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from resnet.config import Config
@@ -18,7 +17,6 @@ from resnet.data.order import batch_indices, steps_per_epoch
 from resnet.data.splits import Dataset, Examples
 from resnet.durations import parse_duration
 from resnet.errors import InputError
-from resnet.kernels.backend import on_cpu
 from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
 from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
@@ -42,7 +40,15 @@ from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
 from resnet.training.optimizers import check_multipliers
 from resnet.training.schedules import make_schedule
-from resnet.training.step import Step, TrainState, eval_step, make_step
+from resnet.training.step import (
+    Step,
+    TrainState,
+    each_seed,
+    each_seed_of_batch,
+    each_step,
+    eval_step,
+    make_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,34 +241,6 @@ class Trainer:
             halt=halt,
         )
         return self.to_host(found) if found else []
-
-
-def each_step(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
-    """(state, metrics of each) after as many steps as the batch's own arrays have entries."""
-    return lax.scan(lambda state, own: train(state, batch.of(own)), state, batch.own)
-
-
-def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
-    """`train` for each entry of the leading axis of the state and of the batch's own arrays."""
-    return each_seed(lambda state, own: train(state, batch.of(own)))(state, batch.own)
-
-
-def each_seed(function: Callable) -> Callable:
-    """`function` for each entry of the leading axis of all its arguments.
-
-    The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
-    processors to spare, all at once.
-    """
-
-    def each(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
-            alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
-            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-        if on_cpu():
-            return lax.map(lambda entry: function(*entry), arguments)
-        return jax.vmap(function)(*arguments)
-
-    return each
 
 
 def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[int] = ()) -> Trainer:

@@ -6,6 +6,7 @@ Threads do, because reading and Pillow release Python's lock; worker processes w
 import collections
 import contextlib
 import dataclasses
+import math
 import os
 import queue
 import threading
@@ -18,7 +19,8 @@ from resnet.data.images import without_warnings
 from resnet.errors import InputError
 
 STALL_SECONDS = 300.0  # for which a file may be read; a network file system may never answer
-LOOK_SECONDS = 1.0  # between two looks for such a file
+LOOK_SECONDS = 0.01  # between two looks for such a file, and at whether the devices are busy
+JOIN_SECONDS = 1.0  # for which a thread is waited for that may read for ever
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +107,37 @@ class InputTimes:
     """Seconds of all threads together."""
     decode: float
     waited: float
-    """Seconds for which a batch was waited for."""
+    """Seconds in which the devices had nothing to do, because the next batch was not there."""
     threads: int
 
-    def since(self, earlier: "InputTimes") -> "InputTimes":
-        """What came after an earlier look."""
-        amounts = (
-            getattr(self, name) - getattr(earlier, name) for name in ("images", "read", "decode", "waited")
+    def __add__(self, other: "InputTimes") -> "InputTimes":
+        names = ("images", "read", "decode", "waited")
+        return InputTimes(*(getattr(self, name) + getattr(other, name) for name in names), self.threads)
+
+    @property
+    def images_per_second(self) -> float:
+        """What the threads can deliver when none of them ever waits."""
+        return self.images * self.threads / max(self.read + self.decode, 1e-9)
+
+    def advice(self, share: float, images_per_second: float, processors: int) -> str:
+        """What to do where the devices wait for the `share` of the time, at this speed of the training."""
+        needed = images_per_second / (1 - share)
+        threads = math.ceil(self.threads * needed / max(self.images_per_second, 1e-9))
+        if threads > processors and self.read < self.decode:
+            remedy = (
+                f"that would take {threads} processors, and this machine has {processors}: make the images "
+                "smaller once for all (scripts/prepare.py images)"
+            )
+        elif self.read > self.decode:
+            remedy = (
+                f"{self.read / (self.read + self.decode):.0%} of it is reading: use a faster disk, or one tar"
+            )
+        else:
+            remedy = f"{threads - self.threads} more `parallel.decoder_threads` would do"
+        return (
+            f"the devices wait for images {share:.0%} of the time: {self.threads} threads read and decode "
+            f"{self.images_per_second:,.0f} images/s, and the steps take {needed:,.0f}; {remedy}"
         )
-        return InputTimes(*amounts, threads=self.threads)
 
 
 class Delivery:
@@ -136,8 +160,11 @@ class Delivery:
         for thread in self._threads:
             thread.start()
 
-    def take(self) -> dict[str, np.ndarray] | None:
-        """The next batch, once it is made; None after the last. Raises what a job raised."""
+    def take(self, busy: Callable[[], bool] = lambda: False) -> dict[str, np.ndarray] | None:
+        """The next batch, once it is made; None after the last. Raises what a job raised.
+
+        The time is counted as waited for while nothing else is `busy`.
+        """
         while len(self._under_way) <= self._ahead and (work := next(self._plan, None)):
             self._under_way.append(work)
             for job in work.jobs:
@@ -145,10 +172,11 @@ class Delivery:
         if not self._under_way:
             return None
         work = self._under_way.popleft()
-        began = time.perf_counter()
+        began = None if busy() else time.perf_counter()
         while not work.done.wait(LOOK_SECONDS):
+            began = began or (None if busy() else time.perf_counter())
             self._look_for_a_stall()
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - began if began else 0.0
         if work.error:
             raise work.error
         return work.arrays
@@ -167,7 +195,7 @@ class Delivery:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(timeout=LOOK_SECONDS)
+            thread.join(timeout=JOIN_SECONDS)
         self._quiet.close()
 
     def _run(self, worker: Worker) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -216,6 +216,9 @@ class TrainingStream:
         self.split, self.seeds, self.batch, self.total, self.pace = split, seeds, batch, total, pace
         self._next = -1
         self._delivery: Delivery | None = None
+        self._earlier = InputTimes(0, 0.0, 0.0, 0.0, pace.threads)
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether the devices have something to do, so that no batch is waited for."""
 
     def take(self, steps: range) -> dict[str, np.ndarray]:
         """{"image": [seeds, steps, batch, h, w, c], "label"} of these steps."""
@@ -227,9 +230,23 @@ class TrainingStream:
                 for step in range(steps.start, max(self.total, steps.stop))
             )
             self._delivery = Delivery(plan, self.pace)
-        found = [batch for _ in steps if (batch := self._delivery.take())]
+            self._say_what_it_takes()
+        found = [batch for _ in steps if (batch := self._delivery.take(self.busy))]
         self._next = steps.stop
         return {name: np.stack([batch[name] for batch in found], 1) for name in found[0]}
+
+    def _say_what_it_takes(self) -> None:
+        pace, rows = self.pace, len(self.pace.needed(self.batch)) * len(self.seeds)
+        orders = f"; {len(self.seeds)} seeds have an order each, so each image is decoded as often" * (
+            len(self.seeds) > 1
+        )
+        logging.info(
+            "%d threads decode; with the batches ahead, %d batches of %.0f MB are held%s",
+            pace.threads,
+            pace.ahead + 2,
+            rows * math.prod(self.split.image_shape) / 1e6,
+            orders,
+        )
 
     def now(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
         """The first `count` images and labels of a step's batch, beside the order."""
@@ -237,12 +254,13 @@ class TrainingStream:
         return {name: array[0, :count] for name, array in whole.items()}
 
     @property
-    def times(self) -> InputTimes | None:
-        """Where the time went since the stream was last begun."""
-        return self._delivery.times if self._delivery else None
+    def times(self) -> InputTimes:
+        """Where the time went so far."""
+        return self._earlier + self._delivery.times if self._delivery else self._earlier
 
     def close(self) -> None:
         """Ends the threads; a later call of `take` begins again."""
         if self._delivery:
             self._delivery.close()
+            self._earlier = self.times
         self._delivery = None

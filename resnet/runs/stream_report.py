@@ -1,0 +1,57 @@
+"""What a run says of the stream that it trains on: bad images, and how long devices wait for good ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.data.files.stream import TrainingStream
+from resnet.runs.open_run import note_skipped
+from resnet.runtime.devices import processors
+from resnet.runtime.progress import Clock
+
+# Share of the time spent waiting for images from which on the log says what to do.
+MUCH_WAITING = 0.1
+
+
+class StreamReport:
+    """The report of a training; where the images are resident it knows only those that were left out."""
+
+    def __init__(self, stream: TrainingStream | None, skipped: Sequence[str], workdirs: Sequence[Path]):
+        self.stream, self.skipped, self.workdirs = stream, skipped, workdirs
+        self.count = len(skipped)
+        """Images that were left out, in all sessions."""
+        self._noted = len(skipped)
+        self._advised = False
+
+    def tick(self, clock: Clock, steps: range, metrics: Any) -> tuple[float, float | None]:
+        """(images per second, share of the time spent waiting for images) once steps are dispatched."""
+        if self.stream is None:
+            return clock.tick(steps), None
+        self.stream.busy = lambda: not metrics["loss"].is_ready()
+        return clock.tick(steps, self.stream.times.waited), clock.waiting
+
+    def pause(self, clock: Clock) -> None:
+        """Lists images found bad since the last time; says once what to do where the devices wait much."""
+        if len(self.skipped) > self._noted:
+            self._noted = len(self.skipped)
+            self.count = max(note_skipped(workdir, self.skipped) for workdir in self.workdirs)
+        if self.stream and clock.steps and clock.waiting > MUCH_WAITING and not self._advised:
+            self._advised = True
+            logging.warning("%s", self.stream.times.advice(clock.waiting, clock.mean, processors()))
+
+    def result(self, clock: Clock) -> dict[str, Any]:
+        """What result.json holds of it; seconds are those of all threads together."""
+        self.pause(clock)
+        found: dict[str, Any] = {"skipped_images": self.count} if self.count else {}
+        if self.stream:
+            times = self.stream.times
+            found["input"] = {
+                "waiting_share": round(clock.waiting, 4),
+                "images_per_second": round(times.images_per_second, 1),
+                "threads": times.threads,
+                "read_seconds": round(times.read, 2),
+                "decode_seconds": round(times.decode, 2),
+            }
+        return found
