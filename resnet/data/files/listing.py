@@ -55,12 +55,12 @@ class Listing:
 
     def name(self, index: int) -> str:
         """What stands for a file in messages."""
-        relative = self._relative(index)
+        relative = self.relative(index)
         return f"{relative} in {self.place}" if self.in_tar else f"{self.place}/{relative}"
 
     def file(self, index: int) -> Path | bytes:
         """The path of a file in a folder, the content of one in a tar."""
-        return self.read(index) if self.in_tar else self.place / self._relative(index)
+        return self.read(index) if self.in_tar else self.place / self.relative(index)
 
     def read(self, index: int) -> bytes:
         """The content of a file; BadImage if it is gone or has changed."""
@@ -69,7 +69,7 @@ class Listing:
             if self.in_tar:
                 content = os.pread(self._tar, size, int(self.offsets[index]))
             else:
-                content = _read_whole(f"{self.place}/{self._relative(index)}")
+                content = _read_whole(f"{self.place}/{self.relative(index)}")
         except OSError as error:
             raise BadImage(
                 f"{self.name(index)} cannot be read ({error.strerror}): replace it or remove it"
@@ -87,11 +87,12 @@ class Listing:
         entries: dict[str, list[Entry]] = {name: [] for name in classes}
         for index in kept:
             offset = int(self.offsets[index]) if self.in_tar else 0
-            entry = Entry(self._relative(int(index)), int(self.sizes[index]), offset)
+            entry = Entry(self.relative(int(index)), int(self.sizes[index]), offset)
             entries[self.classes[self.labels[index]]].append(entry)
         return make_listing(self.place, entries, in_tar=self.in_tar)
 
-    def _relative(self, index: int) -> str:
+    def relative(self, index: int) -> str:
+        """The name of a file in its folder; in a tar, class and file."""
         start = self.ends[index - 1] if index else 0
         return os.fsdecode(self.text[start : self.ends[index]].tobytes())
 

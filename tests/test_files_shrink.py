@@ -1,0 +1,56 @@
+"""Smaller copies: those that are small keep their bytes, the others their classes, names and looks."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet.data.files.layout import find_listings
+from resnet.data.files.shrink import shrink_images
+from resnet.errors import InputError
+from tests.stream_cases import LAYOUTS, TRAIN, VALIDATION, folders, numbered, one_tar, published, stream
+
+SIDE = 30
+
+
+@pytest.mark.parametrize("make", LAYOUTS)
+def test_a_tar_of_smaller_images(tmp_path, make):
+    seen, target = [], tmp_path / "small.tar"
+    counts = shrink_images(make(tmp_path / "data"), target, SIDE, lambda *at: seen.append(at))
+    large = [min(Image.open(io.BytesIO(data)).size) > SIDE for data in (TRAIN | VALIDATION).values()]
+    assert counts["images"] == len(large) == 36 and counts["resized"] == sum(large) and counts["bad"] == 0
+    assert seen[-1] == ("small.tar", 36, 36) and 0 < sum(large) < 36
+    source = tmp_path / "data" / "all.tar" if make is one_tar else tmp_path / "data"
+    found, original = find_listings(target), find_listings(source)
+    for split, listing in found.items():
+        assert listing.classes == original[split].classes
+        np.testing.assert_array_equal(listing.labels, original[split].labels)
+        np.testing.assert_array_equal(listing.hashes, original[split].hashes)
+        for index in range(len(listing)):
+            before, after = original[split].read(index), listing.read(index)
+            sizes = [Image.open(io.BytesIO(data)).size for data in (before, after)]
+            if min(sizes[0]) <= SIDE:
+                assert before == after
+                continue
+            assert min(sizes[1]) == SIDE
+            assert abs(sizes[1][0] / sizes[1][1] - sizes[0][0] / sizes[0][1]) < 0.05
+            whole = [Image.open(io.BytesIO(data)) for data in (before, after)]
+            one, two = (np.asarray(image.resize((8, 8), Image.Resampling.BOX), int) for image in whole)
+            assert np.abs(one - two).mean() < 12, "what JPEG may change"
+    assert len(stream(target).train) == 24
+    assert make is not published or len(numbered()[0]) == len(found["validation"])
+
+
+def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path):
+    root = folders(tmp_path / "data", TRAIN | {"n01/train_1.JPEG": b"no JPEG"})
+    target = tmp_path / "small.tar"
+    assert shrink_images(root, target, SIDE, lambda *_: None)["bad"] == 1
+    assert len(find_listings(target)["train"]) == 23
+    with pytest.raises(InputError, match="--to: .*small.tar exists already: remove it, or name another"):
+        shrink_images(root, target, SIDE, lambda *_: None)
+    with pytest.raises(InputError, match="`--short_side` must be at least 1; got 0"):
+        shrink_images(root, tmp_path / "other.tar", 0, lambda *_: None)
+    with pytest.raises(InputError, match="--to: .* cannot be written"):
+        shrink_images(root, tmp_path / "nowhere" / "other.tar", SIDE, lambda *_: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "small.tar"]
