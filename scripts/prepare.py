@@ -39,7 +39,8 @@ def main(overrides: list[str], names: list[str]) -> dict:
             cli.require("from", "to")
             from resnet.data.files.shrink import shrink_images
 
-            source, target = cli.FLAGS["from"].value, options.to
+            source, target = options["from"].value, options.to
+            assert source is not None
             return {"to": str(target), **shrink_images(source, target, options.short_side, report)}
         from resnet.data.published.prepare import prepare_published
 

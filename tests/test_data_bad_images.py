@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import time
 from random import Random
 
@@ -137,10 +138,10 @@ def test_folders_that_cannot_be_listed_and_links_in_circles(root, monkeypatch):
     assert len(load_dataset(data(root, on_bad_image="skip")).train) == 6
     (root / "train" / "loop").unlink()
 
-    def refuse(self):
+    def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(root), "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match=r"folder .* cannot be read \(Permission denied\)"):
         load_dataset(data(root))
 

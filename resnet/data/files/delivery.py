@@ -111,8 +111,13 @@ class InputTimes:
     threads: int
 
     def __add__(self, other: "InputTimes") -> "InputTimes":
-        names = ("images", "read", "decode", "waited")
-        return InputTimes(*(getattr(self, name) + getattr(other, name) for name in names), self.threads)
+        return InputTimes(
+            self.images + other.images,
+            self.read + other.read,
+            self.decode + other.decode,
+            self.waited + other.waited,
+            self.threads,
+        )
 
     @property
     def images_per_second(self) -> float:

@@ -41,7 +41,7 @@ def shrink_images(
             without_warnings(),
         ):
             for names in _portions(listings):
-                made = pool.map(lambda each: _smaller(*each, short_side), names)
+                made = pool.map(lambda each: _smaller(each[1], each[2], short_side), names)
                 for (split, listing, index), content in zip(names, made, strict=True):
                     done += 1
                     report(target.name, done, total)
@@ -69,7 +69,7 @@ def _portions(listings: dict[str, Listing]) -> Iterator[list[tuple[str, Listing,
         yield portion
 
 
-def _smaller(split: str, listing: Listing, index: int, short_side: int) -> tuple[bytes, bool] | None:
+def _smaller(listing: Listing, index: int, short_side: int) -> tuple[bytes, bool] | None:
     """(content, whether it was resized); None for an image that cannot be read."""
     name = listing.name(index)
     resized = False
