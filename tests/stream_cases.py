@@ -1,5 +1,6 @@
 """JPEGs of several sizes in class folders, and the same in tars of every layout."""
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -8,8 +9,11 @@ import numpy as np
 from PIL import Image
 
 from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.files.delivery import Pace
+from resnet.data.files.stream import TrainingStream
 
 CLASSES = ("n01", "n02", "n03")
+BATCH, STEPS = 5, 11  # 24 images: four steps an epoch, so that epochs end in between
 STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
@@ -104,3 +108,16 @@ def config(root: Path, **fields) -> DataConfig:
 
 def stream(root: Path, **fields):
     return load_dataset(config(root, **fields))
+
+
+def batches(data, steps=range(STEPS), seeds=(0,), **pace):
+    """Each step's batch, taken one by one."""
+    stream = TrainingStream(data.train, seeds, BATCH, STEPS, Pace(**pace))
+    try:
+        return [stream.take(range(step, step + 1)) for step in steps]
+    finally:
+        stream.close()
+
+
+def digests(found):
+    return [hashlib.sha256(b["image"].tobytes() + b["label"].tobytes()).hexdigest() for b in found]

@@ -241,7 +241,7 @@ class TrainingStream:
             len(self.seeds) > 1
         )
         logging.info(
-            "%d threads decode; with the batches ahead, %d batches of %.0f MB are held%s",
+            "%d threads decode; with the batches ahead, %d batches of %.1f MB are held%s",
             pace.threads,
             pace.ahead + 2,
             rows * math.prod(self.split.image_shape) / 1e6,

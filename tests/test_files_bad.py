@@ -1,0 +1,96 @@
+"""Images of a stream that cannot be read: replaced by rule and listed; too many end it; evaluation counts."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+
+from resnet.data.batches import padded_batches
+from resnet.data.order import epoch_order
+from resnet.errors import InputError
+from tests.folder_cases import noted
+from tests.stream_cases import BATCH, CLASSES, TRAIN, batches, digests, folders, one_tar, stream
+
+
+@pytest.fixture
+def data(tmp_path):
+    return stream(one_tar(tmp_path))
+
+
+def spoiled(tmp_path, names, content=b"no JPEG"):
+    return folders(tmp_path / "spoiled", TRAIN | dict.fromkeys(names, content))
+
+
+def test_the_place_of_a_bad_image_takes_the_next_and_no_other_moves(data, tmp_path, monkeypatch):
+    warnings = noted(monkeypatch)
+    bad = ("n02/train_3.JPEG", "n03/train_0.JPEG")
+    other = stream(spoiled(tmp_path, bad), bad_limit=0.5)
+    names = [data.train.listing.name(int(entry)).split(" in ")[0] for entry in data.train.entries]
+    order = epoch_order(0, 0, len(names))
+    # Two bad images, one after the other, are passed over as one is.
+    whole, found = batches(data, range(4), threads=1), batches(other, range(4), threads=4)
+    replaced = 0
+    for step in range(4):
+        for place in range(BATCH):
+            at = step * BATCH + place
+            one, two = (b[step]["image"][0, 0, place] for b in (whole, found))
+            if names[order[at]] not in bad:
+                np.testing.assert_array_equal(one, two)
+                continue
+            replaced += 1
+            while names[order[at % len(names)]] in bad:
+                at += 1
+            expected = CLASSES.index(names[order[at % len(names)]].split("/")[0])
+            assert found[step]["label"][0, 0, place] == expected and (one != two).any()
+    assert replaced >= 1
+    assert all("is not a JPEG or PNG image" in text for text in other.skipped)
+    assert replaced <= len([text for text in warnings if "is left out" in text]) == len(other.skipped) <= 2
+    assert digests(batches(other, range(4), threads=1)) == digests(found)
+
+
+def test_too_many_bad_images_end_it_in_one_line(tmp_path):
+    data = stream(spoiled(tmp_path, list(TRAIN)[:6]), bad_limit=0.1)
+    with pytest.raises(
+        InputError, match="3 of 24 training images cannot be read, more than .data.bad_limit."
+    ) as e:
+        batches(data, threads=2)
+    assert "\n" not in str(e.value)
+    data = stream(spoiled(tmp_path / "all", TRAIN), bad_limit=1.0)
+    with pytest.raises(InputError, match="none of 24 training images can be read"):
+        batches(data, threads=2)
+
+
+def test_evaluation_counts_a_bad_image_and_replaces_none(tmp_path):
+    root = folders(tmp_path)
+    (root / "val" / "n02" / "val_1.JPEG").write_bytes(b"")
+    data = stream(root, bad_limit=0.0)
+    found = list(padded_batches(data.validation, 5))
+    assert sum(mask.sum() for *_, mask in found) == 11 and len(data.skipped) == 1
+    assert not found[1][0][0].any() and found[1][2].tolist() == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("what", ["gone", "shorter", "longer", "a pipe"])
+def test_a_file_that_vanishes_or_changes(tmp_path, what):
+    root = folders(tmp_path)
+    data = stream(root, bad_limit=0.5)
+    path = root / "train" / "n01" / "train_5.JPEG"
+    content = path.read_bytes()
+    path.unlink()
+    if what == "a pipe":
+        os.mkfifo(path)
+    elif what != "gone":
+        path.write_bytes(content[:-3] if what == "shorter" else content + b"\0")
+    reasons = {"gone": "cannot be read .No such", "a pipe": "is no ordinary file"}
+    batches(data, range(8), threads=2)
+    assert len(data.skipped) == 1
+    assert re.search(reasons.get(what, "when it was listed"), data.skipped[0])
+
+
+def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
+    path = one_tar(tmp_path)
+    data = stream(path, bad_limit=1.0)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    found = batches(data, range(4), threads=2)
+    assert found and all("when it was listed" in text for text in data.skipped) and len(data.skipped)
