@@ -1,6 +1,6 @@
 """What may stand on the shortcut of a deep net on photographs? Six shortcuts at 56 layers on Fashion-MNIST.
 
-Each net at its best of four learning rates, chosen on validation by three seeds.
+Each net at its best of five learning rates, chosen on validation by three seeds.
 Source: He 2016 (arXiv 1603.05027), Table 1, which asks this of ResNet-110 on CIFAR-10; the data and the recipe
 are ours. Exclusive gating starts from -6, its best first bias there.
 Command: python scripts/study.py --study=configs/studies/fashion_shortcuts.py --workdir=runs/fashion_shortcuts
@@ -23,5 +23,5 @@ def get_study(scale: str) -> Study:
     changes["exclusive-bias-6"] = {SHORTCUT: "exclusive_gating", "model.gate_bias": -6.0}
     changes["dropout"] = {SHORTCUT: "dropout"}
     arms = {name: Arm(own) for name, own in changes.items()}
-    title, rates = "Six shortcuts at 56 layers, on Fashion-MNIST", (0.01, 0.03, 0.1, 0.3)
+    title, rates = "Six shortcuts at 56 layers, on Fashion-MNIST", (0.01, 0.03, 0.1, 0.3, 1.0)
     return Study(title, base, arms, "identity", learning_rates=rates, grid_seeds=3)
