@@ -50,6 +50,8 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
         _start(arguments)
     try:
         yield
+        if several():
+            _gathered("finished")  # the first may be writing its result; the wait below has a limit
     finally:
         # A joint wait: the first to go would take the others down otherwise.
         if several():
