@@ -20,7 +20,7 @@ from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.scanning import stack_blocks
 from resnet.runs.checkpoints.restore import load_variables
-from resnet.runs.task import Task, listed
+from resnet.runs.task import Task, listed, tell_of_other_images
 from resnet.runtime.devices import DATA, make_mesh, replicate
 from resnet.training.evaluation import as_numbers, evaluate, make_evaluate, make_predict
 
@@ -107,7 +107,7 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Split, tuple
     """A split of `data` as a question to the run's net, and which of its images were skipped.
 
     Labels are the run's own: classes are the same where their names are. InputError unless the data are
-    of the same kind, shape and classes.
+    of the same kind, shape and classes; other images are worth a line in the log.
     """
     check_choice("split", split, SPLITS)
     images, source = load_split(data, split, run.task.held_out_by)
@@ -121,7 +121,10 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Split, tuple
     ):
         if ours != theirs:
             raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")
-    return with_labels_of(images, source.class_names, run.task.class_names), source.skipped
+    names = source.class_names, run.task.class_names
+    part = "train" if split == "validation" and source.validation is None else split
+    tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
+    return with_labels_of(images, *names), source.skipped
 
 
 def with_labels_of(split: Split, given: Sequence[str], trained: Sequence[str]) -> Split:

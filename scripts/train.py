@@ -22,13 +22,14 @@ flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
 def main(overrides: list[str]) -> dict | None:
     """One call of resnet.training.loop.train."""
     cli.require("config", "workdir")
-    config = cli.load_config(overrides)
-    # Imported after the checks, so that a mistyped field is answered at once.
-    from resnet.runtime.processes import index_of_this, together
-    from resnet.training.loop import train
+    from resnet.runtime.processes import in_all, index_of_this, together
 
     options = cli.FLAGS
     with together(options.coordinator, options.processes, options.process):
+        config = in_all(lambda: cli.load_config(overrides))
+        # Imported after the checks, so that a mistyped field is answered at once.
+        from resnet.training.loop import train
+
         result = train(config, options.workdir, command=cli.command())
         return None if index_of_this() else result
 

@@ -54,9 +54,11 @@ def test_of_a_plain_net_only_blocks_that_keep_the_shape_can_go():
 
 
 def test_a_lesion_is_drawn_and_tabled():
-    answer = lesion.ask(subject(blocks=2), lesion.Options(counts=(1,), draws=2))
+    net = dataclasses.replace(subject(blocks=2), name="_$x$")
+    answer = lesion.ask(net, lesion.Options(counts=(1,), draws=2))
     assert "stage1/block" in markdown(answer)
     assert len(answer.plot().axes) == 3
+    assert [text.get_text() for text in answer.plot().legends[0].get_texts()] == ["net _$x$"]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])

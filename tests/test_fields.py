@@ -76,6 +76,7 @@ def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line(cli):
         ("del c.model", "`model` is missing"),
         ("c.model = c.train", "`model` must be a ModelConfig"),
         ("c.model = None", "`model` must be a ModelConfig; got None"),
+        ("c = Confg()", ", line 4: NameError: name 'Confg' is not defined"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, text, said):
@@ -85,6 +86,15 @@ def test_a_file_that_is_wrong_is_named(tmp_path, text, said):
         f"def get_config():\n    c = Config()\n    {text}\n    return c\n"
     )
     assert said in message(load_config, path)
+
+
+def test_a_bug_of_ours_is_not_blamed_on_a_file(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("from resnet import config\ndef get_config():\n    config.replaced(3, {})\n")
+    with pytest.raises(AttributeError):
+        load_config(path)
+    path.write_text("def get_config(size):\n    pass\n")
+    assert f"config file {path}: TypeError: get_config() missing" in message(load_config, path)
 
 
 def test_json_with_wrong_names_or_sections():

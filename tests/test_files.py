@@ -10,13 +10,14 @@ import pytest
 from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 
 import resnet
 from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError
-from resnet.files import drawn, local_path
+from resnet.files import local_path, save_png
 from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
@@ -129,8 +130,19 @@ def test_no_script_takes_a_file_or_folder_as_mere_text():
                 assert not any(re.match(said, str(text)) for text in texts), texts
 
 
-@pytest.mark.parametrize("name", ["a$b^$", "$\\frac$", "no\udcffutf8", "100 % & _{"])
-def test_any_name_can_be_drawn(name):
+@pytest.mark.parametrize(
+    "name", ["a$b^$", "$\\frac$", r"\$", "no\udcffutf8", "100 % & _{", "freeze ^(a|b)$, ^c$"]
+)
+def test_a_name_is_drawn_letter_by_letter(name, tmp_path):
     figure = Figure()
-    figure.suptitle(drawn(name))
-    figure.draw_without_rendering()
+    axes = figure.add_subplot(title=name, xlabel=f"{name} again", yscale="log")
+    axes.plot([1, 2], [1, 100], label=name)
+    axes.legend()
+    figure.suptitle(name)
+    save_png(figure, tmp_path / "a.png")
+    shown = name.replace("\udcff", "?")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for text in [*figure.texts, axes.title, axes.xaxis.label, axes.get_legend().get_texts()[0]]:
+        assert not is_math_text(text.get_text())
+        assert text.get_text().replace(r"\$", "$").removesuffix(" again") == shown
+    assert "10^{1}" in axes.get_yticklabels()[-2].get_text() + axes.get_yticklabels()[2].get_text()

@@ -116,6 +116,13 @@ def test_no_json_has_nan(path):
             assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
 
 
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+def test_pictures_are_saved_in_one_place(path):
+    """Which draws names letter by letter. The picture of the rooms holds no name that a user gave."""
+    owners = ("resnet/files.py", "scripts/architecture.py")
+    assert ".savefig(" not in path.read_text() or relative(path) in owners, "use files.save_png"
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)
 def test_the_backend_is_asked_for_in_few_places(path):
     text = path.read_text()

@@ -100,6 +100,28 @@ def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_run_of_any_name_is_trained_resumed_and_evaluated():
+    """By the one call that each script makes, since a process for each name takes too long."""
+
+    @given(NAMES)
+    @settings(max_examples=tries(5))
+    def tried(name):
+        with tempfile.TemporaryDirectory() as folder:
+            workdir = Path(folder, name)
+            result = train(tiny(), workdir)
+            (workdir / "result.json").unlink()
+            shutil.rmtree(workdir / "checkpoints" / str(result["step"]))
+            assert train(tiny(), workdir)["sha256"] == result["sha256"]
+            assert evaluate_run(resnet.load(workdir))["loss"] == pytest.approx(result["loss"])
+        counted.append(name)
+
+    counted = []
+    tried()
+    record("named_runs", "a run under any name", "trained, resumed and evaluated", len(counted))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ODD, string.ascii_letters + string.digits])
 def test_the_scripts_train_resume_and_evaluate_under_such_names(tmp_path, name):
     """Together the names hold every printable character but the slash."""

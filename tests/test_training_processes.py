@@ -195,9 +195,10 @@ def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
     ("option", "said"),
     [
         ("model.blocks=2", "`model.blocks`; got [1] in process 0 and [2] in process 1"),
+        ("model.depht=20", "unknown field `model.depht`; did you mean `model.depth`"),
         pytest.param("seed=1", "`seed`; got 0 in process 0 and 1 in process 1", marks=pytest.mark.slow),
         pytest.param(
-            "parallel.host_devices=2", "`parallel.host_devices`: .*1 in process 0, 2 in process 1",
+            "parallel.host_devices=2", "`parallel.host_devices`; got 1 in process 0 and 2 in process 1",
             marks=pytest.mark.slow,
         ),
     ],

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
+from resnet.files import save_png
 from resnet.runs.files import make_folder
 from resnet.runs.metrics.records import plain, replacing, write_json
 from resnet.runs.provenance import origin_lines, this_session
@@ -89,7 +90,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     with replacing(paths[1]) as temporary:
         temporary.write_text(f"{heading}\n\n{markdown(answer)}\n")
     with replacing(paths[2]) as temporary:
-        answer.plot().savefig(temporary, format="png")
+        save_png(answer.plot(), temporary)
     return paths
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from absl import logging
 
 from resnet.config import Config
+from resnet.files import save_png
 from resnet.runs.metrics.records import replacing
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
@@ -59,7 +60,7 @@ def write_page(tests: Sequence[Test], bench: Bench, folder: Path, command: str) 
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for name, figure in (item for claim in claims for item in claim.pictures.items()):
         with replacing(folder / PICTURES / name) as temporary:
-            figure.savefig(temporary, format="png")
+            save_png(figure, temporary)
     with replacing(folder / PAGE) as temporary:
         temporary.write_text(_page(claims, command, seconds))
     holds = [claim.holds for claim in claims]

@@ -26,7 +26,7 @@ from resnet.analysis.options import Count, Seed, Within, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
-from resnet.files import drawn, local_path
+from resnet.files import local_path
 from resnet.runs.files import make_folder
 from resnet.runs.metrics.records import replacing
 
@@ -104,7 +104,7 @@ class Landscape:
         high = figure.add_subplot(1, 2, 2, projection="3d")
         high.plot_surface(x, y, shown, cmap="cividis", rcount=60, ccount=60)
         high.set(xlabel="direction 1", ylabel="direction 2", zlabel="log10 of the loss (nats)")
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 

@@ -91,16 +91,20 @@ class Lesion:
         for i, net in enumerate(self.nets):
             style, dots = pictures.style(i), {"color": pictures.COLORS[i], "marker": pictures.MARKERS[i]}
             numbers = np.arange(1, len(net.deleted) + 1)
-            single.plot(numbers, [*net.deleted.values()], label=net.name, **dots, ls="", ms=4)
+            single.plot(numbers, [*net.deleted.values()], label=f"net {net.name}", **dots, ls="", ms=4)
             single.axhline(net.intact, lw=0.8, **style)
             counts = sorted({draw.count for draw in net.several})
             errors = [[d.error for d in net.several if d.count == count] for count in counts]
-            several.plot(counts, [np.median(e) for e in errors], label=net.name, **style, marker="o", ms=3)
+            several.plot(
+                counts, [np.median(e) for e in errors], label=f"net {net.name}", **style, marker="o", ms=3
+            )
             several.fill_between(
                 counts, [min(e) for e in errors], [max(e) for e in errors], color=style["color"], alpha=0.2
             )
             pairs = [(d.tau, d.error) for d in net.swapped]
-            swapped.plot(*zip(*pairs, strict=True), label=net.name, **dots, ls="", ms=4) if pairs else None
+            swapped.plot(
+                *zip(*pairs, strict=True), label=f"net {net.name}", **dots, ls="", ms=4
+            ) if pairs else None
         single.set(xlabel="number of the deleted block", title="one block deleted (lines: none)")
         several.set(xlabel="blocks deleted at random", title="several (median, lowest to highest)")
         swapped.set(xlabel="Kendall's tau to the trained order", title="blocks of one shape swapped")

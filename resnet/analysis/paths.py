@@ -22,7 +22,6 @@ from resnet.analysis import pictures
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.chain import Part, noise_like, rms
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Paths:
         product.legend(frameon=False)
         for axes in (number, single, product):
             axes.set_xlabel("length of path (branches passed)")
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 

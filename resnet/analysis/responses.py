@@ -63,8 +63,8 @@ class Responses:
         for i, net in enumerate(self.nets):
             values = np.array([*net.layers.values()])
             numbers = np.arange(1, len(values) + 1)
-            order.plot(numbers, values, label=net.name, lw=1.2, **pictures.style(i))
-            size.plot(numbers, np.sort(values)[::-1], label=net.name, lw=1.2, **pictures.style(i))
+            order.plot(numbers, values, label=f"net {net.name}", lw=1.2, **pictures.style(i))
+            size.plot(numbers, np.sort(values)[::-1], label=f"net {net.name}", lw=1.2, **pictures.style(i))
         order.set(xlabel="layer, from the stem up", title="in the net's order")
         size.set(xlabel="layers by size", title="sorted")
         for axes in (order, size):

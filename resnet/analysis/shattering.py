@@ -23,7 +23,6 @@ from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.chain import Part, noise_like
 
 if TYPE_CHECKING:
@@ -110,14 +109,14 @@ class Shattering:
         depth.set_xticks([], minor=True)
         for axes in (depth, line):
             axes.legend(frameon=False, fontsize=7)
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
     def _plot_theory(self, axes, layers: np.ndarray) -> None:
-        axes.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: $2^{-L}$")
+        axes.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: 2⁻ᴸ")
         if self.layers_of_block == 1:
             residual = 0.75 ** (layers - 2)
-            axes.plot(layers, residual, color="grey", lw=0.8, ls="--", label="theory, residual: $(3/4)^L$")
+            axes.plot(layers, residual, color="grey", lw=0.8, ls="--", label="theory, residual: (3/4)ᴸ")
 
 
 def ask(subject: Subject, options: Options) -> Shattering:

@@ -25,7 +25,6 @@ from resnet.analysis.growth import Estimate
 from resnet.analysis.options import Count, Counts, check_options
 from resnet.analysis.subject import NOISE, Subject, at_depth, layers_of_block
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.chain import Flow, flow, noise_like
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class Signal:
             axes.set(xlabel="residual block", ylabel="log10 of the root mean square", title=name)
             axes.legend(frameon=False, fontsize=7)
         ratio.set_ylabel("log10 of the ratio")
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 

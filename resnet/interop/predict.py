@@ -13,7 +13,7 @@ from resnet.data.datasets import ON_BAD_IMAGE
 from resnet.data.folder import SUFFIXES, visible
 from resnet.data.images import BadImage, decode_image
 from resnet.errors import InputError, check_choice
-from resnet.files import drawn, local_path
+from resnet.files import local_path, save_png
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
@@ -159,8 +159,8 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
         image = read_image(run, Path(prediction.file))
         grey = image.shape[-1] == 1
         panel.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-        name, value = drawn(prediction.classes[0][0]), prediction.classes[0][1]
+        name, value = prediction.classes[0]
         regression = run.task.kind == "regression"
         panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
     with replacing(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        save_png(figure, temporary, dpi=120)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from resnet.errors import InputError, check_choice
+from resnet.fields import Declared, check_types
 from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
 from resnet.models.counts import count_parts, totals
@@ -19,7 +20,7 @@ Shapes = tuple[tuple[int, int, int], int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Match:
+class Match(Declared):
     """An arm asks for the budget of another arm."""
 
     arm: str
@@ -28,6 +29,8 @@ class Match:
     """parameters or macs (multiply-accumulates of one image)."""
     by: str = "width"
     """What is solved for: width (a factor) or depth (blocks)."""
+
+    __post_init__ = check_types
 
     def check(self) -> None:
         """Raises InputError naming the field."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet.files import local_path
+from resnet.files import local_path, save_png
 from resnet.models.chain import Flow
 from resnet.runs.metrics.records import keep_original, replacing
 
@@ -97,7 +97,7 @@ def plot(workdir: str | Path) -> Path | None:
     if not rows:
         return None
     with replacing(local_path(workdir) / PICTURE) as temporary:
-        figure(rows).savefig(temporary, format="png")
+        save_png(figure(rows), temporary)
     return local_path(workdir) / PICTURE
 
 

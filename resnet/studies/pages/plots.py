@@ -6,6 +6,7 @@ from typing import Any
 
 from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
+from resnet.files import save_png
 from resnet.runs.metrics.records import replacing
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
@@ -72,7 +73,7 @@ def _figure(panels: int, width: float = 4.6, height: float = 3.6) -> Any:
 
 def _save(path: Path, figure: Any) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        save_png(figure, temporary)
 
 
 def _style(i: int) -> dict[str, Any]:
