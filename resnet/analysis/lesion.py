@@ -57,7 +57,7 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Net:
+class DamagedNet:
     """One net with lesions."""
 
     name: str
@@ -74,7 +74,7 @@ class Lesion:
     """The net, and the one to compare it with."""
 
     measure: str
-    nets: list[Net]
+    nets: list[DamagedNet]
 
     def tables(self) -> dict[str, list[dict]]:
         """Single blocks in one table, draws in the other."""
@@ -135,7 +135,7 @@ def without(part: Part, plain: bool) -> Link | None:
     return (lambda x: x) if part.regular else None
 
 
-def _lesions(subject: Subject, options: Options) -> Net:
+def _lesions(subject: Subject, options: Options) -> DamagedNet:
     stem, *blocks, head = subject.parts()
     plain = subject.config.model.shortcut == "none"
     cut = [without(block, plain) for block in blocks]
@@ -169,7 +169,7 @@ def _lesions(subject: Subject, options: Options) -> Net:
             order = _swapped(len(blocks), groups, count, rng)
             tau = float(scipy.stats.kendalltau(range(len(order)), order)[0])  # type: ignore[arg-type]
             swapped.append(Draw(count, error_from(0, [blocks[i] for i in order]), tau))
-    return Net(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
+    return DamagedNet(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
 
 
 def _groups(blocks: Sequence[Part]) -> list[list[int]]:
@@ -191,7 +191,7 @@ def _swapped(n: int, groups: list[list[int]], count: int, rng: np.random.Generat
     return order
 
 
-def _single(net: Net) -> dict:
+def _single(net: DamagedNet) -> dict:
     errors = np.array([*net.deleted.values()])
     worst = max(net.deleted, key=lambda name: net.deleted[name])
     return {
@@ -205,7 +205,7 @@ def _single(net: Net) -> dict:
     }
 
 
-def _several(net: Net) -> list[dict]:
+def _several(net: DamagedNet) -> list[dict]:
     rows = []
     for count in sorted({draw.count for draw in net.several + net.swapped}):
         row: dict[str, Any] = {"net": net.name, "blocks or pairs": count}

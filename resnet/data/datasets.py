@@ -8,7 +8,7 @@ import numpy as np
 
 from resnet.data import splits
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
-from resnet.data.folder import load_folder
+from resnet.data.folder import load_image_folder
 from resnet.data.idx import find_idx, load_idx
 from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
 from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
@@ -111,7 +111,9 @@ def _load_published(config: DataConfig) -> Source:
 
 def _load_folder(config: DataConfig, only: str) -> Source:
     skip = config.on_bad_image == "skip"
-    return load_folder(_folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only)
+    return load_image_folder(
+        _folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only
+    )
 
 
 # Each may read less than all where one split `only` is asked for.

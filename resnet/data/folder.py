@@ -22,7 +22,7 @@ NAMES = {
 }
 
 
-def load_folder(
+def load_image_folder(
     root: Path, image_size: int, *, skip: bool = False, chosen: Collection[str] = (), only: str = ""
 ) -> Source:
     """Reads the images under `root`; the folder names in train/, sorted, are the classes.

@@ -147,7 +147,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
     """Draws the images as the net saw them, each under its first class and probability, as a PNG."""
     from matplotlib.figure import Figure
 
-    from resnet.weights.files import replacing
+    from resnet.weights.files import creating
 
     columns = min(8, len(predictions))
     rows = -(-len(predictions) // columns)
@@ -162,5 +162,5 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
         name, value = drawn(prediction.classes[0][0]), prediction.classes[0][1]
         regression = run.task.kind == "regression"
         panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
-    with replacing(target) as temporary:
+    with creating(target) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

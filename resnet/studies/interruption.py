@@ -10,7 +10,8 @@ import numpy as np
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.runs.metrics.records import read_metrics, replacing
+from resnet.files import replacing
+from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 from resnet.studies.folder import FILE, load_folder, states
@@ -111,7 +112,7 @@ def _told(kill: Kill) -> str:
     return ", ".join(f"{n} {state}" for state, n in kill.states.items() if n) or "none"
 
 
-def write_page(found: Interruption, command: str, path: Path) -> None:
+def write_interruption(found: Interruption, command: str, path: Path) -> None:
     """The page for a repository."""
     kills = [(str(i), f"{kill.seconds:.1f}", _told(kill)) for i, kill in enumerate(found.kills, 1)]
     rows = [(name, _loss(a), _loss(b), "yes" if a == b else "no") for name, (a, b) in found.runs.items()]

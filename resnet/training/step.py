@@ -18,7 +18,7 @@ from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.models.resnet import make_model
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
-from resnet.training.divergence import guarded, initial_guard, scaled, watched
+from resnet.training.divergence import at_lowered_rate, guarded, initial_guard, watched
 from resnet.training.losses import example_losses, example_scores
 from resnet.training.optimizers import constant_where, make_optimizer
 from resnet.training.schedules import Schedule
@@ -109,7 +109,7 @@ class Step:
             grads, metrics = lax.pmean((grads, metrics), self.axis)
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": self.schedule(state.step)}
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, scaled(updates, state.guard))
+        params = optax.apply_updates(state.params, at_lowered_rate(updates, state.guard))
         ema = moving_average(state, {"params": params, "batch_stats": batch_stats}, self.settings.ema)
         new = TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema)
         return (

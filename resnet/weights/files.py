@@ -5,7 +5,6 @@ import importlib.util
 import json
 import pickle
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnet.errors import InputError
-from resnet.files import local_path
+from resnet.files import local_path, replacing
 
 StateDict = dict[str, np.ndarray]
 
@@ -149,38 +148,35 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with creating(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata))
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place, whole, if the block succeeds.
+def creating(path: str | Path) -> Iterator[Path]:
+    """`replacing` for a path that a user chose: makes its parent folders.
 
-    The block makes a file or a folder there; a folder takes no place that is not empty.
+    Raises InputError where nothing can be written, before the block starts where that shows already.
     """
     path = local_path(path)
-    folder = _folder_beside(path)
+    check_writable(path)
     try:
-        temporary = folder / path.name
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise _unwritable(path, error) from None
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """InputError unless something can be written at each path, where it is one: known before any work."""
-    for path in filter(None, paths):
-        _folder_beside(local_path(path)).rmdir()
+    """Makes the parent folders of each path that is given; InputError unless a file can be written there."""
+    for path in map(local_path, filter(None, paths)):
+        try:
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.absolute().parent):
+                pass
+        except OSError as error:
+            raise _unwritable(path, error) from None
 
 
-def _folder_beside(path: Path) -> Path:
-    """A new folder on the disk of `path`, its parents made too."""
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {path} ({error.strerror or error})")

@@ -36,7 +36,9 @@ def in_use() -> bool:
         return _registered()
 
 
-def convolve(target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int) -> Array:
+def run_convolution(
+    target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int
+) -> Array:
     """The result, of the shape, of one of CONVOLUTIONS; the padding is less than the size of the kernel."""
     function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
     return function(a, b, stride=np.int64(stride), padding=np.int64(padding))
@@ -52,7 +54,7 @@ def sums(target: str, *arrays: Array) -> Sequence[Array]:
 def _registered() -> bool:
     """Whether XLA knows them now. Whatever goes wrong has XLA's operations serve, in all of this process."""
     try:
-        loaded = library.load()
+        loaded = library.load_library()
         handlers = {
             f"resnet_{target}": jax.ffi.pycapsule(getattr(loaded, f"resnet_{target}"))
             for target in CONVOLUTIONS + SUMS

@@ -38,7 +38,7 @@ class CompilerError(Exception):
     """The compiler cannot be run, or does not compile the kernels; its text is the reason in one line."""
 
 
-def load() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """The library, kept or compiled now; CompilerError or OSError where neither can be had."""
     folder, path = _folder(), None
     try:

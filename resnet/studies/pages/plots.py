@@ -6,7 +6,7 @@ from typing import Any
 
 from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
-from resnet.runs.metrics.records import replacing
+from resnet.files import replacing
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 from resnet.studies.study import tell_apart
