@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet.data import splits
+from resnet.data.augment import Cutout, Flip, Operation, Shift, parse_operation
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
 from resnet.data.folder import load_image_folder
 from resnet.data.idx import find_idx, load_idx
@@ -19,7 +20,6 @@ from resnet.files import check_path, local_path
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
 SPLITS = ("train", "validation", "test")
 ON_BAD_IMAGE = ("error", "skip")
-SHIFT_FILLS = ("zero", "reflect")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -59,14 +59,27 @@ class DataConfig(Fields, section="data"):
     """mean of each channel, in units of 0..1; empty: that of the training images"""
     std: tuple[float, ...] = ()
     """standard deviation of each channel, in units of 0..1; empty: that of the training images"""
+    augmentation: tuple[str, ...] = ()
+    """operations of data/augment.py with their arguments, e.g. "shift 4 reflect"; those of the fields shift,
+    flip and cutout come before"""
+
+    def operations(self) -> list[tuple[str, Operation]]:
+        """The augmentation of a training image: (what asks for it, the operation), in order."""
+        fields = {
+            "data.shift": Shift(self.shift, self.shift_fill) if self.shift else None,
+            "data.flip": Flip() if self.flip else None,
+            "data.cutout": Cutout(self.cutout) if self.cutout else None,
+        }
+        named = [parse_operation("data.augmentation", text) for text in self.augmentation]
+        return [(field, operation) for field, operation in fields.items() if operation] + named
 
     def check(self) -> None:
         """Raises InputError naming the first field that cannot work."""
         check_choice("data.name", self.name, DATASETS)
-        check_choice("data.shift_fill", self.shift_fill, SHIFT_FILLS)
+        check_choice("data.shift_fill", self.shift_fill, Shift.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
-        for field in ("validation", "split_seed", "train_limit", "image_size", "shift", "cutout"):
+        for field in ("validation", "split_seed", "train_limit", "image_size"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
         check_path("data.dir", self.dir)
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
@@ -87,14 +100,25 @@ class DataConfig(Fields, section="data"):
                 f"`data.on_bad_image` skips files of image_folder only, and must be error for {self.name}; "
                 f"got {self.on_bad_image!r}"
             )
-        if self.name == "digits_rotation" and self.flip:
-            raise InputError("`data.flip` must be False for digits_rotation: it reverses angles")
+        self._check_augmentation()
         if self.normalization != "channel" and (self.mean or self.std):
             raise InputError(
                 f"`data.mean` and `data.std` need `data.normalization` channel; got {self.normalization!r}"
             )
         if not all(value > 0 for value in self.std):
             raise InputError(f"`data.std` must be positive; got {self.std!r}")
+
+    def _check_augmentation(self) -> None:
+        operations = self.operations()
+        for field, operation in operations:
+            operation.check(field, None)
+            if self.name == "digits_rotation" and isinstance(operation, Flip):
+                raise InputError(f"`{field}` must not flip digits_rotation: it reverses angles")
+        if len({type(operation) for _, operation in operations}) < len(operations):
+            raise InputError(
+                f"`data.augmentation` must have each operation once, and none that another field asks for; "
+                f"got {self.augmentation!r}"
+            )
 
 
 def _folder(path: str) -> Path:
@@ -148,7 +172,9 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
         fingerprint={name: split.fingerprint for name, split in read.items() if split},
         held_out_by=PLACE if source.train.files is None else held_out_by,
     )
-    _check_augmentation(dataset, config)
+    height, width, _ = dataset.image_shape
+    for field, operation in config.operations():
+        operation.check(field, (height, width))
     return dataset
 
 
@@ -256,13 +282,3 @@ def given_statistics(config: DataConfig, channels: int) -> dict[str, splits.Stat
                 f"`data.{name}` must have one value for each of {channels} channels; got {values!r}"
             )
     return {name: np.multiply(values, 255).astype(np.float32) for name, values in given.items()}
-
-
-def _check_augmentation(dataset: Dataset, config: DataConfig) -> None:
-    height, width, _ = dataset.image_shape
-    for field in ("shift", "cutout"):
-        if getattr(config, field) >= min(height, width):
-            raise InputError(
-                f"`data.{field}` must be less than the images' sides, {width}x{height} pixels; "
-                f"got {getattr(config, field)!r}"
-            )

@@ -11,11 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
-from resnet.data.augment import augment, normalize
+from resnet.data.augment import Operation, augment, normalize
 from resnet.data.batches import Resident
-from resnet.data.datasets import DataConfig
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
-from resnet.models.resnet import make_model
+from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
 from resnet.training.divergence import at_lowered_rate, guarded, initial_guard, watched
@@ -60,7 +59,7 @@ class Step:
     schedule: Schedule
     """The learning rate as a function of the step, for the record; the optimiser applies it."""
     task: Task
-    augmentation: DataConfig
+    augmentation: tuple[Operation, ...]
     settings: TrainConfig
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values."""
@@ -133,13 +132,13 @@ class Step:
 
 
 def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None = None) -> Step:
-    """The step of a config on the data of a task."""
+    """The step of a checked config on the data of a task."""
     return Step(
-        model=make_model(config.model, task.num_outputs),
+        model=ResNet(config.model, task.num_outputs),
         optimizer=make_optimizer(config.optimizer, schedule, config.freeze),
         schedule=schedule,
         task=task,
-        augmentation=config.data,
+        augmentation=tuple(operation for _, operation in config.data.operations()),
         settings=config.train,
         freeze=config.freeze,
         axis=axis,
