@@ -184,7 +184,7 @@ def evaluate_surface(
     identity: str,
     chunk: int,
 ) -> Float[np.ndarray, " n"]:
-    """Losses at all coordinates, `chunk` at a time; what is known lies in `path` (.npz) after each chunk.
+    """Losses at all coordinates, `chunk` at a time; each chunk is saved to `path` (.npz) when it is done.
 
     A second call goes on where the first one stopped. `identity` says which surface it is: InputError
     if the file holds another one.

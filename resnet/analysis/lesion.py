@@ -71,7 +71,7 @@ class DamagedNet:
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """The net, and the one to compare it with."""
+    """Errors of the net under lesions, and of the net to compare it with."""
 
     measure: str
     nets: list[DamagedNet]
@@ -173,7 +173,7 @@ def _lesions(subject: Subject, options: Options) -> DamagedNet:
 
 
 def _groups(blocks: Sequence[Part]) -> list[list[int]]:
-    """Places of blocks that may be exchanged: equal but for their variables."""
+    """Groups of places of blocks that differ only in their variables, and so may be exchanged."""
     groups: dict[Any, list[int]] = {}
     for i, block in enumerate(blocks):
         if block.regular:

@@ -110,7 +110,7 @@ def outputs(subject: Subject, images: Float[Array, "n h w c"]) -> list[Array]:
 
 
 def _other(subject: Subject, options: Options) -> Subject:
-    """The net that is compared with; it sees the same images."""
+    """The net to compare with, on the same images."""
     if not options.other and not options.other_step:
         return subject
     if not options.other and subject.step is None:

@@ -126,7 +126,7 @@ def _folder(path: str) -> Path:
 
 
 def _load_published(config: DataConfig) -> Source:
-    """From IDX files where they are found, else as tensorflow-datasets prepared it."""
+    """Reads IDX files if there are any, else what tensorflow-datasets prepared."""
     folder = find_idx(config.name, _folder(config.dir) if config.dir else None)
     if folder:
         return load_idx(config.name, folder)
@@ -179,7 +179,7 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
 
 
 def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Split, Source]:
-    """One split, and what it was taken from; of a folder, no other need be there."""
+    """Reads one split, and returns it with its source. An image folder needs no other split for it."""
     source = _read(config, only=name)
     if name == "test" or (name == "validation" and source.validation is not None):
         return getattr(source, name), source
@@ -188,7 +188,7 @@ def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[
 
 
 def _read(config: DataConfig, only: str = "") -> Source:
-    """What the loader gives, with the classes that are chosen."""
+    """Reads what the loader of the data set gives, and keeps the chosen classes."""
     config.check()
     source = DATASETS[config.name](config, only)
     _check_labels(source, config.name)

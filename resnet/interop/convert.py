@@ -130,7 +130,7 @@ net.load_state_dict(load_file("{file}"))"""
 
 
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
-    """The state before the first step, but with these variables."""
+    """The state before the first step, with these variables in place of the initial ones."""
     step = make_step(config, task, lambda step: jnp.zeros(()))
     shapes = jax.eval_shape(step.init, config.seed)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

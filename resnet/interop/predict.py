@@ -63,9 +63,9 @@ def predict_files(
     on_bad_image: str = "error",
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Prediction]:
-    """Predictions for each file in order, of `top` classes; `progress` is told the number that is done.
+    """The `top` classes of each file, in order; calls `progress` with the number of files done.
 
-    What cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
+    A file that cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
     """
     check_choice("--on_bad_image", on_bad_image, ON_BAD_IMAGE)
     classes = run.task.num_outputs

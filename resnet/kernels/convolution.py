@@ -55,7 +55,7 @@ def convolve(
 
 
 def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> None:
-    """ValueError where this is no convolution: native ones read and write what the shapes say."""
+    """Raises ValueError for shapes that do not fit, as native code reads and writes by them."""
     told = f"; got x {x.shape} {x.dtype}, kernel {kernel.shape} {kernel.dtype}"
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("x must be [b, h, w, c], and the kernel [k, k, i, o]" + told)
@@ -75,7 +75,7 @@ def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> N
 
 
 def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -> Array:
-    """The same by XLA alone: what every other formulation is tested against."""
+    """The convolution as XLA's own operation; every other formulation is tested against it."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=NHWC,
         feature_group_count=groups,
@@ -204,7 +204,7 @@ def _bilinear(f: Callable[..., Array], shape: Callable[..., tuple[int, ...]]) ->
 
 
 def _unrolled(primitive: Primitive, arrays: tuple[Array, ...], axes: tuple[int | None, ...], **window):
-    """The primitive under `vmap`: called once for each mapped element."""
+    """The batching rule: calls the primitive once for each mapped element."""
     count = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
 
     def element(a: Array, axis: int | None, i: int) -> Array:

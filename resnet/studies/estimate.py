@@ -1,4 +1,4 @@
-"""What a study will take, before it starts: a short measurement of its smallest net, scaled to the others."""
+"""Estimates time and memory of a study before it starts: measures its smallest net, scales to the others."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ class RunEstimate:
 
 
 def estimate(folder: StudyFolder, names: list[str]) -> list[RunEstimate]:
-    """Time in proportion to multiply-accumulates, memory to activations, both as measured on one arm."""
+    """Scales what is measured on one arm: time by multiply-accumulates, memory by activations."""
     least = min(names, key=lambda name: folder.arms[name].macs)
     config = folder.arms[least].config
     try:

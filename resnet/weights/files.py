@@ -37,7 +37,7 @@ def read_weights(path: str | Path) -> StateDict:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...] | None:
-    """The classes that a file of ours says its outputs stand for; None where a file says nothing of them."""
+    """The class names in the metadata of a file that we wrote; None if there are none."""
     if Path(path).suffix != ".safetensors":
         return None
     from safetensors import safe_open
@@ -115,7 +115,7 @@ def _read_torch(path: Path) -> StateDict:
 
 
 def _reason(error: Exception) -> str:
-    """What PyTorch found, without its advice, some of which is to read the file all the same."""
+    """PyTorch's error without its advice, part of which is to read the file unsafely."""
     text = str(error)
     found = re.search(r"WeightsUnpickler error:\s*(.*?)(?: was not an allowed global|$)", text, re.MULTILINE)
     return found[1][:120] if found else re.split(r"\. |\n", text)[0][:120] or type(error).__name__
@@ -154,9 +154,9 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
 
 @contextlib.contextmanager
 def creating(path: str | Path) -> Iterator[Path]:
-    """`replacing` for a path that a user chose: makes its parent folders.
+    """Like `replacing`, for a path that a user chose: makes its parent folders; errors are InputErrors.
 
-    Raises InputError where nothing can be written, before the block starts where that shows already.
+    A folder that cannot be written is found before the block starts.
     """
     path = local_path(path)
     check_writable(path)
