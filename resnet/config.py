@@ -18,7 +18,7 @@ from typing import Any
 
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
-from resnet.fields import Fields, fits, type_name, unknown_field
+from resnet.fields import Fields, closest, fits, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
@@ -106,7 +106,8 @@ def call_file(path: str | Path, what: str, kind: type[T], folder: str, **argumen
     function = f"get_{what}"
     path = local_path(path)
     if not path.is_file():
-        raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/")
+        beside = closest(path.name, (file.name for file in path.parent.glob("*.py")))
+        raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/{beside}")
     with importing_beside(path):
         try:
             module = runpy.run_path(str(path))

@@ -1,8 +1,9 @@
-"""Paths as users give them, files that import each other, pictures, and files that outlast a power cut."""
+"""Paths as users give them, files replaced as a whole or imported, and pictures."""
 
 import contextlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +97,24 @@ def sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`. What the block makes there, a file or a folder, then takes its place.
+
+    The content is on disk before it is renamed, and the name after: a power cut leaves the old file or the
+    new one, and so does an error in the block. A folder replaces nothing but an empty folder.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # Not every file system can do this for folders.
+            sync(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)

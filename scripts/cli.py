@@ -104,10 +104,10 @@ def command() -> str:
 
 def load_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
-    from resnet.config import load_config
+    from resnet.config import Config, call_file
 
     require("config")
-    config = override(load_config(FLAGS.config), overrides)
+    config = override(call_file(FLAGS.config, "config", Config, "configs"), overrides)
     prepare(config)
     return config
 

@@ -1,4 +1,4 @@
-"""Shows a net: python scripts/describe.py --config=configs/cifar10_resnet20.py
+"""Shows a net: python scripts/describe.py --config=configs/cifar10_resnet.py
 
 A table by stem, block and head: shape of what leaves it, shortcut, parameters and multiply-accumulates
 for one image. --blocks shows every block, where stages are summed up otherwise. --compare=FILE lists

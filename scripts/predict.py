@@ -37,7 +37,7 @@ def main(overrides: list[str], images: list[str]) -> None:
 
     from resnet.interop.predict import contact_sheet, find_images, predict_files
     from resnet.run import load
-    from resnet.weights.files import check_writable, replacing
+    from resnet.weights.files import check_writable, creating
 
     files = find_images(images)
     check_writable(cli.FLAGS.output, cli.FLAGS.sheet)
@@ -62,7 +62,7 @@ def main(overrides: list[str], images: list[str]) -> None:
             sys.stdout.reconfigure(errors="surrogateescape")
         print(text, flush=True)
         return
-    with replacing(cli.FLAGS.output) as temporary:
+    with creating(cli.FLAGS.output) as temporary:
         temporary.write_text(text + "\n", "utf-8", "surrogateescape")
 
 

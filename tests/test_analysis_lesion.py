@@ -133,4 +133,4 @@ def test_the_gradient_of_the_flow_is_the_sum_over_paths():
         for a in (True, False) for b in (True, False)
     ]  # fmt: skip
     np.testing.assert_allclose(sum(single), whole, rtol=1e-3, atol=1e-3 * abs(whole).max())
-    assert signal.measure(asked).gradient.shape == (3,)
+    assert signal.measure_flow(asked).gradient.shape == (3,)

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from resnet.config import Config, field_help
-from resnet.data.datasets import DATASETS, NORMALIZATIONS, SHIFT_FILLS, load_dataset
+from resnet.data.augment import Shift
+from resnet.data.datasets import DATASETS, NORMALIZATIONS, load_dataset
 from resnet.errors import InputError
 from resnet.models.grammar import CHOICES
 from resnet.runtime.devices import make_mesh
@@ -47,7 +48,7 @@ ANY += ["", " ", "a\nb", "((('a', 1),),)", "50 %", "'50 %', '75 %'", "__import__
 OTHER_CHOICES = {
     "data.name": DATASETS,
     "data.normalization": NORMALIZATIONS,
-    "data.shift_fill": SHIFT_FILLS,
+    "data.shift_fill": tuple(Shift.modes),
     "optimizer.name": PRECONDITIONERS,
     "optimizer.decay": DECAYED,
     "schedule.name": SCHEDULES,

@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: who imports whom, and how long is long."""
 
 import ast
+import collections
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +47,8 @@ ASK_FOR_BACKEND = ("resnet/kernels/backend.py", "resnet/runtime/")
 # A folder holds no more modules than these; analysis has one for each question.
 MODULES_OF_A_ROOM = 12
 QUESTIONS = ROOT / "resnet/analysis"
-# The leaf configs are composed by resnet/config.py, and so must not import it.
-COMPOSED_BY = "resnet/config.py"
+# Every question defines these two.
+NAMES_OF_A_QUESTION = {"Options", "ask"}
 
 
 def relative(path: Path) -> str:
@@ -155,3 +156,27 @@ def test_one_page_per_concept(path):
 def test_every_module_says_what_it_is(path):
     text = path.read_text()
     assert not text or ast.get_docstring(ast.parse(text)), "a docstring on the first line"
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """Functions, classes and type aliases that a module of the library defines for others."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        else:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            # An alias is written like a class; one letter is a type variable.
+            names = [
+                t.id for t in targets if isinstance(t, ast.Name) and t.id[0].isupper() and t.id[1:2].islower()
+            ]
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_no_public_name_is_defined_twice():
+    """A name says what it is wherever it is imported; two functions of one purpose are one."""
+    where = collections.defaultdict(list)
+    for path in LIBRARY:
+        for name in public_names(path):
+            if path.parent != QUESTIONS or name not in NAMES_OF_A_QUESTION:
+                where[name].append(relative(path))
+    assert not {name: files for name, files in where.items() if len(files) > 1}

@@ -52,7 +52,7 @@ def take_up(workdir, step: int) -> None:
     assert all(each["to"] == 2 for each in rollbacks.read_rollbacks(workdir))
     with Records(workdir, 4, step, tensorboard=False) as out:
         out.write(step + 1, {"loss": 0.5}, "train")
-    telemetry.forget_after(workdir, step)
+    telemetry.forget_rows_after(workdir, step)
     rows = telemetry.read(workdir)
     blocks = {n: [row["block"] for row in rows if row["step"] == n] for n in range(1, step + 1)}
     assert len(rows) == sum(map(len, blocks.values()))
@@ -144,7 +144,7 @@ def test_a_line_cut_short_by_a_kill_is_no_damage(tmp_path, caplog):
         with (tmp_path / name).open("a") as file:
             file.write(cut)
     Records(tmp_path, 4, step=4, tensorboard=False).close()
-    telemetry.forget_after(tmp_path, 4)
+    telemetry.forget_rows_after(tmp_path, 4)
     assert not list(tmp_path.glob("*.damaged")) and not caplog.text
     assert len(telemetry.read(tmp_path)) == 8 and len(read_metrics(tmp_path)) == 4
 

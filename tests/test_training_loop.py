@@ -1,8 +1,10 @@
 """Whole runs of a few steps: resuming, finishing, diverging, and checkpoints that are damaged."""
 
 import dataclasses
+import gc
 import json
 import signal
+import weakref
 from pathlib import Path
 
 import jax
@@ -205,3 +207,18 @@ def test_other_data_must_put_the_same_question(finished):
     data.name, data.shift = "digits_rotation", 0
     with pytest.raises(InputError, match="the run was trained with kind classification"):
         evaluate_run(run, "test", data)
+
+
+def test_a_run_that_is_over_leaves_no_images_behind(tmp_path, monkeypatch):
+    """A study trains hundreds of runs in one process, each with its images on the device."""
+    resident = []
+
+    def remembered(*arguments):
+        made = make_trainer(*arguments)
+        resident.extend(weakref.ref(array) for array in made.resident.values())
+        return made
+
+    monkeypatch.setattr(loop, "make_trainer", remembered)
+    train(tiny(), tmp_path)
+    gc.collect()
+    assert len(resident) == 2 and [array() for array in resident] == [None, None]

@@ -11,7 +11,7 @@ from resnet.data.datasets import load_dataset
 from resnet.runtime.devices import make_mesh
 from resnet.training.evaluation import evaluate
 from resnet.training.step import TrainState
-from resnet.training.trainer import each_seed, make_trainer
+from resnet.training.trainer import make_trainer
 
 BATCH = 16
 

@@ -62,9 +62,9 @@ def test_several_seeds_have_the_rows_they_would_have_alone(with_and_without, tmp
 def test_a_resumed_run_has_each_row_once(tmp_path):
     path = tmp_path / telemetry.FILE
     path.write_text(",".join(telemetry.COLUMNS) + "\n2,a,0,0,0,0\n4,a,0,0,0,0\n6,a,0,0\n")
-    telemetry.forget_after(tmp_path, 2)
+    telemetry.forget_rows_after(tmp_path, 2)
     assert [row["step"] for row in telemetry.read(tmp_path)] == [2]
-    telemetry.forget_after(tmp_path / "none", 2)
+    telemetry.forget_rows_after(tmp_path / "none", 2)
 
 
 def test_a_run_that_fails_says_where_the_signal_was_largest(tmp_path):

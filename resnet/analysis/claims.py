@@ -9,8 +9,7 @@ from typing import Any, Literal
 from absl import logging
 
 from resnet.config import Config
-from resnet.files import save_png
-from resnet.runs.metrics.records import replacing
+from resnet.files import replacing, save_png
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 

@@ -243,7 +243,7 @@ def _signal_command(model: Mapping[str, Any]) -> str:
     return f"{question} {fields}"
 
 
-def _in_part(outcomes: Sequence[theory.Outcome]) -> Any:
+def _in_part(outcomes: Sequence[theory.Measured]) -> Any:
     """These claims hold in part as long as theory, which says where they do not, agrees."""
     return "in part" if all(outcome.agrees for outcome in outcomes) else "no"
 
@@ -269,7 +269,7 @@ def _cost(config: Any) -> tuple[int, int]:
     return part.parameters, part.macs
 
 
-def _picture(outcomes: Sequence[theory.Outcome]) -> Any:
+def _picture(outcomes: Sequence[theory.Measured]) -> Any:
     """Signal and gradient against the block, one line a net."""
     figure, (up, down) = pictures.panels(2, height=4.2)
     for i, outcome in enumerate(outcomes):

@@ -57,7 +57,7 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Net:
+class DamagedNet:
     """One net with lesions."""
 
     name: str
@@ -71,10 +71,10 @@ class Net:
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """The net, and the one to compare it with."""
+    """Errors of the net under lesions, and of the net to compare it with."""
 
     measure: str
-    nets: list[Net]
+    nets: list[DamagedNet]
 
     def tables(self) -> dict[str, list[dict]]:
         """Single blocks in one table, draws in the other."""
@@ -139,7 +139,7 @@ def without(part: Part, plain: bool) -> Link | None:
     return (lambda x: x) if part.regular else None
 
 
-def _lesions(subject: Subject, options: Options) -> Net:
+def _lesions(subject: Subject, options: Options) -> DamagedNet:
     stem, *blocks, head = subject.parts()
     plain = subject.config.model.shortcut == "none"
     cut = [without(block, plain) for block in blocks]
@@ -173,11 +173,11 @@ def _lesions(subject: Subject, options: Options) -> Net:
             order = _swapped(len(blocks), groups, count, rng)
             tau = float(scipy.stats.kendalltau(range(len(order)), order)[0])  # type: ignore[arg-type]
             swapped.append(Draw(count, error_from(0, [blocks[i] for i in order]), tau))
-    return Net(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
+    return DamagedNet(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
 
 
 def _groups(blocks: Sequence[Part]) -> list[list[int]]:
-    """Places of blocks that may be exchanged: equal but for their variables."""
+    """Groups of places of blocks that differ only in their variables, and so may be exchanged."""
     groups: dict[Any, list[int]] = {}
     for i, block in enumerate(blocks):
         if block.regular:
@@ -195,7 +195,7 @@ def _swapped(n: int, groups: list[list[int]], count: int, rng: np.random.Generat
     return order
 
 
-def _single(net: Net) -> dict:
+def _single(net: DamagedNet) -> dict:
     errors = np.array([*net.deleted.values()])
     worst = max(net.deleted, key=lambda name: net.deleted[name])
     return {
@@ -209,7 +209,7 @@ def _single(net: Net) -> dict:
     }
 
 
-def _several(net: Net) -> list[dict]:
+def _several(net: DamagedNet) -> list[dict]:
     rows = []
     for count in sorted({draw.count for draw in net.several + net.swapped}):
         row: dict[str, Any] = {"net": net.name, "blocks or pairs": count}

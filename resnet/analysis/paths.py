@@ -121,10 +121,10 @@ def ask(subject: Subject, options: Options) -> Paths:
     for length in range(n + 1):
         chosen = [set(rng.choice(n, length, replace=False).tolist()) for _ in range(options.draws)]
         scales.append(jax.device_get([_along(blocks, joints, top, through) for through in chosen]))
-    return summarize(subject.name, np.array(scales, np.float64) / math.log(10))
+    return weigh_paths(subject.name, np.array(scales, np.float64) / math.log(10))
 
 
-def summarize(title: str, draws: np.ndarray) -> Paths:
+def weigh_paths(title: str, draws: np.ndarray) -> Paths:
     """Weights and effective lengths from log10 of the gradients of single paths, [lengths, draws]."""
     n = len(draws) - 1
     k = np.arange(n + 1)

@@ -59,11 +59,11 @@ class Setup:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Measured:
     """A set-up measured."""
 
     setup: Setup
-    net: signal.Net
+    net: signal.NetFlow
 
     @property
     def forward(self) -> Estimate | None:
@@ -92,10 +92,10 @@ class Outcome:
         }
 
 
-def measure(setup: Setup, base: Config, images: int, seeds: int) -> Outcome:
+def measure(setup: Setup, base: Config, images: int, seeds: int) -> Measured:
     """The set-up on noise, from the chain `base`."""
     subject = of_config(setup.name, replaced(base, setup.model), images=images)
-    return Outcome(setup, signal.ask(subject, signal.Options(seeds=seeds)).nets[0])
+    return Measured(setup, signal.ask(subject, signal.Options(seeds=seeds)).nets[0])
 
 
 def fixed_point(f: Callable, gain: float, start: float = 1.0) -> float:

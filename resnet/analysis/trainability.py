@@ -158,7 +158,7 @@ def _cell(subject: Subject, shortcut: str, order: str, options: Options) -> Cell
         nets = [subject.restarted(seed, changes) for seed in range(first, first + options.seeds)]
     except InputError as error:
         return Cell(shortcut, order, f"refused: {error}")
-    gradients = [signal.measure(net).gradient / math.log(10) for net in nets]
+    gradients = [signal.measure_flow(net).gradient / math.log(10) for net in nets]
     decades = np.mean([values[0] - values[1:] for values in gradients], 0)
     increments = np.concatenate([-np.diff(values) for values in gradients]) * math.log(10)
     outcome, depth = depth_of_limit(decades, increments, options.decades)

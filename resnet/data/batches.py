@@ -17,9 +17,9 @@ from resnet.errors import InputError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A batch of images that lie on the device already: the examples at `places` of all.
+    """A batch as the arrays of all images on the device and the `places` of its examples.
 
-    Gathered where the program first asks, so that a step that takes it is one program.
+    Indexing it by name gathers the examples inside the program that takes it.
     """
 
     arrays: Any
@@ -49,7 +49,7 @@ def steps_per_epoch(n: int, batch: int) -> int:
 
 
 def batch_indices(seed: int, step: int, n: int, batch: int) -> Int32[np.ndarray, " batch"]:
-    """The examples of a training step (from 0)."""
+    """The places of the examples of a training step; steps count from 0."""
     epoch, place = divmod(step, steps_per_epoch(n, batch))
     return epoch_order(seed, epoch, n)[place * batch : (place + 1) * batch]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from resnet.data import splits
+from resnet.data.augment import Cutout, Flip, Operation, Shift, parse_operation
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
-from resnet.data.folder import load_folder
+from resnet.data.folder import load_image_folder
 from resnet.data.idx import find_idx, load_idx
 from resnet.data.prepared import DEFAULT_DIR, PREPARED, load_prepared
 from resnet.data.splits import NAME, PLACE, Dataset, Source, Split
@@ -19,7 +20,6 @@ from resnet.files import check_path, local_path
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
 SPLITS = ("train", "validation", "test")
 ON_BAD_IMAGE = ("error", "skip")
-SHIFT_FILLS = ("zero", "reflect")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -59,14 +59,27 @@ class DataConfig(Fields, section="data"):
     """mean of each channel, in units of 0..1; empty: that of the training images"""
     std: tuple[float, ...] = ()
     """standard deviation of each channel, in units of 0..1; empty: that of the training images"""
+    augmentation: tuple[str, ...] = ()
+    """operations of data/augment.py with their arguments, e.g. "shift 4 reflect"; those of the fields shift,
+    flip and cutout come before"""
+
+    def operations(self) -> list[tuple[str, Operation]]:
+        """The augmentation of a training image: (what asks for it, the operation), in order."""
+        fields = {
+            "data.shift": Shift(self.shift, self.shift_fill) if self.shift else None,
+            "data.flip": Flip() if self.flip else None,
+            "data.cutout": Cutout(self.cutout) if self.cutout else None,
+        }
+        named = [parse_operation("data.augmentation", text) for text in self.augmentation]
+        return [(field, operation) for field, operation in fields.items() if operation] + named
 
     def check(self) -> None:
         """Raises InputError naming the first field that cannot work."""
         check_choice("data.name", self.name, DATASETS)
-        check_choice("data.shift_fill", self.shift_fill, SHIFT_FILLS)
+        check_choice("data.shift_fill", self.shift_fill, Shift.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
-        for field in ("validation", "split_seed", "train_limit", "image_size", "shift", "cutout"):
+        for field in ("validation", "split_seed", "train_limit", "image_size"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
         check_path("data.dir", self.dir)
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
@@ -87,8 +100,7 @@ class DataConfig(Fields, section="data"):
                 f"`data.on_bad_image` skips files of image_folder only, and must be error for {self.name}; "
                 f"got {self.on_bad_image!r}"
             )
-        if self.name == "digits_rotation" and self.flip:
-            raise InputError("`data.flip` must be False for digits_rotation: it reverses angles")
+        self._check_augmentation()
         if self.normalization != "channel" and (self.mean or self.std):
             raise InputError(
                 f"`data.mean` and `data.std` need `data.normalization` channel; got {self.normalization!r}"
@@ -96,13 +108,25 @@ class DataConfig(Fields, section="data"):
         if not all(value > 0 for value in self.std):
             raise InputError(f"`data.std` must be positive; got {self.std!r}")
 
+    def _check_augmentation(self) -> None:
+        operations = self.operations()
+        for field, operation in operations:
+            operation.check(field, None)
+            if self.name == "digits_rotation" and isinstance(operation, Flip):
+                raise InputError(f"`{field}` must not flip digits_rotation: it reverses angles")
+        if len({type(operation) for _, operation in operations}) < len(operations):
+            raise InputError(
+                f"`data.augmentation` must have each operation once, and none that another field asks for; "
+                f"got {self.augmentation!r}"
+            )
+
 
 def _folder(path: str) -> Path:
     return local_path(path).absolute()
 
 
 def _load_published(config: DataConfig) -> Source:
-    """From IDX files where they are found, else as tensorflow-datasets prepared it."""
+    """Reads IDX files if there are any, else what tensorflow-datasets prepared."""
     folder = find_idx(config.name, _folder(config.dir) if config.dir else None)
     if folder:
         return load_idx(config.name, folder)
@@ -111,7 +135,9 @@ def _load_published(config: DataConfig) -> Source:
 
 def _load_folder(config: DataConfig, only: str) -> Source:
     skip = config.on_bad_image == "skip"
-    return load_folder(_folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only)
+    return load_image_folder(
+        _folder(config.dir), config.image_size, skip=skip, chosen=config.classes, only=only
+    )
 
 
 # Each may read less than all where one split `only` is asked for.
@@ -146,12 +172,14 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
         fingerprint={name: split.fingerprint for name, split in read.items() if split},
         held_out_by=PLACE if source.train.files is None else held_out_by,
     )
-    _check_augmentation(dataset, config)
+    height, width, _ = dataset.image_shape
+    for field, operation in config.operations():
+        operation.check(field, (height, width))
     return dataset
 
 
 def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Split, Source]:
-    """One split, and what it was taken from; of a folder, no other need be there."""
+    """Reads one split, and returns it with its source. An image folder needs no other split for it."""
     source = _read(config, only=name)
     if name == "test" or (name == "validation" and source.validation is not None):
         return getattr(source, name), source
@@ -160,7 +188,7 @@ def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[
 
 
 def _read(config: DataConfig, only: str = "") -> Source:
-    """What the loader gives, with the classes that are chosen."""
+    """Reads what the loader of the data set gives, and keeps the chosen classes."""
     config.check()
     source = DATASETS[config.name](config, only)
     _check_labels(source, config.name)
@@ -254,13 +282,3 @@ def given_statistics(config: DataConfig, channels: int) -> dict[str, splits.Stat
                 f"`data.{name}` must have one value for each of {channels} channels; got {values!r}"
             )
     return {name: np.multiply(values, 255).astype(np.float32) for name, values in given.items()}
-
-
-def _check_augmentation(dataset: Dataset, config: DataConfig) -> None:
-    height, width, _ = dataset.image_shape
-    for field in ("shift", "cutout"):
-        if getattr(config, field) >= min(height, width):
-            raise InputError(
-                f"`data.{field}` must be less than the images' sides, {width}x{height} pixels; "
-                f"got {getattr(config, field)!r}"
-            )

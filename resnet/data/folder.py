@@ -22,7 +22,7 @@ NAMES = {
 }
 
 
-def load_folder(
+def load_image_folder(
     root: Path, image_size: int, *, skip: bool = False, chosen: Collection[str] = (), only: str = ""
 ) -> Source:
     """Reads the images under `root`; the folder names in train/, sorted, are the classes.
@@ -94,7 +94,7 @@ def _read(
 
 
 def _identity(file: Path) -> tuple[int, int]:
-    """What tells a file from others of its split: the name below the split's folder, and the size."""
+    """Identifies a file within its split: its path below the split's folder, and its size."""
     return hash_name(b"/".join(map(os.fsencode, file.parts[-2:]))), file.stat().st_size
 
 
@@ -146,7 +146,7 @@ def _say_what_is_not_read(folders: list[Path]) -> None:
 
 
 def visible(path: Path) -> bool:
-    """Whether a file is one of the user's: what systems and tools leave beside begins with a dot."""
+    """Whether a file or folder is visible; names of what systems and tools leave begin with a dot."""
     return not path.name.startswith(".")
 
 
@@ -158,7 +158,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _check_name(folder: Path) -> None:
-    """A class is named in pages and files that are UTF-8."""
+    """Raises InputError for a class name that is not UTF-8, as pages and files are."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:

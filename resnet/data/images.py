@@ -20,7 +20,7 @@ Image8 = UInt8[np.ndarray, "h w c"]
 
 
 class BadImage(InputError):
-    """One image file that cannot be read; the others may be."""
+    """An image file cannot be read; others may be fine."""
 
 
 FORMATS = ("JPEG", "PNG")
@@ -114,7 +114,7 @@ def decode_image(file: Path | bytes, name: str, image_size: int = 0, channels: i
 
 @contextlib.contextmanager
 def _noted_warnings() -> Iterator[None]:
-    """Names the files that Pillow warns of, in our log; it alone says neither which nor how many."""
+    """Logs Pillow's warnings with the name of the file, which Pillow leaves out."""
     noted: dict[str, str] = {}
 
     def note(message: Warning | str, *_: object) -> None:
@@ -143,7 +143,7 @@ def _scale_transparency(image: ImageFile.ImageFile) -> None:
 
 
 def _set_upright(image: Image.Image) -> None:
-    """Turns the image as its EXIF tells; of an EXIF that cannot be read is only warned."""
+    """Turns the image as its EXIF says; logs a warning if the EXIF cannot be read."""
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)

@@ -1,4 +1,4 @@
-"""The card beside weights that leave: what a stranger must know of them, and how to use them."""
+"""The model card beside exported weights: what they are, and how to use them."""
 
 from pathlib import Path
 

@@ -26,9 +26,9 @@ from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (
     check_finite,
     check_writable,
+    creating,
     read_class_names,
     read_weights,
-    replacing,
     write_safetensors,
 )
 from resnet.weights.names import NAMINGS
@@ -68,7 +68,7 @@ def import_weights(
     variables, naming = from_state_dict(state, config.model, shapes, naming)
     config = _with_unbiased_statistics(config)
     train_state = state_of(variables, config, task)
-    with replacing(workdir) as folder:
+    with creating(workdir) as folder:
         folder.mkdir()
         save_config(config, folder)
         save_task(task, folder)
@@ -110,7 +110,7 @@ def export_weights(
         "std": to_json(run.task.std.tolist()),
     }
     write_safetensors(target, state, metadata)
-    with replacing(card) as temporary:
+    with creating(card) as temporary:
         temporary.write_text(_card(run, target.name, naming, licence))
     done = {"export": str(target), "card": str(card), "naming": naming}
     return {**done, "tensors": len(state), "step": run.step}
@@ -130,7 +130,7 @@ net.load_state_dict(load_file("{file}"))"""
 
 
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
-    """The state before the first step, but with these variables."""
+    """The state before the first step, with these variables in place of the initial ones."""
     step = make_step(config, task, lambda step: jnp.zeros(()))
     shapes = jax.eval_shape(step.init, config.seed)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -63,9 +63,9 @@ def predict_files(
     on_bad_image: str = "error",
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Prediction]:
-    """Predictions for each file in order, of `top` classes; `progress` is told the number that is done.
+    """The `top` classes of each file, in order; calls `progress` with the number of files done.
 
-    What cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
+    A file that cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
     """
     check_choice("--on_bad_image", on_bad_image, ON_BAD_IMAGE)
     classes = run.task.num_outputs
@@ -147,7 +147,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
     """Draws the images as the net saw them, each under its first class and probability, as a PNG."""
     from matplotlib.figure import Figure
 
-    from resnet.weights.files import replacing
+    from resnet.weights.files import creating
 
     columns = min(8, len(predictions))
     rows = -(-len(predictions) // columns)
@@ -162,5 +162,5 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
         name, value = prediction.classes[0]
         regression = run.task.kind == "regression"
         panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
-    with replacing(target) as temporary:
+    with creating(target) as temporary:
         save_png(figure, temporary, dpi=120)

@@ -51,13 +51,13 @@ class StudyRun:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run has ended, with a result or a failure."""
         return self.state in (FINISHED, FAILURE)
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyFolder:
-    """A study as its folder holds it; what reports are made of, and what a job on another machine reads."""
+    """A study as its folder holds it, for reports and for jobs on other machines."""
 
     workdir: Path
     title: str
@@ -232,7 +232,7 @@ def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
 
 
 def no_rate(name: str) -> str:
-    """What is said of an arm whose grid leaves nothing to choose."""
+    """The message about an arm none of whose learning rates can be chosen."""
     return (
         f"No learning rate is chosen for arm {name}: at each one a run failed, or has no score on "
         "validation, so its other seeds are not trained."
@@ -248,7 +248,7 @@ def states(folder: StudyFolder) -> dict[str, int]:
 
 
 def order_of_work(folder: StudyFolder, only: tuple[str, ...]) -> Iterator[str]:
-    """The arms to run: all, or those named; InputError for a name that is none."""
+    """The arms to run: all, or those named; InputError for an unknown name."""
     unknown = [name for name in only if name not in folder.arms]
     if unknown:
         raise InputError(f"--only: no arm is called {unknown[0]!r}; the arms are {', '.join(folder.arms)}")

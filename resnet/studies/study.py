@@ -28,7 +28,7 @@ _ENDINGS = (".json", ".jsonl", ".md", ".html", ".csv", ".png", ".txt")
 
 @dataclasses.dataclass(frozen=True)
 class Published(Declared):
-    """What a paper says of an arm: a test error, a bound, or no more than how it stands to the reference."""
+    """What a paper says of an arm: a test error, a bound, or only how it compares with the reference."""
 
     error: float | None = None
     """Test error in percent."""
@@ -78,7 +78,7 @@ class Arm(Declared):
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a study comes from, so that anybody can have the same configs again."""
+    """Where a study comes from: file, scale and overrides, from which its configs can be made again."""
 
     file: str
     scale: str
@@ -115,7 +115,7 @@ class Study(Declared):
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedArm:
-    """An arm with nothing left to look up: its whole config, the seed aside."""
+    """An arm with its whole config, without the seed."""
 
     config: Config
     reference: str

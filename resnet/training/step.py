@@ -11,14 +11,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
-from resnet.data.augment import augment, normalize
+from resnet.data.augment import Operation, augment, normalize
 from resnet.data.batches import Resident
-from resnet.data.datasets import DataConfig
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
-from resnet.models.resnet import make_model
+from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
-from resnet.training.divergence import guarded, initial_guard, scaled, watched
+from resnet.training.divergence import at_lowered_rate, guarded, initial_guard, watched
 from resnet.training.losses import example_losses, example_scores
 from resnet.training.optimizers import constant_where, make_optimizer
 from resnet.training.schedules import Schedule
@@ -60,7 +59,7 @@ class Step:
     schedule: Schedule
     """The learning rate as a function of the step, for the record; the optimiser applies it."""
     task: Task
-    augmentation: DataConfig
+    augmentation: tuple[Operation, ...]
     settings: TrainConfig
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values."""
@@ -109,7 +108,7 @@ class Step:
             grads, metrics = lax.pmean((grads, metrics), self.axis)
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": self.schedule(state.step)}
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, scaled(updates, state.guard))
+        params = optax.apply_updates(state.params, at_lowered_rate(updates, state.guard))
         ema = moving_average(state, {"params": params, "batch_stats": batch_stats}, self.settings.ema)
         new = TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema)
         return (
@@ -133,13 +132,13 @@ class Step:
 
 
 def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None = None) -> Step:
-    """The step of a config on the data of a task."""
+    """The step of a checked config on the data of a task."""
     return Step(
-        model=make_model(config.model, task.num_outputs),
+        model=ResNet(config.model, task.num_outputs),
         optimizer=make_optimizer(config.optimizer, schedule, config.freeze),
         schedule=schedule,
         task=task,
-        augmentation=config.data,
+        augmentation=tuple(operation for _, operation in config.data.operations()),
         settings=config.train,
         freeze=config.freeze,
         axis=axis,

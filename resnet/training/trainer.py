@@ -15,7 +15,6 @@ from resnet.data.batches import Resident, batch_indices, steps_per_epoch
 from resnet.data.datasets import Dataset, Split
 from resnet.durations import parse_duration
 from resnet.errors import InputError
-from resnet.kernels.backend import on_cpu
 from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
 from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
@@ -25,10 +24,11 @@ from resnet.runtime.devices import (
     check_batch,
     compiled,
     data_axis,
+    each_seed,
     place,
-    placing_last,
     replicate,
     replicated,
+    spec_of_seeds,
 )
 from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
@@ -37,7 +37,7 @@ from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
 from resnet.training.optimizers import check_multipliers
 from resnet.training.schedules import make_schedule
-from resnet.training.step import Step, TrainState, eval_step, make_step
+from resnet.training.step import Step, TrainState, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Trainer:
     @property
     def _spec(self) -> PartitionSpec:
         """How a state lies over the mesh."""
-        return PartitionSpec(SEEDS) if len(self.seeds) > 1 else PartitionSpec()
+        return spec_of_seeds(len(self.seeds))
 
     def _spec_of_places(self, steps: int) -> PartitionSpec:
         """How the places of a batch lie over the mesh."""
@@ -173,17 +173,7 @@ class Trainer:
     @cached_property
     def eval_program(self) -> Callable:
         """Compiled (variables, batch) -> sums of eval_step, for each seed."""
-        model, task = self.step.model, self.task
-        if len(self.seeds) == 1:
-            return make_evaluate(self.mesh, model=model, task=task)
-        step = partial(eval_step, model=model, task=task, axis=data_axis(self.mesh))
-
-        def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
-            return each_seed(lambda own: step(own, batch))(variables)
-
-        specs = (self._spec, PartitionSpec(DATA))
-        program = compiled(each, self.mesh, specs, self._spec, quickly=compiles_quickly(model.config))
-        return placing_last(program, self.mesh, specs[-1])
+        return make_evaluate(self.mesh, model=self.step.model, task=self.task, seeds=len(self.seeds))
 
     def evaluate(self, variables: Any, split: Split, halt: Callable[[], bool]) -> list[dict[str, Any]]:
         """Each seed's metrics over a split, see evaluation.evaluate."""
@@ -202,24 +192,6 @@ def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident) -> A
     """`train` for each entry of the leading axis of the state and of the batch's places."""
     each = each_seed(lambda state, places: train(state, Resident(batch.arrays, places)))
     return each(state, batch.places)
-
-
-def each_seed(function: Callable) -> Callable:
-    """`function` for each entry of the leading axis of all its arguments.
-
-    The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
-    processors to spare, all at once.
-    """
-
-    def each(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
-            alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
-            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-        if on_cpu():
-            return lax.map(lambda entry: function(*entry), arguments)
-        return jax.vmap(function)(*arguments)
-
-    return each
 
 
 def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[int] = ()) -> Trainer:

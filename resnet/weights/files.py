@@ -5,7 +5,6 @@ import importlib.util
 import json
 import pickle
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnet.errors import InputError
-from resnet.files import local_path
+from resnet.files import local_path, replacing
 
 StateDict = dict[str, np.ndarray]
 
@@ -38,7 +37,7 @@ def read_weights(path: str | Path) -> StateDict:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...] | None:
-    """The classes that a file of ours says its outputs stand for; None where a file says nothing of them."""
+    """The class names in the metadata of a file that we wrote; None if there are none."""
     if Path(path).suffix != ".safetensors":
         return None
     from safetensors import safe_open
@@ -116,7 +115,7 @@ def _read_torch(path: Path) -> StateDict:
 
 
 def _reason(error: Exception) -> str:
-    """What PyTorch found, without its advice, some of which is to read the file all the same."""
+    """PyTorch's error without its advice, part of which is to read the file unsafely."""
     text = str(error)
     found = re.search(r"WeightsUnpickler error:\s*(.*?)(?: was not an allowed global|$)", text, re.MULTILINE)
     return found[1][:120] if found else re.split(r"\. |\n", text)[0][:120] or type(error).__name__
@@ -149,38 +148,35 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with creating(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata))
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place, whole, if the block succeeds.
+def creating(path: str | Path) -> Iterator[Path]:
+    """Like `replacing`, for a path that a user chose: makes its parent folders; errors are InputErrors.
 
-    The block makes a file or a folder there; a folder takes no place that is not empty.
+    A folder that cannot be written is found before the block starts.
     """
     path = local_path(path)
-    folder = _folder_beside(path)
+    check_writable(path)
     try:
-        temporary = folder / path.name
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise _unwritable(path, error) from None
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """InputError unless something can be written at each path, where it is one: known before any work."""
-    for path in filter(None, paths):
-        _folder_beside(local_path(path)).rmdir()
+    """Makes the parent folders of each path that is given; InputError unless a file can be written there."""
+    for path in map(local_path, filter(None, paths)):
+        try:
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.absolute().parent):
+                pass
+        except OSError as error:
+            raise _unwritable(path, error) from None
 
 
-def _folder_beside(path: Path) -> Path:
-    """A new folder on the disk of `path`, its parents made too."""
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {path} ({error.strerror or error})")

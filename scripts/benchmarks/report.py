@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.files import save_png
-from resnet.runs.metrics.records import replacing, write_json
+from resnet.files import replacing, save_png
+from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.runs.tables import markdown_table
 from scripts.benchmarks.parts import PARTS

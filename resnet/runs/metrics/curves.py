@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resnet.files import local_path, save_png
-from resnet.runs.metrics.records import read_metrics, replacing
+from resnet.files import local_path, replacing, save_png
+from resnet.runs.metrics.records import read_metrics
 
 FILE = "curves.png"
 # What curves.png shows: metric, label of the axis, factor on the values, kind of scale.

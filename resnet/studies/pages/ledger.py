@@ -15,7 +15,8 @@ from absl import logging
 
 from resnet.config import Config, config_hash, replaced
 from resnet.errors import InputError
-from resnet.runs.metrics.records import replacing, to_json
+from resnet.files import replacing
+from resnet.runs.metrics.records import to_json
 from resnet.studies.folder import StudyFolder, load_folder
 from resnet.studies.pages.rows import ArmRow, arm_rows, metric_of, run_rows
 from resnet.studies.pages.verdict import NOT_RUN, Outcome, as_text, judge

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from resnet.runs.metrics.records import replacing
+from resnet.files import replacing
 from resnet.runs.tables import markdown_table
 from resnet.studies.pages.ledger import LEDGER, Row, add_what_was_not_run, record
 from resnet.studies.pages.verdict import NOT_RUN, POINTS, VERDICTS

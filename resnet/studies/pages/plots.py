@@ -6,8 +6,7 @@ from typing import Any
 
 from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
-from resnet.files import save_png
-from resnet.runs.metrics.records import replacing
+from resnet.files import replacing, save_png
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 from resnet.studies.study import tell_apart
@@ -18,7 +17,7 @@ WIDE = 20  # differences beyond it would hide the small ones on a linear axis
 
 
 def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
-    """Draws what the runs so far allow; {file name: what it shows}."""
+    """Draws the figures that the finished runs allow; {file name: what it shows}."""
     finished = {name: [r for r in folder.runs(name) if r.state == FINISHED] for name in folder.arms}
     finished = {name: runs for name, runs in finished.items() if runs}
     if not finished:
@@ -104,7 +103,7 @@ def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
 
 
 def _legend(figure: Any) -> None:
-    """What the lines of all panels mean, beside them."""
+    """Draws one legend for all panels, beside them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 

@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from resnet.files import replacing
 from resnet.runs.files import make_folder
-from resnet.runs.metrics.records import replacing
 from resnet.runs.provenance import last_session, origin, origin_lines
 from resnet.runs.tables import markdown_table
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states, validation_score
@@ -53,7 +53,7 @@ def write_report(folder: StudyFolder) -> dict[str, Any]:
     rows, runs = arm_rows(folder), run_rows(folder)
     report = make_report(folder, rows, plot_study(folder, rows))
     _write(folder.workdir / CSV, _csv(runs))
-    _write(folder.workdir / PAGE, markdown(report))
+    _write(folder.workdir / PAGE, _markdown(report))
     _write(folder.workdir / HTML, html(report, folder.workdir))
     return states(folder) | {"report": str(folder.workdir / PAGE)}
 
@@ -211,7 +211,7 @@ def _sessions(folder: StudyFolder) -> list[dict[str, Any]]:
     return [{**start, "git": git} for start in folder.sessions for git in states_seen or [start["git"]]]
 
 
-def markdown(report: Report) -> str:
+def _markdown(report: Report) -> str:
     """The page for a repository."""
     lines = [f"# {report.title}", "", f"**{report.status}**", ""]
     for paragraph in report.paragraphs:
