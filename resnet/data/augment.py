@@ -22,7 +22,7 @@ Sides = tuple[int, int] | None
 
 
 @runtime_checkable
-class Operation(Protocol):
+class ImageOperation(Protocol):
     """A random change of one image."""
 
     stream: ClassVar[int]
@@ -113,7 +113,7 @@ def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
         )
 
 
-def parse_operation(field: str, text: str) -> tuple[str, Operation]:
+def parse_operation(field: str, text: str) -> tuple[str, ImageOperation]:
     """(what errors call it, the operation) of a name and its arguments, such as "shift 4 reflect"."""
     name, *words = text.split() or [""]
     check_choice(field, name, OPERATIONS)
@@ -139,7 +139,7 @@ def normalize(
 
 
 def augment(
-    keys: Key[Array, " b"], images: Num[Array, "b h w c"], operations: Sequence[Operation]
+    keys: Key[Array, " b"], images: Num[Array, "b h w c"], operations: Sequence[ImageOperation]
 ) -> Num[Array, "b h w c"]:
     """Normalised images after the operations, one after the other, each image by the draws of its own key.
 
@@ -149,7 +149,7 @@ def augment(
 
 
 def _augment_image(
-    operations: Sequence[Operation], key: Key[Array, ""], image: Num[Array, "h w c"]
+    operations: Sequence[ImageOperation], key: Key[Array, ""], image: Num[Array, "h w c"]
 ) -> Num[Array, "h w c"]:
     for operation in operations:
         keys = [jax.random.fold_in(key, operation.stream + i) for i in range(2)]

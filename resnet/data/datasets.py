@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet.data import splits
-from resnet.data.augment import Cutout, Flip, Operation, Shift, parse_operation
+from resnet.data.augment import Cutout, Flip, ImageOperation, Shift, parse_operation
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
 from resnet.data.folder import load_image_folder
 from resnet.data.idx import find_idx, load_idx
@@ -63,7 +63,7 @@ class DataConfig(Fields, section="data"):
     """operations of data/augment.py with their arguments, e.g. "shift 4 reflect"; those of the fields shift,
     flip and cutout come before"""
 
-    def operations(self) -> list[tuple[str, Operation]]:
+    def operations(self) -> list[tuple[str, ImageOperation]]:
         """The augmentation of a training image: (what asks for it, the operation), in order."""
         fields = {
             "data.shift": Shift(self.shift, self.shift_fill) if self.shift else None,

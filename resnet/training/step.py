@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
-from resnet.data.augment import Operation, augment, normalize
+from resnet.data.augment import ImageOperation, augment, normalize
 from resnet.data.batches import Resident
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
 from resnet.models.resnet import ResNet
@@ -59,7 +59,7 @@ class Step:
     schedule: Schedule
     """The learning rate as a function of the step, for the record; the optimiser applies it."""
     task: Task
-    augmentation: tuple[Operation, ...]
+    augmentation: tuple[ImageOperation, ...]
     settings: TrainConfig
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values."""
