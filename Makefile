@@ -1,7 +1,8 @@
 # make demo    train ResNet-20 on real images, and evaluate it (about a minute)
 # make study   identity against none over depths, 30 runs on digits, and their report (minutes)
 # make claims  test every sentence of the idea, and write docs/claims.md (minutes)
-# make test    the fast tests
+# make test    the tests for each change (3 minutes on two cores)
+# make test-all  these, and the thorough ones (20 minutes)
 # make lint    style and types
 # PYTHON=...   the interpreter that .venv is made with; 3.11 or later
 
@@ -9,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 STUDY := runs/study
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal -rs
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # uv installs in seconds what takes pip more than a minute: the one that is found, or one that is put into
 # .venv; pip, where none can be had.
@@ -19,7 +21,7 @@ define install
 	else $(PIP) -c constraints.txt $(1); fi
 endef
 
-.PHONY: demo study claims test lint
+.PHONY: demo study claims test test-all lint
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
@@ -38,7 +40,10 @@ claims: $(VENV)/installed
 	$(VENV)/bin/python scripts/claims.py --output=docs --workdir=runs/claims
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal -rs -m 'not slow'
+	$(PYTEST) -m 'not thorough and not slow'
+
+test-all: test
+	$(PYTEST) -m 'thorough and not slow'
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

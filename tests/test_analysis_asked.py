@@ -131,7 +131,7 @@ def least(question: Question) -> typing.Any:
     return question.Options(**found)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in QUESTIONS if name not in ("telemetry", "gates")])
 def test_the_least_that_may_be_asked_is_answered(name, tmp_path):
     options = least(QUESTIONS[name])

@@ -34,6 +34,7 @@ def jacobians(chain, images):
     return np.stack(columns, axis=-1).reshape(len(images), -1, len(columns))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fields", [LINEAR, {"shortcut": "identity"}], ids=["linear", "residual, batch norm"])
 def test_the_values_are_those_of_the_matrices(fields):
     subject = settled(tiny(**fields))

@@ -44,6 +44,7 @@ def run():
     return Run(config, task, model, variables, 7, Path("none"))
 
 
+@pytest.mark.thorough
 def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     folder = tmp_path / "out"
     export(run, folder, licence="CC0-1.0")

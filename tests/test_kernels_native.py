@@ -110,6 +110,7 @@ for array in (*moments(x), *projections(x, x, x[0, 0, 0])):
 """
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to processors")
 def test_the_number_of_threads_decides_nothing():

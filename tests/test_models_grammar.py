@@ -1,6 +1,6 @@
 """What holds for every net of the grammar: shapes, counts, gradients, jit and vmap.
 
-The mixed cases have every choice of every field; every shortcut in every order by itself is slow.
+The mixed cases have every choice of every field; every shortcut in every order by itself is thorough.
 """
 
 import math
@@ -26,8 +26,8 @@ from tests.models_cases import (
     start,
 )  # fmt: skip
 
-slow_too = [pytest.param(config, id=name) for name, config in MIXED.items()] + [
-    pytest.param(config, id=name, marks=pytest.mark.slow) for name, config in PLAIN.items()
+each_by_itself_too = [pytest.param(config, id=name) for name, config in MIXED.items()] + [
+    pytest.param(config, id=name, marks=pytest.mark.thorough) for name, config in PLAIN.items()
 ]
 
 
@@ -65,7 +65,7 @@ def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     assert totals(parts)[0] == count(variables["params"])
 
 
-@pytest.mark.parametrize("config", slow_too)
+@pytest.mark.parametrize("config", each_by_itself_too)
 def test_finite_gradients_jit_and_vmap(config):
     """Gradients are finite; jit equals eager; seeds under vmap equal one by one, each within 1e-5.
 

@@ -91,6 +91,7 @@ def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, name, how, see
     DAMAGE[f"{name} {how}"] += 1
 
 
+@pytest.mark.thorough
 def test_a_run_with_all_of_them_damaged_ends_with_the_same_weights(tmp_path):
     config = Config()
     config.data.name, config.data.train_limit = "digits", 64

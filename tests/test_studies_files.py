@@ -51,6 +51,7 @@ def test_the_arms_of_a_study_can_be_built(path, scale):
     assert {arm.config.data.name for arm in arms.values()} == {data}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_an_arm_of_a_study_steps(path):
     study = load_study(path, "small")

@@ -90,6 +90,7 @@ def rates_of(workdir):
     return {n["step"]: n["learning_rate"] for n in numbers(workdir) if n["split"] == "train"}
 
 
+@pytest.mark.thorough
 def test_rollbacks_of_one_seed_leave_the_other_alone_and_survive_a_stop(tmp_path, monkeypatch):
     """Seed 1 diverges after five steps at the full rate, seed 3 at any."""
     poison(

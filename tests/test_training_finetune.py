@@ -158,6 +158,7 @@ def test_frozen_parameters_keep_their_bits_and_statistics_by_choice(source, opti
         assert same == bool(fixed and path.startswith("stem/") if statistic else frozen), path
 
 
+@pytest.mark.thorough
 def test_seeds_are_tuned_together_as_each_alone(source, tmp_path):
     fields = {"init_from": str(source[0]), "init_drop": "^head/", "freeze": FROZEN, "model__bn_fixed": FROZEN}
     train(tiny(**fields, train__seeds=2), tmp_path / "both")

@@ -163,6 +163,7 @@ def test_a_batch_that_two_devices_cannot_share(tmp_path):
         loop.train(config, tmp_path, mesh=make_mesh(2))
 
 
+@pytest.mark.thorough
 def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
     config, _, result = finished
 

@@ -103,6 +103,7 @@ def run_script(name, *arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_two_deterministic_runs_hash_alike_and_their_programs_are_kept(tmp_path):
     (tmp_path / "config.py").write_text(HASHED)
     found = []
@@ -173,6 +174,7 @@ print(after - before)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif("glibc" not in " ".join(platform.libc_ver()), reason="another library serves memory")
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_stays_with_the_process(keep):

@@ -86,6 +86,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of the library catches it."""
 
 
+@pytest.mark.thorough
 # Saves are due at steps 4 (all are better than ever), 5, 8 (those that are better) and 9.
 @pytest.mark.parametrize(("step", "left"), [(4, ([4], [])), (5, ([5, 4], [4])), (9, None)])
 def test_a_kill_between_the_saves_of_two_seeds(undisturbed, tmp_path, monkeypatch, step, left):

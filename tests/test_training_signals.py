@@ -181,6 +181,7 @@ def get_config():
 """
 
 
+@pytest.mark.thorough
 def test_a_process_is_stopped_at_the_start_saves_on_demand_and_leaves(tmp_path):
     config = tiny()
     config.train.duration, config.train.log_every = "1000000 steps", "1 steps"

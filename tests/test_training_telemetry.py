@@ -51,6 +51,7 @@ def test_rows_of_every_block_at_every_interval(with_and_without):
     assert (with_and_without / "with" / telemetry.PICTURE).stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_several_seeds_have_the_rows_they_would_have_alone(with_and_without, tmp_path):
     train(tiny(seeds=2, duration="2 steps"), tmp_path)
     alone, together = (telemetry.read(path) for path in (with_and_without / "with", tmp_path / "seed0"))
