@@ -1,5 +1,6 @@
 """Settings of all tests: a CPU with two devices, strict shapes, checked annotations."""
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable
@@ -48,8 +49,12 @@ def check(*, typechecker: Callable) -> Callable:
     """
 
     def decorate(checked: Any) -> Any:
+        if isinstance(checked, type):
+            if dataclasses.is_dataclass(checked):
+                checked.__init__ = decorate(checked.__init__)
+            return checked
         annotations = getattr(checked, "__annotations__", {}).values()
-        has_text = isinstance(checked, type) or any("'" in inspect.formatannotation(a) for a in annotations)
+        has_text = any("'" in inspect.formatannotation(each) for each in annotations)
         return check_shapes(checked, typechecker=typechecker) if has_text else typechecker(checked)
 
     return decorate
