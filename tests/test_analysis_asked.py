@@ -56,6 +56,7 @@ def test_a_sample_says_of_how_many_and_warns_of_too_few(caplog):
     assert str(describe(labels, of_images=None, data="noise", seed=0, classes=0)) == "1,000 images (noise)"
 
 
+@pytest.mark.thorough
 def test_images_of_a_split_that_is_sorted_by_class_are_of_all_classes(monkeypatch):
     dataset = load_dataset(tiny().config.data)
     order = np.argsort(dataset.test.labels, kind="stable")
@@ -141,6 +142,7 @@ def test_the_least_that_may_be_asked_is_answered(name, tmp_path):
     assert answer.tables() and answer.plot()
 
 
+@pytest.mark.thorough
 def test_another_net_with_the_same_weights_has_another_surface(tmp_path):
     options = landscape.Options(dimensions=1, points=3, kept=str(tmp_path))
     nets = [tiny(norm="none", shortcut=name) for name in ("identity", "none")]

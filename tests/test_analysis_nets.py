@@ -109,6 +109,7 @@ def test_depth_until_a_limit_is_measured_or_extrapolated():
         assert found[1] == (depth if depth is None else pytest.approx(depth, rel=0.03))
 
 
+@pytest.mark.thorough
 def test_trainable_depth_of_some_combinations(subject):
     options = trainability.Options(
         blocks=8, seeds=1, decades=0.5, shortcuts=("none", "rezero", "fixup"), orders=("preactivation",)

@@ -21,6 +21,7 @@ from resnet.kernels.native import library
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.parametrize(
     ("size", "stride", "inputs", "outputs", "extent"),

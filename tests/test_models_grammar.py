@@ -90,6 +90,7 @@ def test_finite_gradients_jit_and_vmap(config):
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max() + 1))
 
 
+@pytest.mark.thorough
 def test_training_under_vmap_equals_one_by_one():
     """Two seeds with images, dropped branches and statistics of their own: gradients within 1e-5."""
     config = net(shortcut="shortcut_only_gating", stochastic_depth=0.5, branch_dropout=0.25)
@@ -109,6 +110,7 @@ def test_training_under_vmap_equals_one_by_one():
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ("postactivation", "preactivation"))
 def test_bfloat16_stays_near_float32(order):
     """Activations in bfloat16, parameters, statistics and logits in float32."""

@@ -73,6 +73,7 @@ def damaged(content: bytes, how: str, draw: random.Random) -> bytes:
     return content[:place] + bytes([draw.randrange(128, 256)]) + content[place + 1 :]  # no UTF-8, mostly
 
 
+@pytest.mark.thorough
 @settings(max_examples=tries(60))
 @given(
     name=st.sampled_from(NAMES),
