@@ -68,6 +68,7 @@ def test_a_config_hash_is_of_what_differs_from_the_defaults_but_the_seed():
     assert config_hash(Config()) == config_hash(replaced(Config(), {}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("budget", ("parameters", "macs"))
 @pytest.mark.parametrize(
     ("changes", "by", "tolerance"),

@@ -66,6 +66,7 @@ def test_stop_names_the_window_the_parameters_and_the_checkpoint(tmp_path):
     assert json.loads((tmp_path / "failed.json").read_text())["failed"] == text
 
 
+@pytest.mark.thorough
 def test_skipped_steps_are_counted_and_resumed(tmp_path, monkeypatch):
     poison(monkeypatch, lambda state: (state.step == 2) | (state.step == 5))
     result = train(guarding("skip"), tmp_path / "whole")

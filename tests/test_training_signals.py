@@ -115,7 +115,10 @@ def undisturbed(tmp_path_factory):
     return workdir, train(tiny(), workdir)
 
 
-@pytest.mark.parametrize(("evaluations", "step"), [(1, 4), (2, 8), (3, 9)])
+@pytest.mark.parametrize(
+    ("evaluations", "step"),
+    [(1, 4), *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((2, 8), (3, 9)))],
+)
 def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
     undisturbed, tmp_path, monkeypatch, evaluations, step
 ):

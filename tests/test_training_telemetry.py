@@ -68,6 +68,7 @@ def test_a_resumed_run_has_each_row_once(tmp_path):
     telemetry.forget_after(tmp_path / "none", 2)
 
 
+@pytest.mark.thorough
 def test_a_run_that_fails_says_where_the_signal_was_largest(tmp_path):
     config = tiny(telemetry_every="1 steps", duration="60 steps")
     config.model.norm, config.model.ghost_batch, config.schedule.learning_rate = "none", 0, 1e4
