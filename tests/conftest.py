@@ -19,9 +19,11 @@ jax.config.update("jax_num_cpu_devices", 2)
 # (n,) + (n, m) is an error here: the shapes that broadcast by accident are the ones that lie.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling is most of the time of the tests: programs are optimised little, are made by XLA's older emitters
-# and in one piece, which takes a fifth of the time, and each is compiled once for all test processes and
-# runs, however small.
-XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# (before JAX 0.11) and in one piece, which takes a fifth of the time, and each is compiled once for all test
+# processes and runs, however small.
+XLA_FLAGS = "--xla_cpu_parallel_codegen_split_count=1"
+if jax.__version_info__ < (0, 11):
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_disable_most_optimizations", True)
 CACHE = str(Path(__file__).parents[1] / ".jax_cache")
 jax.config.update("jax_compilation_cache_dir", CACHE)
