@@ -59,6 +59,7 @@ def test_a_sample_says_of_how_many_and_warns_of_too_few(caplog):
     assert str(describe(labels, of_images=None, data="noise", seed=0, classes=0)) == "1,000 images (noise)"
 
 
+@pytest.mark.thorough
 def test_images_of_a_split_that_is_sorted_by_class_are_of_all_classes(monkeypatch):
     dataset = load_dataset(tiny().config.data)
     order = np.argsort(dataset.test.labels, kind="stable")
@@ -134,7 +135,7 @@ def least(question: Question) -> typing.Any:
     return question.Options(**found)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in QUESTIONS if name not in ("telemetry", "gates")])
 def test_the_least_that_may_be_asked_is_answered(name, tmp_path):
     options = least(QUESTIONS[name])
@@ -150,6 +151,7 @@ def test_the_least_that_may_be_asked_is_answered(name, tmp_path):
     assert not any(map(is_math_text, names)), names
 
 
+@pytest.mark.thorough
 def test_another_net_with_the_same_weights_has_another_surface(tmp_path):
     options = landscape.Options(dimensions=1, points=3, kept=str(tmp_path))
     nets = [tiny(norm="none", shortcut=name) for name in ("identity", "none")]

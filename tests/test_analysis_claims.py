@@ -35,6 +35,7 @@ def test_constants_of_theory():
     assert linear == pytest.approx(1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [EXACT[0], EXACT[2], "plain, sigmoid"])
 def test_narrow_chains_follow_theory(bench, name):
     outcome = theory.measure(evidence.SETUPS[name], bench.chain, bench.images, seeds=1)
@@ -54,6 +55,7 @@ def test_laws_tell_agreement_from_disagreement():
     assert not theory.Law("equal", 1.0).agrees(None)
 
 
+@pytest.mark.thorough
 def test_claims_without_training(bench):
     exact, slopes, output, shape = (
         claim

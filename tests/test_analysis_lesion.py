@@ -121,6 +121,7 @@ def test_learned_multipliers_take_the_place_of_gates():
         gates.ask(subject(), gates.Options())
 
 
+@pytest.mark.thorough
 def test_the_gradient_of_the_flow_is_the_sum_over_paths():
     asked = subject(blocks=2)
     stem, first, second, _ = asked.parts("batch")

@@ -78,6 +78,7 @@ def counts():
     record("overrides", "random overrides of the config", happens, sum(found.values()), found)
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=tries(30),
     phases=[Phase.generate],

@@ -48,6 +48,7 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("net", NETS)
 def test_import_of_an_export_is_the_identity(net, tmp_path):
     naming, model = NETS[net]

@@ -21,6 +21,7 @@ from resnet.kernels.native import library
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.parametrize(
     ("size", "stride", "inputs", "outputs", "extent"),
@@ -110,6 +111,7 @@ for array in (*moments(x), *projections(x, x, x[0, 0, 0])):
 """
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to processors")
 def test_the_number_of_threads_decides_nothing():

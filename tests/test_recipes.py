@@ -100,6 +100,7 @@ def one_step(config: Config):
     return before, jax.device_get(state.params), jax.device_get(metrics["loss"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tiny_twin_of_a_recipe_steps(name):
     before, after, loss = one_step(tiny_twin(name))

@@ -60,6 +60,7 @@ def test_training_prints_one_object_and_obeys_overrides(trained):
     assert config["model"]["blocks"] == [1, 2, 1]
 
 
+@pytest.mark.thorough
 def test_evaluation_agrees_with_training(trained):
     workdir, result = trained
     done = script("evaluate", f"--workdir={workdir}")
@@ -89,6 +90,7 @@ def test_bad_arguments(config_file, arguments, message):
     assert_refused(script("train", f"--config={config_file}", *arguments), message)
 
 
+@pytest.mark.thorough
 def test_only_data_can_change_in_evaluation(trained):
     done = script("evaluate", f"--workdir={trained[0]}", "--config.model.width=2")
     assert_refused(done, "`model.width` belongs to the trained net")
@@ -123,6 +125,7 @@ def test_durations_in_tuples_and_none(argument, value, monkeypatch):
     assert cli.override(config, ["--config.model.scan_blocks=None"]).model.scan_blocks is None
 
 
+@pytest.mark.thorough
 def test_a_question_to_a_run_and_to_a_config(trained, config_file, tmp_path):
     done = script("analyze", "--question=signal", f"--workdir={trained[0]}", "--images=16")
     assert done.returncode == 0, done.stderr

@@ -73,6 +73,7 @@ def damaged(content: bytes, how: str, draw: random.Random) -> bytes:
     return content[:place] + bytes([draw.randrange(128, 256)]) + content[place + 1 :]  # no UTF-8, mostly
 
 
+@pytest.mark.thorough
 @settings(max_examples=tries(60))
 @given(
     name=st.sampled_from(NAMES),
@@ -91,6 +92,7 @@ def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, name, how, see
     DAMAGE[f"{name} {how}"] += 1
 
 
+@pytest.mark.thorough
 def test_a_run_with_all_of_them_damaged_ends_with_the_same_weights(tmp_path):
     config = Config()
     config.data.name, config.data.train_limit = "digits", 64

@@ -178,6 +178,7 @@ def test_a_claim_is_told_in_the_words_of_its_paper(published, text):
     assert str(published) == text
 
 
+@pytest.mark.thorough
 def test_every_row_of_our_ledger_has_its_config_and_every_claim_its_row():
     """After a change of a study: python scripts/report.py --ledger, and run again what it names."""
     rows = read_ledger()

@@ -68,6 +68,7 @@ def test_a_config_hash_is_of_what_differs_from_the_defaults_but_the_seed():
     assert config_hash(Config()) == config_hash(replaced(Config(), {}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("budget", ("parameters", "macs"))
 @pytest.mark.parametrize(
     ("changes", "by", "tolerance"),
@@ -183,6 +184,7 @@ def test_a_dry_run_writes_nothing_and_tells_time_and_memory(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.thorough
 def test_runs_of_a_study_are_ordinary_runs(tmp_path):
     """Trained for real: the numbers are those of the run alone, and a diverged run is a failure."""
     arms = {"identity": Arm(), "wild": Arm({"schedule.learning_rate": 1e30})}

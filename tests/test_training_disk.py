@@ -86,6 +86,7 @@ def test_a_disk_that_was_full_for_a_while(undisturbed, small_disk, monkeypatch, 
     assert_like(undisturbed, workdir, result)
 
 
+@pytest.mark.thorough
 def test_a_disk_full_to_the_end_fails_and_resumes(undisturbed, small_disk, monkeypatch):
     workdir = small_disk / "run"
     at_steps(monkeypatch, {6: lambda: fill(small_disk)})
@@ -157,6 +158,7 @@ def test_boards_go_on_in_another_file(tmp_path, monkeypatch):
     assert len(files) == 2 and b"loss" in files[1].read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_result_that_cannot_be_written(tmp_path, monkeypatch):
     original = records.write_json
 

@@ -90,10 +90,14 @@ def test_a_finished_run_does_nothing_again(finished):
 @pytest.mark.parametrize(
     ("number", "stop_before"),
     [
-        (signal.SIGTERM, 6),  # in the middle of an epoch, between two dispatches
-        (signal.SIGINT, 3),  # an evaluation is due, and ends as it begins
-        (signal.SIGTERM, 5),  # while the checkpoint of that step is written
-        (signal.SIGTERM, 8),  # at the last step
+        # In the middle of an epoch, between two dispatches.
+        (signal.SIGTERM, 6),
+        # An evaluation is due, and ends as it begins.
+        pytest.param(signal.SIGINT, 3, marks=pytest.mark.thorough),
+        # While the checkpoint of that step is written.
+        pytest.param(signal.SIGTERM, 5, marks=pytest.mark.thorough),
+        # At the last step.
+        pytest.param(signal.SIGTERM, 8, marks=pytest.mark.thorough),
     ],
 )
 def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, number, stop_before):
@@ -122,6 +126,7 @@ def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, n
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(finished, tmp_path, caplog):
     config, undisturbed, _ = finished
 
@@ -165,6 +170,7 @@ def test_a_batch_that_two_devices_cannot_share(tmp_path):
         loop.train(config, tmp_path, mesh=make_mesh(2))
 
 
+@pytest.mark.thorough
 def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
     config, _, result = finished
 

@@ -103,6 +103,7 @@ def run_script(name, *arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_two_deterministic_runs_hash_alike_and_their_programs_are_kept(tmp_path):
     (tmp_path / "config.py").write_text(HASHED)
     found = []
@@ -112,7 +113,7 @@ def test_two_deterministic_runs_hash_alike_and_their_programs_are_kept(tmp_path)
         result = run_script("train", *arguments, JAX_THREEFRY_PARTITIONABLE=str(name == "a"))
         session = json.loads((tmp_path / name / "run.json").read_text())["sessions"][0]
         assert session["numerics"]["partitionable"] and session["numerics"]["deterministic"]
-        assert session["numerics"]["xla_flags"] == " ".join(machine.DETERMINISTIC)
+        assert {*machine.DETERMINISTIC} <= {*session["numerics"]["xla_flags"].split()}
         found.append(result["sha256"])
     assert found[0] == found[1] and len(found[0]) == 64
     # Of a script that has no config of its own: that of the run. Programs are kept that take long to compile;
@@ -173,6 +174,7 @@ print(after - before)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif("glibc" not in " ".join(platform.libc_ver()), reason="another library serves memory")
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_stays_with_the_process(keep):

@@ -84,6 +84,7 @@ def test_what_is_saved_under_any_name_is_restored():
     record("names", "a workdir of any name", "saved and restored bit for bit", len(tried))
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:Glyph")  # that a picture's font has not
 def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path):
     begun, moved = tmp_path / PUNCTUATION / "run", tmp_path / f"lr[0.1] 日本 {PUNCTUATION}"

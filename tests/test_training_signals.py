@@ -115,7 +115,10 @@ def undisturbed(tmp_path_factory):
     return workdir, train(tiny(), workdir)
 
 
-@pytest.mark.parametrize(("evaluations", "step"), [(1, 4), (2, 8), (3, 9)])
+@pytest.mark.parametrize(
+    ("evaluations", "step"),
+    [(1, 4), *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((2, 8), (3, 9)))],
+)
 def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
     undisturbed, tmp_path, monkeypatch, evaluations, step
 ):
@@ -181,6 +184,7 @@ def get_config():
 """
 
 
+@pytest.mark.thorough
 def test_a_process_is_stopped_at_the_start_saves_on_demand_and_leaves(tmp_path):
     config = tiny()
     config.train.duration, config.train.log_every = "1000000 steps", "1 steps"

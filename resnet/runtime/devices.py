@@ -21,8 +21,10 @@ SEEDS, DATA = "seeds", "data"
 WITHOUT_YNN_CONVOLUTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
-# XLA's older way to make kernels, and LLVM's first level: a scanned net has many kernels, few of them slow.
-COMPILED_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# XLA's older way to make kernels, which JAX 0.11 has no more, and LLVM's first level: a scanned net has many
+# kernels, few of them slow.
+OLDER_EMITTERS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+COMPILED_QUICKLY = OLDER_EMITTERS | {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(unsafe_hash=True)
