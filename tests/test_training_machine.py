@@ -63,10 +63,10 @@ def test_a_device_that_is_not_there_is_named(monkeypatch, error):
 PROGRAM = """
 import sys, jax
 sys.argv = [sys.argv[0], "--config=configs/digits.py"]
-sys.path[:0] = ["scripts", "."]
-import cli
-cli.define_config(); cli.FLAGS(sys.argv)
-cli.load_config(OVERRIDES)
+sys.path[:0] = ["."]
+from resnet.cli import options
+options.define_config(); options.FLAGS(sys.argv)
+options.load_config(OVERRIDES)
 jax.jit(lambda x: jax.numpy.linalg.svd(x)[1])(jax.numpy.ones((7, 7)))
 print(len(jax.devices()))
 """

@@ -1,6 +1,6 @@
-"""How the process of a script ends: an exit code, and at most one line on stderr.
+"""How the process of a command ends: an exit code, and at most one line on stderr.
 
-The first import of every script, by way of cli: what it sets up stands before the imports that take a second.
+The first import of every command: what it sets up stands before the imports that take a second.
 """
 
 import codecs
