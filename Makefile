@@ -55,6 +55,6 @@ $(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(call install,-r requirements.txt)
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-slurm.txt $(VENV)/installed
-	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-slurm.txt)
+$(VENV)/installed-dev: requirements-dev.txt requirements-hub.txt requirements-slurm.txt $(VENV)/installed
+	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-hub.txt -r requirements-slurm.txt)
 	@touch $@

@@ -17,7 +17,7 @@ LEAVES = {"durations", "errors", "fields", "files", "paths", "recipes"}
 LEAVES |= {"kernels", "models", "data", "weights"}
 ENGINE = LEAVES | {"config", "runs", "runtime", "training"}
 ROOMS = {
-    "__init__": {"run"},
+    "__init__": {"run", "interop"},
     "errors": set(),
     "durations": {"errors"},
     "fields": {"errors"},
@@ -32,10 +32,11 @@ ROOMS = {
     "runtime": ENGINE,
     "runs": ENGINE,
     "training": ENGINE,
-    "run": ENGINE,
+    "net": ENGINE,
+    "run": ENGINE | {"net"},
     "analysis": ENGINE | {"run"},
     "studies": ENGINE | {"run", "analysis"},
-    "interop": ENGINE | {"run"},
+    "interop": ENGINE | {"run", "net"},
     "cli": ENGINE | {"run", "analysis", "studies", "interop"},
     "__main__": {"cli"},
 }
