@@ -7,12 +7,13 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from resnet.config import Config
+from resnet.config import Config, check_config
 from resnet.errors import InputError
 from resnet.kernels import convolution, native
 from resnet.models.config import ModelConfig
@@ -150,6 +151,27 @@ def test_the_users_own_cache_goes_first(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cache.keep_programs(CacheConfig(dir=""))
     assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.parametrize("lost", ["home", "write"])
+def test_a_user_without_a_home_trains_without_kept_programs(monkeypatch, tmp_path, lost):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    warned = []
+    monkeypatch.setattr(cache.logging, "warning", lambda text, *values: warned.append(text % values))
+    before = jax.config.jax_compilation_cache_dir
+    if lost == "home":
+
+        def expanduser(path):
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "expanduser", expanduser)
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+        (tmp_path / "file").touch()
+    check_config(Config())
+    cache.keep_programs(CacheConfig())
+    assert jax.config.jax_compilation_cache_dir == before
+    assert len(warned) == 1 and warned[0].startswith("Compiled programs are not kept for other runs: ")
 
 
 FAULTS = """

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "predict": "predict",
+    "watch": "watch",
     "study": "study",
     "report": "report",
     "analyze": "analyze",

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -103,6 +104,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     published = variable_shapes(config, _task(about, ZOO[name].num_outputs))
     task = _task(about, outputs_of(state, config.model, published))
     variables, _ = from_state_dict(state, config.model, variable_shapes(config, task))
+    variables = jax.tree.map(jnp.asarray, variables)
     return Net(make_model(config.model, task.num_outputs), variables, task, about.crop)
 
 
