@@ -24,6 +24,7 @@ from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
+from resnet.runs.metrics.boards import RecordsConfig
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig, check_batch
@@ -63,6 +64,8 @@ class Config(Fields, section=""):
     """Batches, duration, targets, and how often to look."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     """How often to save, and what to keep."""
+    records: RecordsConfig = dataclasses.field(default_factory=RecordsConfig)
+    """Where metrics go."""
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     """How the processors are used."""
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
