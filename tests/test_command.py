@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from resnet import recipes
+from resnet.cli import ending
 from resnet.cli import main as command
 from resnet.cli.options import FLAGS, flags_of
 from resnet.config import load_config
-from resnet.errors import InputError
+from resnet.data.datasets import DataConfig
+from resnet.errors import PAGES, InputError
+from resnet.interop.predict import find_images
+from resnet.runs.task import load_task
+from resnet.studies.cluster import check_parameters
+from resnet.studies.folder import load_folder
 from resnet.studies.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +113,29 @@ def test_bash_completes(completion, line, offered):
     command = ["bash", "-c", OFFER, "bash", *line.split()]
     done = subprocess.run(command, cwd=ROOT, input=completion, capture_output=True, text=True)
     assert done.stdout.split() == offered, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "page"),
+    [
+        (lambda: find_images([]), "docs/weights.md"),
+        (lambda: DataConfig(name="cifar11").check(), "docs/data.md"),
+        (lambda: check_parameters({"nodes": "2"}), "docs/clusters.md"),
+        (lambda: load_folder("nowhere"), "docs/studies.md"),
+        (lambda: load_task(Path("nowhere")), "docs/reliability.md"),
+        (lambda: load_config("nowhere"), ""),
+    ],
+)
+def test_an_error_names_the_page_that_helps(call, page, capsys):
+    with pytest.raises(SystemExit), ending.in_one_line():
+        call()
+    line = capsys.readouterr().err
+    assert line.endswith(f" ({page})\n") if page else "docs/" not in line
+
+
+def test_every_page_that_an_error_names_is_there():
+    assert all((ROOT / page).is_file() for page in PAGES.values())
+    assert all(list((ROOT / "resnet").glob(f"{part}*")) for part in PAGES)
 
 
 @pytest.fixture(scope="module")
