@@ -3,6 +3,7 @@
 # make claims  test every sentence of the idea, and write docs/claims.md (minutes)
 # make test    the fast tests
 # make lint    style and types
+# make docs    the pages as a site, in build/site
 # PYTHON=...   the interpreter that .venv is made with; 3.11 or later
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ define install
 	else $(PIP) -c constraints.txt $(1); fi
 endef
 
-.PHONY: demo study claims test lint
+.PHONY: demo study claims test lint docs
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
@@ -45,6 +46,9 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'error: $(PYTHON) must be Python 3.11 or later; name one: make PYTHON=python3.12' >&2; \
@@ -57,4 +61,8 @@ $(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-hub.txt requirements-slurm.txt $(VENV)/installed
 	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-hub.txt -r requirements-slurm.txt)
+	@touch $@
+
+$(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed
+	$(call install,-r requirements.txt -r requirements-docs.txt)
 	@touch $@

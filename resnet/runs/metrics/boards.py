@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -131,7 +132,7 @@ class WandB:
     def __init__(self, workdir: Path):
         import wandb
 
-        kept = kept_id(workdir, "wandb", wandb.util.generate_id)
+        kept = kept_id(workdir, "wandb", lambda: uuid.uuid4().hex[:8])
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=workdir.name,
