@@ -40,6 +40,11 @@ def test_alone_it_tells_all_commands_and_recipes(monkeypatch, capsys, words):
         assert name in said
 
 
+def test_it_tells_its_version(monkeypatch, capsys):
+    called(monkeypatch, "--version")
+    assert capsys.readouterr().out in ("0.1.0\n", "a clone that is not installed\n")
+
+
 @pytest.mark.parametrize("name", command.COMMANDS)
 def test_each_command_has_its_help_and_flags_of_its_own(name):
     """All are defined in one process, in which most have a --workdir."""

@@ -129,6 +129,17 @@ def test_weights_of_another_net_are_refused(weights):
         resnet.make("resnet20", weights=weights)
     with pytest.raises(InputError, match="unknown net 'resnet52'; did you mean"):
         resnet.make("resnet52")
+    with pytest.raises(InputError, match="`num_classes` must be at least 1; got 0"):
+        resnet.make("tiny", 0)
+
+
+def test_another_size_of_images_is_for_the_same_channels():
+    shape = resnet.load(RUN).task.image_shape
+    larger = (2 * shape[0], 2 * shape[1], shape[2])
+    net = resnet.make("saved", weights=RUN, image_shape=larger)
+    assert net.logits(np.zeros(larger, np.uint8)).shape == (10,)
+    with pytest.raises(InputError, match="`image_shape` must be .*, as the weights have it; got"):
+        resnet.make("saved", weights=RUN, image_shape=(*shape[:2], shape[2] + 1))
 
 
 def test_a_picture_is_resized_and_cropped(tmp_path):

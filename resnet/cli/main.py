@@ -40,7 +40,7 @@ def main() -> None:
     if name in HELP:
         print(overview())
     elif name == "--version":
-        print(importlib.metadata.version(PROGRAM))
+        print(version())
     else:
         with ending.in_one_line():
             _check(name)
@@ -61,6 +61,14 @@ def _check(name: str) -> None:
 def load(name: str) -> types.ModuleType:
     """The module of a command: its flags are in `define`, what it does in `main`."""
     return importlib.import_module(f"resnet.cli.commands.{COMMANDS[name]}")
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return importlib.metadata.version(PROGRAM)
+    except importlib.metadata.PackageNotFoundError:
+        return "a clone that is not installed"
 
 
 def overview() -> str:

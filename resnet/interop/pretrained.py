@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from resnet.config import Config, config_from_dict
-from resnet.errors import InputError
+from resnet.errors import InputError, check_at_least
 from resnet.fields import closest
 from resnet.files import local_path
 from resnet.interop import hub
@@ -48,13 +48,15 @@ def make(
     """
     if name not in ZOO:
         raise InputError(f"unknown net {name!r}{closest(name, ZOO)}; resnet describe --zoo lists all")
+    if num_classes is not None:
+        check_at_least("num_classes", num_classes, 1)
     about = _unstated(image_shape or ZOO[name].image_shape)
     if not weights:
         return _at_random(name, about, num_classes or ZOO[name].num_outputs, seed)
     net = _from(weights, name, about)
     _check_same(str(weights), name, net)
     if image_shape:
-        net = dataclasses.replace(net, task=dataclasses.replace(net.task, image_shape=tuple(image_shape)))
+        net = _resized(net, tuple(image_shape))
     return net if num_classes in (None, net.task.num_outputs) else _with_new_head(net, num_classes, seed)
 
 
@@ -118,6 +120,14 @@ def _check_same(weights: str, name: str, net: Net) -> None:
             f"{weights} holds another net than {name}: {path} is {theirs.get(path, 'missing')} there, and "
             f"{ours.get(path, 'missing')} in {name}"
         )
+
+
+def _resized(net: Net, shape: tuple[int, ...]) -> Net:
+    """The net for images of another size; InputError where its channels or its mean image do not allow it."""
+    known = net.task.image_shape
+    if shape != known and (shape[-1] != known[-1] or net.task.mean.ndim == 3):
+        raise InputError(f"`image_shape` must be {known}, as the weights have it; got {shape}")
+    return dataclasses.replace(net, task=dataclasses.replace(net.task, image_shape=shape))
 
 
 def _with_new_head(net: Net, outputs: int, seed: int) -> Net:
