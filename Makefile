@@ -4,6 +4,7 @@
 # make test    the tests for each change (3 minutes)
 # make test-all  these, and then the thorough ones
 # make lint    style and types
+# make docs    the pages as a site, in build/site
 # PYTHON=...   the interpreter that .venv is made with; 3.11 or later
 
 PYTHON ?= python3
@@ -29,7 +30,7 @@ print(f"The net names {result['top1']:.1%} of {result['n']} handwritten digits t
 endef
 export learned
 
-.PHONY: demo study claims test test-all lint
+.PHONY: demo study claims test test-all lint docs
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
@@ -57,6 +58,9 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'error: $(PYTHON) must be Python 3.11 or later; name one: make PYTHON=python3.12' >&2; \
@@ -68,6 +72,10 @@ $(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(call install,-r requirements.txt)
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-slurm.txt $(VENV)/installed
-	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-slurm.txt)
+$(VENV)/installed-dev: requirements-dev.txt requirements-hub.txt requirements-slurm.txt $(VENV)/installed
+	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-hub.txt -r requirements-slurm.txt)
+	@touch $@
+
+$(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed
+	$(call install,-r requirements.txt -r requirements-docs.txt)
 	@touch $@

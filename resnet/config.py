@@ -16,13 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet import recipes
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
-from resnet.fields import Fields, closest, fits, type_name, unknown_field
+from resnet.fields import Fields, fits, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
+from resnet.runs.metrics.boards import RecordsConfig
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig, check_batch
@@ -62,6 +64,8 @@ class Config(Fields, section=""):
     """Batches, duration, targets, and how often to look."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     """How often to save, and what to keep."""
+    records: RecordsConfig = dataclasses.field(default_factory=RecordsConfig)
+    """Where metrics go."""
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     """How the processors are used."""
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
@@ -92,23 +96,20 @@ def check_config(config: Config) -> None:
 
 
 def load_config(path: str | Path) -> Config:
-    """The checked result of the function get_config() in a Python file, which is run."""
-    config = call_file(path, "config", Config, "configs")
+    """The checked result of get_config() in a Python file, which is run: `path` may be a recipe's name."""
+    config, _ = call_file(path, "config", Config)
     check_config(config)
     return config
 
 
-def call_file(path: str | Path, what: str, kind: type[T], folder: str, **arguments: Any) -> T:
-    """The result of the function get_<what>(arguments) in a Python file, which is run.
+def call_file(given: str | Path, what: str, kind: type[T], **arguments: Any) -> tuple[T, Path]:
+    """(the result of the function get_<what>(arguments) in a Python file, which is run; the file).
 
-    `folder` is where such files are at hand. InputError unless there is a `kind` to be had.
+    `given` is a path, or a name in configs/. InputError unless there is a `kind` to be had.
     """
     function = f"get_{what}"
-    path = local_path(path)
-    if not path.is_file():
-        beside = closest(path.name, (file.name for file in path.parent.glob("*.py")))
-        raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/{beside}")
-    with importing_beside(path):
+    path = recipes.find(given, what)
+    with importing_beside(path), recipes.importable():
         try:
             module = runpy.run_path(str(path))
             if function not in module:
@@ -120,7 +121,7 @@ def call_file(path: str | Path, what: str, kind: type[T], folder: str, **argumen
     if not isinstance(result, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
         raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")
-    return result
+    return result, path
 
 
 def _blaming(path: Path, what: str, error: Exception) -> Exception:

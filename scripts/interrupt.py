@@ -35,4 +35,4 @@ def main(overrides: list[str], arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(main, takes_files=True)
+    cli.run(main)

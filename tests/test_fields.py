@@ -4,10 +4,10 @@ import copy
 import dataclasses
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 
+from resnet.cli import options
 from resnet.config import Config, config_from_dict, field_types, load_config
 from resnet.errors import InputError
 from resnet.fields import Fields
@@ -39,21 +39,13 @@ def assigned(name: str) -> None:
     exec(f"c.{name} = 3", {"c": Config()})
 
 
-@pytest.fixture
-def cli(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import cli
-
-    return cli
-
-
-def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line(cli):
+def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line():
     # One way for each in the suite, which has no time for all.
     tried = [(name, wrong) for i, name in enumerate(NAMES) for wrong in in_turn(misspelt(name), i)]
     for name, wrong in tried:
         said = message(assigned, wrong)
         assert f"unknown field `{wrong}`; did you mean " in said and f"`{name}`" in said
-        assert message(cli.override, Config(), [f"--config.{wrong}=3"]) == said
+        assert message(options.override, Config(), [f"--config.{wrong}=3"]) == said
     assert len(tried) >= len(NAMES)
     happens = (
         "refused by the same line in a file and on the command line, which names the field that was meant"

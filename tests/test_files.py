@@ -14,6 +14,7 @@ from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 
 import resnet
+from resnet.cli import options
 from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError
@@ -104,14 +105,11 @@ def test_what_no_local_file_system_has(given):
 
 
 def test_flags_are_paths_and_lists_of_them(home, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import cli
-
     values = flags.FlagValues()
-    monkeypatch.setattr(cli.flags, "DEFINE", functools.partial(flags.DEFINE, flag_values=values))
-    cli.define_path("workdir", None, "")
-    cli.define_path("output", "~/out", "")
-    cli.define_paths("runs", "")
+    monkeypatch.setattr(options.flags, "DEFINE", functools.partial(flags.DEFINE, flag_values=values))
+    options.define_path("workdir", None, "")
+    options.define_path("output", "~/out", "")
+    options.define_paths("runs", "")
     values(["", "--workdir=~/a b", "--runs=~/a,b"])
     assert (values.workdir, values.output) == (home / "a b", home / "out")
     assert values.runs == [home / "a", Path("b")]
@@ -123,7 +121,7 @@ def test_flags_are_paths_and_lists_of_them(home, monkeypatch):
 
 def test_no_script_takes_a_file_or_folder_as_mere_text():
     said = r"(Folders?|File|\w+ file|Another \w+ file)\b"  # as the meaning of a flag begins
-    for path in (ROOT / "scripts").rglob("*.py"):
+    for path in [*ROOT.glob("scripts/**/*.py"), *ROOT.glob("resnet/cli/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet.cli import options
+from resnet.config import Config
+
 ROOT = Path(__file__).parents[1]
 
 CONFIG = """
@@ -111,18 +114,13 @@ def test_help_lists_the_fields_with_their_meanings():
         ("--config.schedule.milestones=50 %", ("50 %",)),
     ],
 )
-def test_durations_in_tuples_and_none(argument, value, monkeypatch):
-    from resnet.config import Config
-
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import cli
-
+def test_durations_in_tuples_and_none(argument, value):
     config = Config()
     config.schedule.name = "step"
     config.schedule.milestones = ("10 %",)
-    assert cli.override(config, [argument]).schedule.milestones == value
+    assert options.override(config, [argument]).schedule.milestones == value
     config.model.scan_blocks = True
-    assert cli.override(config, ["--config.model.scan_blocks=None"]).model.scan_blocks is None
+    assert options.override(config, ["--config.model.scan_blocks=None"]).model.scan_blocks is None
 
 
 @pytest.mark.thorough

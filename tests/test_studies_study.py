@@ -57,7 +57,7 @@ def test_a_study_file_is_read_at_a_scale(tmp_path):
         load_study(path, "small")
     with pytest.raises(InputError, match="`study.scale` must be one of paper, small; got 'big'"):
         load_study(path, "big")
-    with pytest.raises(InputError, match="does not exist; those at hand are in configs/studies/"):
+    with pytest.raises(InputError, match="does not exist; those at hand by name are after_sum, "):
         load_study(tmp_path / "none.py", "small")
 
 

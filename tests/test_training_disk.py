@@ -16,8 +16,8 @@ from resnet.data.batches import batch_indices
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics import records
-from resnet.runs.metrics.boards import Board
 from resnet.runs.metrics.records import Lines
+from resnet.runs.metrics.tensorboard import SplitFiles
 from resnet.runtime.signals import RunStopped
 from resnet.training import trainer
 
@@ -146,8 +146,8 @@ def test_lines_wait_in_order_and_torn_ones_are_mended(tmp_path, monkeypatch, cap
 
 
 def test_boards_go_on_in_another_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnet.runs.metrics.boards.FLUSH_SECONDS", 0.0)
-    board = Board(tmp_path / "boards" / "train", 0)
+    monkeypatch.setattr("resnet.runs.metrics.tensorboard.FLUSH_SECONDS", 0.0)
+    board = SplitFiles(tmp_path / "boards" / "train", 0)
     board.add(1, {"loss": 1.0})
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))

@@ -203,7 +203,7 @@ def test_what_cannot_be_loaded(finished, tmp_path):
         resnet.load(workdir, step=3)
     with pytest.raises(InputError, match=r"config.json is missing"):
         resnet.load(tmp_path)
-    with pytest.raises(InputError, match=r"must be uint8 of shape \(n, 8, 8, 1\)"):
+    with pytest.raises(InputError, match=r"must be uint8 or float, of shape \(8, 8, 1\) or"):
         resnet.load(workdir).logits(np.zeros((1, 8, 8, 1), np.float32))
 
 

@@ -7,12 +7,13 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from resnet.config import Config
+from resnet.config import Config, check_config
 from resnet.errors import InputError
 from resnet.kernels import convolution, native
 from resnet.models.config import ModelConfig
@@ -63,10 +64,10 @@ def test_a_device_that_is_not_there_is_named(monkeypatch, error):
 PROGRAM = """
 import sys, jax
 sys.argv = [sys.argv[0], "--config=configs/digits.py"]
-sys.path[:0] = ["scripts", "."]
-import cli
-cli.define_config(); cli.FLAGS(sys.argv)
-cli.load_config(OVERRIDES)
+sys.path[:0] = ["."]
+from resnet.cli import options
+options.define_config(); options.FLAGS(sys.argv)
+options.load_config(OVERRIDES)
 jax.jit(lambda x: jax.numpy.linalg.svd(x)[1])(jax.numpy.ones((7, 7)))
 print(len(jax.devices()))
 """
@@ -151,6 +152,27 @@ def test_the_users_own_cache_goes_first(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cache.keep_programs(CacheConfig(dir=""))
     assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.parametrize("lost", ["home", "write"])
+def test_a_user_without_a_home_trains_without_kept_programs(monkeypatch, tmp_path, lost):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    warned = []
+    monkeypatch.setattr(cache.logging, "warning", lambda text, *values: warned.append(text % values))
+    before = jax.config.jax_compilation_cache_dir
+    if lost == "home":
+
+        def expanduser(path):
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "expanduser", expanduser)
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+        (tmp_path / "file").touch()
+    check_config(Config())
+    cache.keep_programs(CacheConfig())
+    assert jax.config.jax_compilation_cache_dir == before
+    assert len(warned) == 1 and warned[0].startswith("Compiled programs are not kept for other runs: ")
 
 
 FAULTS = """

@@ -13,7 +13,7 @@ from resnet.runs.tables import code
 CARD = "MODEL_CARD.md"
 NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"
 METRICS = ("split", "top1", "top5", "mae", "loss", "n")
-OF_THE_RUN = ("checkpoint", "parallel", "cache")  # sections that do not touch the weights
+OF_THE_RUN = ("checkpoint", "records", "parallel", "cache")  # sections that do not touch the weights
 SHOWN = 20  # class names
 
 

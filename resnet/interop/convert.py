@@ -66,7 +66,7 @@ def import_weights(
         )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
-    config = _with_unbiased_statistics(config)
+    config = with_unbiased_statistics(config)
     train_state = state_of(variables, config, task)
     with creating(workdir) as folder:
         folder.mkdir()
@@ -105,6 +105,7 @@ def export_weights(
         "format": "pt",  # which transformers asks for
         "naming": naming,
         "resnet_config": to_json(config_to_dict(run.config)["model"]),
+        "image_shape": to_json(run.task.image_shape),
         "class_names": to_json(run.task.class_names),
         "mean": to_json(run.task.mean.tolist()),
         "std": to_json(run.task.std.tolist()),
@@ -144,7 +145,7 @@ def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainStat
     )
 
 
-def _with_unbiased_statistics(config: Config) -> Config:
+def with_unbiased_statistics(config: Config) -> Config:
     """The config with PyTorch's convention of running variances, so that training on keeps it."""
     if config.model.norm != "batch" or config.model.bn_unbiased:
         return config

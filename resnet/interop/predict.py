@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from resnet.data.datasets import ON_BAD_IMAGE
 from resnet.data.folder import SUFFIXES, visible
-from resnet.data.images import BadImage, decode_image
+from resnet.data.images import BadImage
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path, save_png
 from resnet.models.layers import OUTPUTS
@@ -82,24 +82,6 @@ def predict_files(
     return predictions
 
 
-def read_image(run: Run, file: Path) -> UInt8[np.ndarray, "h w c"]:
-    """One image in the shape that the run was trained on.
-
-    As image_folder does it: the shorter side is resized to the net's side, and the centre kept.
-    """
-    height, width, channels = run.task.image_shape
-    # An image of the net's own size is not touched; any other must become a square.
-    image = decode_image(file, str(file), 0, channels)
-    if image.shape[:2] == (height, width):
-        return image
-    if height != width:
-        raise InputError(
-            f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but the run was trained on "
-            f"{width}x{height}: bring it to that size first"
-        )
-    return decode_image(file, str(file), height, channels)
-
-
 def _batches(run: Run, files: Sequence[Path], skip: bool) -> Iterator[tuple[int, Sequence[Path], np.ndarray]]:
     """How many files are done after it, files, and their images, of which there are always as many.
 
@@ -121,7 +103,7 @@ def _batches(run: Run, files: Sequence[Path], skip: bool) -> Iterator[tuple[int,
 
 def _read(run: Run, file: Path, skip: bool) -> UInt8[np.ndarray, "h w c"] | None:
     try:
-        return read_image(run, file)
+        return run.net.read(file)
     except BadImage as error:
         if not skip:
             raise InputError(f"{error}, or leave such files out with --on_bad_image=skip") from None
@@ -156,7 +138,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
     for panel in axes:
         panel.set_axis_off()
     for panel, prediction in zip(axes, predictions, strict=False):
-        image = read_image(run, Path(prediction.file))
+        image = run.net.read(prediction.file)
         grey = image.shape[-1] == 1
         panel.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
         name, value = prediction.classes[0]

@@ -197,9 +197,7 @@ def load_folder(workdir: str | Path) -> StudyFolder:
     """Reads study.json; InputError if the folder holds no study."""
     path = local_path(workdir) / FILE
     if not path.is_file():
-        raise InputError(
-            f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
-        )
+        raise InputError(f"{path} is missing: no study lies in {str(workdir)!r}; start one by resnet study")
     fields: dict[str, Any] = read_object(path, "arms", "seeds", "sessions", remedy=_ANEW)
     fields["workdir"] = path.parent
     try:

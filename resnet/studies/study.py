@@ -133,10 +133,10 @@ class ResolvedArm:
 
 
 def load_study(path: str | Path, scale: str) -> Study:
-    """The result of get_study(scale) in a Python file, which is run."""
+    """The result of get_study(scale) in a Python file, which is run: `path` may be a study's name."""
     check_choice("study.scale", scale, SCALES)
-    study = call_file(path, "study", Study, "configs/studies", scale=scale)
-    return dataclasses.replace(study, origin=Origin(str(path), scale))
+    study, file = call_file(path, "study", Study, scale=scale)
+    return dataclasses.replace(study, origin=Origin(str(file), scale))
 
 
 def with_base(study: Study, base: Config) -> Study:

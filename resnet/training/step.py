@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 from resnet.config import Config
 from resnet.data.augment import ImageOperation, augment, normalize
@@ -180,8 +180,8 @@ def eval_step(
 
 
 def predict(
-    variables: dict[str, Any], images: UInt8[Array, "b h w c"], *, model: Any, task: Task
+    variables: dict[str, Any], images: Num[Array, "b h w c"], *, model: Any, task: Task
 ) -> Float[Array, "b outputs"]:
-    """Logits of raw images, normalised as in training."""
+    """Logits of images of pixels from 0 to 255, normalised as in training."""
     logits, _ = model.apply(variables, normalize(images, task.mean, task.std), train=False)
     return logits

@@ -21,6 +21,8 @@ StateDict = dict[str, np.ndarray]
 SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")  # PyTorch's; any other is safetensors
 # Under which training scripts keep the state dict in their checkpoints.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "weights")
+# What our own files say in JSON.
+METADATA = {"resnet_config", "image_shape", "class_names", "mean", "std"}
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -36,18 +38,25 @@ def read_weights(path: str | Path) -> StateDict:
     return tensors
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...] | None:
-    """The class names in the metadata of a file that we wrote; None if there are none."""
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a file of ours says of its tensors, such as class_names; {} where a file says nothing."""
     if Path(path).suffix != ".safetensors":
-        return None
+        return {}
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        names = (file.metadata() or {}).get("class_names")
-    try:
-        return tuple(map(str, json.loads(names or "")))
-    except (ValueError, TypeError):
-        return None
+        texts = file.metadata() or {}
+    found = {}
+    for name in METADATA & texts.keys():
+        with contextlib.suppress(ValueError):
+            found[name] = json.loads(texts[name])
+    return found
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...] | None:
+    """The classes that a file of ours says its outputs stand for; None where a file says nothing of them."""
+    names = read_metadata(path).get("class_names")
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def check_finite(source: str | Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -124,6 +124,15 @@ def _ours(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     return tensor.layout.ours(array) if array.ndim == len(tensor.their_shape) else array
 
 
+def outputs_of(state: Mapping[str, Any], config: ModelConfig, shapes: Any) -> int:
+    """How many outputs a state dict has; `shapes` are those of the net with any number of them."""
+    tensors = tensors_of(config, shapes, detect(state, config, shapes))
+    (name,) = (tensor.name for tensor in tensors if tensor.path == "params/head/dense/kernel")
+    if name not in state:
+        raise InputError(f"the weights have no head: {name} is missing")
+    return state[name].shape[0]
+
+
 def to_state_dict(config: ModelConfig, variables: Any, naming: str, batches: int = 0) -> StateDict:
     """The variables under their names; `batches` is written as the batches that each norm has seen."""
     tensors = tensors_of(config, variables, naming)

@@ -4,18 +4,17 @@ import glob
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from resnet.files import local_path, replacing, sync
-from resnet.runs.metrics.boards import Board
+from resnet.runs.metrics.boards import TENSORBOARD, Board, open_boards
 from resnet.runtime.processes import index_of_this
 
 METRICS_FILE, RESULT = "metrics.jsonl", "result.json"
-TENSORBOARD_FOLDER = "tensorboard"
 # What reading a damaged file, or looking into what it holds, raises.
 _DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
@@ -174,18 +173,18 @@ class Records:
         steps_per_epoch: int,
         step: int = 0,
         again: Collection[str] = ("test",),
-        tensorboard: bool = True,
+        boards: Sequence[str] = (TENSORBOARD,),
     ):
         self.workdir = Path(workdir)
         self.steps_per_epoch = steps_per_epoch
-        self.first_step = step
-        self.boards: dict[str, Board] | None = {} if tensorboard else None
+        self.boards: list[Board] = []
         self.lines: Lines | None = None
         if index_of_this():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
         forget_records_after(self.workdir, step, again)
         self.lines = Lines(self.workdir / METRICS_FILE)
+        self.boards = open_boards(boards, self.workdir, step)
 
     def __enter__(self) -> "Records":
         return self
@@ -202,10 +201,8 @@ class Records:
         if split != "train":
             results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             logging.info("epoch %g, %s: %s", record["epoch"], split, results)
-        if self.boards is not None:
-            # One TensorBoard run a split, so that the splits share the axes of a metric.
-            folder = self.workdir / TENSORBOARD_FOLDER / split
-            self.boards.setdefault(split, Board(folder, self.first_step)).add(step, metrics)
+        for board in self.boards:
+            board.add(split, step, metrics)
 
     def flush(self) -> bool:
         """Writes the lines that the disk refused before; returns whether all lines are on disk."""
@@ -215,5 +212,5 @@ class Records:
         """Writes everything that waits; may be called twice."""
         if not self.flush():
             logging.error("%s: the last lines could not be written and are lost", self.workdir / METRICS_FILE)
-        for board in (self.boards or {}).values():
+        for board in self.boards:
             board.close()

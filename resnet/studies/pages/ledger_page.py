@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from resnet.errors import InputError
 from resnet.files import replacing
 from resnet.runs.tables import markdown_table
 from resnet.studies.pages.ledger import LEDGER, Row, add_what_was_not_run, record
@@ -17,8 +18,10 @@ HEADERS = ("arm", "published", "ours", "n", "failed", "difference to", "points",
 def update(workdir: str | Path | None = None, path: Path = LEDGER) -> dict[str, Any]:
     """Records a study if one is given, adds what was not run, and writes the page beside the ledger.
 
-    Returns the number of rows with each verdict.
+    Returns the number of rows with each verdict. InputError outside of a clone, where there is no ledger.
     """
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} does not exist: the ledger is kept in a clone of the repository")
     recorded = record(workdir, path) if workdir else []
     rows = add_what_was_not_run(path)
     with replacing(path.with_suffix(".md")) as temporary:
