@@ -1,0 +1,27 @@
+"""Which learning rate does the half-width recipe get? Chosen on validation, for nets with and without the identity.
+
+Source: a choice of ours, for configs/digits_small.py, whose rate all arms of most small studies share.
+Command: python scripts/study.py --study=configs/studies/half_width_rate.py --workdir=runs/half_width_rate
+--study.scale=small
+"""
+
+from configs.digits_small import get_config as digits
+from resnet.errors import check_choice
+from resnet.studies.study import Arm, Study
+
+
+def get_study(scale: str) -> Study:
+    check_choice("study.scale", scale, ("small",))
+    arms = {}
+    for depth in (20, 56):
+        name, net = f"identity-{depth}", {"model.depth": depth}
+        arms[name] = Arm(net, name)
+        arms[f"none-{depth}"] = Arm(net | {"model.shortcut": "none"}, name)
+    return Study(
+        title="The learning rate of the half-width recipe",
+        base=digits(),
+        arms=arms,
+        reference="identity-20",
+        seeds=(0, 1, 2),
+        learning_rates=(0.1, 0.05, 0.02),
+    )
