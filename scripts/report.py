@@ -11,7 +11,7 @@ as one JSON object.
 import cli
 from absl import flags
 
-cli.define_path("workdir", None, "Folder of a study.")
+cli.define_path("workdir", None, "Folder of a study, or one of results/studies.")
 cli.define_paths("runs", "Folders of runs, with commas between, instead of a study's.")
 cli.define_path("output", None, "Folder for the page of --runs.")
 flags.DEFINE_bool("ledger", False, "Record the claims of the study in --workdir, if given; make the page.")
@@ -31,7 +31,7 @@ def main(overrides: list[str]) -> dict:
 def _report() -> dict:
     if not cli.FLAGS.runs:
         cli.require("workdir")
-        from resnet.studies.folder import load_folder as open_study
+        from resnet.studies.kept import open_study
         from resnet.studies.pages.report import write_report
 
         return write_report(open_study(cli.FLAGS.workdir))

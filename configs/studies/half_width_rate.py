@@ -12,11 +12,7 @@ from resnet.studies.study import Arm, Study
 
 def get_study(scale: str) -> Study:
     check_choice("study.scale", scale, ("small",))
-    arms = {}
-    for depth in (20, 56):
-        name, net = f"identity-{depth}", {"model.depth": depth}
-        arms[name] = Arm(net, name)
-        arms[f"none-{depth}"] = Arm(net | {"model.shortcut": "none"}, name)
+    arms = {"identity-20": Arm(), "none-20": Arm({"model.shortcut": "none"})}
     return Study(
         title="The learning rate of the half-width recipe",
         base=digits(),
