@@ -1,4 +1,4 @@
-"""Which learning rate does the half-width recipe get? Chosen on validation, for nets with and without the identity.
+"""Which learning rate does the half-width recipe get, with the identity and without? Chosen on validation.
 
 Source: a choice of ours, for configs/digits_small.py, whose rate all arms of most small studies share.
 Command: python scripts/study.py --study=configs/studies/half_width_rate.py --workdir=runs/half_width_rate

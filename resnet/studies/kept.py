@@ -132,7 +132,7 @@ def _value(name: str, text: str) -> Any:
 
 def _result(row: dict[str, Any]) -> dict[str, Any]:
     """result.json as far as the row tells."""
-    result = {name: row[f"test_{name}"] for name in _TEST} | {name: row[name] for name in _OWN}
+    result = {name: row[f"test_{name}"] for name in _TEST} | {name: row.get(name) for name in _OWN}
     validation = {name: row[f"validation_{name}"] for name in _VALIDATION}
     return _without_none(result) | {"validation": _without_none(validation)}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from resnet.errors import InputError
 from resnet.studies.pages.ledger import Row, study_of
 from resnet.studies.pages.statistics import holm
-from resnet.studies.pages.verdict import NOT_RUN, Outcome, judge
+from resnet.studies.pages.verdict import NOT_RUN, UNDECIDED, Outcome, judge
 from resnet.studies.study import Arm, Origin, Study
 
 PAPERS_IMAGES: dict[str, str] = {}
@@ -81,5 +81,6 @@ def _judged(row: Row, study: Study) -> Row:
     )
     apart = what_sets_apart(study, arm, row.test_images)
     verdict, reason = judge(arm.published, reference and reference.published, ours, exact=not apart)
-    note = f"; {apart}" if verdict and apart and row.scale == "paper" else ""
-    return dataclasses.replace(row, verdict=verdict, reason=reason + note)
+    if row.scale == "paper" and apart:
+        verdict, reason = verdict or UNDECIDED, "; ".join(filter(None, (reason, apart)))
+    return dataclasses.replace(row, verdict=verdict, reason=reason)

@@ -68,7 +68,7 @@ def _reading() -> str:
         "that compare the same two configs measure one effect, which counts once. The rows, with config "
         "hashes, are in [ledger.csv](ledger.csv); `python scripts/report.py --ledger` makes this page of "
         "them, and with `--workdir=…` records a finished study first. What rounding alone changes is in no "
-        "interval: see [rounding](rounding.md)."
+        "interval: see [rounding](rounding/repeated.md)."
     )
 
 

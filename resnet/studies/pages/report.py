@@ -100,7 +100,7 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         ],
         tables=[table for table in tables if table.rows],
         figures=figures,
-        origin=_origin(folder),
+        origin=origin_of(folder),
     )
 
 
@@ -244,7 +244,7 @@ def _run(run: StudyRun, metric: Metric) -> tuple[str, ...]:
     return (run.arm, str(run.seed), *cells)
 
 
-def _origin(folder: StudyFolder) -> list[tuple[str, str]]:
+def origin_of(folder: StudyFolder) -> list[tuple[str, str]]:
     """The study's starts, each at the commits that its runs saw; of a kept study, what its page told."""
     if isinstance(folder, Kept):
         return list(folder.told)
