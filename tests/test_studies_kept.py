@@ -21,6 +21,15 @@ def get_study(scale):
 """
 
 
+WIDE = """
+def wide():
+    from tests.studies_cases import tiny_config
+    config = tiny_config()
+    config.model.width = 0.5
+    return config
+"""
+
+
 @pytest.fixture
 def study_file(tmp_path):
     path = tmp_path / "study.py"
@@ -69,9 +78,7 @@ def _page(tmp_path):
 
 def test_a_kept_study_of_other_configs_is_refused(study_file, tmp_path):
     write_report(fill(study_file, tmp_path / "s"))
-    study_file.write_text(STUDY.replace("seeds=(0,", "base=wide(), seeds=(0,")
-                          + "\ndef wide():\n    from tests.studies_cases import tiny_config\n"
-                          "    config = tiny_config()\n    config.model.width = 1\n    return config\n")  # fmt: skip
+    study_file.write_text(STUDY.replace("seeds=(0,", "base=wide(), seeds=(0,") + WIDE)
     with pytest.raises(
         InputError, match=r"runs.csv: arm 'identity', seed 0 had config .* train the study anew"
     ):

@@ -71,12 +71,6 @@ class Row:
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in changes}
         return Origin(str(ROOT / self.study), self.scale, plain)
 
-    def check(self) -> None:
-        """ValueError for a row that was cut short, or whose changes are not JSON."""
-        if None in dataclasses.astuple(self):
-            raise ValueError(f"the row of arm {self.arm!r} is cut short")
-        json.loads(self.changes or "{}")
-
     @property
     def key(self) -> tuple[str, ...]:
         """What no two rows share."""
@@ -97,12 +91,18 @@ def read_ledger(path: Path = LEDGER) -> list[Row]:
         rows: list[dict[str, Any]] = list(reader)
         if set(reader.fieldnames or ()) != {field.name for field in dataclasses.fields(Row)}:
             raise ValueError("its first line does not name the columns")
-        found = [Row(**{name: _value(name, text) for name, text in row.items()}) for row in rows]
-        for row in found:
-            row.check()
+        found = [_row_from(row) for row in rows]
     except (TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is unreadable: {error}; take it from version control again") from None
     return found
+
+
+def _row_from(cells: dict[str, Any]) -> Row:
+    """ValueError for a line that was cut short, or whose changes are not JSON."""
+    if None in cells.values():
+        raise ValueError(f"the row of arm {cells['arm']!r} is cut short")
+    json.loads(cells["changes"] or "{}")
+    return Row(**{name: _value(name, text) for name, text in cells.items()})
 
 
 def _value(name: str, text: str) -> Any:
