@@ -15,10 +15,10 @@ flags.DEFINE_list("only", [], "Groups of claims to test, with commas between: id
 
 
 def main(overrides: list[str]) -> dict:
-    """One call of write_page, or of Claim.test for the claims of some groups."""
+    """One call of write_claims, or of Claim.test for the claims of some groups."""
     from resnet.analysis.claims.claim import Bench
     from resnet.analysis.claims.groups import GROUPS
-    from resnet.analysis.claims.page import write_page
+    from resnet.analysis.claims.page import write_claims
     from resnet.config import load_config
     from resnet.errors import InputError, check_choice
 
@@ -33,7 +33,7 @@ def main(overrides: list[str]) -> dict:
         findings = [claim.test(bench) for name in cli.FLAGS.only for claim in GROUPS[name]]
         return {each.claim.sentence: {"holds": each.holds, "text": each.text} for each in findings}
     claims = [claim for group in GROUPS.values() for claim in group]
-    return write_page(claims, bench, cli.FLAGS.output, cli.command())
+    return write_claims(claims, bench, cli.FLAGS.output, cli.command())
 
 
 if __name__ == "__main__":

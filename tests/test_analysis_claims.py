@@ -14,7 +14,7 @@ from resnet.analysis import theory
 from resnet.analysis.claims import activations, dense, depth, identity, information, outputs, trained
 from resnet.analysis.claims.claim import Bench, Claim, Finding, row_of
 from resnet.analysis.claims.groups import GROUPS
-from resnet.analysis.claims.page import write_page
+from resnet.analysis.claims.page import write_claims
 from resnet.analysis.growth import Estimate, mean_of
 from resnet.analysis.laws import NO, WITHIN, YES, Law, all_of, check
 from resnet.config import replaced
@@ -126,7 +126,7 @@ SIGMOID = [{"layers are": "sigmoid", "layers": n, "inputs": 100, "told apart in 
         (identity.rule_shapes, SHAPES, {"where shapes differ": "pad"}, {"parameters": 1}),
         (identity.rule_shapes, SHAPES, {"where shapes differ": "projection"}, {"parameters": 0}),
         (identity.rule_shapes, SHAPES, {"where shapes differ": "none"}, {"refused": ""}),
-        (identity.rule_kept, SHAPES, {"where shapes differ": "pad"}, {"of x's squares kept": 0.26}),
+        (identity.rule_handed_on, SHAPES, {"where shapes differ": "pad"}, {"of x's squares kept": 0.26}),
         (depth.rule_lost_or_blown_up, [{"net": "sigmoid", "gradient": about(1e-34, 1e-36)}], {},
          {"gradient": about(2.0, 0.1)}),
         (depth.rule_kept, GROWTH, {}, {"gradient": about(9e3, 10.0)}),
@@ -144,8 +144,8 @@ SIGMOID = [{"layers are": "sigmoid", "layers": n, "inputs": 100, "told apart in 
         (information.rule_sigmoid, SIGMOID, {"layers": 56}, {"linear probe %": 94}),
         (information.rule_reading, READING, {"shortcut": "none"}, {"_probe": [91.0, 90.0, 92.0]}),
         (information.rule_reading, READING, {"shortcut": "identity"}, {"_pixels": [0.1, 0.2, 0.1]}),
-        (outputs.rule_slopes, SATURATION, {}, {"gradient, identity": -5.0}),
-        (outputs.rule_slopes, SATURATION, {}, {"gradient, tanh": 0.2}),
+        (outputs.rule_saturation, SATURATION, {}, {"gradient, identity": -5.0}),
+        (outputs.rule_saturation, SATURATION, {}, {"gradient, tanh": 0.2}),
         (outputs.rule_regressions, REGRESSIONS, {}, {"_sigmoid": [4.0, 4.2, 4.1]}),
         (trained.rule_deep, TRAINED, {"layers": 20, "epochs": 15}, {GAIN: about(1.5, 1.0)}),
         (trained.rule_shallow, TRAINED, {"layers": 8, "epochs": 4}, {GAIN: about(4.9, 2.0)}),
@@ -203,7 +203,7 @@ def test_claims_that_need_no_training(bench):
         and "zero padding" in row_of(shapes.rows, **{"where shapes differ": "none"})["refused"]
     )
     assert row_of(shapes.rows, **{"where shapes differ": "pad"})["pixels that get gradient"] == 0.25
-    assert found[identity.rule_kept].holds == NO
+    assert found[identity.rule_handed_on].holds == NO
 
 
 def test_a_linear_map_reads_what_is_there_and_nothing_else():
@@ -218,7 +218,7 @@ def test_a_linear_map_reads_what_is_there_and_nothing_else():
 def test_a_deep_net_of_identities_is_one_linear_map(bench, monkeypatch):
     monkeypatch.setattr(dense, "STEPS", 20)
     data = dense.digits(bench.digits)
-    linear, bent = (dense.train(data, name, 4, seed=0) for name in ("identity", "relu"))
+    linear, bent = (dense.fit_dense(data, name, 4, seed=0) for name in ("identity", "relu"))
     assert linear.distance_from_affine < 1e-4 < 0.1 < bent.distance_from_affine
     assert linear.rank <= 10
 
@@ -238,7 +238,7 @@ def test_the_page_holds_every_claim_and_its_verdict(bench, tmp_path):
                             rule=lambda rows, value=value: [check("a", rows[0]["a"], Law("equal", value))])
         for value in (1.0, 2.0)
     )  # fmt: skip
-    found = write_page([right, wrong], bench, tmp_path, "make claims")
+    found = write_claims([right, wrong], bench, tmp_path, "make claims")
     page = (tmp_path / "claims.md").read_text()
     assert found["holds"] == [YES, NO] and math.isfinite(found["seconds"])
     assert '## <a id="claim-2"></a>2. It is so' in page and "Hypothesis: It must be so." in page

@@ -100,7 +100,7 @@ def measure_linear(bench: Bench) -> Rows:
     rows = []
     for function in ("identity", "relu"):
         for depth in (1, 8, 20, 56):
-            nets = [dense.train(data, function, depth, seed) for seed in range(3)]
+            nets = [dense.fit_dense(data, function, depth, seed) for seed in range(3)]
             rows.append(
                 {"activation": function, "layers": depth, "n": len(nets),
                  "test %": mean_of([100 * net.accuracy for net in nets]),

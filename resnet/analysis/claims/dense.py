@@ -67,7 +67,7 @@ def forward(weights: dict[str, Array], x: Array, function: str) -> Array:
     return hidden @ weights["head"]
 
 
-def train(data: Data, function: str, depth: int, seed: int) -> Trained:
+def fit_dense(data: Data, function: str, depth: int, seed: int) -> Trained:
     """A net of `depth` layers with weights, the last of which gives the logits."""
     gain = {"identity": 1.0, "relu": 2.0**0.5}.get(function, 1.0)
     weights = {"hidden": layers(jax.random.key(seed), depth - 1, gain), "head": jnp.zeros((UNITS, 10))}

@@ -114,7 +114,7 @@ def rule_shapes(rows: Rows) -> list[Check]:
     ]
 
 
-def rule_kept(rows: Rows) -> list[Check]:
+def rule_handed_on(rows: Rows) -> list[Check]:
     return [
         check(f"{row['where shapes differ']}: share of x's squares kept", row["of x's squares kept"], ONE)
         for row in rows
@@ -174,6 +174,6 @@ CLAIMS = (
     Claim(
         "Where shapes differ, the path still hands on all of its input",
         "Each way to change the shape keeps all of the squares of x.",
-        f"{DESCRIBE}transition=pad", lambda bench: bench.once(measure_shapes), rule_kept,
+        f"{DESCRIBE}transition=pad", lambda bench: bench.once(measure_shapes), rule_handed_on,
     ),
 )  # fmt: skip

@@ -27,7 +27,7 @@ STEPS, BATCH, RATE, SEEDS = 200, 64, 3e-3, 3
 SATURATED = -10.0
 
 
-def measure_slopes(bench: Bench) -> Rows:
+def measure_saturation(bench: Bench) -> Rows:
     """What of the error an output function passes down to the logit, for half the squared error."""
     rows = []
     for logit in (SATURATED, -1.0, 0.5):
@@ -39,7 +39,7 @@ def measure_slopes(bench: Bench) -> Rows:
     return rows
 
 
-def rule_slopes(rows: Rows) -> list[Check]:
+def rule_saturation(rows: Rows) -> list[Check]:
     checks = [
         check(f"identity at logit {row['logit']:g}: gradient over error",
               row["gradient, identity"] / row["error, identity"], Law("equal", 1.0))
@@ -128,7 +128,7 @@ CLAIMS = (
         "For half the squared error and the target 0.75, the gradient at the logit is the error with the "
         "identity, "
         f"and at most 1/1000 with a sigmoid or tanh at the logit {SATURATED:g}.",
-        "python scripts/claims.py --only=outputs", measure_slopes, rule_slopes,
+        "python scripts/claims.py --only=outputs", measure_saturation, rule_saturation,
     ),
     Claim(
         "For regression the identity is the output function",

@@ -15,7 +15,7 @@ from resnet.runs.tables import markdown_table
 PAGE, PICTURES = "claims.md", "claims"
 
 
-def write_page(claims: Sequence[Claim], bench: Bench, folder: Path, command: str) -> dict[str, Any]:
+def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: str) -> dict[str, Any]:
     """Tests the claims and writes the page with its pictures; {"page", "holds": verdicts, "seconds"}."""
     started, findings = time.monotonic(), []
     for claim in claims:

@@ -150,7 +150,7 @@ def _dead_share(subject: Subject) -> float:
     return float(jnp.concatenate(dead).mean())
 
 
-def picture(rows: Rows) -> dict[str, object]:
+def picture_of_gain(rows: Rows) -> dict[str, object]:
     """The identity's gain by depth, one line a budget."""
     figure, (axes,) = pictures.panels(1)
     for i, epochs in enumerate(EPOCHS):
@@ -171,7 +171,7 @@ CLAIMS = (
     Claim(
         "Identity shortcuts help deep nets",
         f"{_NETS}: at {DEPTHS[-1]} layers the identity gains at least {WORTH:g} points of test accuracy.",
-        _STUDY, lambda bench: bench.once(measure_accuracy), rule_deep, picture,
+        _STUDY, lambda bench: bench.once(measure_accuracy), rule_deep, picture_of_gain,
     ),
     Claim(
         "Identity shortcuts do not help shallow nets",
