@@ -32,10 +32,11 @@ class Law:
             return NO
         if self._meets(found.low, found.high):
             return YES
-        ends = [
-            end * factor for end in (found.low, found.high) for factor in (self.tolerance, 1 / self.tolerance)
-        ]
-        return WITHIN if self._meets(min(ends), max(ends)) else NO
+        near = self.tolerance
+        # A bound may be missed on one side alone; what is to be equal, on either.
+        low = found.low * near if self.kind == "at least" else found.low / near
+        high = found.high / near if self.kind == "at most" else found.high * near
+        return WITHIN if self._meets(low, high) else NO
 
     def _meets(self, low: float, high: float) -> bool:
         slack = ROUNDING * abs(self.value)
