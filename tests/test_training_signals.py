@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jax.errors import JaxRuntimeError
 from test_training_disk import assert_like, at_steps
 from test_training_loop import tiny, train
 
@@ -88,6 +89,17 @@ def test_where_the_process_is_not_the_runs_own_a_stop_is_raised(library, number)
         signal.raise_signal(signal.SIGINT)
         assert stops.received == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_compiler_that_the_stop_ended_too_is_no_error_of_its_own():
+    told = "stopped by SIGTERM while compiling; the same command"
+    with pytest.raises(RunStopped, match=told) as stopped, StopSignals() as stops:
+        stops.nothing_to_lose = False
+        signal.raise_signal(signal.SIGTERM)
+        raise JaxRuntimeError("INTERNAL: ptxas exited with non-zero error code 15")
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    with pytest.raises(JaxRuntimeError), StopSignals():
+        raise JaxRuntimeError("INTERNAL: ptxas exited with non-zero error code 255")
 
 
 def test_a_notebook_whose_run_is_interrupted_while_it_compiles_goes_on(library, tmp_path, monkeypatch):
