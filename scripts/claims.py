@@ -26,9 +26,11 @@ def main(overrides: list[str]) -> dict:
         raise InputError(f"{overrides[0]} does not apply: the page has configs of its own")
     for name in cli.FLAGS.only:
         check_choice("--only", name, GROUPS)
-    configs = [load_config(f"configs/{name}.py") for name in ("chain", "digits_small", "digits_rotation")]
-    cli.prepare(configs[1])
-    bench = Bench(*configs, cli.FLAGS.workdir)
+    chain, digits, rotation = (
+        load_config(f"configs/{name}.py") for name in ("chain", "digits_small", "digits_rotation")
+    )
+    cli.prepare(digits)
+    bench = Bench(chain, digits, rotation, cli.FLAGS.workdir)
     if cli.FLAGS.only:
         findings = [claim.test(bench) for name in cli.FLAGS.only for claim in GROUPS[name]]
         return {each.claim.sentence: {"holds": each.holds, "text": each.text} for each in findings}

@@ -70,4 +70,5 @@ def check(what: str, found: Estimate | float | None, law: Law) -> Check:
 
 def all_of(checks: list[Check]) -> Holds:
     """The verdict on several checks together: the least of theirs; NO where nothing was checked."""
-    return max((each.holds for each in checks), key=(YES, WITHIN, NO).index, default=NO)
+    found = [each.holds for each in checks]
+    return NO if NO in found or not found else WITHIN if WITHIN in found else YES

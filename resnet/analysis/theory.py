@@ -52,8 +52,10 @@ class Rate:
         if found is None:
             return None
         power = self.kind == "power"
-        ends = (BLOCKS**each if power else each**BLOCKS for each in (found.value, found.low, found.high))
-        return Estimate(*ends, found.n)
+        value, low, high = (
+            BLOCKS**each if power else each**BLOCKS for each in (found.value, found.low, found.high)
+        )
+        return Estimate(value, low, high, found.n)
 
 
 @dataclasses.dataclass(frozen=True)

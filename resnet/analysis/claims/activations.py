@@ -1,6 +1,7 @@
 """What sigmoid, ReLU and the identity do to the gradient: their slopes, and where in a block they stand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,7 +49,7 @@ def measure_places(bench: Bench) -> Rows:
     """The gradient after 27 blocks with the identity on the shortcut but for one function in one place."""
     rows = []
     for function in FUNCTIONS:
-        row = {"function": function}
+        row: dict[str, Any] = {"function": function}
         for place in PLACES:
             row[place] = mean_of([_gradient(bench, function, place, seed) for seed in range(bench.seeds)])
         rows.append(row)

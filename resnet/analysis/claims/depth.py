@@ -81,7 +81,7 @@ def measure_widths(bench: Bench) -> Rows:
             "model.width": width / 64 * base,
             "model.blocks": (min(WIDE_BLOCKS, bench.chain.model.blocks[0]),),
         }
-        subject = of_config(str(width), replaced(bench.chain, setup.model | own), images=bench.images)
+        subject = of_config(str(width), replaced(bench.chain, dict(setup.model) | own), images=bench.images)
         net = signal.ask(subject, signal.Options()).nets[0]
         gap = net.gradient and Estimate(
             *(math.log(setup.gradient.value / rate) for rate in
@@ -202,7 +202,7 @@ CLAIMS = (
         "In plain nets with batch norm and ReLU the gap to theory falls with the width, and the widest net "
         "meets "
         f"it over 27 blocks within a factor of {theory.FINITE:g}.",
-        signal_command(SETUPS[NORMED[0]].model | {"model.width": 16.0, "model.blocks": (WIDE_BLOCKS,)}),
+        signal_command(dict(SETUPS[NORMED[0]].model) | {"model.width": 16.0, "model.blocks": (WIDE_BLOCKS,)}),
         measure_widths, rule_widths, picture_of_widths,
     ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -86,7 +87,7 @@ def t_test(differences: np.ndarray) -> tuple[float | None, float | None, float |
     """(low, high, p): the 95 % interval of the mean, and the p-value of a mean of zero (Student 1908)."""
     if _no_spread(differences):
         return None, None, None
-    test = scipy.stats.ttest_1samp(differences, 0.0)
+    test: Any = scipy.stats.ttest_1samp(differences, 0.0)
     interval = test.confidence_interval(CONFIDENCE)
     return float(interval.low), float(interval.high), float(test.pvalue)
 
