@@ -83,10 +83,13 @@ def measure_widths(bench: Bench) -> Rows:
         }
         subject = of_config(str(width), replaced(bench.chain, dict(setup.model) | own), images=bench.images)
         net = signal.ask(subject, signal.Options()).nets[0]
-        gap = net.gradient and Estimate(
-            *(math.log(setup.gradient.value / rate) for rate in
-              (net.gradient.value, net.gradient.high, net.gradient.low)), net.gradient.n
-        )  # fmt: skip
+        gap, expected = None, setup.gradient.value
+        if net.gradient:
+            value, low, high = (
+                math.log(expected / rate)
+                for rate in (net.gradient.value, net.gradient.high, net.gradient.low)
+            )
+            gap = Estimate(value, low, high, net.gradient.n)
         rows.append(
             {"channels": round(16 * own["model.width"]), "gradient per block": net.gradient,
              "theory": setup.gradient.value, "gap (log)": gap,
@@ -106,10 +109,12 @@ def rule_widths(rows: Rows) -> list[Check]:
         for (narrow, before), (wide, after) in itertools.pairwise(known)
     ]
     widest = rows[-1]
-    per_depth = gaps[-1] and Estimate(
-        *(math.exp(each * theory.BLOCKS) for each in (gaps[-1].value, gaps[-1].low, gaps[-1].high)),
-        gaps[-1].n,
-    )
+    per_depth = None
+    if gaps[-1]:
+        value, low, high = (
+            math.exp(each * theory.BLOCKS) for each in (gaps[-1].value, gaps[-1].low, gaps[-1].high)
+        )
+        per_depth = Estimate(value, low, high, gaps[-1].n)
     return [
         Check("power of the width by which the gap falls", mean_of(slopes), Law("at most", 0.0)),
         Check(f"theory over measured at {widest['channels']} channels, 27 blocks", per_depth,
