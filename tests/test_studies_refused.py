@@ -103,7 +103,7 @@ def end(run, top1=None):
 
 @pytest.fixture
 def grid(tmp_path):
-    folder = open_folder(tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 10.0)), tmp_path, "")
+    folder = open_folder(tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 10.0), grid_seeds=1), tmp_path, "")
     save_folder(folder)
     return folder
 
@@ -137,8 +137,11 @@ def test_a_rate_that_diverged_is_not_chosen_beside_one_that_did_not(grid):
     end(first)
     assert grid.chosen_rate("none") is None and not grid.has_no_rate("none")  # not tried yet
     end(second, 0.1)
+    # It is the end of the grid, so that the next is tried as well.
+    assert grid.chosen_rate("none") is None and list(grid.grid("none")) == [0.1, 10.0, 20.0]
+    end(grid.all_runs("none")[-1], 0.05)
     assert grid.chosen_rate("none") == 10.0 and not grid.has_no_rate("none")
-    assert grid.expected("none") == 4
+    assert grid.expected("none") == 5
 
 
 def test_a_grid_without_scores_chooses_nothing(grid):

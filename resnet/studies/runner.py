@@ -65,8 +65,11 @@ def run_pieces(folder: StudyFolder, pieces: list[Piece], command: str = "") -> d
 
 def run_piece(folder: StudyFolder, piece: Piece, command: str) -> None:
     """Tries the arm's learning rates, if it has a grid, and then runs its seeds at the chosen one."""
-    for runs in folder.grid(piece.arm).values():
-        _run(folder, runs, piece.groups, command)
+    tried = 0
+    while len(grid := list(folder.grid(piece.arm).values())) > tried:  # it grows where its end wins
+        for runs in grid[tried:]:
+            _run(folder, runs, piece.groups, command)
+        tried = len(grid)
     if folder.has_no_rate(piece.arm):
         logging.warning("%s", no_rate(piece.arm))
     _run(folder, folder.runs(piece.arm), piece.groups, command)

@@ -99,7 +99,7 @@ class Study(Declared):
     """Seed i of every arm sees the same batches and draws, and starts from the same shared values."""
     learning_rates: tuple[float, ...] = ()
     """Grid that every arm chooses from on the validation split; empty: the config's rate for all."""
-    grid_seeds: int = 1
+    grid_seeds: int = 3
     """How many of the seeds try the whole grid; the others run at the chosen rate alone."""
     paper: str = ""
     """Where the claims stand, e.g. "He 2016 (arXiv 1603.05027)"."""
