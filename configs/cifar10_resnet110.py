@@ -5,12 +5,12 @@ Hardware: one GPU.
 Command: python scripts/train.py --config=configs/cifar10_resnet110.py --workdir=runs/resnet110
 """
 
-from configs.cifar10_resnet20 import get_config as resnet20
+from configs.cifar10_resnet import get_config as resnet
 from resnet.config import Config
 
 
 def get_config() -> Config:
-    config = resnet20()
+    config = resnet()
     config.model.depth = 110
     # At 0.1 from the start it converges late; the paper warms up with 0.01 until it does.
     config.schedule.warmup, config.schedule.warmup_kind = "400 steps", "constant"

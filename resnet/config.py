@@ -10,19 +10,21 @@ import hashlib
 import json
 import math
 import runpy
-import types
+import traceback
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet import recipes
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_regex
-from resnet.fields import Fields, unknown_field
+from resnet.fields import Fields, fits, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
+from resnet.runs.metrics.boards import RecordsConfig
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig, check_batch
@@ -62,6 +64,8 @@ class Config(Fields, section=""):
     """Batches, duration, targets, and how often to look."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     """How often to save, and what to keep."""
+    records: RecordsConfig = dataclasses.field(default_factory=RecordsConfig)
+    """Where metrics go."""
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     """How the processors are used."""
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
@@ -71,7 +75,7 @@ class Config(Fields, section=""):
 def check_config(config: Config) -> None:
     """Raises InputError for the first field that cannot work, alone or with the others."""
     for name, kind, value in _fields(config):
-        if not _fits(value, kind):
+        if not fits(value, kind):
             raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}")
         if not _finite(value):
             raise InputError(f"`{name}` must be finite; got {value!r}")
@@ -92,34 +96,44 @@ def check_config(config: Config) -> None:
 
 
 def load_config(path: str | Path) -> Config:
-    """The checked result of the function get_config() in a Python file, which is run."""
-    config = call_file(path, "config", Config, "configs")
+    """The checked result of get_config() in a Python file, which is run: `path` may be a recipe's name."""
+    config, _ = call_file(path, "config", Config)
     check_config(config)
     return config
 
 
-def call_file(path: str | Path, what: str, kind: type[T], folder: str, **arguments: Any) -> T:
-    """The result of the function get_<what>(arguments) in a Python file, which is run.
+def call_file(given: str | Path, what: str, kind: type[T], **arguments: Any) -> tuple[T, Path]:
+    """(the result of the function get_<what>(arguments) in a Python file, which is run; the file).
 
-    `folder` is where such files are at hand. InputError unless there is a `kind` to be had.
+    `given` is a path, or a name in configs/. InputError unless there is a `kind` to be had.
     """
     function = f"get_{what}"
-    path = local_path(path)
-    if not path.is_file():
-        raise InputError(f"{what} file {str(path)!r} does not exist; those at hand are in {folder}/")
-    with importing_beside(path):
+    path = recipes.find(given, what)
+    with importing_beside(path), recipes.importable():
         try:
             module = runpy.run_path(str(path))
             if function not in module:
                 signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
                 raise InputError(f"it has no function {signature}")
             result = module[function](**arguments)
-        except (SyntaxError, InputError) as error:
-            raise InputError(f"{what} file {path}: {error}") from None
+        except Exception as error:
+            raise _blaming(path, what, error) from None
     if not isinstance(result, kind):
         wanted = f"{kind.__module__}.{kind.__name__}"
         raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")
-    return result
+    return result, path
+
+
+def _blaming(path: Path, what: str, error: Exception) -> Exception:
+    """What a file's code raised, as an InputError with the file and line; a bug of ours stays as it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"{what} file {path}" + (f", line {lines[-1]}" if lines else "")
+    if isinstance(error, SyntaxError | InputError):  # the first says its line itself
+        return InputError(f"{where}: {error}")
+    if frames[-1].filename == str(path) or not lines:
+        return InputError(f"{where}: {type(error).__name__}: {error}")
+    return error
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -215,11 +229,6 @@ def field_types() -> dict[str, str]:
     return {name: type_name(kind) for name, kind, _ in _fields(Config())}
 
 
-def type_name(kind: Any) -> str:
-    """A type as it is written in the source."""
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-
-
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted field, type, value) of a config and the configs in it."""
     hints = typing.get_type_hints(type(config))
@@ -231,24 +240,6 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield from _fields(value, name + ".")
         else:
             yield name, hints[field.name], value
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has a type of our leaf configs; an int may stand for a float."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, arg) for arg in args)
-    if origin is tuple or kind is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if len(args) == 2 and args[1] is Ellipsis:
-            return all(_fits(item, args[0]) for item in value)
-        return not args or (len(value) == len(args) and all(map(_fits, value, args)))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
 
 
 def _finite(value: Any) -> bool:

@@ -3,11 +3,36 @@
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+# The pages that help, by the part of the package that refuses something; the first that fits is named.
+PAGES = {
+    "studies/cluster": "docs/clusters.md",
+    "runtime/processes": "docs/clusters.md",
+    "data": "docs/data.md",
+    "weights": "docs/weights.md",
+    "interop": "docs/weights.md",
+    "training/finetune": "docs/weights.md",
+    "analysis": "docs/questions.md",
+    "studies": "docs/studies.md",
+    "runs": "docs/reliability.md",
+}
 
 
 class InputError(ValueError):
     """Something the user gave cannot work. The message names the field or file, its value and the remedy."""
+
+
+def page_of(error: BaseException) -> str:
+    """The page on what an InputError was raised about; empty where none helps."""
+    package, place = Path(__file__).parent, ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(package) and path.parent != package:  # the small modules serve all parts
+            place = path.relative_to(package).with_suffix("").as_posix()
+    return next((page for part, page in PAGES.items() if f"{place}/".startswith(f"{part}/")), "")
 
 
 def check_choice(field: str, value: object, choices: Iterable[str]) -> None:

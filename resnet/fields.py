@@ -1,8 +1,11 @@
-"""What all configs share: they take the fields that they declare, and refuse any other name."""
+"""What configs and studies share: they take the fields that they declare, and refuse any other name."""
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from resnet.errors import InputError
@@ -12,13 +15,8 @@ class UnknownField(InputError, AttributeError):
     """A name that is no field; an AttributeError too, as `hasattr` and `copy` need it."""
 
 
-class Fields:
-    """Base of the config dataclasses. `section` is where the whole config has them, "" for itself."""
-
-    _section: ClassVar[str] = ""
-
-    def __init_subclass__(cls, section: str) -> None:
-        cls._section = section
+class Declared:
+    """Base of the dataclasses that users fill in: a keyword that is no field is refused."""
 
     # Out of the sight of type checkers, which know the fields better, and would believe any name here.
     if not TYPE_CHECKING:
@@ -27,6 +25,28 @@ class Fields:
             for name in fields:
                 cls._check_declared(name)
             return super().__new__(cls)
+
+    @classmethod
+    def _check_declared(cls, name: str) -> None:
+        if name not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+            raise cls._unknown(name)
+
+    @classmethod
+    def _unknown(cls, name: str) -> UnknownField:
+        fields = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        hint = closest(name, fields)
+        return UnknownField(f"{cls.__name__} has no field `{name}`{hint}; its fields are {', '.join(fields)}")
+
+
+class Fields(Declared):
+    """Base of the config dataclasses. `section` is where the whole config has them, "" for itself."""
+
+    _section: ClassVar[str] = ""
+
+    def __init_subclass__(cls, section: str) -> None:
+        cls._section = section
+
+    if not TYPE_CHECKING:
 
         def __setattr__(self, name: str, value: Any) -> None:
             self._check_declared(name)
@@ -39,9 +59,8 @@ class Fields:
             raise UnknownField(f"`{_dotted(self._section, name)}` is missing")
 
     @classmethod
-    def _check_declared(cls, name: str) -> None:
-        if name not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            raise unknown_field(_dotted(cls._section, name))
+    def _unknown(cls, name: str) -> UnknownField:
+        return unknown_field(_dotted(cls._section, name))
 
 
 def unknown_field(name: str) -> UnknownField:
@@ -58,6 +77,44 @@ def closest(name: str, names: Iterable[str]) -> str:
     """A hint such as "; did you mean `model.depth`?", or nothing."""
     matches = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else ""
+
+
+def check_types(filled_in: Any) -> None:
+    """Raises InputError for the first field of a dataclass whose value is not of its type."""
+    kinds = typing.get_type_hints(type(filled_in))
+    for field in dataclasses.fields(filled_in):
+        value, kind = getattr(filled_in, field.name), kinds[field.name]
+        if not fits(value, kind):
+            name = f"{type(filled_in).__name__}.{field.name}"
+            raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field; an int may stand for a float."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, arg) for arg in args)
+    if origin is tuple or kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(args) == 2 and args[1] is Ellipsis:
+            return all(fits(item, args[0]) for item in value)
+        return not args or (len(value) == len(args) and all(map(fits, value, args)))
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()
+        )
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, kind)
+
+
+def type_name(kind: Any) -> str:
+    """A type as it is written in the source, such as tuple[str, ...]."""
+    written = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+    return re.sub(r"[\w.]+\.(?=\w)", "", written)
 
 
 def _dotted(section: str, name: str) -> str:

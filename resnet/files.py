@@ -1,13 +1,18 @@
-"""Paths as users give them, files that import each other, and names as pictures show them."""
+"""Paths as users give them, files replaced as a whole or imported, and pictures."""
 
 import contextlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnet.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # "gs://bucket" is "gs:/bucket" once it was a Path; one letter may be a folder's name, or a drive's.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -73,9 +78,16 @@ def _lies_in(folder: Path, module: object) -> bool:
     return any(Path(place).parent == folder for place in places if place)
 
 
-def drawn(name: str) -> str:
-    """A name as matplotlib can draw it: dollars begin no formula, and bytes that are not UTF-8 are marked."""
-    return name.encode(errors="replace").decode().replace("$", r"\$")
+def save_png(figure: "Figure", path: Path, dpi: float | str = "figure") -> None:
+    """Writes a picture whose texts are drawn letter by letter: names in them may look like formulas.
+
+    What is not UTF-8 is marked. The labels of ticks stay as they are, for they are made while it is drawn.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_text(text.get_text().encode(errors="replace").decode().replace("$", r"\$"))
+    figure.savefig(path, format="png", dpi=dpi)
 
 
 def sync(path: Path) -> None:
@@ -85,3 +97,24 @@ def sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`. What the block makes there, a file or a folder, then takes its place.
+
+    The content is on disk before it is renamed, and the name after: a power cut leaves the old file or the
+    new one, and so does an error in the block. A folder replaces nothing but an empty folder.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # Not every file system can do this for folders.
+            sync(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)

@@ -18,6 +18,12 @@ def leaf_paths(tree: Any) -> list[str]:
     return [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {parameter_path(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
 def check_matches(field: str, regex: str, tree: Any) -> None:
     """Raises InputError if a regular expression is given that matches the path of no leaf."""
     paths = leaf_paths(tree)

@@ -11,18 +11,17 @@ import numpy as np
 from jaxtyping import Float
 
 from resnet.config import Config
-from resnet.data.augment import normalize
 from resnet.data.datasets import SPLITS, DataConfig, given_statistics, load_split
 from resnet.data.splits import Examples
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
-from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.scanning import stack_blocks
+from resnet.net import Net
 from resnet.runs.checkpoints.restore import load_variables
-from resnet.runs.task import Task, listed
+from resnet.runs.task import Task, listed, tell_of_other_images
 from resnet.runtime.devices import DATA, make_mesh, replicate
-from resnet.training.evaluation import as_numbers, evaluate, make_evaluate, make_predict
+from resnet.training.evaluation import as_numbers, evaluate, make_evaluate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,41 +38,21 @@ class Run:
     workdir: Path
 
     def __getstate__(self) -> dict[str, Any]:
-        # Compiled programs cannot be pickled; they are made again when they are needed.
+        # Without the net, whose compiled programs cannot be pickled; it is made again when it is needed.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
-    def _predict(self):
-        return make_predict(model=self.model, task=self.task)
+    def net(self) -> Net:
+        """The net alone, without its history."""
+        return Net(self.model, self.variables, self.task)
 
-    @functools.cached_property
-    def _features(self):
-        def features(variables, images):
-            images = normalize(images, self.task.mean, self.task.std)
-            return self.model.apply(variables, images, train=False)[1]
+    def logits(self, images: Any) -> Float[np.ndarray, "*n outputs"]:
+        """Logits of images, uint8 from 0 to 255 or float from 0 to 1, [n, h, w, c] or one [h, w, c]."""
+        return self.net.logits(images)
 
-        return jax.jit(features)
-
-    def logits(self, images: np.ndarray) -> Float[np.ndarray, "n outputs"]:
-        """Logits of raw images, uint8 [n, h, w, c], which are normalised as in training."""
-        return np.asarray(self._predict(self.variables, self._checked(images)))
-
-    def features(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n ..."]]:
-        """Outputs for raw images of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order."""
-        found = jax.device_get(self._features(self.variables, self._checked(images)))
-        blocks = (f"stage{spec.stage}/block{spec.block}" for spec in block_specs(self.config.model))
-        return {name: found[name] for name in ("stem", *blocks, "pooled")}
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        """The images; InputError unless they are of the run's shape and raw."""
-        images = np.asarray(images)
-        shape = self.task.image_shape
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
-            raise InputError(
-                f"images must be uint8 of shape (n, {', '.join(map(str, shape))}); "
-                f"got {images.dtype} of shape {images.shape}"
-            )
-        return images
+    def features(self, images: Any) -> dict[str, Float[np.ndarray, "..."]]:
+        """Outputs for images of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order."""
+        return self.net.features(images)
 
 
 def load(workdir: str | Path, step: int | None = None) -> Run:
@@ -107,7 +86,7 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
     """A split of `data` as a question to the run's net, and which of its images were skipped.
 
     Labels are the run's own: classes are the same where their names are. InputError unless the data are
-    of the same kind, shape and classes.
+    of the same kind, shape and classes; other images are worth a line in the log.
     """
     check_choice("split", split, SPLITS)
     images, source = load_split(data, split, run.task.held_out_by)
@@ -121,7 +100,10 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
     ):
         if ours != theirs:
             raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")
-    return with_labels_of(images, source.class_names, run.task.class_names), source.skipped
+    names = source.class_names, run.task.class_names
+    part = "train" if split == "validation" and source.validation is None else split
+    tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
+    return with_labels_of(images, *names), source.skipped
 
 
 def with_labels_of(split: Examples, given: Sequence[str], trained: Sequence[str]) -> Examples:

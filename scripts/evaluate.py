@@ -1,27 +1,8 @@
-"""Evaluates a run: python scripts/evaluate.py --workdir=runs/digits
-
-The same weights are evaluated on other images by --config.data.name=image_folder
---config.data.dir=… (and image_size, mean, std). They are normalised as in training unless mean and
-std are given. Where the run kept a moving average of its weights, that is what is evaluated. Prints
-{"split", "loss", "top1", "top5", "n", "step"} as one JSON object.
-"""
+"""Evaluates a run: the command `resnet evaluate`, from a clone."""
 
 import cli
-from absl import flags
 
-cli.define_path("workdir", None, "Folder of the run.")
-flags.DEFINE_integer("step", None, "Checkpoint to evaluate; by default the latest.")
-flags.DEFINE_string("split", "test", "train, validation or test.")
-
-
-def main(overrides: list[str]) -> dict:
-    """One call of resnet.run.evaluate_run."""
-    config = cli.load_run_config(overrides, changeable=("data.",))
-    from resnet.run import evaluate_run, load
-
-    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
-    return evaluate_run(run, cli.FLAGS.split, config.data)
-
+from resnet.cli.commands import evaluate
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(evaluate.main, evaluate.define)

@@ -1,36 +1,8 @@
-"""A run as a file that needs none of our code: python scripts/export.py --workdir=runs/mine --output=DIR
-
-Writes a new folder with the program (raw uint8 images in, logits out, batches of one image or more),
-classes.txt and MODEL_CARD.md. --format=stablehlo is read by jax.export; --format=onnx by onnxruntime, with
-which it is checked, and needs requirements-export.txt. Prints what was done as one JSON object. For PyTorch
-users, scripts/import_weights.py --export writes safetensors.
-"""
+"""Writes a run as a program: the command `resnet export`, from a clone."""
 
 import cli
-from absl import flags
 
-from resnet.errors import check_choice
-
-cli.define_path("workdir", None, "Folder of the run.")
-flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.")
-cli.define_path("output", None, "Folder to write; a new one.")
-flags.DEFINE_string("format", "stablehlo", "stablehlo or onnx.")
-flags.DEFINE_string("licence", "", "Licence of the weights, for the model card, e.g. Apache-2.0.")
-
-
-def main(overrides: list[str]) -> dict:
-    """One call of resnet.interop.deploy.export."""
-    cli.require("workdir", "output")
-    check_choice("--format", cli.FLAGS.format, ("stablehlo", "onnx"))
-    cli.load_run_config(overrides)
-    from resnet.interop import deploy, onnx
-    from resnet.run import load
-
-    if cli.FLAGS.format == "onnx":
-        onnx.check_converter()
-    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
-    return deploy.export(run, cli.FLAGS.output, cli.FLAGS.format, cli.FLAGS.licence)
-
+from resnet.cli.commands import export
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(export.main, export.define)

@@ -22,17 +22,17 @@ cli.define_path("output", None, "Markdown file to write.")
 def main(overrides: list[str], arguments: list[str]) -> dict:
     """One call of resnet.studies.interruption.interrupt."""
     cli.require("workdir")
-    from resnet.studies.interruption import interrupt, write_page
+    from resnet.studies.interruption import interrupt, write_interruption
 
     command = [sys.executable, str(Path(__file__).with_name("study.py")), *arguments, *overrides]
     f = cli.FLAGS
     found = interrupt(command, f.workdir, f.kills, latest=f.latest, seed=f.seed)
     if f.output:
-        write_page(found, cli.command(), f.output)
+        write_interruption(found, cli.command(), f.output)
     if found.different:
         raise SystemExit(f"error: these runs differ from the undisturbed: {', '.join(found.different)}")
     return {"kills": len(found.kills), "runs": len(found.runs), "different": found.different}
 
 
 if __name__ == "__main__":
-    cli.run(main, takes_files=True)
+    cli.run(main)

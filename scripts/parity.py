@@ -27,7 +27,7 @@ STEPS, STEP_BATCH = 10, 128
 
 def main(overrides: list[str]) -> dict:
     """Calls of scripts.peers.parity."""
-    from resnet.weights.files import replacing
+    from resnet.weights.files import creating
     from scripts.peers.nets import PEERS, need
 
     if overrides:
@@ -41,7 +41,7 @@ def main(overrides: list[str]) -> dict:
     training, loss_difference = compare_steps()
     trained, figures = compare_trained() if cli.FLAGS.source else ([], {})
     text = "\n".join([*heading(), *rows, *training, *trained]) + "\n"
-    with replacing(cli.FLAGS.output) as temporary:
+    with creating(cli.FLAGS.output) as temporary:
         temporary.write_text(text)
     return {"output": str(cli.FLAGS.output), "nets": len(rows) - 2, "beyond": failed,
             "largest_loss_difference": loss_difference, **figures}  # fmt: skip

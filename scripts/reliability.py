@@ -15,7 +15,7 @@ cli.define_path("rows", "results/reliability", "Folder of the rows; the page lie
 
 def main(_: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
-    from resnet.runs.metrics.records import replacing
+    from resnet.files import replacing
     from resnet.runs.tables import markdown_table
 
     folder = cli.FLAGS.rows

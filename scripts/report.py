@@ -1,46 +1,8 @@
-"""A page of a study, or of any runs: python scripts/report.py --workdir=runs/study
-
-Writes report.md, report.html (one file, pictures inside), runs.csv and the figures into the study's
-folder, finished or not. With --runs=runs/a,runs/b --output=FOLDER the same for runs that no study made:
-one arm for each config, its seeds the runs that differ in nothing else, compared with the first one.
-With --ledger, the study's arms that name a published number are recorded in results/ledger.csv too, and
-results/ledger.md is made of it; --ledger alone makes the page. Prints how many runs are in which state
-as one JSON object.
-"""
+"""Makes a page of a study or of runs: the command `resnet report`, from a clone."""
 
 import cli
-from absl import flags
 
-cli.define_path("workdir", None, "Folder of a study.")
-cli.define_paths("runs", "Folders of runs, with commas between, instead of a study's.")
-cli.define_path("output", None, "Folder for the page of --runs.")
-flags.DEFINE_bool("ledger", False, "Record the claims of the study in --workdir, if given; make the page.")
-flags.DEFINE_string("title", "Runs", "Title of the page of --runs.")
-
-
-def main(overrides: list[str]) -> dict:
-    """One call of write_report, or of the update of the ledger, or of both."""
-    if cli.FLAGS.ledger:
-        from resnet.studies.pages.ledger_page import update
-
-        counts = update(cli.FLAGS.workdir)
-        return (_report() if cli.FLAGS.workdir else {}) | counts
-    return _report()
-
-
-def _report() -> dict:
-    if not cli.FLAGS.runs:
-        cli.require("workdir")
-        from resnet.studies.folder import load_folder as open_study
-        from resnet.studies.pages.report import write_report
-
-        return write_report(open_study(cli.FLAGS.workdir))
-    cli.require("output")
-    from resnet.studies.collected import collect
-    from resnet.studies.pages.report import write_report
-
-    return write_report(collect(cli.FLAGS.runs, cli.FLAGS.output, cli.FLAGS.title))
-
+from resnet.cli.commands import report
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(report.main, report.define)

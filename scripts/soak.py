@@ -247,7 +247,7 @@ class SmallDisk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)], check=True)
 
     def fill(self) -> None:
-        """Takes what room is left."""
+        """Fills the file system."""
         with (self.folder / "filler").open("wb", buffering=0) as file:
             try:
                 while file.write(bytes(4096)):
@@ -256,11 +256,11 @@ class SmallDisk:
                 pass
 
     def empty(self) -> None:
-        """Gives it back."""
+        """Removes the file that fills it."""
         (self.folder / "filler").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Takes the file system away."""
+        """Unmounts the file system."""
         subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
 

@@ -26,10 +26,10 @@ def main(overrides: list[str]) -> dict:
     check_installed(("jupytext", "nbformat", "nbclient", "ipykernel"), "pip install -r requirements-dev.txt")
     import nbformat
 
-    from resnet.weights.files import replacing
+    from resnet.weights.files import creating
 
     notebook = execute(as_notebook(), cli.FLAGS.folder)
-    with replacing(NOTEBOOK) as temporary:
+    with creating(NOTEBOOK) as temporary:
         nbformat.write(notebook, temporary)
     return {"notebook": str(NOTEBOOK), "cells": len(notebook.cells)}
 

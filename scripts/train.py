@@ -1,37 +1,8 @@
-"""Trains a net: python scripts/train.py --config=configs/digits.py --workdir=runs/digits
-
-Any field of the config is overridden by --config.section.field=value. Run again, it resumes; a
-finished run prints its result and does nothing. Prints the result as one JSON object.
-
-Several processes share the images of each batch, under srun, or each started with its number:
-python scripts/train.py --config=… --workdir=… --coordinator=host:port --processes=2 --process=0
-"""
+"""Trains a net: the command `resnet train`, from a clone."""
 
 import cli
-from absl import flags
 
-cli.define_config()
-cli.define_path("workdir", None, "Folder of the run: config, checkpoints, metrics, plots and result.")
-flags.DEFINE_string(
-    "coordinator", "", "host:port where several processes meet; auto: as their launcher has it."
-)
-flags.DEFINE_integer("processes", 0, "How many processes meet there.")
-flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
-
-
-def main(overrides: list[str]) -> dict | None:
-    """One call of resnet.training.loop.train."""
-    cli.require("config", "workdir")
-    config = cli.load_config(overrides)
-    # Imported after the checks, so that a mistyped field is answered at once.
-    from resnet.runtime.processes import index_of_this, together
-    from resnet.training.loop import train
-
-    options = cli.FLAGS
-    with together(options.coordinator, options.processes, options.process):
-        result = train(config, options.workdir, command=cli.command())
-        return None if index_of_this() else result
-
+from resnet.cli.commands import train
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(train.main, train.define)

@@ -180,7 +180,9 @@ bool convolution() {
               }
           }
   for (int64_t i = 0; i < result->size; ++i) {
-    if (!near(result->data[i], sums[i], sizes[i])) return false;
+    if (near(result->data[i], sums[i], sizes[i])) continue;
+    std::printf("result %ld of %ld is %g, and should be %g\n", long(i), long(result->size), result->data[i], sums[i]);
+    return false;
   }
   return true;
 }

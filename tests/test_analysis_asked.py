@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
 
 from resnet.analysis import kept, landscape, subject
 from resnet.analysis.answer import Question
@@ -19,6 +21,7 @@ from resnet.analysis.sample import describe, draw
 from resnet.config import Config, replaced
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
+from resnet.files import save_png
 
 
 def tiny(data="noise", images=8, seed=0, **model):
@@ -26,7 +29,7 @@ def tiny(data="noise", images=8, seed=0, **model):
     config.data.name = "digits"
     changes = {"family": "chain", "blocks": (2,), "width": 0.125} | model
     config = replaced(config, {f"model.{name}": value for name, value in changes.items()})
-    return subject.of_config("tiny", config, data, images, seed)
+    return subject.of_config("$x$ _$", config, data, images, seed)
 
 
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=8), st.integers(0, 9), st.integers(1, 100))
@@ -56,6 +59,7 @@ def test_a_sample_says_of_how_many_and_warns_of_too_few(caplog):
     assert str(describe(labels, of_images=None, data="noise", seed=0, classes=0)) == "1,000 images (noise)"
 
 
+@pytest.mark.thorough
 def test_images_of_a_split_that_is_sorted_by_class_are_of_all_classes(monkeypatch):
     dataset = load_dataset(tiny().config.data)
     order = np.argsort(dataset.test.labels, kind="stable")
@@ -131,16 +135,23 @@ def least(question: Question) -> typing.Any:
     return question.Options(**found)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in QUESTIONS if name not in ("telemetry", "gates")])
 def test_the_least_that_may_be_asked_is_answered(name, tmp_path):
     options = least(QUESTIONS[name])
     more = {"kept": str(tmp_path)} if name == "landscape" else {}
     more |= {"shortcuts": ("identity",), "orders": ("preactivation",)} if name == "trainability" else {}
     answer = QUESTIONS[name].ask(tiny(), dataclasses.replace(options, **more))
-    assert answer.tables() and answer.plot()
+    assert answer.tables()
+    picture = answer.plot()
+    save_png(picture, tmp_path / "a.png")
+    names = [
+        text.get_text() for text in picture.findobj(Text) if "x" in text.get_text() and "$" in text.get_text()
+    ]
+    assert not any(map(is_math_text, names)), names
 
 
+@pytest.mark.thorough
 def test_another_net_with_the_same_weights_has_another_surface(tmp_path):
     options = landscape.Options(dimensions=1, points=3, kept=str(tmp_path))
     nets = [tiny(norm="none", shortcut=name) for name in ("identity", "none")]

@@ -36,6 +36,7 @@ def test_repeated_eigenvalues_end_the_iteration(rng):
     assert found.weights.sum() == pytest.approx(1)
 
 
+@pytest.mark.thorough
 def test_the_density_of_values_has_their_shares_and_their_trace(rng):
     # A fifth of the values near 3, the rest near 0: the integrals over each part, averaged over starts.
     values = np.concatenate([rng.normal(0, 0.1, 800), rng.normal(3, 0.1, 200)])

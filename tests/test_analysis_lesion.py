@@ -54,9 +54,11 @@ def test_of_a_plain_net_only_blocks_that_keep_the_shape_can_go():
 
 
 def test_a_lesion_is_drawn_and_tabled():
-    answer = lesion.ask(subject(blocks=2), lesion.Options(counts=(1,), draws=2))
+    net = dataclasses.replace(subject(blocks=2), name="_$x$")
+    answer = lesion.ask(net, lesion.Options(counts=(1,), draws=2))
     assert "stage1/block" in markdown(answer)
     assert len(answer.plot().axes) == 3
+    assert [text.get_text() for text in answer.plot().legends[0].get_texts()] == ["net _$x$"]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -119,6 +121,7 @@ def test_learned_multipliers_take_the_place_of_gates():
         gates.ask(subject(), gates.Options())
 
 
+@pytest.mark.thorough
 def test_the_gradient_of_the_flow_is_the_sum_over_paths():
     asked = subject(blocks=2)
     stem, first, second, _ = asked.parts("batch")
@@ -131,4 +134,4 @@ def test_the_gradient_of_the_flow_is_the_sum_over_paths():
         for a in (True, False) for b in (True, False)
     ]  # fmt: skip
     np.testing.assert_allclose(sum(single), whole, rtol=1e-3, atol=1e-3 * abs(whole).max())
-    assert signal.measure(asked).gradient.shape == (3,)
+    assert signal.measure_flow(asked).gradient.shape == (3,)

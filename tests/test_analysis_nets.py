@@ -28,6 +28,7 @@ def subject():
     return tiny()
 
 
+@pytest.mark.thorough
 def test_products_with_the_hessian_of_a_net_are_differences_of_its_gradient():
     net = settled(tiny(activation="tanh"))  # ReLU has kinks, which differences see and derivatives do not
     params, logits, loss = net.variables["params"], logits_of(net), loss_of(net)
@@ -43,6 +44,7 @@ def test_products_with_the_hessian_of_a_net_are_differences_of_its_gradient():
     assert np.linalg.norm(products) == pytest.approx(np.linalg.norm(differences), rel=1e-2)
 
 
+@pytest.mark.thorough
 def test_curvature_of_a_net(subject):
     answers = [curvature.ask(subject, curvature.Options(ggn=ggn, steps=8)) for ggn in (False, True)]
     for answer in answers:
@@ -53,6 +55,7 @@ def test_curvature_of_a_net(subject):
     assert answers[1].below_zero == 0 and answers[1].eigenvalues[0] > -1e-3 * answers[1].eigenvalues[-1]
 
 
+@pytest.mark.thorough
 def test_the_surface_of_a_net_has_its_loss_in_the_middle(subject, tmp_path):
     options = {"kept": str(tmp_path), "points_per_call": 4, "reach": 0.5}
     line = landscape.ask(subject, landscape.Options(dimensions=1, points=5, **options))
@@ -106,6 +109,7 @@ def test_depth_until_a_limit_is_measured_or_extrapolated():
         assert found[1] == (depth if depth is None else pytest.approx(depth, rel=0.03))
 
 
+@pytest.mark.thorough
 def test_trainable_depth_of_some_combinations(subject):
     options = trainability.Options(
         blocks=8, seeds=1, decades=0.5, shortcuts=("none", "rezero", "fixup"), orders=("preactivation",)

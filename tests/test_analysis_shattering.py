@@ -46,6 +46,7 @@ def test_a_line_goes_from_one_image_to_the_other():
     np.testing.assert_allclose(found[:, 0, 0, 0], [0, 0.25, 0.5, 0.75, 1])
 
 
+@pytest.mark.thorough
 def test_four_arms_of_a_config_and_depth():
     answer = shattering.ask(tiny(), shattering.Options(depths=(4, 10), seeds=2, points=3))
     assert [arm.name for arm in answer.arms] == list(shattering.ARMS)

@@ -55,7 +55,7 @@ def test_a_scan_over_depths_and_seeds():
 
 def test_real_images_start_with_the_gradient_of_the_loss():
     subject = of_config("tiny", tiny(zero_head=True), data="train", images=4)
-    assert np.isnan(signal.measure(subject).gradient).all()
+    assert np.isnan(signal.measure_flow(subject).gradient).all()
     assert subject.images.shape == (4, 8, 8, 1)
 
 

@@ -34,6 +34,7 @@ def jacobians(chain, images):
     return np.stack(columns, axis=-1).reshape(len(images), -1, len(columns))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fields", [LINEAR, {"shortcut": "identity"}], ids=["linear", "residual, batch norm"])
 def test_the_values_are_those_of_the_matrices(fields):
     subject = settled(tiny(**fields))
@@ -55,6 +56,7 @@ def test_the_values_are_those_of_the_matrices(fields):
         assert values[-1] == pytest.approx(np.linalg.norm(product, 2), rel=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_exact_shortcuts_have_equal_singular_values(scale):
     fields = {"shortcut": "constant_scaling", "shortcut_scale": scale, "branch_scale": 0.0}
@@ -68,6 +70,7 @@ def test_exact_shortcuts_have_equal_singular_values(scale):
     assert len(answer.plot().axes) == 3
 
 
+@pytest.mark.thorough
 def test_fewer_steps_give_bounds():
     answers = [
         spectrum.ask(tiny(), spectrum.Options(jacobians=1, steps=steps)).chains[-1] for steps in (8, 128)
@@ -79,6 +82,7 @@ def test_fewer_steps_give_bounds():
     assert answers[0].condition <= answers[1].condition
 
 
+@pytest.mark.thorough
 def test_a_net_at_its_start_has_the_statistics_of_its_images():
     subject = tiny(images=6, order="preactivation")
     net = settled(subject)

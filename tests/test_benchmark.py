@@ -64,6 +64,7 @@ def test_twins_in_pytorch_give_the_same_logits(case):
     np.testing.assert_allclose(logits(model, variables, images), theirs, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SHAPES)
 def test_twins_of_stock_flax_hold_the_same_variables(name):
     case = TINY if name == TINY.name else CASES[name]
@@ -148,6 +149,7 @@ def measure(tmp_path, *parts):
     assert set(printed) == {f"{part}/{TINY.name}" for part in parts}
 
 
+@pytest.mark.thorough
 def test_parts_that_need_no_pytorch(tmp_path):
     measure(tmp_path, "scan", "limits")
 

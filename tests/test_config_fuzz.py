@@ -2,15 +2,16 @@
 
 import collections
 import os
-from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from resnet.cli import options
 from resnet.config import Config, field_help
-from resnet.data.datasets import DATASETS, NORMALIZATIONS, SHIFT_FILLS, load_dataset
+from resnet.data.augment import Shift
+from resnet.data.datasets import DATASETS, NORMALIZATIONS, load_dataset
 from resnet.errors import InputError
 from resnet.models.grammar import CHOICES
 from resnet.runtime.devices import make_mesh
@@ -47,7 +48,7 @@ ANY += ["", " ", "a\nb", "((('a', 1),),)", "50 %", "'50 %', '75 %'", "__import__
 OTHER_CHOICES = {
     "data.name": DATASETS,
     "data.normalization": NORMALIZATIONS,
-    "data.shift_fill": SHIFT_FILLS,
+    "data.shift_fill": tuple(Shift.modes),
     "optimizer.name": PRECONDITIONERS,
     "optimizer.decay": DECAYED,
     "schedule.name": SCHEDULES,
@@ -77,19 +78,17 @@ def counts():
     record("overrides", "random overrides of the config", happens, sum(found.values()), found)
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=tries(30),
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(overrides=st.lists(OVERRIDE, min_size=1, max_size=3))
-def test_each_is_a_clear_error_or_trains(overrides, counts, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import cli
-
+def test_each_is_a_clear_error_or_trains(overrides, counts):
     stage = "refused by its check"
     try:
-        config = cli.override(cli.override(Config(), list(TINY)), overrides)
+        config = options.override(options.override(Config(), list(TINY)), overrides)
         stage = "refused with its data and net"
         dataset = load_dataset(config.data)
         trainer = make_trainer(config, dataset, make_mesh(1))

@@ -1,5 +1,6 @@
 """Augmentation is drawn per image, and does what its fields say and no more."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,14 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.data.augment import augment, normalize
+from resnet.data.augment import OPERATIONS, Cutout, augment, normalize
 from resnet.data.datasets import DataConfig
+from resnet.errors import InputError, check_at_least
 
 KEYS = jax.random.split(jax.random.key(0), 64)
 IMAGES = jax.random.normal(jax.random.key(1), (64, 8, 6, 3))
 ALL = DataConfig(shift=2, flip=True, cutout=3)
 
-augmented = jax.jit(augment, static_argnames="config")
+
+def operations_of(config):
+    return [operation for _, operation in config.operations()]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def augmented(keys, images, config):
+    return augment(keys, images, operations_of(config))
 
 
 def test_nothing_asked_is_the_identity():
@@ -88,8 +97,8 @@ def test_normalize_by_channel_and_by_pixel():
 
 def test_each_field_changes_the_program():
     def program(**fields):
-        bound = functools.partial(augment, config=DataConfig(**fields))
-        return str(jax.make_jaxpr(bound)(KEYS, IMAGES))
+        operations = operations_of(DataConfig(**fields))
+        return str(jax.make_jaxpr(lambda keys, images: augment(keys, images, operations))(KEYS, IMAGES))
 
     variants = [
         program(),
@@ -97,5 +106,82 @@ def test_each_field_changes_the_program():
         program(shift=2, shift_fill="reflect"),
         program(flip=True),
         program(cutout=2),
+        program(shift=2, augmentation=("cutout 2",)),
     ]
     assert len(set(variants)) == len(variants)
+
+
+def test_draws_are_those_of_earlier_versions():
+    """Runs of before go on with the same images: the keys of an image are the four that it was split into."""
+
+    def expected(key, image):
+        shift_key, flip_key, row_key, column_key = jax.random.split(key, 4)
+        top, left = jax.random.randint(shift_key, (2,), 0, 5)
+        padded = jnp.pad(image, ((2, 2), (2, 2), (0, 0)))
+        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        rows, columns = (
+            jnp.arange(n) - jax.random.randint(key, (), 0, n) + 1
+            for key, n in ((row_key, 8), (column_key, 6))
+        )
+        erased = ((rows >= 0) & (rows < 3))[:, None, None] & ((columns >= 0) & (columns < 3))[None, :, None]
+        return jnp.where(erased, 0, image)
+
+    np.testing.assert_array_equal(augmented(KEYS, IMAGES, ALL), jax.jit(jax.vmap(expected))(KEYS, IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("operations", "fields"),
+    [
+        (("shift 2", "flip", "cutout 3"), {"shift": 2, "flip": True, "cutout": 3}),
+        (("shift 1 reflect",), {"shift": 1, "shift_fill": "reflect"}),
+    ],
+)
+def test_an_operation_is_the_same_by_name_and_by_field(operations, fields):
+    by_name, by_field = DataConfig(augmentation=operations), DataConfig(**fields)
+    assert operations_of(by_name) == operations_of(by_field)
+    by_name.check()
+
+
+def test_a_new_operation_is_an_entry_of_the_list(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Brightness:
+        spread: float
+        stream = 100
+
+        def check(self, field, sides):
+            check_at_least(field, self.spread, 0)
+
+        def __call__(self, keys, image):
+            return image + self.spread * jax.random.normal(keys[0])
+
+    monkeypatch.setitem(OPERATIONS, "brightness", Brightness)
+    config = DataConfig(augmentation=("brightness 0.5",))
+    config.check()
+    moved = (augmented(KEYS, IMAGES, config) - IMAGES).reshape(64, -1)
+    assert np.ptp(moved, axis=1).max() < 1e-5 and 0.3 < moved[:, 0].std() < 0.7
+    with pytest.raises(InputError, match=r"`data.augmentation: brightness` must be at least 0; got -1"):
+        DataConfig(augmentation=("brightness -1",)).check()
+
+
+def test_no_two_operations_draw_from_one_key():
+    used = [operation.stream for operation in OPERATIONS.values()]
+    assert len(set(used)) == len(used) == 3 and Cutout.stream + 1 not in used
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        (("rotate 3",), r"`data.augmentation` must be one of shift, flip, cutout; got 'rotate'"),
+        (("shift",), r"`data.augmentation` must be shift pixels \[fill\]; got 'shift'"),
+        (("shift 1.5",), r"must be shift pixels \[fill\]; got 'shift 1.5'"),
+        (("flip 3",), r"must be flip; got 'flip 3'"),
+        (("shift 2 wrap",), r"`data.augmentation: shift_fill` must be one of zero, reflect; got 'wrap'"),
+        (("flip", "flip"), r"must have each operation once, .* got \('flip', 'flip'\)"),
+        (("cutout 2",), r"must have each operation once, and none that another field asks for"),
+        (("",), r"must be one of shift, flip, cutout; got ''"),
+    ],
+)
+def test_what_is_no_operation_is_refused(operations, message):
+    with pytest.raises(InputError, match=message):
+        DataConfig(augmentation=operations, cutout=2).check()

@@ -219,7 +219,7 @@ def test_chosen_classes_are_labelled_by_their_place():
         ({"cutout": -1}, "`data.cutout` must be at least 0; got -1"),
         ({"cutout": 8}, "`data.cutout` must be less than the images' sides, 8x8 pixels; got 8"),
         ({"name": "image_folder"}, "`data.dir` must name the folder of image_folder; got ''"),
-        ({"name": "digits_rotation", "flip": True}, "`data.flip` must be False for digits_rotation"),
+        ({"name": "digits_rotation", "flip": True}, "`data.flip` must not flip digits_rotation"),
         ({"mean": (0.5,), "normalization": "none"}, "need `data.normalization` channel; got 'none'"),
         ({"mean": (0.5, 0.5)}, r"`data.mean` must have one value for each of 1 channels; got \(0.5,"),
         ({"std": (0.5, 0.5)}, r"`data.std` must have one value for each of 1 channels; got \(0.5,"),

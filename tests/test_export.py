@@ -44,6 +44,7 @@ def run():
     return Run(config, task, model, variables, 7, Path("none"))
 
 
+@pytest.mark.thorough
 def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     folder = tmp_path / "out"
     export(run, folder, licence="CC0-1.0")
@@ -97,6 +98,7 @@ def test_onnx_gives_the_same_logits(net, run, tmp_path):
     assert "onnxruntime.InferenceSession" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.thorough
 def test_onnx_of_a_bfloat16_run_is_compared_with_the_run(run, tmp_path, monkeypatch):
     model = make_model(dataclasses.replace(run.config.model, dtype="bfloat16"), 3)
     lower = dataclasses.replace(run, model=model, config=Config(model=model.config))

@@ -2,11 +2,12 @@
 
 import copy
 import dataclasses
+import json
 import pickle
-from pathlib import Path
 
 import pytest
 
+from resnet.cli import options
 from resnet.config import Config, config_from_dict, field_types, load_config
 from resnet.errors import InputError
 from resnet.fields import Fields
@@ -38,21 +39,13 @@ def assigned(name: str) -> None:
     exec(f"c.{name} = 3", {"c": Config()})
 
 
-@pytest.fixture
-def cli(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import cli
-
-    return cli
-
-
-def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line(cli):
+def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line():
     # One way for each in the suite, which has no time for all.
     tried = [(name, wrong) for i, name in enumerate(NAMES) for wrong in in_turn(misspelt(name), i)]
     for name, wrong in tried:
         said = message(assigned, wrong)
         assert f"unknown field `{wrong}`; did you mean " in said and f"`{name}`" in said
-        assert message(cli.override, Config(), [f"--config.{wrong}=3"]) == said
+        assert message(options.override, Config(), [f"--config.{wrong}=3"]) == said
     assert len(tried) >= len(NAMES)
     happens = (
         "refused by the same line in a file and on the command line, which names the field that was meant"
@@ -76,6 +69,7 @@ def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line(cli):
         ("del c.model", "`model` is missing"),
         ("c.model = c.train", "`model` must be a ModelConfig"),
         ("c.model = None", "`model` must be a ModelConfig; got None"),
+        ("c = Confg()", ", line 5: NameError: name 'Confg' is not defined"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, text, said):
@@ -85,6 +79,15 @@ def test_a_file_that_is_wrong_is_named(tmp_path, text, said):
         f"def get_config():\n    c = Config()\n    {text}\n    return c\n"
     )
     assert said in message(load_config, path)
+
+
+def test_an_error_deeper_than_the_file_keeps_its_traceback(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("import json\ndef get_config():\n    json.loads('')\n")
+    with pytest.raises(json.JSONDecodeError):
+        load_config(path)
+    path.write_text("def get_config(size):\n    pass\n")
+    assert f"config file {path}: TypeError: get_config() missing" in message(load_config, path)
 
 
 def test_json_with_wrong_names_or_sections():

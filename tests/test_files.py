@@ -10,13 +10,15 @@ import pytest
 from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 
 import resnet
+from resnet.cli import options
 from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.errors import InputError
-from resnet.files import drawn, local_path
+from resnet.files import local_path, save_png
 from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
@@ -103,14 +105,11 @@ def test_what_no_local_file_system_has(given):
 
 
 def test_flags_are_paths_and_lists_of_them(home, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import cli
-
     values = flags.FlagValues()
-    monkeypatch.setattr(cli.flags, "DEFINE", functools.partial(flags.DEFINE, flag_values=values))
-    cli.define_path("workdir", None, "")
-    cli.define_path("output", "~/out", "")
-    cli.define_paths("runs", "")
+    monkeypatch.setattr(options.flags, "DEFINE", functools.partial(flags.DEFINE, flag_values=values))
+    options.define_path("workdir", None, "")
+    options.define_path("output", "~/out", "")
+    options.define_paths("runs", "")
     values(["", "--workdir=~/a b", "--runs=~/a,b"])
     assert (values.workdir, values.output) == (home / "a b", home / "out")
     assert values.runs == [home / "a", Path("b")]
@@ -122,15 +121,26 @@ def test_flags_are_paths_and_lists_of_them(home, monkeypatch):
 
 def test_no_script_takes_a_file_or_folder_as_mere_text():
     said = r"(Folders?|File|\w+ file|Another \w+ file)\b"  # as the meaning of a flag begins
-    for path in (ROOT / "scripts").rglob("*.py"):
+    for path in [*ROOT.glob("scripts/**/*.py"), *ROOT.glob("resnet/cli/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
                 assert not any(re.match(said, str(text)) for text in texts), texts
 
 
-@pytest.mark.parametrize("name", ["a$b^$", "$\\frac$", "no\udcffutf8", "100 % & _{"])
-def test_any_name_can_be_drawn(name):
+@pytest.mark.parametrize(
+    "name", ["a$b^$", "$\\frac$", r"\$", "no\udcffutf8", "100 % & _{", "freeze ^(a|b)$, ^c$"]
+)
+def test_a_name_is_drawn_letter_by_letter(name, tmp_path):
     figure = Figure()
-    figure.suptitle(drawn(name))
-    figure.draw_without_rendering()
+    axes = figure.add_subplot(title=name, xlabel=f"{name} again", yscale="log")
+    axes.plot([1, 2], [1, 100], label=name)
+    axes.legend()
+    figure.suptitle(name)
+    save_png(figure, tmp_path / "a.png")
+    shown = name.replace("\udcff", "?")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for text in [*figure.texts, axes.title, axes.xaxis.label, axes.get_legend().get_texts()[0]]:
+        assert not is_math_text(text.get_text())
+        assert text.get_text().replace(r"\$", "$").removesuffix(" again") == shown
+    assert "10^{1}" in axes.get_yticklabels()[-2].get_text() + axes.get_yticklabels()[2].get_text()

@@ -48,6 +48,7 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("net", NETS)
 def test_import_of_an_export_is_the_identity(net, tmp_path):
     naming, model = NETS[net]
@@ -161,12 +162,12 @@ def test_pytorch_files(zipped, tmp_path):
 
 def test_a_failure_leaves_nothing_under_the_final_name(tmp_path):
     target = tmp_path / "target"
-    with pytest.raises(RuntimeError), files.replacing(target) as temporary:
+    with pytest.raises(RuntimeError), files.creating(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert not any(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"), files.replacing(tmp_path / "file" / "x"):
+    with pytest.raises(InputError, match="cannot write"), files.creating(tmp_path / "file" / "x"):
         pass
     with pytest.raises(InputError, match="cannot write"):
         files.check_writable(None, tmp_path / "y", tmp_path / "file" / "x")

@@ -145,6 +145,7 @@ def in_context(context, convolution, x, kernel, g, window):
     return y, *pull(g)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
 @pytest.mark.parametrize("place", (0, -1))
 @pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 8), (3, 1, 8), (3, 1, 16), (3, 4, 8)))

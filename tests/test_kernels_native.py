@@ -21,6 +21,7 @@ from resnet.kernels.native import library
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.parametrize(
     ("size", "stride", "inputs", "outputs", "extent"),
@@ -110,6 +111,7 @@ for array in (*moments(x), *projections(x, x, x[0, 0, 0])):
 """
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to processors")
 def test_the_number_of_threads_decides_nothing():
@@ -190,5 +192,7 @@ def test_small_shapes_drawn_at_random(seed):
             ("kernel_gradient", x, g, to_kernel, outputs),
         ):
             if wide == blocks:
-                found = native.convolve(target, *map(jnp.asarray, (a, b)), result.shape, stride, padding)
+                found = native.run_convolution(
+                    target, *map(jnp.asarray, (a, b)), result.shape, stride, padding
+                )
                 np.testing.assert_allclose(found, result, rtol=0, atol=1e-5 * np.abs(result).max())

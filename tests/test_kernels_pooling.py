@@ -21,6 +21,7 @@ def derivatives(pool, x, direction):
     return pool(x), slope(x), jax.jvp(pool, (x,), (direction,)), jax.jvp(slope, (x,), (direction,))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("extent", ((1, 1), (7, 6), (8, 9)))
 def test_value_and_derivatives_of_several_seeds(extent):
     keys = jax.random.split(jax.random.key(0), 2)

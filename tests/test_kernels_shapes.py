@@ -73,7 +73,7 @@ def test_the_kernels_refuse_what_does_not_fit(target):
 
     def call(a, b, result, stride=1, padding=1):
         a, b = map(jnp.asarray, (np.ones(a, np.float32), np.ones(b, np.float32)))
-        return jax.block_until_ready(native.convolve(target, a, b, result, stride, padding))
+        return jax.block_until_ready(native.run_convolution(target, a, b, result, stride, padding))
 
     call(*shapes)
     for i, j in np.ndindex(3, 4):

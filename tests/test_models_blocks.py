@@ -54,7 +54,7 @@ def forward(block, variables, x, train=True, key=None):
     return compiled(block, train)(variables, x, key)
 
 
-TRANSITION_KINDS = [None, *TRANSITIONS]
+TRANSITION_KINDS = [None, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in TRANSITIONS)]
 
 
 @pytest.mark.parametrize("kind", TRANSITION_KINDS, ids=str)

@@ -1,6 +1,6 @@
 """What holds for every net of the grammar: shapes, counts, gradients, jit and vmap.
 
-The mixed cases have every choice of every field; every shortcut in every order by itself is slow.
+The mixed cases have every choice of every field, the plain ones every shortcut in every order by itself.
 """
 
 import math
@@ -26,9 +26,13 @@ from tests.models_cases import (
     start,
 )  # fmt: skip
 
-slow_too = [pytest.param(config, id=name) for name, config in MIXED.items()] + [
-    pytest.param(config, id=name, marks=pytest.mark.slow) for name, config in PLAIN.items()
-]
+
+def cases(few: int) -> list:
+    """All nets, of which `make test` has the first few."""
+    return [
+        pytest.param(config, id=name, marks=[] if index < few else pytest.mark.thorough)
+        for index, (name, config) in enumerate((MIXED | PLAIN).items())
+    ]
 
 
 def count(tree) -> int:
@@ -45,7 +49,7 @@ def test_the_cases_hold_every_choice():
     }
 
 
-@pytest.mark.parametrize("config", (MIXED | PLAIN).values(), ids=(MIXED | PLAIN).keys())
+@pytest.mark.parametrize("config", cases(4))
 def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     image = (9, 11, 3)
     model = make_model(config, NUM_OUTPUTS)
@@ -65,7 +69,7 @@ def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     assert totals(parts)[0] == count(variables["params"])
 
 
-@pytest.mark.parametrize("config", slow_too)
+@pytest.mark.parametrize("config", cases(1))
 def test_finite_gradients_jit_and_vmap(config):
     """Gradients are finite; jit equals eager; seeds under vmap equal one by one, each within 1e-5.
 
@@ -90,6 +94,7 @@ def test_finite_gradients_jit_and_vmap(config):
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max() + 1))
 
 
+@pytest.mark.thorough
 def test_training_under_vmap_equals_one_by_one():
     """Two seeds with images, dropped branches and statistics of their own: gradients within 1e-5."""
     config = net(shortcut="shortcut_only_gating", stochastic_depth=0.5, branch_dropout=0.25)
@@ -109,6 +114,7 @@ def test_training_under_vmap_equals_one_by_one():
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ("postactivation", "preactivation"))
 def test_bfloat16_stays_near_float32(order):
     """Activations in bfloat16, parameters, statistics and logits in float32."""

@@ -22,8 +22,11 @@ FORMS = {
     "recomputed": {"remat": True},
     "scanned, recomputed": {"scan_blocks": True, "remat": True},
 }
-PAIRS = [(case, "scanned") for case in CASES] + [
-    ("stochastic depth and dropout", form) for form in FORMS if form != "scanned"
+PAIRS = [("ghost batches", "scanned")] + [
+    pytest.param(case, form, marks=pytest.mark.thorough)
+    for case in CASES
+    for form in FORMS
+    if case == "stochastic depth and dropout" or (form == "scanned" and case != "ghost batches")
 ]
 
 

@@ -112,7 +112,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("after_sum", ("identity", "relu"))
+@pytest.mark.parametrize("after_sum", ("identity", pytest.param("relu", marks=pytest.mark.thorough)))
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain_of_identities_returns_its_input_bit_for_bit(name, after_sum):
     """Forward, and backward: the gradient at the input is the gradient at the output, nothing added.

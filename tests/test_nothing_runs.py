@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import resnet
+from resnet.cli import options
+from resnet.cli.commands import evaluate
 from resnet.config import load_saved_config, save_config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.published.tfds import _check_features
 from resnet.errors import InputError
+from resnet.runtime import machine
 from resnet.studies.pages.report import Report, Table, html
 from resnet.weights.files import read_weights, write_safetensors
 
@@ -28,6 +31,7 @@ CALLS |= {"os.system", "importlib.import_module", "runpy.run_path", "torch.load"
 # Each with its reason: a config or study file is code; weights_only reads tensors and nothing else.
 ALLOWED = {
     ("resnet/config.py", "runpy.run_path"),
+    ("resnet/cli/main.py", "importlib.import_module"),  # of a name in its table
     ("resnet/weights/files.py", "torch.load"),
     ("resnet/weights/files.py", "pickle"),  # for the name of its error
     ("resnet/analysis/landscape.py", "zipfile"),  # likewise
@@ -82,24 +86,17 @@ def test_a_run_and_weights_are_read_without_a_pickle(tmp_path, unpickled):
 
 
 def test_the_folder_of_a_run_names_no_programs(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import cli
-
     config = load_saved_config(shutil.copytree(ROOT / "tests" / "data" / "run_format2", tmp_path / "run"))
     config = dataclasses.replace(
         config, cache=dataclasses.replace(config.cache, dir=str(tmp_path / "programs"))
     )
     save_config(config, tmp_path / "run")
-    # Flags of its own: a script that is loaded later defines its --workdir itself.
-    monkeypatch.setattr(cli, "FLAGS", cli.flags.FlagValues())
-    cli.flags.DEFINE_string("workdir", str(tmp_path / "run"), "", flag_values=cli.FLAGS)
-    cli.FLAGS(["test"])
-    from resnet.runtime import machine
-
     kept = []
     monkeypatch.setattr(machine, "prepare", kept.append)
-    cli.load_run_config([])
-    cli.load_run_config(["--config.cache.dir=mine"])
+    with options.flags_of(evaluate.define):
+        options.FLAGS(["", f"--workdir={tmp_path / 'run'}"])
+        options.load_run_config([])
+        options.load_run_config(["--config.cache.dir=mine"])
     assert [each.cache.dir for each in kept] == ["~/.cache/resnet", "mine"]
 
 

@@ -53,7 +53,7 @@ def test_batches_change_nothing_and_every_file_comes_once(run, folder, monkeypat
     predictions = predict.predict_files(run, files, top=10, progress=seen.append)
     assert seen == [2, 4, 5] and [Path(p.file) for p in predictions] == files
     assert predictions[0].classes == predictions[4].classes
-    image = predict.read_image(run, files[0])
+    image = run.net.read(files[0])
     logits = run.logits(image[None])[0]
     for prediction in predictions[:1]:
         expected = np.exp(logits) / np.exp(logits).sum()

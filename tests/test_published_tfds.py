@@ -84,7 +84,7 @@ def test_missing_data_says_where_it_looked_and_how_to_fetch_it(tmp_path, name):
         load_dataset(DataConfig(name=name, dir=str(tmp_path)))
     assert str(raised.value) == (
         f"data set {name} is not in {tmp_path} nor in {tmp_path}/{name} (`data.dir`): fetch it by "
-        f"python scripts/prepare.py {name} --dir={tmp_path}"
+        f"resnet prepare {name} --dir={tmp_path}"
     )
     assert list(tmp_path.iterdir()) == []
 

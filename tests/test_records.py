@@ -29,7 +29,7 @@ from resnet.runtime.progress import ProgressBar
 
 def run(workdir, first, last, total=12, every=2):
     """The records of steps first+1 ... last, as the loop writes them."""
-    with Records(workdir, steps_per_epoch=4, step=first, tensorboard=False) as out:
+    with Records(workdir, steps_per_epoch=4, step=first, boards=()) as out:
         for step in range(first + 1, last + 1):
             if step % every == 0:
                 out.write(step, {"loss": 1 / step}, "train")
@@ -40,7 +40,7 @@ def run(workdir, first, last, total=12, every=2):
 
 
 def test_a_line_holds_step_epoch_split_and_metrics(tmp_path):
-    with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=4, boards=()) as out:
         out.write(6, {"loss": np.float32(0.5), "n": 3}, "train")
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # flushed before close
     assert json.loads(lines[0]) == {"step": 6, "epoch": 1.5, "split": "train", "loss": 0.5, "n": 3}
@@ -48,7 +48,7 @@ def test_a_line_holds_step_epoch_split_and_metrics(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
 def test_what_is_not_finite_is_null(tmp_path, value):
-    with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=4, boards=()) as out:
         out.write(1, {"loss": value}, "train")
     assert read_metrics(tmp_path)[0]["loss"] is None
     write_json(tmp_path / "a.json", {"a": [value, (1, value)]})
@@ -69,9 +69,9 @@ def test_resumed_records_equal_uninterrupted_ones(tmp_path_factory, killed, save
 
 
 def test_a_run_from_the_start_forgets_what_lay_there(tmp_path):
-    with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=4, boards=()) as out:
         out.write(0, {"loss": 1.0}, "validation")
-    Records(tmp_path, steps_per_epoch=4, tensorboard=False).close()
+    Records(tmp_path, steps_per_epoch=4, boards=()).close()
     assert read_metrics(tmp_path) == []
 
 
@@ -135,7 +135,7 @@ def test_without_a_terminal_progress_is_logged_now_and_then(tmp_path, monkeypatc
     bar = ProgressBar(100, steps_per_epoch=20, step=50)
     for step in (50, 60, 70, 90, 100):
         bar.show(step, 1234.5 if 50 < step < 90 else 0.0)
-    with Records(tmp_path, steps_per_epoch=20, step=50, tensorboard=False) as out:
+    with Records(tmp_path, steps_per_epoch=20, step=50, boards=()) as out:
         out.write(100, {"loss": 0.25, "n": 360}, "test")
     assert lines == [
         "step 50 of 100, epoch 2.5, ? images/s, ETA ?",
@@ -213,7 +213,7 @@ def test_curves_are_drawn_of_whatever_was_recorded(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert plot_curves(tmp_path).read_bytes().startswith(b"\x89PNG")  # of nothing yet
-        with Records(tmp_path, steps_per_epoch=4, tensorboard=False) as out:
+        with Records(tmp_path, steps_per_epoch=4, boards=()) as out:
             out.write(4, {"loss": 0.0, "mae": 3.0}, "train")
             out.write(4, {"loss": math.nan}, "validation")
             out.write(12, {"loss": math.nan, "top1": 0.99}, "test")

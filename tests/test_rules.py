@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: who imports whom, and how long is long."""
 
 import ast
+import collections
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,17 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room, a folder or file of resnet/, may import of the others; imports go one way.
-LEAVES = {"durations", "errors", "fields", "files", "paths", "kernels", "models", "data", "weights"}
+LEAVES = {"durations", "errors", "fields", "files", "paths", "recipes"}
+LEAVES |= {"kernels", "models", "data", "weights"}
 ENGINE = LEAVES | {"config", "runs", "runtime", "training"}
 ROOMS = {
-    "__init__": {"run"},
+    "__init__": {"run", "interop"},
     "errors": set(),
     "durations": {"errors"},
     "fields": {"errors"},
     "files": {"errors"},
     "paths": {"errors"},
+    "recipes": {"errors", "fields", "files"},
     "kernels": {"errors", "files"},
     "models": {"errors", "fields", "kernels", "paths"},
     "data": {"errors", "fields", "files"},
@@ -30,10 +33,13 @@ ROOMS = {
     "runtime": ENGINE,
     "runs": ENGINE,
     "training": ENGINE,
-    "run": ENGINE,
+    "net": ENGINE,
+    "run": ENGINE | {"net"},
     "analysis": ENGINE | {"run"},
     "studies": ENGINE | {"run", "analysis"},
-    "interop": ENGINE | {"run"},
+    "interop": ENGINE | {"run", "net"},
+    "cli": ENGINE | {"run", "analysis", "studies", "interop"},
+    "__main__": {"cli"},
 }
 # The places that may import a library.
 OWNERS = {
@@ -46,6 +52,10 @@ ASK_FOR_BACKEND = ("resnet/kernels/backend.py", "resnet/runtime/")
 # A folder holds no more modules than these; analysis has one for each question.
 MODULES_OF_A_ROOM = 12
 QUESTIONS = ROOT / "resnet/analysis"
+# Every question defines these two.
+NAMES_OF_A_QUESTION = {"Options", "ask"}
+# The only code of the library that reads arguments and prints.
+COMMAND_LINE = ROOT / "resnet/cli"
 # The leaf configs are composed by resnet/config.py, and so must not import it.
 COMPOSED_BY = "resnet/config.py"
 
@@ -116,6 +126,13 @@ def test_no_json_has_nan(path):
             assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
 
 
+@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+def test_pictures_are_saved_in_one_place(path):
+    """Which draws names letter by letter. The picture of the rooms holds no name that a user gave."""
+    owners = ("resnet/files.py", "scripts/architecture.py")
+    assert ".savefig(" not in path.read_text() or relative(path) in owners, "use files.save_png"
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)
 def test_the_backend_is_asked_for_in_few_places(path):
     text = path.read_text()
@@ -123,8 +140,8 @@ def test_the_backend_is_asked_for_in_few_places(path):
     assert not asks or relative(path).startswith(ASK_FOR_BACKEND), f"only {ASK_FOR_BACKEND} ask for it"
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=relative)
-def test_only_scripts_read_the_command_line_and_print(path):
+@pytest.mark.parametrize("path", [p for p in LIBRARY if COMMAND_LINE not in p.parents], ids=relative)
+def test_only_the_command_line_reads_arguments_and_prints(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Attribute | ast.Call):
             continue
@@ -148,3 +165,27 @@ def test_one_page_per_concept(path):
 def test_every_module_says_what_it_is(path):
     text = path.read_text()
     assert not text or ast.get_docstring(ast.parse(text)), "a docstring on the first line"
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """Functions, classes and type aliases that a module of the library defines for others."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        else:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            # An alias is written like a class; one letter is a type variable.
+            names = [
+                t.id for t in targets if isinstance(t, ast.Name) and t.id[0].isupper() and t.id[1:2].islower()
+            ]
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_no_public_name_is_defined_twice():
+    """A name says what it is wherever it is imported; two functions of one purpose are one."""
+    where = collections.defaultdict(list)
+    for path in LIBRARY:
+        for name in public_names(path):
+            if path.parent != QUESTIONS or name not in NAMES_OF_A_QUESTION:
+                where[name].append(relative(path))
+    assert not {name: files for name, files in where.items() if len(files) > 1}

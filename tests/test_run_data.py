@@ -4,6 +4,7 @@ import collections
 import copy
 import json
 import pickle
+import re
 import shutil
 from random import Random
 
@@ -243,13 +244,23 @@ def run(config, tmp_path):
     return Run(config, task, model, variables, 0, tmp_path)
 
 
-def test_classes_in_another_order_are_the_same(run):
+def test_classes_in_another_order_are_the_same(run, caplog):
     for split in ("train", "validation", "test"):
         expected, _ = load_run_split(run, split, run.config.data)
         data = copy.copy(run.config.data)
         data.classes = ("dog", "cat")
         found, _ = load_run_split(run, split, data)
         assert len(found) and pairs_of(found) == pairs_of(expected)
+    assert not caplog.text  # these are the images that the run began with
+
+
+@pytest.mark.parametrize(("split", "part"), [("test", "test"), ("validation", "train"), ("train", "train")])
+def test_other_images_are_worth_a_line(run, root, caplog, split, part):
+    load_run_split(run, split, run.config.data)
+    assert not caplog.text
+    next((root / part).rglob("*.png")).unlink()
+    load_run_split(run, split, run.config.data)
+    assert re.search(f"The {part} images are not those .*: (\\d+) images, .* then, .* now", caplog.text)
 
 
 def test_other_classes_are_refused_with_both_lists(run, root):

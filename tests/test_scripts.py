@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet.cli import options
+from resnet.config import Config
+
 ROOT = Path(__file__).parents[1]
 
 CONFIG = """
@@ -60,6 +63,7 @@ def test_training_prints_one_object_and_obeys_overrides(trained):
     assert config["model"]["blocks"] == [1, 2, 1]
 
 
+@pytest.mark.thorough
 def test_evaluation_agrees_with_training(trained):
     workdir, result = trained
     done = script("evaluate", f"--workdir={workdir}")
@@ -89,6 +93,7 @@ def test_bad_arguments(config_file, arguments, message):
     assert_refused(script("train", f"--config={config_file}", *arguments), message)
 
 
+@pytest.mark.thorough
 def test_only_data_can_change_in_evaluation(trained):
     done = script("evaluate", f"--workdir={trained[0]}", "--config.model.width=2")
     assert_refused(done, "`model.width` belongs to the trained net")
@@ -109,20 +114,16 @@ def test_help_lists_the_fields_with_their_meanings():
         ("--config.schedule.milestones=50 %", ("50 %",)),
     ],
 )
-def test_durations_in_tuples_and_none(argument, value, monkeypatch):
-    from resnet.config import Config
-
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import cli
-
+def test_durations_in_tuples_and_none(argument, value):
     config = Config()
     config.schedule.name = "step"
     config.schedule.milestones = ("10 %",)
-    assert cli.override(config, [argument]).schedule.milestones == value
+    assert options.override(config, [argument]).schedule.milestones == value
     config.model.scan_blocks = True
-    assert cli.override(config, ["--config.model.scan_blocks=None"]).model.scan_blocks is None
+    assert options.override(config, ["--config.model.scan_blocks=None"]).model.scan_blocks is None
 
 
+@pytest.mark.thorough
 def test_a_question_to_a_run_and_to_a_config(trained, config_file, tmp_path):
     done = script("analyze", "--question=signal", f"--workdir={trained[0]}", "--images=16")
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet.cli import ending
 from resnet.errors import InputError
 from resnet.runtime import machine
 from resnet.runtime.signals import RunStopped
@@ -16,17 +17,9 @@ from resnet.runtime.signals import RunStopped
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def ending(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import ending
-
-    return ending
-
-
 def program(text, *arguments, shell="", **options):
-    """A process that a script set up, and that imports little; started by a line of `shell`, if given."""
-    head = f"import sys; sys.path[:0] = [{str(ROOT / 'scripts')!r}, {str(ROOT)!r}]\nimport ending\n"
+    """A process that a command set up, and that imports little; started by a line of `shell`, if given."""
+    head = f"import sys; sys.path[:0] = [{str(ROOT)!r}]\nfrom resnet.cli import ending\n"
     command = [sys.executable, "-c", f"{head}ending.set_up()\n{text}", *arguments]
     command = ["sh", "-c", shell, "sh", *command] if shell else command
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
@@ -53,7 +46,7 @@ def test_ctrl_c_ends_an_import_that_swallows_exceptions(tmp_path):
         assert process.stderr.read() == b"error: stopped by SIGINT at the start\n"
 
 
-def test_ctrl_c_outside_of_imports_unwinds(ending, capsys):
+def test_ctrl_c_outside_of_imports_unwinds(capsys):
     previous = signal.signal(signal.SIGINT, ending._interrupt)
     left = []
     try:
@@ -80,14 +73,14 @@ def no_device():
         (AssertionError(), 2, "error: JAX finds no device\n"),
     ],
 )
-def test_what_is_no_bug_is_one_line(ending, monkeypatch, capsys, error, code, line):
+def test_what_is_no_bug_is_one_line(monkeypatch, capsys, error, code, line):
     monkeypatch.setattr(machine, "check_devices", no_device)
     with pytest.raises(SystemExit) as end, ending.in_one_line():
         raise error
     assert end.value.code == code and capsys.readouterr().err == line
 
 
-def test_a_bug_keeps_its_traceback(ending):
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), ending.in_one_line():
         raise ZeroDivisionError
 

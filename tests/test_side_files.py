@@ -39,7 +39,7 @@ def leave(workdir) -> None:
         telemetry.append(
             workdir, step, Flow(("a", "b"), x=logs, branch=logs[1:], cosine=logs[1:], gradient=logs)
         )
-    with Records(workdir, 4, tensorboard=False) as out:
+    with Records(workdir, 4, boards=()) as out:
         for step in range(1, 5):
             out.write(step, {"loss": 1 / step}, "train")
 
@@ -50,9 +50,9 @@ def take_up(workdir, step: int) -> None:
     provenance.write_run_json(workdir, Config(), "again")
     assert provenance.last_session(workdir)["command"] == "again"
     assert all(each["to"] == 2 for each in rollbacks.read_rollbacks(workdir))
-    with Records(workdir, 4, step, tensorboard=False) as out:
+    with Records(workdir, 4, step, boards=()) as out:
         out.write(step + 1, {"loss": 0.5}, "train")
-    telemetry.forget_after(workdir, step)
+    telemetry.forget_rows_after(workdir, step)
     rows = telemetry.read(workdir)
     blocks = {n: [row["block"] for row in rows if row["step"] == n] for n in range(1, step + 1)}
     assert len(rows) == sum(map(len, blocks.values()))
@@ -73,6 +73,7 @@ def damaged(content: bytes, how: str, draw: random.Random) -> bytes:
     return content[:place] + bytes([draw.randrange(128, 256)]) + content[place + 1 :]  # no UTF-8, mostly
 
 
+@pytest.mark.thorough
 @settings(max_examples=tries(60))
 @given(
     name=st.sampled_from(NAMES),
@@ -91,6 +92,7 @@ def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, name, how, see
     DAMAGE[f"{name} {how}"] += 1
 
 
+@pytest.mark.thorough
 def test_a_run_with_all_of_them_damaged_ends_with_the_same_weights(tmp_path):
     config = Config()
     config.data.name, config.data.train_limit = "digits", 64
@@ -132,7 +134,7 @@ def test_lines_that_can_be_read_are_kept(tmp_path, caplog):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b'{"step": 2, "split": "tr\xe4in"}\n' + lines[2] + lines[3][:9])
     original = path.read_bytes()
-    Records(tmp_path, 4, step=3, tensorboard=False).close()
+    Records(tmp_path, 4, step=3, boards=()).close()
     assert path.read_bytes() == lines[0] + lines[2]
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == original
     assert "damaged lines" in caplog.text
@@ -143,8 +145,8 @@ def test_a_line_cut_short_by_a_kill_is_no_damage(tmp_path, caplog):
     for name, cut in (("metrics.jsonl", '{"step": 5, "ep'), ("telemetry.csv", "5,a,0.1")):
         with (tmp_path / name).open("a") as file:
             file.write(cut)
-    Records(tmp_path, 4, step=4, tensorboard=False).close()
-    telemetry.forget_after(tmp_path, 4)
+    Records(tmp_path, 4, step=4, boards=()).close()
+    telemetry.forget_rows_after(tmp_path, 4)
     assert not list(tmp_path.glob("*.damaged")) and not caplog.text
     assert len(telemetry.read(tmp_path)) == 8 and len(read_metrics(tmp_path)) == 4
 
@@ -167,7 +169,7 @@ def test_a_file_is_on_disk_before_it_takes_the_place_of_another(tmp_path, monkey
         ["replace"],
         [tmp_path.name],
     ]
-    with Records(tmp_path, 4, tensorboard=False) as out:
+    with Records(tmp_path, 4, boards=()) as out:
         done.clear()
         out.write(1, {"loss": 1.0}, "train")
         assert done == [] and out.flush() and done == [str(tmp_path / records.METRICS_FILE)]

@@ -61,6 +61,7 @@ def test_without_submitit_one_line_says_what_to_install(tmp_path, monkeypatch):
         launch(tiny_study(), tmp_path, launcher="slurm")
 
 
+@pytest.mark.thorough
 def test_a_dry_run_shows_the_array(tmp_path):
     counts = launch(tiny_study(), tmp_path / "s", launcher="slurm", dry_run=True, seeds_together=1)
     assert counts["array"][:2] == ["0: identity: seeds 0", "1: identity: seeds 1"]
@@ -80,6 +81,7 @@ def says(workdir, text, job=""):
     return sum(path.read_text().count(text) for path in (workdir / "slurm").glob(f"{job}*.err"))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is Slurm")
 def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed (requirements-slurm.txt)")

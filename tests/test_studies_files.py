@@ -37,7 +37,10 @@ def test_a_study_is_short_and_tells_source_and_command(path):
     assert f"--study=configs/studies/{path.name} " in docstring and "--workdir=runs/" in docstring
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(
+    "scale",
+    [pytest.param(scale, marks=[] if scale == "small" else pytest.mark.thorough) for scale in SCALES],
+)
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_the_arms_of_a_study_can_be_built(path, scale):
     study = load_study(path, scale)
@@ -51,6 +54,7 @@ def test_the_arms_of_a_study_can_be_built(path, scale):
     assert {arm.config.data.name for arm in arms.values()} == {data}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_an_arm_of_a_study_steps(path):
     study = load_study(path, "small")

@@ -20,6 +20,7 @@ def get_study(scale):
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_study_ends_as_an_undisturbed_one(tmp_path):
     study, page = tmp_path / "study.py", tmp_path / "page.md"
     study.write_text(STUDY)

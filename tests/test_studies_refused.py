@@ -16,7 +16,7 @@ from resnet.studies.pages.ledger import LEDGER, read_ledger
 from resnet.studies.pages.report import CSV, HTML, PAGE, write_report
 from resnet.studies.pages.rows import arm_rows
 from resnet.studies.runner import Piece, pieces_of_work
-from resnet.studies.study import JOBS_FOLDER, Arm
+from resnet.studies.study import JOBS_FOLDER, Arm, load_study
 from tests.studies_cases import tiny_study
 
 
@@ -25,12 +25,18 @@ from tests.studies_cases import tiny_study
     [
         ({"seeds": (0, 2**40)}, "`study.seeds` must be between 0 and 2,147,483,647; got 1099511627776"),
         ({"seeds": (-1,)}, "`study.seeds` must be between 0 and 2,147,483,647; got -1"),
-        ({"seeds": (1.5,)}, "`study.seeds` must be whole numbers; got 1.5"),
-        ({"seeds": ("a",)}, "`study.seeds` must be whole numbers; got 'a'"),
-        ({"seeds": (True,)}, "`study.seeds` must be whole numbers; got True"),
-        ({"seeds": [0, 1]}, "`study.seeds` must be a tuple; got [0, 1]"),
-        ({"grid_seeds": 1.5}, "`study.grid_seeds` must be whole numbers; got 1.5"),
-        ({"learning_rates": ("0.1",)}, "`learning_rates` must be numbers; got '0.1'"),
+        ({"seeds": (1.5,)}, "`Study.seeds` must be of type tuple[int, ...]; got (1.5,)"),
+        ({"seeds": ("a",)}, "`Study.seeds` must be of type tuple[int, ...]; got ('a',)"),
+        ({"seeds": (True,)}, "`Study.seeds` must be of type tuple[int, ...]; got (True,)"),
+        ({"seeds": [0, 1]}, "`Study.seeds` must be of type tuple[int, ...]; got [0, 1]"),
+        ({"grid_seeds": 1.5}, "`Study.grid_seeds` must be of type int; got 1.5"),
+        (
+            {"learning_rates": ("0.1",)},
+            "`Study.learning_rates` must be of type tuple[float, ...]; got ('0.1',)",
+        ),
+        ({"arms": [Arm()]}, "`Study.arms` must be of type Mapping[str, Arm]; got [Arm("),
+        ({"arms": {"a": {"model.depth": 20}}}, "`Study.arms` must be of type Mapping[str, Arm]; got {'a'"),
+        ({"base": 3}, "`Study.base` must be of type Config; got 3"),
         ({"learning_rates": (0.1, 0.10000001)}, "0.1 and 0.10000001 have one folder, lr0.1"),
         ({"learning_rates": (0.1, 0.1)}, "0.1 and 0.1 have one folder, lr0.1"),
         ({"arms": {"a": Arm(), "A": Arm()}, "reference": "a"}, "'a' and 'A' are one folder where case"),
@@ -43,12 +49,39 @@ from tests.studies_cases import tiny_study
 )
 def test_what_cannot_work_is_refused_and_nothing_is_written(fields, message, tmp_path):
     study = tiny_study()
-    for name, value in fields.items():  # a study file's types are not checked where it is made
+    for name, value in fields.items():  # what checks types in tests would say it first
         object.__setattr__(study, name, value)
     with pytest.raises(InputError) as error:
+        study.__post_init__()
         launch(study, tmp_path / "s")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("Arm(chnges={})", "Arm has no field `chnges`; did you mean `changes`?"),
+        ("Arm(match=Match('a', buget='macs'))", "Match has no field `buget`; did you mean `budget`?"),
+        ("Arm(published=Published(eror=6))", "Published has no field `eror`; did you mean `error`?"),
+        (
+            "Arm()}, sedes=(1,), **{",
+            "Study has no field `sedes`; did you mean `seeds` or",
+        ),
+        ("Arm()}, **{'refernce': 'a'", "Study has no field `refernce`; did you mean `reference`?"),
+        ("Arm(depth)", "NameError: name 'depth' is not defined"),
+    ],
+)
+def test_what_is_wrong_in_a_study_file_is_said_with_its_line(arm, message, tmp_path):
+    path = tmp_path / "study.py"
+    path.write_text(
+        "from resnet.config import Config\nfrom resnet.studies.budget import Match\n"
+        "from resnet.studies.study import Arm, Published, Study\ndef get_study(scale):\n"
+        f'    return Study("t", Config(), reference="a", arms={{"a": {arm}}})\n'
+    )
+    with pytest.raises(InputError) as error:
+        load_study(path, "small")
+    assert str(error.value).startswith(f"study file {path}, line 5: {message}")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
@@ -70,7 +103,7 @@ def end(run, top1=None):
 
 @pytest.fixture
 def grid(tmp_path):
-    folder = open_folder(tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 10.0)), tmp_path, "")
+    folder = open_folder(tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 10.0), grid_seeds=1), tmp_path, "")
     save_folder(folder)
     return folder
 
@@ -104,8 +137,11 @@ def test_a_rate_that_diverged_is_not_chosen_beside_one_that_did_not(grid):
     end(first)
     assert grid.chosen_rate("none") is None and not grid.has_no_rate("none")  # not tried yet
     end(second, 0.1)
+    # It is the end of the grid, so that the next is tried as well.
+    assert grid.chosen_rate("none") is None and list(grid.grid("none")) == [0.1, 10.0, 20.0]
+    end(grid.all_runs("none")[-1], 0.05)
     assert grid.chosen_rate("none") == 10.0 and not grid.has_no_rate("none")
-    assert grid.expected("none") == 4
+    assert grid.expected("none") == 5
 
 
 def test_a_grid_without_scores_chooses_nothing(grid):

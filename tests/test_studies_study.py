@@ -16,7 +16,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
 from resnet.paths import parameter_path
 from resnet.runtime.devices import make_mesh
-from resnet.studies import runner
+from resnet.studies import grid, runner
 from resnet.studies.budget import Match, count, solve
 from resnet.studies.folder import load_folder, open_folder, save_folder, states
 from resnet.studies.launch import launch
@@ -57,7 +57,7 @@ def test_a_study_file_is_read_at_a_scale(tmp_path):
         load_study(path, "small")
     with pytest.raises(InputError, match="`study.scale` must be one of paper, small; got 'big'"):
         load_study(path, "big")
-    with pytest.raises(InputError, match="does not exist; those at hand are in configs/studies/"):
+    with pytest.raises(InputError, match="does not exist; those at hand by name are after_sum, "):
         load_study(tmp_path / "none.py", "small")
 
 
@@ -68,6 +68,7 @@ def test_a_config_hash_is_of_what_differs_from_the_defaults_but_the_seed():
     assert config_hash(Config()) == config_hash(replaced(Config(), {}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("budget", ("parameters", "macs"))
 @pytest.mark.parametrize(
     ("changes", "by", "tolerance"),
@@ -159,13 +160,50 @@ def test_nothing_is_repeated_and_failures_are_kept(tmp_path, trained):
 
 
 def test_a_learning_rate_is_chosen_on_validation(tmp_path, trained):
-    study = tiny_study(learning_rates=(0.1, 0.05, 0.01))
+    study = tiny_study(learning_rates=(0.1, 0.05, 0.01), grid_seeds=1)
     launch(study, tmp_path, only=("identity",))
     assert trained == [("lr0.1", 0), ("lr0.05", 0), ("lr0.01", 0), ("lr0.05", 1)]
     folder = load_folder(tmp_path)
     assert folder.chosen_rate("identity") == 0.05 and folder.chosen_rate("none") is None
     assert [run.workdir.parent.name for run in folder.runs("identity")] == ["lr0.05", "lr0.05"]
     assert states(folder) == {"finished": 4, "failed": 0, "unfinished": 0, "not started": 4}
+
+
+def test_a_grid_goes_on_beyond_the_end_that_wins(tmp_path, trained):
+    study = tiny_study(learning_rates=(0.01, 0.02), seeds=(0, 1, 2, 3))
+    launch(study, tmp_path, only=("identity",))
+    rates = list(dict.fromkeys(rate for rate, _ in trained))
+    assert rates == ["lr0.01", "lr0.02", "lr0.04", "lr0.08"] and study.grid_seeds == 3
+    folder = load_folder(tmp_path)
+    assert folder.chosen_rate("identity") == 0.04 and trained[-1] == ("lr0.04", 3)
+    assert len(trained) == folder.expected("identity") == 13
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "beyond"),
+    [
+        ({0.1: (0.9, -1.0), 0.2: (0.9, -0.5), 0.4: (0.8, -0.1)}, 0.2, None),  # a tie, which the loss decides
+        ({0.1: (0.9, -1.0), 0.2: (0.9 + 1e-15, -2.0), 0.4: (0.1, -3.0)}, 0.1, 0.05),  # equal but for rounding
+        ({0.1: (0.8, -1.0), 0.2: (0.9, -1.0)}, 0.2, 0.4),
+        ({0.1: (0.8, -1.0), 0.2: grid.NO_SCORE}, 0.1, 0.05),
+        ({0.1: grid.NO_SCORE, 0.2: grid.NO_SCORE}, None, None),
+        (
+            {0.1: (0.1, -1.0), **{0.2 * 2**i: (0.2 + i / 10, -1.0) for i in range(4)}},
+            1.6,
+            None,
+        ),  # three further
+    ],
+)
+def test_what_a_grid_chooses_and_tries_next(scores, chosen, beyond):
+    assert grid.best(scores) == chosen and grid.further(scores, (0.1, 0.2)) == beyond
+    assert grid.further({0.1: (0.9, -1.0)}, (0.1,)) is None  # one rate is no grid
+
+
+def test_a_rate_is_scored_by_all_seeds_and_not_where_one_failed():
+    runs = [{"validation": {"top1": 0.5, "loss": 1.0}}, {"validation": {"top1": 0.7, "loss": 2.0}}]
+    assert grid.score_of(runs) == (pytest.approx(0.6), -1.5)
+    assert grid.score_of([*runs, {}]) == grid.NO_SCORE
+    assert grid.score_of([{"validation": {"mae": 3.0}}])[0] == -3.0
 
 
 def test_the_folder_of_another_study_is_refused(tmp_path, trained):
@@ -183,6 +221,7 @@ def test_a_dry_run_writes_nothing_and_tells_time_and_memory(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.thorough
 def test_runs_of_a_study_are_ordinary_runs(tmp_path):
     """Trained for real: the numbers are those of the run alone, and a diverged run is a failure."""
     arms = {"identity": Arm(), "wild": Arm({"schedule.learning_rate": 1e30})}

@@ -18,6 +18,7 @@ def script(monkeypatch):
     return tour
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default:::(jupyter_client|nbclient|zmq|tornado|traitlets|jupyter_core)")
 def test_the_tour_runs(script, tmp_path):
     ran = script.execute(script.as_notebook(), tmp_path)

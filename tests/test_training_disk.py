@@ -16,8 +16,8 @@ from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics import records
-from resnet.runs.metrics.boards import Board
 from resnet.runs.metrics.records import Lines
+from resnet.runs.metrics.tensorboard import SplitFiles
 from resnet.runtime.signals import RunStopped
 from resnet.training import trainer
 
@@ -86,6 +86,7 @@ def test_a_disk_that_was_full_for_a_while(undisturbed, small_disk, monkeypatch, 
     assert_like(undisturbed, workdir, result)
 
 
+@pytest.mark.thorough
 def test_a_disk_full_to_the_end_fails_and_resumes(undisturbed, small_disk, monkeypatch):
     workdir = small_disk / "run"
     at_steps(monkeypatch, {6: lambda: fill(small_disk)})
@@ -145,8 +146,8 @@ def test_lines_wait_in_order_and_torn_ones_are_mended(tmp_path, monkeypatch, cap
 
 
 def test_boards_go_on_in_another_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnet.runs.metrics.boards.FLUSH_SECONDS", 0.0)
-    board = Board(tmp_path / "boards" / "train", 0)
+    monkeypatch.setattr("resnet.runs.metrics.tensorboard.FLUSH_SECONDS", 0.0)
+    board = SplitFiles(tmp_path / "boards" / "train", 0)
     board.add(1, {"loss": 1.0})
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
@@ -157,6 +158,7 @@ def test_boards_go_on_in_another_file(tmp_path, monkeypatch):
     assert len(files) == 2 and b"loss" in files[1].read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_result_that_cannot_be_written(tmp_path, monkeypatch):
     original = records.write_json
 

@@ -66,6 +66,7 @@ def test_stop_names_the_window_the_parameters_and_the_checkpoint(tmp_path):
     assert json.loads((tmp_path / "failed.json").read_text())["failed"] == text
 
 
+@pytest.mark.thorough
 def test_skipped_steps_are_counted_and_resumed(tmp_path, monkeypatch):
     poison(monkeypatch, lambda state: (state.step == 2) | (state.step == 5))
     result = train(guarding("skip"), tmp_path / "whole")
@@ -90,6 +91,7 @@ def rates_of(workdir):
     return {n["step"]: n["learning_rate"] for n in numbers(workdir) if n["split"] == "train"}
 
 
+@pytest.mark.thorough
 def test_rollbacks_of_one_seed_leave_the_other_alone_and_survive_a_stop(tmp_path, monkeypatch):
     """Seed 1 diverges after five steps at the full rate, seed 3 at any."""
     poison(

@@ -79,6 +79,7 @@ def restored(workdir: Path, devices: int) -> str:
     return digest(state)
 
 
+@pytest.mark.thorough
 def test_saved_on_n_devices_restored_on_m(tmp_path):
     command = [sys.executable, "-c", SAVE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
@@ -109,7 +110,7 @@ def go_back(workdir: Path) -> list[float]:
     return before
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_goes_on_with_other_devices(tmp_path):
     loop.train(tiny(), tmp_path, mesh=make_mesh(2))
     before = go_back(tmp_path)
@@ -119,6 +120,7 @@ def test_a_run_goes_on_with_other_devices(tmp_path):
     assert losses(tmp_path) == pytest.approx(before, rel=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("run_format*")))
 def test_a_run_of_an_earlier_release_goes_on(tmp_path, name):
     workdir = shutil.copytree(DATA / name, tmp_path / name)

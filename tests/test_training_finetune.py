@@ -146,6 +146,7 @@ def test_sources_and_expressions_that_cannot_be_used(source, tmp_path):
         check_config(tiny(init_drop="^head/"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("optimizer", "fixed"), [("sgd", ""), ("adamw", "^stem/")])
 def test_frozen_parameters_keep_their_bits_and_statistics_by_choice(source, optimizer, fixed, tmp_path):
     fields = {"init_from": str(source[0]), "freeze": FROZEN, "optimizer__name": optimizer}
@@ -158,6 +159,7 @@ def test_frozen_parameters_keep_their_bits_and_statistics_by_choice(source, opti
         assert same == bool(fixed and path.startswith("stem/") if statistic else frozen), path
 
 
+@pytest.mark.thorough
 def test_seeds_are_tuned_together_as_each_alone(source, tmp_path):
     fields = {"init_from": str(source[0]), "init_drop": "^head/", "freeze": FROZEN, "model__bn_fixed": FROZEN}
     train(tiny(**fields, train__seeds=2), tmp_path / "both")
@@ -188,6 +190,7 @@ def test_a_frozen_zero_keeps_its_sign():
     np.testing.assert_array_equal(np.signbit(params["a"] + updates["a"]), [True, False, False])
 
 
+@pytest.mark.thorough
 def test_a_run_that_goes_on_needs_its_source_no_more(source, tmp_path):
     shutil.copytree(source[0], tmp_path / "source")
     config = tiny(init_from=str(tmp_path / "source"))
@@ -206,7 +209,7 @@ def test_features_of_a_run_are_its_nets_in_order(source):
     head = run.variables["params"]["head"]["dense"]
     logits = features["pooled"] @ head["kernel"] + np.asarray(head["bias"])[None]
     np.testing.assert_allclose(logits, run.logits(images), atol=1e-5)
-    with pytest.raises(InputError, match="images must be uint8 of shape"):
+    with pytest.raises(InputError, match="images must be uint8 or float, of shape"):
         run.features(images / 255)
 
 

@@ -29,6 +29,7 @@ def train(config, workdir):
     return loop.train(config, workdir, mesh=make_mesh(1))
 
 
+@pytest.mark.thorough
 def test_a_finished_run_goes_on_as_if_it_had_been_longer(tmp_path):
     first = train(tiny(), tmp_path / "run")
     longer = tiny(

@@ -1,8 +1,10 @@
 """Whole runs of a few steps: resuming, finishing, diverging, and checkpoints that are damaged."""
 
 import dataclasses
+import gc
 import json
 import signal
+import weakref
 from pathlib import Path
 
 import jax
@@ -88,10 +90,14 @@ def test_a_finished_run_does_nothing_again(finished):
 @pytest.mark.parametrize(
     ("number", "stop_before"),
     [
-        (signal.SIGTERM, 6),  # in the middle of an epoch, between two dispatches
-        (signal.SIGINT, 3),  # an evaluation is due, and ends as it begins
-        (signal.SIGTERM, 5),  # while the checkpoint of that step is written
-        (signal.SIGTERM, 8),  # at the last step
+        # In the middle of an epoch, between two dispatches.
+        (signal.SIGTERM, 6),
+        # An evaluation is due, and ends as it begins.
+        pytest.param(signal.SIGINT, 3, marks=pytest.mark.thorough),
+        # While the checkpoint of that step is written.
+        pytest.param(signal.SIGTERM, 5, marks=pytest.mark.thorough),
+        # At the last step.
+        pytest.param(signal.SIGTERM, 8, marks=pytest.mark.thorough),
     ],
 )
 def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, number, stop_before):
@@ -120,6 +126,7 @@ def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, n
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(finished, tmp_path, caplog):
     config, undisturbed, _ = finished
 
@@ -163,6 +170,7 @@ def test_a_batch_that_two_devices_cannot_share(tmp_path):
         loop.train(config, tmp_path, mesh=make_mesh(2))
 
 
+@pytest.mark.thorough
 def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
     config, _, result = finished
 
@@ -195,7 +203,7 @@ def test_what_cannot_be_loaded(finished, tmp_path):
         resnet.load(workdir, step=3)
     with pytest.raises(InputError, match=r"config.json is missing"):
         resnet.load(tmp_path)
-    with pytest.raises(InputError, match=r"must be uint8 of shape \(n, 8, 8, 1\)"):
+    with pytest.raises(InputError, match=r"must be uint8 or float, of shape \(8, 8, 1\) or"):
         resnet.load(workdir).logits(np.zeros((1, 8, 8, 1), np.float32))
 
 
@@ -205,3 +213,18 @@ def test_other_data_must_put_the_same_question(finished):
     data.name, data.shift = "digits_rotation", 0
     with pytest.raises(InputError, match="the run was trained with kind classification"):
         evaluate_run(run, "test", data)
+
+
+def test_a_run_that_is_over_leaves_no_images_behind(tmp_path, monkeypatch):
+    """A study trains hundreds of runs in one process, each with its images on the device."""
+    resident = []
+
+    def remembered(*arguments):
+        made = make_trainer(*arguments)
+        resident.extend(weakref.ref(array) for array in made.resident.values())
+        return made
+
+    monkeypatch.setattr(loop, "make_trainer", remembered)
+    train(tiny(), tmp_path)
+    gc.collect()
+    assert len(resident) == 2 and [array() for array in resident] == [None, None]

@@ -84,6 +84,7 @@ def test_what_is_saved_under_any_name_is_restored():
     record("names", "a workdir of any name", "saved and restored bit for bit", len(tried))
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:Glyph")  # that a picture's font has not
 def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path):
     begun, moved = tmp_path / PUNCTUATION / "run", tmp_path / f"lr[0.1] 日本 {PUNCTUATION}"
@@ -97,6 +98,28 @@ def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path)
         name: found[name] for name in ("loss", "sha256", "workdir")
     }
     assert evaluate_run(resnet.load(moved))["loss"] == pytest.approx(result["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_run_of_any_name_is_trained_resumed_and_evaluated():
+    """By the one call that each script makes, since a process for each name takes too long."""
+
+    @given(NAMES)
+    @settings(max_examples=tries(5))
+    def tried(name):
+        with tempfile.TemporaryDirectory() as folder:
+            workdir = Path(folder, name)
+            result = train(tiny(), workdir)
+            (workdir / "result.json").unlink()
+            shutil.rmtree(workdir / "checkpoints" / str(result["step"]))
+            assert train(tiny(), workdir)["sha256"] == result["sha256"]
+            assert evaluate_run(resnet.load(workdir))["loss"] == pytest.approx(result["loss"])
+        counted.append(name)
+
+    counted = []
+    tried()
+    record("named_runs", "a run under any name", "trained, resumed and evaluated", len(counted))
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ def go_back(workdir: Path) -> None:
     shutil.rmtree(workdir / "checkpoints" / "4")
 
 
+@pytest.mark.thorough
 def test_two_processes_equal_one_with_two_devices(train, tmp_path):
     first, second = finish(train(2))
     result, workdir = json.loads(first), tmp_path / RUN
@@ -174,6 +175,7 @@ def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
     runs = train(2, duration="100000 steps")
     wait_for_steps(tmp_path / RUN, 3, runs)
@@ -204,6 +206,7 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
     record(f"death_of_process_{victim}", f"process {victim} of two is killed", happens, 1)
 
 
+@pytest.mark.thorough
 def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
     from resnet.runs.lock import holding
 
@@ -214,13 +217,15 @@ def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
     assert all("is in use by process" in text and "Traceback" not in text for text in errors)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("option", "said"),
     [
         ("model.blocks=2", "`model.blocks`; got [1] in process 0 and [2] in process 1"),
+        ("model.depht=20", "unknown field `model.depht`; did you mean `model.depth`"),
         pytest.param("seed=1", "`seed`; got 0 in process 0 and 1 in process 1", marks=pytest.mark.slow),
         pytest.param(
-            "parallel.host_devices=2", "`parallel.host_devices`: .*1 in process 0, 2 in process 1",
+            "parallel.host_devices=2", "`parallel.host_devices`; got 1 in process 0 and 2 in process 1",
             marks=pytest.mark.slow,
         ),
     ],

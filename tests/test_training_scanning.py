@@ -48,6 +48,7 @@ def stepped(trainer):
     return trainer.step.init(0), trainer.to_host(state)[0], trainer.to_host(metrics)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_rules_and_numbers_are_those_of_blocks_apart(case):
     """Two steps within 1e-5, to the same paths; metrics of each parameter in the same order."""

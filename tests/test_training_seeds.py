@@ -68,6 +68,7 @@ def test_on_one_device_up_to_rounding(alone, tmp_path):
         np.testing.assert_allclose(results[seed]["loss"], result["loss"], rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_resuming_equals_never_having_stopped(alone, tmp_path, monkeypatch):
     def interrupted(seed, step, n, batch):
         if step == 6:
@@ -86,6 +87,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of the library catches it."""
 
 
+@pytest.mark.thorough
 # Saves are due at steps 4 (all are better than ever), 5, 8 (those that are better) and 9.
 @pytest.mark.parametrize(("step", "left"), [(4, ([4], [])), (5, ([5, 4], [4])), (9, None)])
 def test_a_kill_between_the_saves_of_two_seeds(undisturbed, tmp_path, monkeypatch, step, left):
@@ -123,6 +125,7 @@ def undisturbed(tmp_path_factory):
     return {seed: (workdir / f"seed{seed}", results[seed]) for seed in SEEDS}
 
 
+@pytest.mark.thorough
 def test_a_seed_added_later_leaves_the_others_alone(alone, tmp_path):
     folders = {seed: tmp_path / f"seed{seed}" for seed in SEEDS}
     loop.train(tiny(), {1: folders[1]}, mesh=make_mesh(1))
@@ -150,6 +153,7 @@ def test_a_seed_that_fails_does_not_disturb_the_others(alone, tmp_path, monkeypa
     assert both(workdir=tmp_path) == results
 
 
+@pytest.mark.thorough
 def test_seeds_as_a_field_of_the_config(tmp_path):
     config = tiny()
     config.train.seeds, config.seed = 2, 3

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jax.errors import JaxRuntimeError
 from test_training_disk import assert_like, at_steps
 from test_training_loop import tiny, train
 
@@ -90,6 +91,17 @@ def test_where_the_process_is_not_the_runs_own_a_stop_is_raised(library, number)
         signal.raise_signal(signal.SIGINT)
 
 
+def test_a_compiler_that_the_stop_ended_too_is_no_error_of_its_own():
+    told = "stopped by SIGTERM while compiling; the same command"
+    with pytest.raises(RunStopped, match=told) as stopped, StopSignals() as stops:
+        stops.nothing_to_lose = False
+        signal.raise_signal(signal.SIGTERM)
+        raise JaxRuntimeError("INTERNAL: ptxas exited with non-zero error code 15")
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    with pytest.raises(JaxRuntimeError), StopSignals():
+        raise JaxRuntimeError("INTERNAL: ptxas exited with non-zero error code 255")
+
+
 def test_a_notebook_whose_run_is_interrupted_while_it_compiles_goes_on(library, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_trainer", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(RunStopped, match="stopped by SIGINT before its first step"):
@@ -103,7 +115,10 @@ def undisturbed(tmp_path_factory):
     return workdir, train(tiny(), workdir)
 
 
-@pytest.mark.parametrize(("evaluations", "step"), [(1, 4), (2, 8), (3, 9)])
+@pytest.mark.parametrize(
+    ("evaluations", "step"),
+    [(1, 4), *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((2, 8), (3, 9)))],
+)
 def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
     undisturbed, tmp_path, monkeypatch, evaluations, step
 ):
@@ -169,6 +184,7 @@ def get_config():
 """
 
 
+@pytest.mark.thorough
 def test_a_process_is_stopped_at_the_start_saves_on_demand_and_leaves(tmp_path):
     config = tiny()
     config.train.duration, config.train.log_every = "1000000 steps", "1 steps"

@@ -10,7 +10,7 @@ from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
 from resnet.runtime.devices import make_mesh
 from resnet.training.evaluation import evaluate
-from resnet.training.step import TrainState, each_seed
+from resnet.training.step import TrainState
 from resnet.training.trainer import make_trainer
 
 BATCH = 16
@@ -145,6 +145,7 @@ def test_evaluation_leaves_the_state_alone(trainer):
     assert_same(state, before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ghost_batch", [0, 4])
 def test_one_and_two_devices_agree(ghost_batch):
     """Up to the rounding of sums in another order: 1e-4 of the parameters' scale after 3 steps."""
@@ -159,6 +160,7 @@ def test_one_and_two_devices_agree(ghost_batch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), *results)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backend, devices", [("cpu", 1), ("cpu", 2), ("gpu", 1)])
 def test_seeds_together_equal_each_alone(trainer, backend, devices, monkeypatch):
     """To the last bit where each has a device of its own, else up to rounding."""

@@ -51,6 +51,7 @@ def test_rows_of_every_block_at_every_interval(with_and_without):
     assert (with_and_without / "with" / telemetry.PICTURE).stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_several_seeds_have_the_rows_they_would_have_alone(with_and_without, tmp_path):
     train(tiny(seeds=2, duration="2 steps"), tmp_path)
     alone, together = (telemetry.read(path) for path in (with_and_without / "with", tmp_path / "seed0"))
@@ -62,11 +63,12 @@ def test_several_seeds_have_the_rows_they_would_have_alone(with_and_without, tmp
 def test_a_resumed_run_has_each_row_once(tmp_path):
     path = tmp_path / telemetry.FILE
     path.write_text(",".join(telemetry.COLUMNS) + "\n2,a,0,0,0,0\n4,a,0,0,0,0\n6,a,0,0\n")
-    telemetry.forget_after(tmp_path, 2)
+    telemetry.forget_rows_after(tmp_path, 2)
     assert [row["step"] for row in telemetry.read(tmp_path)] == [2]
-    telemetry.forget_after(tmp_path / "none", 2)
+    telemetry.forget_rows_after(tmp_path / "none", 2)
 
 
+@pytest.mark.thorough
 def test_a_run_that_fails_says_where_the_signal_was_largest(tmp_path):
     config = tiny(telemetry_every="1 steps", duration="60 steps")
     config.model.norm, config.model.ghost_batch, config.schedule.learning_rate = "none", 0, 1e4

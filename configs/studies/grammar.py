@@ -6,7 +6,7 @@ Command: python scripts/study.py --study=configs/studies/grammar.py --study.scal
 
 import contextlib
 
-from configs.cifar10_resnet20 import get_config as cifar10
+from configs.cifar10_resnet import get_config as cifar10
 from configs.digits_grammar import get_config as digits
 from resnet.config import replaced
 from resnet.errors import InputError

@@ -14,9 +14,9 @@ from resnet.studies.study import Arm, Study
 
 def get_study(scale: str) -> Study:
     base, depths = {"paper": (cifar10(), (20, 56, 110)), "small": (digits(), (20, 32))}[scale]
-    arms = {f"resnet-{depth}": Arm({"model.depth": depth}) for depth in depths}
+    arms = {f"resnet-{depth}": Arm({"model.depth": depth}, f"resnet-{depth}") for depth in depths}
     for depth in depths[:2]:
-        arms[f"plain-{depth}"] = Arm({"model.depth": depth, "model.shortcut": "none"})
+        arms[f"plain-{depth}"] = Arm({"model.depth": depth, "model.shortcut": "none"}, f"resnet-{depth}")
     return Study(
         title="Responses of layers, plain and residual",
         base=base,

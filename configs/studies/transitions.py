@@ -6,7 +6,7 @@ stochastic depth averages pixels; ResNet-D (He 2018, 1812.01187) averages before
 Command: python scripts/study.py --study=configs/studies/transitions.py --workdir=runs/transitions
 """
 
-from configs.cifar10_resnet20 import get_config as cifar10
+from configs.cifar10_resnet import get_config as cifar10
 from configs.digits_small import get_config as digits
 from resnet.studies.study import Arm, Published, Study
 

@@ -9,19 +9,20 @@ from typing import Any, Protocol, runtime_checkable
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
+from resnet.files import replacing, save_png
 from resnet.runs.files import make_folder
-from resnet.runs.metrics.records import plain, replacing, write_json
+from resnet.runs.metrics.records import json_values, write_json
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 @runtime_checkable
 class Answer(Protocol):
     """A dataclass of what was measured, numbers and arrays: its fields are what the JSON file holds."""
 
-    def tables(self) -> dict[str, list[Row]]:
+    def tables(self) -> dict[str, list[TableRow]]:
         """Rows by title."""
         ...
 
@@ -89,11 +90,11 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
     with replacing(paths[1]) as temporary:
         temporary.write_text(f"{heading}\n\n{markdown(answer)}\n")
     with replacing(paths[2]) as temporary:
-        answer.plot().savefig(temporary, format="png")
+        save_png(answer.plot(), temporary)
     return paths
 
 
 def headline(answer: Answer) -> Any:
     """The first rows of the first table, as JSON has them: what a script prints last."""
     rows = next(iter(answer.tables().values()))
-    return json.loads(json.dumps(plain(rows[:10]), allow_nan=False, default=str))
+    return json.loads(json.dumps(json_values(rows[:10]), allow_nan=False, default=str))

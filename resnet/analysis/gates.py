@@ -40,7 +40,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moment:
-    """All gates at one step, by block: over images, or thrice the number that is the same for all."""
+    """All gates at one step, by block: mean, lowest and highest over images; equal where a gate ignores x."""
 
     step: int
     mean: np.ndarray

@@ -7,6 +7,7 @@ of the first quarter of the blocks are left out: there the scale at which a net 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.special
@@ -24,11 +25,22 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
+        if self.low == self.high == self.value:
+            return f"{self.value:.4g}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies in the interval."""
         return self.low <= value <= self.high
+
+
+def mean_of(values: Sequence[float] | np.ndarray) -> Estimate | None:
+    """The mean of independent values; None below two values, or where one is not finite."""
+    found = np.asarray(values, np.float64)
+    if len(found) < 2 or not np.isfinite(found).all():
+        return None
+    mean, half = found.mean(), _half_width(found.std(ddof=1) / math.sqrt(len(found)), len(found) - 1)
+    return Estimate(float(mean), float(mean - half), float(mean + half), len(found))
 
 
 def growth_per_block(increments: np.ndarray, blocks: np.ndarray) -> Estimate | None:

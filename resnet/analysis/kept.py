@@ -20,8 +20,8 @@ _SHARED = ("models", "kernels", "training/losses.py", "analysis/subject.py", "an
 def key(subject: Subject, question: str, **choices: Any) -> str:
     """Hex digits that name what `question` keeps of a net, its images and the `choices` that decide it.
 
-    Equal only where the net's config, every variable, image and label, every choice and the code of the
-    answer (`code_version`) are. `choices` are plain values, as JSON has them.
+    Two keys are equal only if config, variables, images, labels, choices and the code of the answer
+    (`code_version`) are equal. `choices` are values of JSON.
     """
     model = config_to_dict(subject.config)["model"]
     plain = {"question": question, "code": code_version(question), "model": model, "choices": choices}

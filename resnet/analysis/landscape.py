@@ -26,9 +26,8 @@ from resnet.analysis.options import Count, Seed, Within, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
-from resnet.files import drawn, local_path
+from resnet.files import local_path, replacing
 from resnet.runs.files import make_folder
-from resnet.runs.metrics.records import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +103,7 @@ class Landscape:
         high = figure.add_subplot(1, 2, 2, projection="3d")
         high.plot_surface(x, y, shown, cmap="cividis", rcount=60, ccount=60)
         high.set(xlabel="direction 1", ylabel="direction 2", zlabel="log10 of the loss (nats)")
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 
@@ -185,7 +184,7 @@ def evaluate_surface(
     identity: str,
     chunk: int,
 ) -> Float[np.ndarray, " n"]:
-    """Losses at all coordinates, `chunk` at a time; what is known lies in `path` (.npz) after each chunk.
+    """Losses at all coordinates, `chunk` at a time; each chunk is saved to `path` (.npz) when it is done.
 
     A second call goes on where the first one stopped. `identity` says which surface it is: InputError
     if the file holds another one.

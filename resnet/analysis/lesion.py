@@ -57,7 +57,7 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Net:
+class DamagedNet:
     """One net with lesions."""
 
     name: str
@@ -71,10 +71,10 @@ class Net:
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """The net, and the one to compare it with."""
+    """Errors of the net under lesions, and of the net to compare it with."""
 
     measure: str
-    nets: list[Net]
+    nets: list[DamagedNet]
 
     def tables(self) -> dict[str, list[dict]]:
         """Single blocks in one table, draws in the other."""
@@ -91,16 +91,20 @@ class Lesion:
         for i, net in enumerate(self.nets):
             style, dots = pictures.style(i), {"color": pictures.COLORS[i], "marker": pictures.MARKERS[i]}
             numbers = np.arange(1, len(net.deleted) + 1)
-            single.plot(numbers, [*net.deleted.values()], label=net.name, **dots, ls="", ms=4)
+            single.plot(numbers, [*net.deleted.values()], label=f"net {net.name}", **dots, ls="", ms=4)
             single.axhline(net.intact, lw=0.8, **style)
             counts = sorted({draw.count for draw in net.several})
             errors = [[d.error for d in net.several if d.count == count] for count in counts]
-            several.plot(counts, [np.median(e) for e in errors], label=net.name, **style, marker="o", ms=3)
+            several.plot(
+                counts, [np.median(e) for e in errors], label=f"net {net.name}", **style, marker="o", ms=3
+            )
             several.fill_between(
                 counts, [min(e) for e in errors], [max(e) for e in errors], color=style["color"], alpha=0.2
             )
             pairs = [(d.tau, d.error) for d in net.swapped]
-            swapped.plot(*zip(*pairs, strict=True), label=net.name, **dots, ls="", ms=4) if pairs else None
+            swapped.plot(
+                *zip(*pairs, strict=True), label=f"net {net.name}", **dots, ls="", ms=4
+            ) if pairs else None
         single.set(xlabel="number of the deleted block", title="one block deleted (lines: none)")
         several.set(xlabel="blocks deleted at random", title="several (median, lowest to highest)")
         swapped.set(xlabel="Kendall's tau to the trained order", title="blocks of one shape swapped")
@@ -135,7 +139,7 @@ def without(part: Part, plain: bool) -> Link | None:
     return (lambda x: x) if part.regular else None
 
 
-def _lesions(subject: Subject, options: Options) -> Net:
+def _lesions(subject: Subject, options: Options) -> DamagedNet:
     stem, *blocks, head = subject.parts()
     plain = subject.config.model.shortcut == "none"
     cut = [without(block, plain) for block in blocks]
@@ -169,11 +173,11 @@ def _lesions(subject: Subject, options: Options) -> Net:
             order = _swapped(len(blocks), groups, count, rng)
             tau = float(scipy.stats.kendalltau(range(len(order)), order)[0])  # type: ignore[arg-type]
             swapped.append(Draw(count, error_from(0, [blocks[i] for i in order]), tau))
-    return Net(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
+    return DamagedNet(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
 
 
 def _groups(blocks: Sequence[Part]) -> list[list[int]]:
-    """Places of blocks that may be exchanged: equal but for their variables."""
+    """Groups of places of blocks that differ only in their variables, and so may be exchanged."""
     groups: dict[Any, list[int]] = {}
     for i, block in enumerate(blocks):
         if block.regular:
@@ -191,7 +195,7 @@ def _swapped(n: int, groups: list[list[int]], count: int, rng: np.random.Generat
     return order
 
 
-def _single(net: Net) -> dict:
+def _single(net: DamagedNet) -> dict:
     errors = np.array([*net.deleted.values()])
     worst = max(net.deleted, key=lambda name: net.deleted[name])
     return {
@@ -205,7 +209,7 @@ def _single(net: Net) -> dict:
     }
 
 
-def _several(net: Net) -> list[dict]:
+def _several(net: DamagedNet) -> list[dict]:
     rows = []
     for count in sorted({draw.count for draw in net.several + net.swapped}):
         row: dict[str, Any] = {"net": net.name, "blocks or pairs": count}

@@ -27,7 +27,7 @@ Count = Annotated[int, Within(1, 10_000)]
 Counts = tuple[Count, ...]
 SomeCounts = Annotated[Counts, Some]
 Seed = Annotated[int, Within(0, 2**31 - 1)]
-Step = Annotated[int, Within(0, 2**31 - 1)]
+StepNumber = Annotated[int, Within(0, 2**31 - 1)]
 
 
 def check_options(options: Any) -> None:

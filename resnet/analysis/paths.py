@@ -22,7 +22,6 @@ from resnet.analysis import pictures
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.chain import Part, noise_like, rms
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Paths:
         product.legend(frameon=False)
         for axes in (number, single, product):
             axes.set_xlabel("length of path (branches passed)")
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 
@@ -122,10 +121,10 @@ def ask(subject: Subject, options: Options) -> Paths:
     for length in range(n + 1):
         chosen = [set(rng.choice(n, length, replace=False).tolist()) for _ in range(options.draws)]
         scales.append(jax.device_get([_along(blocks, joints, top, through) for through in chosen]))
-    return summarize(subject.name, np.array(scales, np.float64) / math.log(10))
+    return weigh_paths(subject.name, np.array(scales, np.float64) / math.log(10))
 
 
-def summarize(title: str, draws: np.ndarray) -> Paths:
+def weigh_paths(title: str, draws: np.ndarray) -> Paths:
     """Weights and effective lengths from log10 of the gradients of single paths, [lengths, draws]."""
     n = len(draws) - 1
     k = np.arange(n + 1)

@@ -34,7 +34,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Net:
+class NetResponses:
     """Standard deviations by layer, from bottom to top."""
 
     name: str
@@ -45,7 +45,7 @@ class Net:
 class Responses:
     """The net, and the one to compare it with."""
 
-    nets: list[Net]
+    nets: list[NetResponses]
 
     def tables(self) -> dict[str, list[dict]]:
         """A summary, and every layer."""
@@ -63,8 +63,8 @@ class Responses:
         for i, net in enumerate(self.nets):
             values = np.array([*net.layers.values()])
             numbers = np.arange(1, len(values) + 1)
-            order.plot(numbers, values, label=net.name, lw=1.2, **pictures.style(i))
-            size.plot(numbers, np.sort(values)[::-1], label=net.name, lw=1.2, **pictures.style(i))
+            order.plot(numbers, values, label=f"net {net.name}", lw=1.2, **pictures.style(i))
+            size.plot(numbers, np.sort(values)[::-1], label=f"net {net.name}", lw=1.2, **pictures.style(i))
         order.set(xlabel="layer, from the stem up", title="in the net's order")
         size.set(xlabel="layers by size", title="sorted")
         for axes in (order, size):
@@ -81,7 +81,7 @@ def ask(subject: Subject, options: Options) -> Responses:
     return Responses([_responses(each, options.statistics) for each in subjects])
 
 
-def _responses(subject: Subject, statistics: str) -> Net:
+def _responses(subject: Subject, statistics: str) -> NetResponses:
     x, found = subject.images, {}
     for part in subject.parts(statistics)[:-1]:
         outputs = part.responses(x)
@@ -92,7 +92,7 @@ def _responses(subject: Subject, statistics: str) -> Net:
         )
         found |= {f"{part.name}/{conv}": outputs[response].std() for conv, response in names.items()}
         x = part(x)
-    return Net(subject.name, {name: float(value) for name, value in jax.device_get(found).items()})
+    return NetResponses(subject.name, {name: float(value) for name, value in jax.device_get(found).items()})
 
 
 def block_responses(config: ModelConfig) -> dict[str, str]:

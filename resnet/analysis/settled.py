@@ -16,9 +16,9 @@ IMAGES_AT_ONCE = 256
 
 
 def settled(subject: Subject) -> Subject:
-    """A trained net as it is; one at its start with running statistics of norms that are its images'.
+    """The subject. A net at its start gets the images' statistics as running statistics of its norms.
 
-    Those that a net starts with, 0 and 1, are of no image.
+    A net starts with the running statistics 0 and 1, which describe no image.
     """
     if subject.step is not None or not subject.variables["batch_stats"]:
         return subject

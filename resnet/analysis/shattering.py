@@ -23,7 +23,6 @@ from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, at_depth, layers_of_block
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.chain import Part, noise_like
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arm:
+class NetsByDepth:
     """One kind of net at each depth."""
 
     name: str
@@ -68,7 +67,7 @@ class Shattering:
     """One entry for each kind of net."""
 
     title: str
-    arms: list[Arm]
+    arms: list[NetsByDepth]
     layers_of_block: int
 
     def tables(self) -> dict[str, list[dict]]:
@@ -110,14 +109,14 @@ class Shattering:
         depth.set_xticks([], minor=True)
         for axes in (depth, line):
             axes.legend(frameon=False, fontsize=7)
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
     def _plot_theory(self, axes, layers: np.ndarray) -> None:
-        axes.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: $2^{-L}$")
+        axes.plot(layers, 2.0 ** -(layers - 2), color="grey", lw=0.8, label="theory, plain: 2⁻ᴸ")
         if self.layers_of_block == 1:
             residual = 0.75 ** (layers - 2)
-            axes.plot(layers, residual, color="grey", lw=0.8, ls="--", label="theory, residual: $(3/4)^L$")
+            axes.plot(layers, residual, color="grey", lw=0.8, ls="--", label="theory, residual: (3/4)ᴸ")
 
 
 def ask(subject: Subject, options: Options) -> Shattering:
@@ -129,13 +128,13 @@ def ask(subject: Subject, options: Options) -> Shattering:
     if subject.step is not None:
         found, along = _measure(subject, options.points)
         depth = layers * (len(subject.parts()) - 2) + 2
-        arms = [Arm(subject.config.model.shortcut, [depth], np.array([[found]]), along)]
+        arms = [NetsByDepth(subject.config.model.shortcut, [depth], np.array([[found]]), along)]
     else:
         arms = [_arm(subject, name, changes, options) for name, changes in ARMS.items()]
     return Shattering(title, arms, layers)
 
 
-def _arm(subject: Subject, name: str, changes: dict, options: Options) -> Arm:
+def _arm(subject: Subject, name: str, changes: dict, options: Options) -> NetsByDepth:
     """One kind of net at all depths, with all seeds."""
     depths, found, along = [], [], []
     for depth in options.depths:
@@ -146,7 +145,7 @@ def _arm(subject: Subject, name: str, changes: dict, options: Options) -> Arm:
         each = [_measure(net, options.points) for net in nets]
         found.append([correlation for correlation, _ in each])
         along = [values for _, values in each]
-    return Arm(name, depths, np.array(found), np.mean(along, 0))
+    return NetsByDepth(name, depths, np.array(found), np.mean(along, 0))
 
 
 def _measure(subject: Subject, points: int) -> tuple[float, Float[np.ndarray, " points"]]:

@@ -25,7 +25,6 @@ from resnet.analysis.growth import Estimate
 from resnet.analysis.options import Count, Counts, check_options
 from resnet.analysis.subject import NOISE, Subject, at_depth, layers_of_block
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.chain import Flow, flow, noise_like
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Net:
+class NetFlow:
     """One net of the answer: its flow, and the growth in it."""
 
     layers: int
@@ -66,7 +65,7 @@ class Signal:
     """One entry for each depth."""
 
     title: str
-    nets: list[Net]
+    nets: list[NetFlow]
 
     def tables(self) -> dict[str, list[dict]]:
         """Growth of every net; of a single one, every block too."""
@@ -91,7 +90,7 @@ class Signal:
             axes.set(xlabel="residual block", ylabel="log10 of the root mean square", title=name)
             axes.legend(frameon=False, fontsize=7)
         ratio.set_ylabel("log10 of the ratio")
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 
@@ -105,7 +104,7 @@ def ask(subject: Subject, options: Options) -> Signal:
     return Signal(subject.title, [_measure(subject, change, options) for change in changes])
 
 
-def measure(subject: Subject, statistics: str = "batch") -> Flow:
+def measure_flow(subject: Subject, statistics: str = "batch") -> Flow:
     """The flow through one net."""
     chain = subject.parts(statistics)
 
@@ -115,7 +114,7 @@ def measure(subject: Subject, statistics: str = "batch") -> Flow:
     return flow(chain, subject.images, noise_like if subject.data == NOISE else of_loss)
 
 
-def _measure(subject: Subject, change: dict, options: Options) -> Net:
+def _measure(subject: Subject, change: dict, options: Options) -> NetFlow:
     """Growth over the seeds, at one depth."""
     if subject.step is None and (change or options.seeds > 1):
         first = subject.config.seed
@@ -125,11 +124,11 @@ def _measure(subject: Subject, change: dict, options: Options) -> Net:
     flows, kept = [], np.zeros(0, bool)
     for net in nets:
         kept = np.array([part.regular for part in net.parts(options.statistics) if part.arrays is not None])
-        flows.append(measure(net, options.statistics))
+        flows.append(measure_flow(net, options.statistics))
     blocks = np.tile(np.arange(1, len(kept) + 1), (len(flows), 1))[:, kept].ravel()
     up = np.concatenate([np.diff(f.x)[kept] for f in flows])
     down = np.concatenate([-np.diff(f.gradient)[kept] for f in flows])
-    return Net(
+    return NetFlow(
         layers=len(kept) * layers_of_block(subject.config) + 2,
         flow=flows[0],
         forward=growth.growth_per_block(up, blocks),
@@ -139,7 +138,7 @@ def _measure(subject: Subject, change: dict, options: Options) -> Net:
     )
 
 
-def _summary(net: Net) -> dict:
+def _summary(net: NetFlow) -> dict:
     """One row."""
     f = net.flow
     alive = np.flatnonzero(np.isfinite(f.gradient))

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
-from resnet.analysis.options import Step, Within, check_options
+from resnet.analysis.options import StepNumber, Within, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
@@ -37,7 +37,7 @@ class Options:
 
     other: str = ""
     """Folder of another run on the same data; empty: the net itself."""
-    other_step: Step = 0
+    other_step: StepNumber = 0
     """Checkpoint of the other run; 0: the latest. With no --other: another step of the same run."""
     batch: Annotated[int, Within(LEAST_IMAGES, 10_000)] = 256
     """Images whose Gram matrices are held at a time; fewer left over than 4 are not used."""
@@ -110,7 +110,7 @@ def outputs(subject: Subject, images: Float[Array, "n h w c"]) -> list[Array]:
 
 
 def _other(subject: Subject, options: Options) -> Subject:
-    """The net that is compared with; it sees the same images."""
+    """The net to compare with, on the same images."""
     if not options.other and not options.other_step:
         return subject
     if not options.other and subject.step is None:

@@ -22,7 +22,6 @@ from resnet.analysis.krylov import ROUND_OFF, Ritz, golub_kahan
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
-from resnet.files import drawn
 from resnet.models.chain import Part
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Spectrum:
                       title="condition number")  # fmt: skip
         for axes in (each, condition):
             axes.legend(frameon=False, fontsize=8)
-        figure.suptitle(drawn(self.title), fontsize=11)
+        figure.suptitle(self.title, fontsize=11)
         return figure
 
 

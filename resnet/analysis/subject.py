@@ -77,7 +77,7 @@ class Subject:
         return example_losses(logits, self.labels, output=self.config.model.output)
 
     def first(self, count: int) -> "Subject":
-        """The same net and at most `count` of the images, which are a sample of their split too."""
+        """The same net with the first `count` images, which are again a sample of their split."""
         given, labels = self.sample, self.labels[:count]
         sample = describe(
             np.asarray(labels), of_images=given.of_images, data=given.data, seed=given.seed,
@@ -90,7 +90,7 @@ class Subject:
         return of_run(workdir, self.data, len(self.images), step, self.sample.seed)
 
     def restarted(self, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> "Subject":
-        """The same images, and the net at its start with another seed and dotted fields changed."""
+        """The same images with a new net: at its start, of another seed, with dotted fields changed."""
         config = replaced(self.config, dict(changes or {}) | ({} if seed is None else {"seed": seed}))
         model = make_model(config.model, self.outputs)
         variables = initial_variables(config, model, self.images.shape[1:])
@@ -102,7 +102,7 @@ def of_run(
 ) -> Subject:
     """The run in `workdir` at `step`, or at its latest checkpoint; `seed` draws the images of the split.
 
-    InputError for weights that are not finite: whatever were measured of them would be no answer.
+    Raises InputError for weights that are not finite, of which nothing can be measured.
     """
     run = load(workdir, step)
     _check_finite(f"{workdir} at step {run.step}", run.variables)
@@ -150,7 +150,7 @@ def layers_of_block(config: Config) -> int:
 def _probe(
     config: Config, data: str, count: int, task: Task | None, seed: int
 ) -> tuple[Sample, Array, Array]:
-    """(what the images are a sample of, images, labels): of a split, or noise."""
+    """(sample, images, labels), drawn from a split or made of noise."""
     check_choice("--data", data, (NOISE, *SPLITS))
     check_within("--images", count, 1, MOST_IMAGES)
     check_within("--images_seed", seed, 0, 2**31 - 1)

@@ -24,7 +24,6 @@ from resnet.analysis import growth, pictures, signal
 from resnet.analysis.options import Count, Within, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
-from resnet.files import drawn
 from resnet.models.branches import ORDERS
 from resnet.models.shortcuts import SHORTCUTS
 
@@ -120,7 +119,7 @@ class Trainability:
         axes.set(xlabel="order of activation in a block", ylabel="shortcut")
         figure.colorbar(image, ax=axes, label=f"blocks until the gradient leaves 1e±{self.limit:g}")
         legend = f"(…) beyond the {self.measured_blocks} blocks measured; grey: refused by the grammar"
-        axes.set_title(f"{drawn(self.title)}\n▲ rises ▼ falls, going down the net; {legend}", fontsize=9)
+        axes.set_title(f"{self.title}\n▲ rises ▼ falls, going down the net; {legend}", fontsize=9)
         return figure
 
 
@@ -159,7 +158,7 @@ def _cell(subject: Subject, shortcut: str, order: str, options: Options) -> Cell
         nets = [subject.restarted(seed, changes) for seed in range(first, first + options.seeds)]
     except InputError as error:
         return Cell(shortcut, order, f"refused: {error}")
-    gradients = [signal.measure(net).gradient / math.log(10) for net in nets]
+    gradients = [signal.measure_flow(net).gradient / math.log(10) for net in nets]
     decades = np.mean([values[0] - values[1:] for values in gradients], 0)
     increments = np.concatenate([-np.diff(values) for values in gradients]) * math.log(10)
     outcome, depth = depth_of_limit(decades, increments, options.decades)

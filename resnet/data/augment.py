@@ -1,19 +1,131 @@
 """Normalisation and random augmentation of a batch: pure, inside the jitted step, on the device.
 
-Images are normalised first: then the zeros that `shift` and `cutout` bring in are the mean colour,
-as in He 2015, who pads mean-subtracted images, and in fb.resnet.torch.
+An augmentation is a list of operations. Each is a frozen dataclass with an entry in OPERATIONS: its fields
+are the arguments, `check` refuses those that cannot work, and a call changes one image.
+Images are normalised first: then the zeros that shift and cutout bring in are the mean colour, as in
+He 2015, who pads mean-subtracted images, and in fb.resnet.torch.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Key, Num
 
-from resnet.data.datasets import DataConfig
+from resnet.errors import InputError, check_at_least, check_choice
 
-_PAD_MODES = {"zero": "constant", "reflect": "reflect"}
+Sides = tuple[int, int] | None
+
+
+@runtime_checkable
+class ImageOperation(Protocol):
+    """A random change of one image."""
+
+    stream: ClassVar[int]
+    """Number of its first key; the second has the next number. An image has keys of all numbers, and each
+    operation its own two, so that no draw depends on which other operations there are."""
+
+    def check(self, field: str, sides: Sides) -> None:
+        """Raises InputError, which names `field`, for arguments that do not work.
+
+        `sides` are the images' height and width in pixels, or None before they are known.
+        """
+        ...
+
+    def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
+        """The image, changed by draws from the two keys."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """Moves an image along both axes by at most so many pixels; He 2015's "pad 4, crop 32" is a shift of 4.
+
+    What comes into view is zero, the mean of normalised images, or the image reflected.
+    """
+
+    pixels: int
+    fill: str = "zero"
+
+    stream: ClassVar[int] = 0
+    modes: ClassVar = {"zero": "constant", "reflect": "reflect"}
+
+    def check(self, field: str, sides: Sides) -> None:
+        """The pixels are fewer than the sides have, and the fill is known."""
+        _check_pixels(field, self.pixels, sides)
+        check_choice(f"{field}_fill", self.fill, self.modes)
+
+    def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
+        border = (self.pixels, self.pixels)
+        padded = jnp.pad(image, (border, border, (0, 0)), self.modes[self.fill])
+        top, left = jax.random.randint(keys[0], (2,), 0, 2 * self.pixels + 1)
+        return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """Mirrors half of the images left to right."""
+
+    stream: ClassVar[int] = 1
+
+    def check(self, field: str, sides: Sides) -> None:
+        """Nothing can be wrong."""
+
+    def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
+        return jnp.where(jax.random.bernoulli(keys[0]), image[:, ::-1], image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutout:
+    """Erases a square of so many pixels a side about a random pixel (DeVries & Taylor 2017)."""
+
+    pixels: int
+
+    stream: ClassVar[int] = 2
+
+    def check(self, field: str, sides: Sides) -> None:
+        """The pixels are fewer than the sides have."""
+        _check_pixels(field, self.pixels, sides)
+
+    def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
+        rows, columns = (self._window(key, length) for key, length in zip(keys, image.shape, strict=False))
+        return jnp.where(rows[:, None, None] & columns[None, :, None], 0, image)
+
+    def _window(self, key: Key[Array, ""], length: int) -> Bool[Array, " length"]:
+        """Marks as many positions about a random one as the square has a side, fewer at an edge."""
+        offset = jnp.arange(length) - jax.random.randint(key, (), 0, length) + self.pixels // 2
+        return (offset >= 0) & (offset < self.pixels)
+
+
+OPERATIONS: dict[str, type] = {"shift": Shift, "flip": Flip, "cutout": Cutout}
+
+
+def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
+    check_at_least(field, pixels, 0)
+    if sides and pixels >= min(sides):
+        height, width = sides
+        raise InputError(
+            f"`{field}` must be less than the images' sides, {width}x{height} pixels; got {pixels!r}"
+        )
+
+
+def parse_operation(field: str, text: str) -> tuple[str, ImageOperation]:
+    """(what errors call it, the operation) of a name and its arguments, such as "shift 4 reflect"."""
+    name, *words = text.split() or [""]
+    check_choice(field, name, OPERATIONS)
+    arguments = dataclasses.fields(OPERATIONS[name])
+    try:
+        if len(words) > len(arguments):
+            raise ValueError
+        values = [argument.type(word) for argument, word in zip(arguments, words, strict=False)]  # type: ignore[operator]
+        return f"{field}: {name}", OPERATIONS[name](*values)
+    except (TypeError, ValueError):  # a missing argument, or one of another type
+        usage = [a.name if a.default is dataclasses.MISSING else f"[{a.name}]" for a in arguments]
+        raise InputError(f"`{field}` must be {' '.join([name, *usage])}; got {text!r}") from None
 
 
 def normalize(
@@ -27,35 +139,19 @@ def normalize(
 
 
 def augment(
-    keys: Key[Array, " b"], images: Num[Array, "b h w c"], config: DataConfig
+    keys: Key[Array, " b"], images: Num[Array, "b h w c"], operations: Sequence[ImageOperation]
 ) -> Num[Array, "b h w c"]:
-    """Shifts, flips and cuts out normalised images, each by the draws of its own key.
+    """Normalised images after the operations, one after the other, each image by the draws of its own key.
 
     What becomes of an image depends on no other of its batch, so that a batch may be divided.
     """
-    return jax.vmap(functools.partial(_augment_image, config))(keys, images)
+    return jax.vmap(functools.partial(_augment_image, operations))(keys, images)
 
 
 def _augment_image(
-    config: DataConfig, key: Key[Array, ""], image: Num[Array, "h w c"]
+    operations: Sequence[ImageOperation], key: Key[Array, ""], image: Num[Array, "h w c"]
 ) -> Num[Array, "h w c"]:
-    shift_key, flip_key, row_key, column_key = jax.random.split(key, 4)
-    height, width, _ = image.shape
-    if config.shift:
-        border = (config.shift, config.shift)
-        padded = jnp.pad(image, (border, border, (0, 0)), _PAD_MODES[config.shift_fill])
-        top, left = jax.random.randint(shift_key, (2,), 0, 2 * config.shift + 1)
-        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
-    if config.flip:
-        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
-    if config.cutout:
-        rows = _window(row_key, height, config.cutout)
-        columns = _window(column_key, width, config.cutout)
-        image = jnp.where(rows[:, None, None] & columns[None, :, None], 0, image)
+    for operation in operations:
+        keys = [jax.random.fold_in(key, operation.stream + i) for i in range(2)]
+        image = operation(keys, image)
     return image
-
-
-def _window(key: Key[Array, ""], length: int, side: int) -> Bool[Array, " length"]:
-    """Marks `side` positions about a random one, fewer where they would pass the edge."""
-    offset = jnp.arange(length) - jax.random.randint(key, (), 0, length) + side // 2
-    return (offset >= 0) & (offset < side)

@@ -17,9 +17,9 @@ from resnet.data.splits import Examples, Labels
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A batch of images that lie on the device already: the examples at `places` of all.
+    """A batch as the arrays of all images on the device and the `places` of its examples.
 
-    Gathered where the program first asks, so that a step that takes it is one program.
+    Indexing it by name gathers the examples inside the program that takes it.
     """
 
     arrays: Any

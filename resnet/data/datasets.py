@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from resnet.data import splits
+from resnet.data.augment import Cutout, Flip, ImageOperation, Shift, parse_operation
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
 from resnet.data.files.delivery import Pace
 from resnet.data.files.stream import Sizes, StreamSplit
@@ -21,7 +22,6 @@ from resnet.files import check_path, local_path
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
 ON_BAD_IMAGE = ("error", "skip")
-SHIFT_FILLS = ("zero", "reflect")
 STATISTICS_SAMPLE = 4096  # images of a stream whose mean and standard deviation are taken
 # Fields that say something of image files.
 OF_FILES = ("image_size", "random_resized_crop", "eval_size", "eval_crop", "storage", "on_bad_image")
@@ -35,7 +35,7 @@ class DataConfig(Fields, section="data"):
     """digits, digits_rotation, synthetic, image_folder, or published: mnist, fashion_mnist, cifar10,
     cifar100, svhn_cropped"""
     dir: str = ""
-    """where the data lie: root of image_folder; of a published set the folder that scripts/prepare.py was
+    """where the data lie: root of image_folder; of a published set the folder that `resnet prepare` was
     given (empty: ~/datasets) or tfds's data_dir (~/tensorflow_datasets)"""
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
@@ -80,14 +80,27 @@ class DataConfig(Fields, section="data"):
     """mean of each channel, in units of 0..1; empty: that of the training images"""
     std: tuple[float, ...] = ()
     """standard deviation of each channel, in units of 0..1; empty: that of the training images"""
+    augmentation: tuple[str, ...] = ()
+    """operations of data/augment.py with their arguments, e.g. "shift 4 reflect"; those of the fields shift,
+    flip and cutout come before"""
+
+    def operations(self) -> list[tuple[str, ImageOperation]]:
+        """The augmentation of a training image: (what asks for it, the operation), in order."""
+        fields = {
+            "data.shift": Shift(self.shift, self.shift_fill) if self.shift else None,
+            "data.flip": Flip() if self.flip else None,
+            "data.cutout": Cutout(self.cutout) if self.cutout else None,
+        }
+        named = [parse_operation("data.augmentation", text) for text in self.augmentation]
+        return [(field, operation) for field, operation in fields.items() if operation] + named
 
     def check(self) -> None:
         """Raises InputError naming the first field that cannot work."""
         check_choice("data.name", self.name, DATASETS)
-        check_choice("data.shift_fill", self.shift_fill, SHIFT_FILLS)
+        check_choice("data.shift_fill", self.shift_fill, Shift.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
-        for field in ("validation", "split_seed", "train_limit", "image_size", "shift", "cutout"):
+        for field in ("validation", "split_seed", "train_limit", "image_size"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
         check_path("data.dir", self.dir)
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
@@ -99,14 +112,25 @@ class DataConfig(Fields, section="data"):
         if self.name == "image_folder" and not self.dir:
             raise InputError("`data.dir` must name the folder of image_folder; got ''")
         self._check_files()
-        if self.name == "digits_rotation" and self.flip:
-            raise InputError("`data.flip` must be False for digits_rotation: it reverses angles")
+        self._check_augmentation()
         if self.normalization != "channel" and (self.mean or self.std):
             raise InputError(
                 f"`data.mean` and `data.std` need `data.normalization` channel; got {self.normalization!r}"
             )
         if not all(value > 0 for value in self.std):
             raise InputError(f"`data.std` must be positive; got {self.std!r}")
+
+    def _check_augmentation(self) -> None:
+        operations = self.operations()
+        for field, operation in operations:
+            operation.check(field, None)
+            if self.name == "digits_rotation" and isinstance(operation, Flip):
+                raise InputError(f"`{field}` must not flip digits_rotation: it reverses angles")
+        if len({type(operation) for _, operation in operations}) < len(operations):
+            raise InputError(
+                f"`data.augmentation` must have each operation once, and none that another field asks for; "
+                f"got {self.augmentation!r}"
+            )
 
     def _check_files(self) -> None:
         """What is said of images in files must apply, and be sizes and shares."""
@@ -183,12 +207,14 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
         fingerprint={name: split.fingerprint for name, split in read.items() if split},
         held_out_by=PLACE if source.train.files is None else held_out_by,
     )
-    _check_augmentation(dataset, config)
+    height, width, _ = dataset.image_shape
+    for field, operation in config.operations():
+        operation.check(field, (height, width))
     return dataset
 
 
 def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Examples, Source]:
-    """One split, and what it was taken from; of a folder, no other need be there."""
+    """Reads one split, and returns it with its source. An image folder needs no other split for it."""
     source = _read(config, only=name)
     if name == "test" or (name == "validation" and source.validation is not None):
         return getattr(source, name), source
@@ -197,7 +223,7 @@ def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[
 
 
 def _read(config: DataConfig, only: str = "") -> Source:
-    """What the loader gives, with the classes that are chosen."""
+    """Reads what the loader of the data set gives, and keeps the chosen classes."""
     config.check()
     source = DATASETS[config.name](config, only)
     splits.check_labels(source, config.name)
@@ -268,13 +294,3 @@ def given_statistics(config: DataConfig, channels: int) -> dict[str, splits.Stat
                 f"`data.{name}` must have one value for each of {channels} channels; got {values!r}"
             )
     return {name: np.multiply(values, 255).astype(np.float32) for name, values in given.items()}
-
-
-def _check_augmentation(dataset: Dataset, config: DataConfig) -> None:
-    height, width, _ = dataset.image_shape
-    for field in ("shift", "cutout"):
-        if getattr(config, field) >= min(height, width):
-            raise InputError(
-                f"`data.{field}` must be less than the images' sides, {width}x{height} pixels; "
-                f"got {getattr(config, field)!r}"
-            )

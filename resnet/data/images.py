@@ -21,7 +21,7 @@ Images = UInt8[np.ndarray, "n h w c"]
 
 
 class BadImage(InputError):
-    """One image file that cannot be read; the others may be."""
+    """An image file cannot be read; others may be fine."""
 
 
 FORMATS = ("JPEG", "PNG")
@@ -132,7 +132,7 @@ def without_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _noted_warnings() -> Iterator[None]:
-    """Names the files that Pillow warns of, in our log; it alone says neither which nor how many."""
+    """Logs Pillow's warnings with the name of the file, which Pillow leaves out."""
     noted: dict[str, str] = {}
 
     def note(message: Warning | str, *_: object) -> None:
@@ -161,7 +161,7 @@ def _scale_transparency(image: ImageFile.ImageFile) -> None:
 
 
 def _set_upright(image: Image.Image) -> None:
-    """Turns the image as its EXIF tells; of an EXIF that cannot be read is only warned."""
+    """Turns the image as its EXIF says; logs a warning if the EXIF cannot be read."""
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)

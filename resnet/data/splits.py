@@ -1,4 +1,4 @@
-"""What data are, once read: splits of images and labels, how they are drawn, their statistics."""
+"""Data in memory: splits of images and labels, how they are drawn, and their statistics."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,7 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Tells these images from others: by names, sizes and labels of files in any order, or by bytes."""
+        """A hash of the images: of names, sizes and labels of their files in any order, or of their bytes."""
         if self.files is not None:
             return fingerprint_of_files(self.files, self.labels)
         found = hashlib.sha256()
@@ -207,7 +207,7 @@ def hold_out(
 def _held_out(
     draws: Float64[np.ndarray, " n"], labels: Int32[np.ndarray, " n"], share: float
 ) -> Bool[np.ndarray, " n"]:
-    """Marks draws below the share, or else the lowest; never the highest of a class."""
+    """Marks the draws below the share, or the lowest if there are none; never the highest of a class."""
     free = np.ones(len(draws), bool)
     by_class = np.lexsort((draws, labels))
     free[by_class[np.diff(labels[by_class], append=-1) != 0]] = False
@@ -218,7 +218,7 @@ def _held_out(
 
 
 def _draws(names: UInt64[np.ndarray, " n"], seed: int) -> Float64[np.ndarray, " n"]:
-    """A number of 0..1 for each name, the same in every company; another with another seed."""
+    """A number in 0..1 for each name, which depends on the name and the seed alone."""
     key = seed.to_bytes(8, "little")
     drawn = (hashlib.blake2b(name.tobytes(), digest_size=8, key=key).digest() for name in names)
     return np.frombuffer(b"".join(drawn), "<u8") / 2**64

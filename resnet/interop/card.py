@@ -1,4 +1,4 @@
-"""The card beside weights that leave: what a stranger must know of them, and how to use them."""
+"""The model card beside exported weights: what they are, and how to use them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from resnet.runs.tables import code
 CARD = "MODEL_CARD.md"
 NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"
 METRICS = ("split", "top1", "top5", "mae", "loss", "n")
-OF_THE_RUN = ("checkpoint", "parallel", "cache")  # sections that do not touch the weights
+OF_THE_RUN = ("checkpoint", "records", "parallel", "cache")  # sections that do not touch the weights
 SHOWN = 20  # class names
 
 

@@ -26,9 +26,9 @@ from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (
     check_finite,
     check_writable,
+    creating,
     read_class_names,
     read_weights,
-    replacing,
     write_safetensors,
 )
 from resnet.weights.names import NAMINGS
@@ -66,9 +66,9 @@ def import_weights(
         )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
-    config = _with_unbiased_statistics(config)
+    config = with_unbiased_statistics(config)
     train_state = state_of(variables, config, task)
-    with replacing(workdir) as folder:
+    with creating(workdir) as folder:
         folder.mkdir()
         save_config(config, folder)
         save_task(task, folder)
@@ -105,12 +105,13 @@ def export_weights(
         "format": "pt",  # which transformers asks for
         "naming": naming,
         "resnet_config": to_json(config_to_dict(run.config)["model"]),
+        "image_shape": to_json(run.task.image_shape),
         "class_names": to_json(run.task.class_names),
         "mean": to_json(run.task.mean.tolist()),
         "std": to_json(run.task.std.tolist()),
     }
     write_safetensors(target, state, metadata)
-    with replacing(card) as temporary:
+    with creating(card) as temporary:
         temporary.write_text(_card(run, target.name, naming, licence))
     done = {"export": str(target), "card": str(card), "naming": naming}
     return {**done, "tensors": len(state), "step": run.step}
@@ -130,7 +131,7 @@ net.load_state_dict(load_file("{file}"))"""
 
 
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
-    """The state before the first step, but with these variables."""
+    """The state before the first step, with these variables in place of the initial ones."""
     step = make_step(config, task, lambda step: jnp.zeros(()))
     shapes = jax.eval_shape(step.init, config.seed)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -144,7 +145,7 @@ def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainStat
     )
 
 
-def _with_unbiased_statistics(config: Config) -> Config:
+def with_unbiased_statistics(config: Config) -> Config:
     """The config with PyTorch's convention of running variances, so that training on keeps it."""
     if config.model.norm != "batch" or config.model.bn_unbiased:
         return config

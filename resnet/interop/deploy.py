@@ -16,7 +16,7 @@ from resnet.interop.card import CARD, model_card
 from resnet.kernels.backend import by_xla_alone
 from resnet.run import Run
 from resnet.training.step import predict
-from resnet.weights.files import replacing
+from resnet.weights.files import creating
 
 CLASSES = "classes.txt"
 # One program serves all three.
@@ -42,7 +42,7 @@ def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str
     folder = local_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; choose a new folder")
-    with replacing(folder) as temporary:  # first, so that a folder that cannot be written costs no time
+    with creating(folder) as temporary:  # first, so that a folder that cannot be written costs no time
         temporary.mkdir()
         program, about = FORMATS[format].make(run)
         (temporary / FORMATS[format].file).write_bytes(program)

@@ -1,4 +1,4 @@
-"""A run as an ONNX program: converted by jax2onnx, checked with onnxruntime, or not handed over at all."""
+"""A run as an ONNX program, converted by jax2onnx and returned only if onnxruntime finds the same logits."""
 
 import contextlib
 import dataclasses

@@ -11,9 +11,9 @@ from jaxtyping import Float, UInt8
 
 from resnet.data.datasets import ON_BAD_IMAGE
 from resnet.data.files.layout import SUFFIXES, visible
-from resnet.data.images import BadImage, decode_image
+from resnet.data.images import BadImage
 from resnet.errors import InputError, check_choice
-from resnet.files import drawn, local_path
+from resnet.files import local_path, save_png
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
@@ -63,9 +63,9 @@ def predict_files(
     on_bad_image: str = "error",
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Prediction]:
-    """Predictions for each file in order, of `top` classes; `progress` is told the number that is done.
+    """The `top` classes of each file, in order; calls `progress` with the number of files done.
 
-    What cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
+    A file that cannot be read is an error or, with `on_bad_image` skip, named in the log and left out.
     """
     check_choice("--on_bad_image", on_bad_image, ON_BAD_IMAGE)
     classes = run.task.num_outputs
@@ -80,24 +80,6 @@ def predict_files(
     if not predictions:
         raise InputError(f"none of {len(files)} images can be read")
     return predictions
-
-
-def read_image(run: Run, file: Path) -> UInt8[np.ndarray, "h w c"]:
-    """One image in the shape that the run was trained on.
-
-    As image_folder does it: the shorter side is resized to the net's side, and the centre kept.
-    """
-    height, width, channels = run.task.image_shape
-    # An image of the net's own size is not touched; any other must become a square.
-    image = decode_image(file, str(file), 0, channels)
-    if image.shape[:2] == (height, width):
-        return image
-    if height != width:
-        raise InputError(
-            f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but the run was trained on "
-            f"{width}x{height}: bring it to that size first"
-        )
-    return decode_image(file, str(file), height, channels)
 
 
 def _batches(run: Run, files: Sequence[Path], skip: bool) -> Iterator[tuple[int, Sequence[Path], np.ndarray]]:
@@ -121,7 +103,7 @@ def _batches(run: Run, files: Sequence[Path], skip: bool) -> Iterator[tuple[int,
 
 def _read(run: Run, file: Path, skip: bool) -> UInt8[np.ndarray, "h w c"] | None:
     try:
-        return read_image(run, file)
+        return run.net.read(file)
     except BadImage as error:
         if not skip:
             raise InputError(f"{error}, or leave such files out with --on_bad_image=skip") from None
@@ -147,7 +129,7 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
     """Draws the images as the net saw them, each under its first class and probability, as a PNG."""
     from matplotlib.figure import Figure
 
-    from resnet.weights.files import replacing
+    from resnet.weights.files import creating
 
     columns = min(8, len(predictions))
     rows = -(-len(predictions) // columns)
@@ -156,11 +138,11 @@ def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Pat
     for panel in axes:
         panel.set_axis_off()
     for panel, prediction in zip(axes, predictions, strict=False):
-        image = read_image(run, Path(prediction.file))
+        image = run.net.read(prediction.file)
         grey = image.shape[-1] == 1
         panel.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-        name, value = drawn(prediction.classes[0][0]), prediction.classes[0][1]
+        name, value = prediction.classes[0]
         regression = run.task.kind == "regression"
         panel.set_title(f"{value:.1f} {name}" if regression else f"{name} {value:.0%}", fontsize=8)
-    with replacing(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with creating(target) as temporary:
+        save_png(figure, temporary, dpi=120)

@@ -1,4 +1,4 @@
-"""Which implementation of a function serves: the backend in use, and what was asked for, decide."""
+"""Decides which implementation of a function is used, by the backend and by what the caller asked for."""
 
 import contextlib
 import contextvars
@@ -25,5 +25,5 @@ def on_cpu() -> bool:
 
 
 def written_for_cpu() -> bool:
-    """Whether what was written for the CPU serves: not on accelerators, and not within `by_xla_alone`."""
+    """Whether to use the forms written for the CPU: on the CPU, outside `by_xla_alone`."""
     return on_cpu() and not _XLA_ALONE.get()

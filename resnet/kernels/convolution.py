@@ -55,7 +55,7 @@ def convolve(
 
 
 def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> None:
-    """ValueError where this is no convolution: native ones read and write what the shapes say."""
+    """Raises ValueError for shapes that do not fit, as native code reads and writes by them."""
     told = f"; got x {x.shape} {x.dtype}, kernel {kernel.shape} {kernel.dtype}"
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("x must be [b, h, w, c], and the kernel [k, k, i, o]" + told)
@@ -75,7 +75,7 @@ def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> N
 
 
 def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -> Array:
-    """The same by XLA alone: what every other formulation is tested against."""
+    """The convolution as XLA's own operation; every other formulation is tested against it."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=NHWC,
         feature_group_count=groups,
@@ -114,7 +114,7 @@ def _explicit(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 def _forward(x: Array, kernel: Array, *, stride: int, padding: int, size: int, extent, ours: bool) -> Array:
     if ours and size > 1 and kernel.shape[3] % native.BLOCK == 0:
         shape = _convolved_shape(x, kernel, stride=stride, padding=padding, size=size, extent=extent)
-        return native.convolve("forward", x, kernel, shape, stride, padding)
+        return native.run_convolution("forward", x, kernel, shape, stride, padding)
     if size > 1 or padding:
         return plain(x, kernel, stride, padding)
     return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
@@ -126,7 +126,7 @@ def _input_gradient(
     """Gradient to the input: g convolved with the turned kernel."""
     if ours and size > 1 and kernel.shape[2] % native.BLOCK == 0:
         shape = (g.shape[0], *extent, kernel.shape[2])
-        return native.convolve("input_gradient", g, kernel, shape, stride, padding)
+        return native.run_convolution("input_gradient", g, kernel, shape, stride, padding)
     low = size - 1 - padding
     highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
@@ -150,7 +150,7 @@ def _kernel_gradient(
     pointwise = size == 1 and not padding
     product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
     if ours and outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product:
-        return native.convolve("kernel_gradient", x, g, (size, size, inputs, outputs), stride, padding)
+        return native.run_convolution("kernel_gradient", x, g, (size, size, inputs, outputs), stride, padding)
     if pointwise:
         return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
     highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
@@ -204,7 +204,7 @@ def _bilinear(f: Callable[..., Array], shape: Callable[..., tuple[int, ...]]) ->
 
 
 def _unrolled(primitive: Primitive, arrays: tuple[Array, ...], axes: tuple[int | None, ...], **window):
-    """The primitive under `vmap`: called once for each mapped element."""
+    """The batching rule: calls the primitive once for each mapped element."""
     count = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
 
     def element(a: Array, axis: int | None, i: int) -> Array:

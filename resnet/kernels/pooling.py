@@ -24,7 +24,7 @@ def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array
 
 @jax.custom_jvp
 def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
-    """The same on the CPU, where XLA's gradient goes through arrays of positions, several times as slow."""
+    """The pooling for the CPU, where XLA's gradient builds arrays of positions, several times as slow."""
     return functools.reduce(jnp.maximum, (_pixel(x, *pixel) for pixel in PIXELS))
 
 

@@ -76,7 +76,7 @@ def stem_layers(config: ModelConfig) -> tuple[StemLayer, ...]:
     width, convolutions = stem_width(config), STEMS[config.stem].convolutions
     normed = len(convolutions) - ORDERS[config.order].preactivation
     return tuple(
-        StemLayer(f"conv{i}", size, stride, scaled(width, share), normed=i <= normed)
+        StemLayer(f"conv{i}", size, stride, scaled_width(width, share), normed=i <= normed)
         for i, (size, stride, share) in enumerate(convolutions, 1)
     )
 
@@ -116,14 +116,14 @@ def _tabled_blocks(config: ModelConfig) -> tuple[int, ...]:
     return table[config.depth]
 
 
-def scaled(width: float, factor: float) -> int:
+def scaled_width(width: float, factor: float) -> int:
     """A width times a factor, rounded to a whole number of channels, at least one."""
     return max(1, round(width * factor))
 
 
 def stem_width(config: ModelConfig) -> int:
     """Channels that leave the stem."""
-    return config.stem_width or scaled(FAMILIES[config.family][0], config.width)
+    return config.stem_width or scaled_width(FAMILIES[config.family][0], config.width)
 
 
 def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
@@ -132,11 +132,11 @@ def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
     for stage, (blocks, base) in enumerate(
         zip(blocks_per_stage(config), FAMILIES[config.family], strict=True), 1
     ):
-        width = scaled(base, config.width)
+        width = scaled_width(base, config.width)
         outputs = width * BRANCHES[config.branch].expansion
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            inner = scaled(width, config.inner)
+            inner = scaled_width(width, config.inner)
             specs.append(BlockSpec(stage, block, len(specs), inputs, inner, outputs, stride))
             inputs = outputs
     return tuple(specs)

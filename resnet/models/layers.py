@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from resnet.kernels.convolution import convolve
 from resnet.models.config import ModelConfig
-from resnet.models.norms import normalize
+from resnet.models.norms import norm_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Layers:
 
     def norm(self, x: Array, name: str, zero_scale: bool = False, bias_start: float = 0.0) -> Array:
         """The norm of the config; x where that is none."""
-        return normalize(
+        return norm_layer(
             self.config, x, self.train, name=name, axis_name=self.module.axis_name,
             zero_scale=zero_scale, bias_start=bias_start,
         )  # fmt: skip

@@ -141,7 +141,7 @@ CHANNEL_GROUPS: dict[str, Callable[[int, int], int]] = {
 NORMS = ("batch", *CHANNEL_GROUPS, "none")
 
 
-def normalize(
+def norm_layer(
     config: ModelConfig, x: Array, train: bool, *, name: str, axis_name: str | None,
     zero_scale: bool = False, bias_start: float = 0.0,
 ) -> Array:  # fmt: skip

@@ -11,7 +11,7 @@ from resnet.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Net:
+class KnownNet:
     """A published net, its parameters and multiply-accumulates (None: not published), and who says so."""
 
     config: ModelConfig
@@ -160,19 +160,19 @@ _TIMM = {
 }
 
 ZOO = {
-    **{name: Net(*net, PAPERS) for name, net in _CIFAR.items()},
-    **{name: Net(*net, PAPERS, **IMAGENET) for name, net in _IMAGENET.items()},
-    **{name: Net(*net, TIMM.format(name), **IMAGENET) for name, net in _TIMM.items()},
+    **{name: KnownNet(*net, PAPERS) for name, net in _CIFAR.items()},
+    **{name: KnownNet(*net, PAPERS, **IMAGENET) for name, net in _IMAGENET.items()},
+    **{name: KnownNet(*net, TIMM.format(name), **IMAGENET) for name, net in _TIMM.items()},
     # 100 classes: (64 * 4 + 1) * 90 parameters more.
-    "preact164_cifar100": Net(_CIFAR["preact164"][0], 1726388, 244524032, PAPERS, num_outputs=100),
-    "preact1001_cifar100": Net(_CIFAR["preact1001"][0], 10350836, 1487873024, PAPERS, num_outputs=100),
-    "highway110": Net(_cifar(110, **HIGHWAY_110), 2649918, None, HIGHWAY),
+    "preact164_cifar100": KnownNet(_CIFAR["preact164"][0], 1726388, 244524032, PAPERS, num_outputs=100),
+    "preact1001_cifar100": KnownNet(_CIFAR["preact1001"][0], 10350836, 1487873024, PAPERS, num_outputs=100),
+    "highway110": KnownNet(_cifar(110, **HIGHWAY_110), 2649918, None, HIGHWAY),
     # Zhang 2019's code: ResNet-110 A without its 8,096 BN parameters, with 5 scalars a block and 2 more.
-    "fixup110": Net(
+    "fixup110": KnownNet(
         _cifar(110, shortcut="fixup", norm="none", zero_head=True), 1720138, 252887680, "hongyi-zhang/Fixup"
     ),
     # Xie 2017, Table 7: 34.4M and 68.1M parameters.
-    "resnext29_8x64d": Net(_resnext29(8), 34426698, None, "github prlz77/ResNeXt.pytorch"),
+    "resnext29_8x64d": KnownNet(_resnext29(8), 34426698, None, "github prlz77/ResNeXt.pytorch"),
     # timm counts 25,557,032: it leaves out the learned gain of each of the 16 blocks.
-    "nf_resnet50": Net(_imagenet(50, **NF), 25557048, 4089184256, "Brock 2021", **IMAGENET),
+    "nf_resnet50": KnownNet(_imagenet(50, **NF), 25557048, 4089184256, "Brock 2021", **IMAGENET),
 }

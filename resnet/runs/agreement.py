@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+
 from resnet.config import Config, field_values
 from resnet.data.splits import Dataset
 from resnet.runs.changes import OF_THE_MACHINE
@@ -12,7 +14,7 @@ from resnet.runtime.processes import agree
 
 
 def agree_on_config(config: Config, workdirs: Mapping[int, Path]) -> None:
-    """Raises InputError in all processes if one has another config, other seeds or another workdir."""
+    """Raises InputError in all processes if one has another config, workdir, or number of devices."""
     agree(
         lambda: (
             {
@@ -21,6 +23,7 @@ def agree_on_config(config: Config, workdirs: Mapping[int, Path]) -> None:
                 if not name.startswith(OF_THE_MACHINE)
             }
             | {"workdir": {str(seed): str(workdir) for seed, workdir in workdirs.items()}}
+            | {"parallel.host_devices": jax.local_device_count()}
         )
     )
 

@@ -22,6 +22,7 @@ OF_THE_MACHINE = ("parallel.", "cache.")
 MAY_CHANGE = {
     "parallel.": "how the processors share the work: of the numbers, only the rounding",
     "cache.": "where compiled programs are kept",
+    "records.": "what draws the metrics",
     "checkpoint.": "when the state is saved, and what is kept of it",
     "train.log_every": "how often a mean is written; the one that was begun goes on",
     "train.evaluate_every": "how often validation is looked at; it decides only which checkpoint is the best",

@@ -57,6 +57,12 @@ def holding(workdir: Path) -> Iterator[None]:
         os.close(file)
 
 
+def is_held(workdir: Path) -> bool:
+    """Whether a process writes to the folder, as far as this machine can tell; nothing is locked for it."""
+    holder = _holder(workdir)
+    return bool(holder) and (not _same_machine(holder, _myself()) or _alive(holder["pid"]))
+
+
 def _open_locked(workdir: Path) -> tuple[int, bool]:
     """(open lock file, whether the kernel locked it: not every file system can)."""
     path = workdir / FILE

@@ -88,8 +88,8 @@ class OpenRun:
         self.failed = ""
         again = {"test"} | ({"validation"} if self.progress.unevaluated else set())
         try:
-            self.records = Records(workdir, steps_per_epoch, self.progress.step, again)
-            telemetry.forget_after(workdir, self.progress.step)
+            self.records = Records(workdir, steps_per_epoch, self.progress.step, again, config.records.boards)
+            telemetry.forget_rows_after(workdir, self.progress.step)
         except OSError as error:
             raise InputError(f"cannot write to the workdir {str(workdir)!r}: {error}") from None
         self.saver = Saver(workdir)

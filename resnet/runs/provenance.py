@@ -81,7 +81,12 @@ def origin(sessions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def origin_lines(sessions: Iterable[Mapping[str, Any]]) -> list[str]:
     """The same as a Markdown list."""
-    return [f"- {name}: {code(text) if name == 'Command' else text}" for name, text in origin(sessions)]
+    return told_lines(origin(sessions))
+
+
+def told_lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """What `origin` returned, as a Markdown list."""
+    return [f"- {name}: {code(text) if name == 'Command' else text}" for name, text in pairs]
 
 
 def commit(session: Mapping[str, Any]) -> str:

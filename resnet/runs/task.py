@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.splits import NAME, PLACE, Dataset
@@ -83,6 +84,15 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
 def knows_its_data(workdir: Path) -> bool:
     """Whether a run has fingerprints of its data, and so notices if they have changed."""
     return (workdir / FILE).exists() and bool(load_task(workdir).fingerprint)
+
+
+def tell_of_other_images(task: Task, split: str, now: str) -> None:
+    """A line in the log where a split, whose fingerprint is `now`, is not that which a run began with."""
+    then = task.fingerprint.get(split, "none") if task.fingerprint else now
+    if then != now:
+        logging.warning(
+            "The %s images are not those that the run began with: %s then, %s now", split, then, now
+        )
 
 
 def _differing(begun: Task, now: Task) -> list[str]:

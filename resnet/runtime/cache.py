@@ -4,8 +4,9 @@ import dataclasses
 import os
 
 import jax
+from absl import logging
 
-from resnet.errors import check_at_least
+from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.files import check_path, local_path
 
@@ -24,15 +25,24 @@ class CacheConfig(Fields, section="cache"):
 
     def check(self) -> None:
         """Raises InputError naming the field."""
-        check_path("cache.dir", self.dir)
+        if self.dir != CacheConfig.dir:  # which a user without a home folder cannot have, and need not
+            check_path("cache.dir", self.dir)
         check_at_least("cache.megabytes", self.megabytes, 1)
 
 
 def keep_programs(config: CacheConfig) -> None:
-    """Tells JAX, for this process, to read and write the cache."""
+    """Tells JAX, for this process, to read and write the cache; a line of the log where that cannot be."""
     if not config.dir or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    jax.config.update("jax_compilation_cache_dir", str(local_path(config.dir)))
+    try:
+        folder = local_path(config.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except (InputError, OSError) as error:
+        logging.warning("Compiled programs are not kept for other runs: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", config.megabytes * 10**6)
     # What compiles faster than this costs more to look up than to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -21,8 +21,10 @@ SEEDS, DATA = "seeds", "data"
 WITHOUT_YNN_CONVOLUTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
-# XLA's older way to make kernels, and LLVM's first level: a scanned net has many kernels, few of them slow.
-COMPILED_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# XLA's older way to make kernels, which JAX 0.11 has no more, and LLVM's first level: a scanned net has many
+# kernels, few of them slow.
+OLDER_EMITTERS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+COMPILED_QUICKLY = OLDER_EMITTERS | {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -152,3 +154,26 @@ def compiler_options(devices: int, *, quickly: bool = False) -> dict[str, Any]:
         return {}
     shared = WITHOUT_YNN_CONVOLUTIONS if devices < processors() else {}
     return shared | (COMPILED_QUICKLY if quickly and native.in_use() else {})
+
+
+def spec_of_seeds(seeds: int) -> PartitionSpec:
+    """How arrays lie over the mesh whose leading axis is that of several seeds; a single seed has no axis."""
+    return PartitionSpec(SEEDS) if seeds > 1 else PartitionSpec()
+
+
+def each_seed(function: Callable) -> Callable:
+    """`function` for each entry of the leading axis of all its arguments.
+
+    The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
+    processors to spare, all at once.
+    """
+
+    def each(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
+            alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
+            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
+        if on_cpu():
+            return jax.lax.map(lambda entry: function(*entry), arguments)
+        return jax.vmap(function)(*arguments)
+
+    return each

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from resnet.runtime import processes
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -75,10 +77,17 @@ class StopSignals:
             self._closing.callback(release)
         self._closing.callback(signal.set_wakeup_fd, before)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._closing.close()
+        if self.received and isinstance(error, JaxRuntimeError):
+            # XLA compiles for a GPU with programs of its own, which a signal to all of a job ends too.
+            raise RunStopped(
+                f"stopped by {self.received.name} while compiling; the same command resumes from the last "
+                "checkpoint",
+                exit_code=128 + self.received,
+            ) from error
 
     @property
     def waiting(self) -> bool:

@@ -1,9 +1,11 @@
 """Equal budgets: the width or depth at which one net has the parameters or work of another."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from resnet.errors import InputError, check_choice
+from resnet.fields import Declared, check_types
 from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
 from resnet.models.counts import count_parts, totals
@@ -19,7 +21,7 @@ Shapes = tuple[tuple[int, int, int], int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Match:
+class Match(Declared):
     """An arm asks for the budget of another arm."""
 
     arm: str
@@ -28,6 +30,8 @@ class Match:
     """parameters or macs (multiply-accumulates of one image)."""
     by: str = "width"
     """What is solved for: width (a factor) or depth (blocks)."""
+
+    __post_init__ = check_types
 
     def check(self) -> None:
         """Raises InputError naming the field."""
@@ -62,8 +66,18 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
     """The candidate whose budget is nearest to `target`; InputError if the nearest is 20 % away."""
     field, candidate = SOLVERS[match.by](config)
 
+    def net(k: int) -> ModelConfig:
+        return dataclasses.replace(config, **{field: candidate(k)})
+
     def budget_of(k: int) -> int:
-        return count(dataclasses.replace(config, **{field: candidate(k)}), shapes, match.budget)
+        return count(net(k), shapes, match.budget)
+
+    def is_net(k: int) -> bool:
+        try:
+            check_net(net(k))
+        except InputError:
+            return False
+        return True
 
     low, high = 1, 1
     while high < LARGEST and budget_of(high) < target:
@@ -71,21 +85,17 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if budget_of(middle) >= target else (middle + 1, high)
-    near = range(max(1, low - NEIGHBOURS), low + NEIGHBOURS + 1)
-    valid = [k for k in near if _is_net(dataclasses.replace(config, **{field: candidate(k)}))]
+    # The budget grows with k: the best is the first net at or above the target, or the last below it.
+    first = max(1, low - NEIGHBOURS)
+    above, below = range(low, low + NEIGHBOURS + 1), range(low - 1, first - 1, -1)
+    valid = [k for side in (below, above) for k in itertools.islice(filter(is_net, side), 1)]
     best = min(valid, key=lambda k: abs(budget_of(k) - target), default=low)
+    while best > first and is_net(best - 1) and budget_of(best - 1) == budget_of(best):
+        best -= 1  # the smallest of several candidates that are one net
     reached = Reached(f"model.{field}", candidate(best), match.budget, target, budget_of(best))
     if not valid or abs(reached.reached / target - 1) > 0.2:
         raise InputError(f"no {match.by} comes near the budget; the nearest is {reached}")
     return reached
-
-
-def _is_net(config: ModelConfig) -> bool:
-    try:
-        check_net(config)
-    except InputError:
-        return False
-    return True
 
 
 def _by_width(config: ModelConfig) -> tuple[str, Callable[[int], float]]:

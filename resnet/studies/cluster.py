@@ -53,9 +53,9 @@ def check_parameters(parameters: Mapping[str, str]) -> dict[str, str | int]:
 def submit(
     folder: StudyFolder, pieces: list[Piece], parameters: dict[str, str | int], command: str
 ) -> dict[str, Any]:
-    """Submits the pieces that no job is waiting for or at, and returns at once.
+    """Submits the pieces that no job waits with or works on, and returns at once.
 
-    They are one array, or several where the cluster allows none so long.
+    They are one array, or several where that would be too long for the cluster.
     """
     executor = _executor(folder, parameters)
     # Of two that submit at once, one is refused.
@@ -81,7 +81,7 @@ def arrays(pieces: list[Piece], longest: int | None) -> list[list[Piece]]:
 
 
 def _longest_array() -> int | None:
-    """Jobs that the cluster takes in one array; None where it does not say."""
+    """The most jobs that the cluster takes in one array; None if it does not say."""
     asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", asked.stdout, re.MULTILINE)
     return int(found[1]) or None if found else None
@@ -100,7 +100,7 @@ def _submit(executor: Any, workdir: Path, pieces: list[Piece], command: str) -> 
 
 
 def _executor(folder: StudyFolder, parameters: dict[str, str | int]) -> Any:
-    """What submits; InputError where there is no submitit or no Slurm."""
+    """The executor of submitit; InputError if submitit or Slurm is missing."""
     try:
         import submitit
     except ImportError:
@@ -138,7 +138,7 @@ def log_patterns(folder: Path) -> dict[str, str]:
 
 
 def _jobs(workdir: Path) -> dict[str, Piece]:
-    """The jobs of the last submissions, whatever became of them."""
+    """The jobs of earlier submissions, finished ones too."""
     path = workdir / FOLDER / JOBS
     remedy = "delete it once no job of the study is in the queue"
     known = read_object(path, remedy=remedy) if path.exists() else {}
@@ -159,7 +159,7 @@ def _queue() -> set[str]:
 
 
 def _not_in(queued: dict[str, Piece], pieces: list[Piece]) -> list[Piece]:
-    """The pieces without the seeds that a job is there for."""
+    """The pieces without the seeds that already have a job."""
     taken = {(p.arm, seed) for p in queued.values() for group in p.groups for seed in group}
     left = []
     for piece in pieces:
@@ -170,7 +170,7 @@ def _not_in(queued: dict[str, Piece], pieces: list[Piece]) -> list[Piece]:
 
 
 def run_job(workdir: str, piece: Piece, command: str) -> None:
-    """What a job runs, and runs again after each interruption: its piece, from where the folder stands."""
+    """Works on a job's piece from where the study's folder stands; each requeue calls it again."""
     log_to_stderr()
     folder = load_folder(workdir)
     prepare(folder.arms[piece.arm].config)
@@ -184,10 +184,10 @@ def run_job(workdir: str, piece: Piece, command: str) -> None:
 
 
 def _requeue_if_running() -> None:
-    """Puts this job back into the queue, if Slurm takes it to be running still.
+    """Puts this job back into the queue if its state in Slurm is still "running".
 
-    Then the signal was a notice, of preemption or of the end of the job's time; a job that was cancelled
-    or requeued by others has another state by then.
+    In that state the signal announced a preemption or the end of the job's time. A job that was cancelled or
+    requeued by others has another state.
     """
     array, index = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
     job = f"{array}_{index}" if array else os.environ["SLURM_JOB_ID"]

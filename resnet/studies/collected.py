@@ -18,7 +18,7 @@ from resnet.studies.study import ResolvedArm, tell_apart
 
 @dataclasses.dataclass(frozen=True)
 class Collected(StudyFolder):
-    """A study's folder whose runs lie anywhere."""
+    """A study whose runs lie in folders anywhere."""
 
     places: dict[tuple[str, int], Path] = dataclasses.field(default_factory=dict)
     """Each arm's seeds, and where they lie."""
@@ -34,7 +34,7 @@ class Collected(StudyFolder):
 
 
 def collect(workdirs: Iterable[Path], output: Path, title: str) -> Collected:
-    """Runs grouped by config, seed and machine aside; the first group is what the others are compared with.
+    """Groups runs by config, without seed and fields of the machine; the first group is the reference.
 
     A folder of several seeds (seed0, seed1, …) stands for them. InputError for a folder that holds no
     run, or where two runs have one config and one seed.

@@ -1,4 +1,4 @@
-"""What a study will take, before it starts: a short measurement of its smallest net, scaled to the others."""
+"""Estimates time and memory of a study before it starts: measures its smallest net, scales to the others."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ STEPS = 5  # timed, after one that compiles
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What one run of an arm will take on this machine; compilation not included."""
 
     arm: str
@@ -32,8 +32,8 @@ class Estimate:
     bytes: float | None
 
 
-def estimate(folder: StudyFolder, names: list[str]) -> list[Estimate]:
-    """Time in proportion to multiply-accumulates, memory to activations, both as measured on one arm."""
+def estimate(folder: StudyFolder, names: list[str]) -> list[RunEstimate]:
+    """Scales what is measured on one arm: time by multiply-accumulates, memory by activations."""
     least = min(names, key=lambda name: folder.arms[name].macs)
     config = folder.arms[least].config
     try:
@@ -56,10 +56,10 @@ def estimate(folder: StudyFolder, names: list[str]) -> list[Estimate]:
     return rows
 
 
-def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | None) -> Estimate:
+def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | None) -> RunEstimate:
     arm = folder.arms[name]
     left = folder.expected(name) - sum(run.over for run in folder.all_runs(name))
-    return Estimate(name, left, arm.parameters, arm.macs, seconds, size)
+    return RunEstimate(name, left, arm.parameters, arm.macs, seconds, size)
 
 
 def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:

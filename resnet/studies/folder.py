@@ -8,8 +8,6 @@ S/slurm/                 jobs and their logs
 """
 
 import dataclasses
-import math
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ from resnet.config import config_from_dict, config_to_dict
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.runs.changes import decisive
-from resnet.runs.checkpoints.checkpoint import score
 from resnet.runs.files import make_folder, read_object
 from resnet.runs.metrics.records import RESULT, read_metrics, write_json
 from resnet.runs.open_run import FAILURE as FAILED
 from resnet.runs.provenance import this_session
+from resnet.studies.grid import Score, best, further, score_of
 from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, rate_folder, resolve
 
 FILE = "study.json"
@@ -48,16 +46,18 @@ class StudyRun:
     """result.json of a finished run, else {}."""
     reason: str = ""
     """Why it failed."""
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Its row of runs.csv, where no more of it is kept."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run has ended, with a result or a failure."""
         return self.state in (FINISHED, FAILURE)
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyFolder:
-    """A study as its folder holds it; what reports are made of, and what a job on another machine reads."""
+    """A study as its folder holds it, for reports and for jobs on other machines."""
 
     workdir: Path
     title: str
@@ -86,10 +86,17 @@ class StudyFolder:
         return self._tried(name) if self.has_no_rate(name) else []
 
     def grid(self, name: str) -> dict[float, list[StudyRun]]:
-        """For each learning rate of an arm, the runs that it is chosen by."""
-        seeds = self.seeds[: self.grid_seeds]
-        rates = self.arms[name].learning_rates
-        return {rate: [self.run(name, seed, rate) for seed in seeds] for rate in rates}
+        """For each learning rate of an arm, the runs that it is chosen by.
+
+        The rates are those of the study and, where the best of them is an end, further ones beyond it.
+        """
+        seeds, given = self.seeds[: self.grid_seeds], self.arms[name].learning_rates
+        rates, grid = list(given), {}
+        for rate in rates:
+            grid[rate] = [self.run(name, seed, rate) for seed in seeds]
+            if len(grid) == len(rates) and _over(grid) and (beyond := further(_scores(grid), given)):
+                rates.append(beyond)
+        return grid
 
     def all_runs(self, name: str) -> list[StudyRun]:
         """The runs of the table and of the grid, each once."""
@@ -101,7 +108,7 @@ class StudyFolder:
 
     def expected(self, name: str) -> int:
         """How many runs an arm takes in all."""
-        rates = len(self.arms[name].learning_rates)
+        rates = len(self.grid(name))
         tried = len(self.seeds[: self.grid_seeds])
         if self.has_no_rate(name):
             return rates * tried
@@ -118,13 +125,8 @@ class StudyFolder:
 
         None, too, where no rate has a score (`has_no_rate`): what diverged is no choice.
         """
-        scores = {}
-        for rate, runs in self.grid(name).items():
-            if not all(run.over for run in runs):
-                return None
-            scores[rate] = statistics.mean(validation_score(run) for run in runs)
-        scores = {rate: score for rate, score in scores.items() if math.isfinite(score)}
-        return max(scores, key=lambda rate: scores[rate], default=None)
+        grid = self.grid(name)
+        return best(_scores(grid)) if grid and _over(grid) else None
 
     def place(self, name: str, seed: int, rate: float | None) -> Path:
         """The folder of one run."""
@@ -143,11 +145,13 @@ class StudyFolder:
         return StudyRun(name, seed, rate, workdir, state, result, reason)
 
 
-def validation_score(run: StudyRun) -> float:
-    """Final score on validation, higher is better; minus infinity for a run that failed or has none."""
-    metrics = run.result.get("validation") or {}
-    held = any(metrics.get(name) is not None for name in ("top1", "mae"))
-    return score(metrics) if held else float("-inf")
+def _over(grid: dict[float, list[StudyRun]]) -> bool:
+    """Whether every rate has been tried."""
+    return all(run.over for runs in grid.values() for run in runs)
+
+
+def _scores(grid: dict[float, list[StudyRun]]) -> dict[float, Score]:
+    return {rate: score_of([run.result for run in runs]) for rate, runs in grid.items()}
 
 
 def curve(run: StudyRun, split: str, metric: str) -> dict[float, float]:
@@ -197,9 +201,7 @@ def load_folder(workdir: str | Path) -> StudyFolder:
     """Reads study.json; InputError if the folder holds no study."""
     path = local_path(workdir) / FILE
     if not path.is_file():
-        raise InputError(
-            f"{path} is missing: no study lies in {str(workdir)!r}; start one by scripts/study.py"
-        )
+        raise InputError(f"{path} is missing: no study lies in {str(workdir)!r}; start one by resnet study")
     fields: dict[str, Any] = read_object(path, "arms", "seeds", "sessions", remedy=_ANEW)
     fields["workdir"] = path.parent
     try:
@@ -232,7 +234,7 @@ def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
 
 
 def no_rate(name: str) -> str:
-    """What is said of an arm whose grid leaves nothing to choose."""
+    """The message about an arm none of whose learning rates can be chosen."""
     return (
         f"No learning rate is chosen for arm {name}: at each one a run failed, or has no score on "
         "validation, so its other seeds are not trained."
@@ -248,7 +250,7 @@ def states(folder: StudyFolder) -> dict[str, int]:
 
 
 def order_of_work(folder: StudyFolder, only: tuple[str, ...]) -> Iterator[str]:
-    """The arms to run: all, or those named; InputError for a name that is none."""
+    """The arms to run: all, or those named; InputError for an unknown name."""
     unknown = [name for name in only if name not in folder.arms]
     if unknown:
         raise InputError(f"--only: no arm is called {unknown[0]!r}; the arms are {', '.join(folder.arms)}")

@@ -10,7 +10,8 @@ import numpy as np
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.runs.metrics.records import read_metrics, replacing
+from resnet.files import replacing
+from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 from resnet.studies.folder import FILE, load_folder, states
@@ -31,7 +32,7 @@ class Kill:
 
 @dataclasses.dataclass(frozen=True)
 class Interruption:
-    """What came of it."""
+    """The kills, and what the killed study and the undisturbed one ended with."""
 
     kills: list[Kill]
     seconds: float
@@ -41,7 +42,7 @@ class Interruption:
 
     @property
     def different(self) -> list[str]:
-        """Runs that did not come to the same."""
+        """Runs whose outcomes differ."""
         return [name for name, (undisturbed, killed) in self.runs.items() if undisturbed != killed]
 
 
@@ -75,7 +76,7 @@ def interrupt(command: list[str], workdir: Path, kills: int, *, latest: float, s
 
 
 def _run(command: list[str], workdir: Path, seconds: float | None) -> bool:
-    """Whether the command came to its end, and was not killed after so many seconds."""
+    """Runs the command; whether it ended by itself before it would have been killed."""
     with (workdir / "log.txt").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -91,7 +92,7 @@ def _run(command: list[str], workdir: Path, seconds: float | None) -> bool:
 
 
 def _outcomes(workdir: Path) -> dict[str, tuple[Any, Any]]:
-    """Result and records of every run of a study that came to one, by its folder in it."""
+    """Result and records of every finished run of a study, by the run's folder."""
     folder = load_folder(workdir)
     runs = [run for name in folder.arms for run in folder.all_runs(name) if run.result]
     return {
@@ -111,8 +112,8 @@ def _told(kill: Kill) -> str:
     return ", ".join(f"{n} {state}" for state, n in kill.states.items() if n) or "none"
 
 
-def write_page(found: Interruption, command: str, path: Path) -> None:
-    """The page for a repository."""
+def write_interruption(found: Interruption, command: str, path: Path) -> None:
+    """Writes the Markdown page."""
     kills = [(str(i), f"{kill.seconds:.1f}", _told(kill)) for i, kill in enumerate(found.kills, 1)]
     rows = [(name, _loss(a), _loss(b), "yes" if a == b else "no") for name, (a, b) in found.runs.items()]
     same = len(found.runs) - len(found.different)

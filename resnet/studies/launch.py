@@ -55,7 +55,7 @@ def launch(
 
 
 def _describe(folder: StudyFolder, names: list[str]) -> dict[str, Any]:
-    """The runs that are left, and what they will take; nothing is written."""
+    """Logs the runs that are left and their estimates; writes nothing."""
     import tabulate
 
     from resnet.studies.estimate import estimate

@@ -30,7 +30,7 @@ class Piece:
 def pieces_of_work(
     folder: StudyFolder, only: tuple[str, ...] = (), seeds_together: int | None = None
 ) -> list[Piece]:
-    """What is left of the arms, all or those in `only`, cut into pieces that need not wait for each other.
+    """Cuts the runs that are left of all arms, or of those in `only`, into pieces independent of each other.
 
     An arm that chooses its learning rate is one piece, because all its seeds wait for the choice;
     elsewhere each group of `seeds_together` seeds, all by default, is one.
@@ -51,8 +51,8 @@ def pieces_of_work(
 def run_pieces(folder: StudyFolder, pieces: list[Piece], command: str = "") -> dict[str, Any]:
     """Runs the pieces one after the other; counts the states.
 
-    A run that fails is recorded with its reason, and the others go on; so they do where another process
-    is at some of the runs. RunStopped, from a signal, ends the study, which the same command resumes.
+    A run that fails is recorded with its reason, and the others go on. Runs that another process trains are
+    left to it. RunStopped, from a signal, ends the study; the same command resumes it.
     """
     names = list(dict.fromkeys(piece.arm for piece in pieces))
     for piece in pieces:
@@ -65,8 +65,11 @@ def run_pieces(folder: StudyFolder, pieces: list[Piece], command: str = "") -> d
 
 def run_piece(folder: StudyFolder, piece: Piece, command: str) -> None:
     """Tries the arm's learning rates, if it has a grid, and then runs its seeds at the chosen one."""
-    for runs in folder.grid(piece.arm).values():
-        _run(folder, runs, piece.groups, command)
+    tried = 0
+    while len(grid := list(folder.grid(piece.arm).values())) > tried:  # it grows where its end wins
+        for runs in grid[tried:]:
+            _run(folder, runs, piece.groups, command)
+        tried = len(grid)
     if folder.has_no_rate(piece.arm):
         logging.warning("%s", no_rate(piece.arm))
     _run(folder, folder.runs(piece.arm), piece.groups, command)
@@ -75,7 +78,7 @@ def run_piece(folder: StudyFolder, piece: Piece, command: str) -> None:
 def _run(
     folder: StudyFolder, runs: list[StudyRun], groups: tuple[tuple[int, ...], ...], command: str
 ) -> None:
-    """Trains those of one config's seeds that are not over, group by group."""
+    """Trains the unfinished seeds of one config, group by group."""
     for group in groups:
         left = {run.seed: run for run in runs if run.seed in group and not run.over}
         if not left:

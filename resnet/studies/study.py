@@ -15,7 +15,7 @@ from typing import Any
 from resnet.config import Config, call_file, check_config, differences, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice, check_within
-from resnet.fields import closest
+from resnet.fields import Declared, check_types, closest, fits
 from resnet.studies.budget import Match, count, solve
 
 SCALES = ("paper", "small")
@@ -27,8 +27,8 @@ _ENDINGS = (".json", ".jsonl", ".md", ".html", ".csv", ".png", ".txt")
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """What a paper says of an arm: a test error, a bound, or no more than how it stands to the reference."""
+class Published(Declared):
+    """What a paper says of an arm: a test error, a bound, or only how it compares with the reference."""
 
     error: float | None = None
     """Test error in percent."""
@@ -40,6 +40,8 @@ class Published:
     """The paper's own form of it, e.g. "6.61 ± 0.16, 5 runs" or "median of 5"."""
     source: str = ""
     """Paper and table, where they are not the study's."""
+
+    __post_init__ = check_types
 
     def check(self) -> None:
         """Raises InputError naming the field."""
@@ -57,7 +59,7 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class Arm(Declared):
     """One row of a study."""
 
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -71,10 +73,12 @@ class Arm:
     published: Published | None = None
     """What the ledger compares the arm with."""
 
+    __post_init__ = check_types
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a study comes from, so that anybody can have the same configs again."""
+    """Where a study comes from: file, scale and overrides, from which its configs can be made again."""
 
     file: str
     scale: str
@@ -83,7 +87,7 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Study(Declared):
     """A question, and the runs that answer it."""
 
     title: str
@@ -95,7 +99,7 @@ class Study:
     """Seed i of every arm sees the same batches and draws, and starts from the same shared values."""
     learning_rates: tuple[float, ...] = ()
     """Grid that every arm chooses from on the validation split; empty: the config's rate for all."""
-    grid_seeds: int = 1
+    grid_seeds: int = 3
     """How many of the seeds try the whole grid; the others run at the chosen rate alone."""
     paper: str = ""
     """Where the claims stand, e.g. "He 2016 (arXiv 1603.05027)"."""
@@ -106,10 +110,12 @@ class Study:
     origin: Origin | None = None
     """Set where the study is read from its file; None for one that was made in Python."""
 
+    __post_init__ = check_types
+
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedArm:
-    """An arm with nothing left to look up: its whole config, the seed aside."""
+    """An arm with its whole config, without the seed."""
 
     config: Config
     reference: str
@@ -127,10 +133,10 @@ class ResolvedArm:
 
 
 def load_study(path: str | Path, scale: str) -> Study:
-    """The result of get_study(scale) in a Python file, which is run."""
+    """The result of get_study(scale) in a Python file, which is run: `path` may be a study's name."""
     check_choice("study.scale", scale, SCALES)
-    study = call_file(path, "study", Study, "configs/studies", scale=scale)
-    return dataclasses.replace(study, origin=Origin(str(path), scale))
+    study, file = call_file(path, "study", Study, scale=scale)
+    return dataclasses.replace(study, origin=Origin(str(file), scale))
 
 
 def with_base(study: Study, base: Config) -> Study:
@@ -206,9 +212,6 @@ def _check(study: Study) -> None:
                 raise InputError(f"{where} names an arm {other!r}{closest(other, study.arms)}; "
                                  f"the arms are {', '.join(study.arms)}")  # fmt: skip
     check_seeds(study.seeds)
-    for rates in (study.learning_rates, *(arm.learning_rates for arm in study.arms.values())):
-        _check_numbers("learning_rates", rates, int | float)
-    _check_numbers("study.grid_seeds", (study.grid_seeds,), int)
     check_at_least("study.grid_seeds", study.grid_seeds, 1)
 
 
@@ -231,21 +234,12 @@ def _check_names(names: Iterable[str]) -> None:
 
 def check_seeds(seeds: Any) -> None:
     """Raises InputError unless the seeds of a study are different numbers that a run can have."""
-    _check_numbers("study.seeds", seeds, int)
+    if not fits(seeds, tuple[int, ...]):
+        raise InputError(f"`study.seeds` must be a tuple of whole numbers; got {seeds!r}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"`study.seeds` must be different numbers, at least one; got {seeds}")
     for seed in seeds:
         check_within("study.seeds", seed, 0, 2**31 - 1)
-
-
-def _check_numbers(field: str, values: Any, kind: Any) -> None:
-    """Raises InputError unless `values` is a tuple of numbers."""
-    if not isinstance(values, tuple):
-        raise InputError(f"`{field}` must be a tuple; got {values!r}")
-    for value in values:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            wanted = "whole numbers" if kind is int else "numbers"
-            raise InputError(f"`{field}` must be {wanted}; got {value!r}")
 
 
 def rate_folder(rate: float) -> str:

@@ -32,7 +32,7 @@ def initial_guard(config: TrainConfig) -> dict[str, Array]:
     return guard
 
 
-def scaled(updates: Any, guard: Mapping[str, Array]) -> Any:
+def at_lowered_rate(updates: Any, guard: Mapping[str, Array]) -> Any:
     """The updates at the learning rate that is left after rollbacks."""
     return jax.tree.map(lambda u: u * guard["rate"], updates) if "rate" in guard else updates
 

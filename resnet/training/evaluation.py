@@ -13,7 +13,15 @@ from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
 from resnet.models.scanning import compiles_quickly
 from resnet.runs.task import Task
-from resnet.runtime.devices import DATA, compiled, compiler_options, data_axis, placing_last
+from resnet.runtime.devices import (
+    DATA,
+    compiled,
+    compiler_options,
+    data_axis,
+    each_seed,
+    placing_last,
+    spec_of_seeds,
+)
 from resnet.training.step import eval_step, predict
 
 # Batches on their way to the device at a time: enough that it never waits, and few to wait for.
@@ -60,12 +68,20 @@ def as_numbers(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: int(value) if name == "n" else float(value) for name, value in metrics.items()}
 
 
-def make_evaluate(mesh: Mesh, *, model: Any, task: Task) -> Callable:
-    """Compiled (variables, batch) -> sums of eval_step for one run, each batch shared over the mesh."""
+def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1) -> Callable:
+    """Compiled (variables, batch) -> sums of eval_step, each batch shared over the mesh.
+
+    With several seeds, variables and sums have a leading axis of them, and the batch is one for all.
+    """
     step = partial(eval_step, model=model, task=task, axis=data_axis(mesh))
-    specs = (PartitionSpec(), PartitionSpec(DATA))
-    program = compiled(step, mesh, specs, PartitionSpec(), quickly=compiles_quickly(model.config))
-    return placing_last(program, mesh, specs[-1])
+
+    def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        return each_seed(lambda own: step(own, batch))(variables)
+
+    specs = (spec_of_seeds(seeds), PartitionSpec(DATA))
+    function = each if seeds > 1 else step
+    program = compiled(function, mesh, specs, specs[0], quickly=compiles_quickly(model.config))
+    return placing_last(program, mesh, specs[1])
 
 
 def make_predict(*, model: Any, task: Task) -> Callable:

@@ -7,10 +7,10 @@ from jaxtyping import Array, Float, Int
 
 from resnet.errors import InputError
 
-Labels = Int[Array, " b"] | Float[Array, " b"]
+LabelArray = Int[Array, " b"] | Float[Array, " b"]
 
 
-def _targets(logits: Float[Array, "b outputs"], labels: Labels, smoothing: float) -> Array:
+def _targets(logits: Float[Array, "b outputs"], labels: LabelArray, smoothing: float) -> Array:
     """What the outputs should be: one-hot classes, smoothed, or the values themselves."""
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return labels[:, None]
@@ -41,7 +41,7 @@ LOSSES = {
 
 
 def example_losses(
-    logits: Float[Array, "b outputs"], labels: Labels, *, output: str, smoothing: float = 0.0
+    logits: Float[Array, "b outputs"], labels: LabelArray, *, output: str, smoothing: float = 0.0
 ) -> Float[Array, " b"]:
     """The loss of each example for a net whose `model.output` is `output`."""
     logits = logits.astype(jnp.float32)
@@ -49,7 +49,7 @@ def example_losses(
 
 
 def example_scores(
-    logits: Float[Array, "b outputs"], labels: Labels, target_scale: float
+    logits: Float[Array, "b outputs"], labels: LabelArray, target_scale: float
 ) -> dict[str, Float[Array, " b"]]:
     """What each example adds to a score: top1 and top5 (0 or 1), or mae (in the target's unit)."""
     if jnp.issubdtype(labels.dtype, jnp.floating):

@@ -122,7 +122,7 @@ def _matches(regex: str) -> Callable[[str], bool]:
 
 
 def constant_where(freeze: str, params: Any) -> Any:
-    """The parameters, behind stop_gradient where their path matches the regular expression `freeze`."""
+    """The parameters, under stop_gradient where their path matches the regular expression `freeze`."""
 
     def hold(leaf: Array, frozen: Any) -> Array:
         constant = jax.lax.stop_gradient(leaf)
@@ -134,7 +134,7 @@ def constant_where(freeze: str, params: Any) -> Any:
 
 
 def _frozen(freeze: str) -> optax.GradientTransformation:
-    """No update where the path matches: -0.0, which added leaves even the sign of a zero alone."""
+    """Sets the update to -0.0 where the path matches: x + -0.0 has the bits of x, also where x is a zero."""
 
     def stop(updates, params):
         frozen = by_path(_matches(freeze), updates)

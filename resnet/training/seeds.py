@@ -277,7 +277,7 @@ class Runs:
         def prepare() -> None:
             step = checkpoint.latest_in_common(self.workdirs)
             # In this order: a kill in between, and the run diverges at the same step once more.
-            checkpoint.forget_after(back.workdir, step)
+            checkpoint.forget_checkpoints_after(back.workdir, step)
             write_rollback(back.workdir, back.error, step, factor)
             logging.warning("%s: back to step %d, at a lower learning rate", back.workdir, step)
 

@@ -8,18 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 from resnet.config import Config
-from resnet.data.augment import augment, normalize
+from resnet.data.augment import ImageOperation, augment, normalize
 from resnet.data.batches import Delivered, Resident
-from resnet.data.datasets import DataConfig
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
-from resnet.kernels.backend import on_cpu
-from resnet.models.resnet import make_model
+from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
+from resnet.runtime.devices import each_seed
 from resnet.training.config import TrainConfig
-from resnet.training.divergence import guarded, initial_guard, scaled, watched
+from resnet.training.divergence import at_lowered_rate, guarded, initial_guard, watched
 from resnet.training.losses import example_losses, example_scores
 from resnet.training.optimizers import constant_where, make_optimizer
 from resnet.training.schedules import Schedule
@@ -61,7 +60,7 @@ class Step:
     schedule: Schedule
     """The learning rate as a function of the step, for the record; the optimiser applies it."""
     task: Task
-    augmentation: DataConfig
+    augmentation: tuple[ImageOperation, ...]
     settings: TrainConfig
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values."""
@@ -110,7 +109,7 @@ class Step:
             grads, metrics = lax.pmean((grads, metrics), self.axis)
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": self.schedule(state.step)}
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, scaled(updates, state.guard))
+        params = optax.apply_updates(state.params, at_lowered_rate(updates, state.guard))
         ema = moving_average(state, {"params": params, "batch_stats": batch_stats}, self.settings.ema)
         new = TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema)
         return (
@@ -143,32 +142,14 @@ def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident | Del
     return each_seed(lambda state, own: train(state, batch.of(own)))(state, batch.own)
 
 
-def each_seed(function: Callable) -> Callable:
-    """`function` for each entry of the leading axis of all its arguments.
-
-    The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
-    processors to spare, all at once.
-    """
-
-    def each(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
-            alone = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), arguments)
-            return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-        if on_cpu():
-            return lax.map(lambda entry: function(*entry), arguments)
-        return jax.vmap(function)(*arguments)
-
-    return each
-
-
 def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None = None) -> Step:
-    """The step of a config on the data of a task."""
+    """The step of a checked config on the data of a task."""
     return Step(
-        model=make_model(config.model, task.num_outputs),
+        model=ResNet(config.model, task.num_outputs),
         optimizer=make_optimizer(config.optimizer, schedule, config.freeze),
         schedule=schedule,
         task=task,
-        augmentation=config.data,
+        augmentation=tuple(operation for _, operation in config.data.operations()),
         settings=config.train,
         freeze=config.freeze,
         axis=axis,
@@ -210,8 +191,8 @@ def eval_step(
 
 
 def predict(
-    variables: dict[str, Any], images: UInt8[Array, "b h w c"], *, model: Any, task: Task
+    variables: dict[str, Any], images: Num[Array, "b h w c"], *, model: Any, task: Task
 ) -> Float[Array, "b outputs"]:
-    """Logits of raw images, normalised as in training."""
+    """Logits of images of pixels from 0 to 255, normalised as in training."""
     logits, _ = model.apply(variables, normalize(images, task.mean, task.std), train=False)
     return logits

@@ -28,10 +28,10 @@ from resnet.runtime.devices import (
     data_axis,
     own_rows,
     place,
-    placing_last,
     processors,
     replicate,
     replicated,
+    spec_of_seeds,
 )
 from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
@@ -40,15 +40,7 @@ from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
 from resnet.training.optimizers import check_multipliers
 from resnet.training.schedules import make_schedule
-from resnet.training.step import (
-    Step,
-    TrainState,
-    each_seed,
-    each_seed_of_batch,
-    each_step,
-    eval_step,
-    make_step,
-)
+from resnet.training.step import Step, TrainState, each_seed_of_batch, each_step, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +101,7 @@ class Trainer:
     @property
     def _spec(self) -> PartitionSpec:
         """How a state lies over the mesh."""
-        return PartitionSpec(SEEDS) if len(self.seeds) > 1 else PartitionSpec()
+        return spec_of_seeds(len(self.seeds))
 
     def _spec_of_places(self, steps: int) -> PartitionSpec:
         """How the places of a batch lie over the mesh."""
@@ -218,17 +210,7 @@ class Trainer:
     @cached_property
     def eval_program(self) -> Callable:
         """Compiled (variables, batch) -> sums of eval_step, for each seed."""
-        model, task = self.step.model, self.task
-        if len(self.seeds) == 1:
-            return make_evaluate(self.mesh, model=model, task=task)
-        step = partial(eval_step, model=model, task=task, axis=data_axis(self.mesh))
-
-        def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
-            return each_seed(lambda own: step(own, batch))(variables)
-
-        specs = (self._spec, PartitionSpec(DATA))
-        program = compiled(each, self.mesh, specs, self._spec, quickly=compiles_quickly(model.config))
-        return placing_last(program, self.mesh, specs[-1])
+        return make_evaluate(self.mesh, model=self.step.model, task=self.task, seeds=len(self.seeds))
 
     def evaluate(self, variables: Any, split: Examples, halt: Callable[[], bool]) -> list[dict[str, Any]]:
         """Each seed's metrics over a split, see evaluation.evaluate."""

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import pickle
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from resnet.errors import InputError
-from resnet.files import local_path
+from resnet.files import local_path, replacing
 
 StateDict = dict[str, np.ndarray]
 
 SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")  # PyTorch's; any other is safetensors
 # Under which training scripts keep the state dict in their checkpoints.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "weights")
+# What our own files say in JSON.
+METADATA = {"resnet_config", "image_shape", "class_names", "mean", "std"}
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -37,18 +38,25 @@ def read_weights(path: str | Path) -> StateDict:
     return tensors
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...] | None:
-    """The classes that a file of ours says its outputs stand for; None where a file says nothing of them."""
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a file of ours says of its tensors, such as class_names; {} where a file says nothing."""
     if Path(path).suffix != ".safetensors":
-        return None
+        return {}
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        names = (file.metadata() or {}).get("class_names")
-    try:
-        return tuple(map(str, json.loads(names or "")))
-    except (ValueError, TypeError):
-        return None
+        texts = file.metadata() or {}
+    found = {}
+    for name in METADATA & texts.keys():
+        with contextlib.suppress(ValueError):
+            found[name] = json.loads(texts[name])
+    return found
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...] | None:
+    """The classes that a file of ours says its outputs stand for; None where a file says nothing of them."""
+    names = read_metadata(path).get("class_names")
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def check_finite(source: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -116,7 +124,7 @@ def _read_torch(path: Path) -> StateDict:
 
 
 def _reason(error: Exception) -> str:
-    """What PyTorch found, without its advice, some of which is to read the file all the same."""
+    """PyTorch's error without its advice, part of which is to read the file unsafely."""
     text = str(error)
     found = re.search(r"WeightsUnpickler error:\s*(.*?)(?: was not an allowed global|$)", text, re.MULTILINE)
     return found[1][:120] if found else re.split(r"\. |\n", text)[0][:120] or type(error).__name__
@@ -149,38 +157,35 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with creating(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata))
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place, whole, if the block succeeds.
+def creating(path: str | Path) -> Iterator[Path]:
+    """Like `replacing`, for a path that a user chose: makes its parent folders; errors are InputErrors.
 
-    The block makes a file or a folder there; a folder takes no place that is not empty.
+    A folder that cannot be written is found before the block starts.
     """
     path = local_path(path)
-    folder = _folder_beside(path)
+    check_writable(path)
     try:
-        temporary = folder / path.name
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise _unwritable(path, error) from None
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """InputError unless something can be written at each path, where it is one: known before any work."""
-    for path in filter(None, paths):
-        _folder_beside(local_path(path)).rmdir()
+    """Makes the parent folders of each path that is given; InputError unless a file can be written there."""
+    for path in map(local_path, filter(None, paths)):
+        try:
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.absolute().parent):
+                pass
+        except OSError as error:
+            raise _unwritable(path, error) from None
 
 
-def _folder_beside(path: Path) -> Path:
-    """A new folder on the disk of `path`, its parents made too."""
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {path} ({error.strerror or error})")

@@ -13,7 +13,7 @@ from resnet.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """Our modules to their modules."""
+    """Maps our modules to theirs."""
 
     modules: Mapping[str, str]
     variations: Mapping[tuple[str, str], Mapping[str, str]] = dataclasses.field(default_factory=dict)
@@ -128,7 +128,7 @@ _MODULE = re.compile(r"(?:stage(\d+)/block(\d+)/)?(.*?)(\d*)")
 
 
 def their_module(naming: Naming, config: ModelConfig, module: str) -> str | None:
-    """Their name of our module, such as stage1/block2/conv1; None where they have none."""
+    """Their name of a module of ours, such as stage1/block2/conv1; None if they have no such module."""
     match = _MODULE.fullmatch(module)
     assert match is not None
     stage, block, stem, i = match.groups()

@@ -19,7 +19,7 @@ COUNTER = "num_batches_tracked"  # PyTorch counts the batches a norm has seen; n
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How an array of ours is laid out there, and back."""
+    """Converts the layout of an array from ours to theirs, and back."""
 
     theirs: Callable[[np.ndarray], np.ndarray]
     ours: Callable[[np.ndarray], np.ndarray]
@@ -113,7 +113,7 @@ def from_state_dict(
 def fitting_tensors(
     state: StateDict, config: ModelConfig, shapes: Any
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """({our path: array of any shape}, names that are none of the net's): what there is, however little."""
+    """({our path: array of any shape}, names that the net does not have), of whatever the file holds."""
     tensors = tensors_of(config, shapes, detect(state, config, shapes))
     names = {tensor.name for tensor in tensors}
     found = {tensor.path: _ours(tensor, state[tensor.name]) for tensor in tensors if tensor.name in state}
@@ -124,8 +124,17 @@ def _ours(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     return tensor.layout.ours(array) if array.ndim == len(tensor.their_shape) else array
 
 
+def outputs_of(state: Mapping[str, Any], config: ModelConfig, shapes: Any) -> int:
+    """How many outputs a state dict has; `shapes` are those of the net with any number of them."""
+    tensors = tensors_of(config, shapes, detect(state, config, shapes))
+    (name,) = (tensor.name for tensor in tensors if tensor.path == "params/head/dense/kernel")
+    if name not in state:
+        raise InputError(f"the weights have no head: {name} is missing")
+    return state[name].shape[0]
+
+
 def to_state_dict(config: ModelConfig, variables: Any, naming: str, batches: int = 0) -> StateDict:
-    """The variables under their names; `batches` is what each batch norm shall have seen."""
+    """The variables under their names; `batches` is written as the batches that each norm has seen."""
     tensors = tensors_of(config, variables, naming)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
     state = {t.name: t.layout.theirs(leaf) for t, leaf in zip(tensors, leaves, strict=True)}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.runs.metrics.records import replacing, write_json
+from resnet.files import replacing, save_png
+from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.runs.tables import markdown_table
 from scripts.benchmarks.parts import PARTS
@@ -52,7 +53,7 @@ def add(path: Path, entries: Entries) -> Entries:
     figure = plot(merged)
     if figure is not None:
         with replacing(path.with_suffix(".png")) as temporary:
-            figure.savefig(temporary, format="png")
+            save_png(figure, temporary)
     return merged
 
 

@@ -59,7 +59,7 @@ class Differences:
 
     @property
     def within(self) -> bool:
-        """Whether all are as small as they must be."""
+        """Whether all differences are within their bounds."""
         return max(self.logits, self.train_logits, self.statistics) <= LOGITS and self.gradients <= GRADIENTS
 
 
@@ -88,7 +88,7 @@ def compare(peer: Peer, images: Float[np.ndarray, "b h w c"], labels: Int[np.nda
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What both nets make of one batch; pairs are (ours, theirs), tensor by tensor."""
+    """Results of both nets on one batch; pairs are (ours, theirs), tensor by tensor."""
 
     logits: np.ndarray
     their_logits: np.ndarray

@@ -131,7 +131,7 @@ class InputTimes:
         if threads > processors and self.read < self.decode:
             remedy = (
                 f"that would take {threads} processors, and this machine has {processors}: make the images "
-                "smaller once for all (scripts/prepare.py images)"
+                "smaller once for all (resnet prepare images)"
             )
         elif self.read > self.decode:
             remedy = (

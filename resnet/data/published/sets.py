@@ -13,7 +13,7 @@ from resnet.data.splits import Source
 from resnet.errors import InputError
 from resnet.files import local_path
 
-# Where data sets lie unless `data.dir` says otherwise: what scripts/prepare.py fetched, and what
+# Where data sets lie unless `data.dir` says otherwise: what `resnet prepare` fetched, and what
 # tensorflow-datasets prepared.
 DEFAULT_DIR = "~/datasets"
 TFDS_DIR = "~/tensorflow_datasets"
@@ -92,7 +92,7 @@ def load_published(name: str, given: str) -> Source:
     into = f" --dir={given}" if given else ""
     raise InputError(
         f"data set {name} is not in {where} (`data.dir`){others}: fetch it by "
-        f"python scripts/prepare.py {name}{into}"
+        f"resnet prepare {name}{into}"
     )
 
 

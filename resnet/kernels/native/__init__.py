@@ -1,6 +1,6 @@
 """Convolutions and sums over channels in C++ in place of XLA's on the CPU: compiled where they run, once.
 
-Where they cannot be had, a line of the log says why, and XLA's operations serve.
+Where the compiler fails, a line of the log says why, and XLA's operations are used.
 """
 
 import functools
@@ -24,35 +24,37 @@ _registering = threading.Lock()
 
 
 def use(on: bool) -> None:
-    """Whether what this process traces from now on may contain native operations."""
+    """Allows or forbids native operations in whatever this process traces from now on."""
     _switch["on"] = on
 
 
 def in_use() -> bool:
-    """Whether it does; compiles them at the first call."""
+    """Whether native operations are allowed and available; the first call compiles and registers them."""
     if not _switch["on"] or not on_cpu():
         return False
     with _registering:  # The cache alone would let a second thread compile and register as well.
         return _registered()
 
 
-def convolve(target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int) -> Array:
-    """The result, of the shape, of one of CONVOLUTIONS; the padding is less than the size of the kernel."""
+def run_convolution(
+    target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int
+) -> Array:
+    """Calls one of CONVOLUTIONS, whose result has the `shape`; the padding is less than the kernel's side."""
     function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
     return function(a, b, stride=np.int64(stride), padding=np.int64(padding))
 
 
 def sums(target: str, *arrays: Array) -> Sequence[Array]:
-    """The two results, [c], of one of SUMS, of arrays [rows, c] and [c]; under `vmap` for all at once."""
+    """Calls one of SUMS on arrays [rows, c] and [c]; returns two sums [c]. `vmap` makes one call."""
     result = jax.ShapeDtypeStruct(arrays[0].shape[1:], np.float32)
     return jax.ffi.ffi_call(f"resnet_{target}", (result, result), vmap_method="broadcast_all")(*arrays)
 
 
 @functools.cache
 def _registered() -> bool:
-    """Whether XLA knows them now. Whatever goes wrong has XLA's operations serve, in all of this process."""
+    """Compiles the library and registers its functions with XLA; False, with a warning, if that fails."""
     try:
-        loaded = library.load()
+        loaded = library.load_library()
         handlers = {
             f"resnet_{target}": jax.ffi.pycapsule(getattr(loaded, f"resnet_{target}"))
             for target in CONVOLUTIONS + SUMS

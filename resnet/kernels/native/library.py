@@ -1,7 +1,7 @@
 """The library of native kernels: compiled for this processor, kept beside JAX's programs, and loaded.
 
-A kept library lies in a folder of this user, under a name that stands for what it was compiled from and for
-its bytes: `<build>-<checksum>.so`. A damaged one is known before it is loaded, and is compiled again.
+A kept library lies in a folder of this user as `<build>-<checksum>.so`: a hash of what it was compiled from,
+and one of its bytes. A damaged library is noticed before it is loaded, and is compiled again.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
@@ -38,8 +39,8 @@ class CompilerError(Exception):
     """The compiler cannot be run, or does not compile the kernels; its text is the reason in one line."""
 
 
-def load() -> ctypes.CDLL:
-    """The library, kept or compiled now; CompilerError or OSError where neither can be had."""
+def load_library() -> ctypes.CDLL:
+    """The library, kept from before or compiled now; CompilerError or OSError if both fail."""
     folder, path = _folder(), None
     try:
         path = _kept(folder) if folder else None
@@ -63,13 +64,13 @@ def printable(reason: object) -> str:
 
 
 def _folder() -> Path | None:
-    """Where libraries are kept, each user's own; None where JAX keeps its programs nowhere, or remotely."""
+    """The user's folder of kept libraries; None where JAX has no cache of programs, or a remote one."""
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     return Path(kept).absolute() / f"native-{os.geteuid()}" if kept and "://" not in kept else None
 
 
 def _kept(folder: Path) -> Path:
-    """A sound library in the folder, put there if there is none; OSError where the folder does not serve."""
+    """A sound library in the folder, compiled if there is none; OSError if the folder cannot be used."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -84,7 +85,7 @@ def _kept(folder: Path) -> Path:
 
 
 def _renewed(folder: Path, build: str) -> Path:
-    """A library compiled into the folder, in place of what is left of others; the lock must be held."""
+    """Compiles the library into the folder and removes older ones; the caller holds the lock."""
     for left in folder.glob(f"*{PART}"):  # by compiles that were killed
         shutil.rmtree(left, ignore_errors=True)
     for path in folder.glob(f"{build}-*.so"):
@@ -106,13 +107,13 @@ def _renewed(folder: Path, build: str) -> Path:
 
 
 def _private(status: os.stat_result, of_kind) -> bool:
-    """Whether it is of the kind, belongs to this user and can be written by nobody else."""
+    """Whether a path is of the given kind, belongs to this user and is writable for nobody else."""
     others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return of_kind(status.st_mode) and status.st_uid == os.geteuid() and not others
 
 
 def _sound(folder: Path, build: str) -> Path | None:
-    """The kept library, if its bytes are those that its name stands for."""
+    """The kept library, if its checksum is that in its name."""
     for path in folder.glob(f"{build}-*.so"):
         if _private(path.lstat(), stat.S_ISREG) and path.name == _name(build, path.read_bytes()):
             return path
@@ -124,16 +125,19 @@ def _name(build: str, content: bytes) -> str:
 
 
 def _compiled(folder: Path) -> Path:
-    """The library, compiled into the folder."""
-    path = folder / "native.so"
-    _compiler(*FLAGS, *map(str, sorted(SOURCES.glob("*.cc"))), "-o", str(path), scratch=folder)
+    """The library, compiled into the folder; its sources side by side, which halves the time on two cores."""
+    path, sources = folder / "native.so", sorted(SOURCES.glob("*.cc"))
+    objects = [str(folder / f"{source.stem}.o") for source in sources]
+    jobs = [(*FLAGS, "-c", str(source), "-o", each) for source, each in zip(sources, objects, strict=True)]
+    _compilers(jobs, scratch=folder)
+    _compiler(*FLAGS, *objects, "-o", str(path), scratch=folder)
     if not path.is_file():
         raise CompilerError(f"{_command()[0]} wrote no library")
     return path
 
 
 def _build() -> str:
-    """Stands for the source, jaxlib, the compiler and the instructions of this processor."""
+    """A hash of the source, jaxlib, the compiler and the instruction set of this processor."""
     macros = _compiler(*FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
     sources = (path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*")))
     texts = (importlib.metadata.version("jaxlib"), *_command(), *FLAGS)
@@ -150,23 +154,37 @@ def _command() -> list[str]:
 
 
 def _compiler(*arguments: str, scratch: Path | None = None) -> bytes:
-    """What the compiler prints; its own temporary files lie in `scratch`, if that is given."""
+    """Runs the compiler and returns what it prints; `scratch` is its folder for temporary files."""
+    return _compilers([arguments], scratch)[0]
+
+
+def _compilers(jobs: Sequence[Sequence[str]], scratch: Path | None = None) -> list[bytes]:
+    """Runs the compiler once for each list of arguments, side by side, and returns what each prints."""
     environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": str(scratch)} if scratch else {})
+    processes = []
     try:
-        process = subprocess.Popen(
-            (*_command(), *arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=environment, start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise CompilerError(f"$CXX or c++ cannot be run: {error}") from error
-    with process:
-        try:
-            output, errors = process.communicate(timeout=COMPILE_SECONDS)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)  # and what it started, which a driver would leave
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise CompilerError(f"{_command()[0]} did not end in {COMPILE_SECONDS} seconds") from error
-            raise
+        for arguments in jobs:
+            process = subprocess.Popen(
+                (*_command(), *arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env=environment, start_new_session=True,
+            )  # fmt: skip
+            processes.append(process)
+        return [_output(process) for process in processes]
+    except BaseException as error:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):  # ended
+                os.killpg(process.pid, signal.SIGKILL)  # and what it started, which a driver would leave
+            process.communicate()
+        if isinstance(error, OSError):
+            raise CompilerError(f"$CXX or c++ cannot be run: {error}") from error
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CompilerError(f"{_command()[0]} did not end in {COMPILE_SECONDS} seconds") from error
+        raise
+
+
+def _output(process: subprocess.Popen) -> bytes:
+    """What the process printed when it has ended well; CompilerError with what it said otherwise."""
+    output, errors = process.communicate(timeout=COMPILE_SECONDS)
     if process.returncode:
         said = errors.decode("utf-8", "backslashreplace").strip().splitlines()
         said += [f"{_command()[0]} ended with {process.returncode}"]

@@ -163,7 +163,7 @@ def set_damaged_aside(workdir: Path) -> None:
         _set_aside(workdir, step)
 
 
-def forget_after(workdir: Path, step: int) -> None:
+def forget_checkpoints_after(workdir: Path, step: int) -> None:
     """Moves the checkpoints after `step` to checkpoints_rolled_back: the run will write others."""
     for later in steps_on_disk(workdir):
         if later > step:

@@ -1,84 +1,185 @@
-"""TensorBoard's files: a copy of the metrics; training does not wait for them or fail because of them."""
+"""Copies of the metrics for what draws them: training does not wait for it, or fail because of it."""
 
-import contextlib
-import socket
+import collections
+import dataclasses
+import os
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
-FLUSH_SECONDS = 30.0
+from absl import logging
+
+from resnet.errors import check_choice, check_installed
+from resnet.fields import Fields
+from resnet.runs.metrics.tensorboard import TensorBoard
+
+SEND_SECONDS = 30.0
+PROJECT = "resnet"  # where the environment names none
 
 
-class Board:
-    """The scalars of one split. What the disk refuses is kept, and written anew to another file.
+@runtime_checkable
+class Board(Protocol):
+    """What draws the metrics of a run."""
 
-    tensorboardX's own writer is no choice: its thread ends with the first error, and all who write
-    to it wait for ever.
-    """
-
-    def __init__(self, folder: Path, first_step: int):
-        """Hides what an earlier session wrote after `first_step`, because it will be written again."""
-        self.folder, self.first_step = folder, first_step
-        self._waiting: list[Any] = []
-        self._written, self._begun = 0.0, False
-        self._writer: Any = None
-
-    def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds a point to each curve, on disk within half a minute if it can be."""
-        from tensorboardX.summary import scalar
-
-        now = time.time()
-        self._waiting += [
-            _event(wall_time=now, step=step, summary=scalar(name, value)) for name, value in scalars.items()
-        ]
-        if now - self._written >= FLUSH_SECONDS:
-            self._flush()
+    def add(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics after `step` finished steps."""
 
     def close(self) -> None:
-        """Writes what waits; may be called twice."""
+        """Hands on what waits; may be called twice."""
+
+
+Point = tuple[str, float, int, float]
+"""Split/metric, value, step, and the time in seconds."""
+
+
+@runtime_checkable
+class Client(Protocol):
+    """The run at a service; making one may fail, and so may its methods."""
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Adds points to the curves."""
+
+    def end(self) -> None:
+        """Says that nothing follows in this session."""
+
+
+class Service:
+    """A board at a service: a thread sends what waits every half minute, and tries again what failed."""
+
+    def __init__(self, name: str, connect: Callable[[Path], Client], workdir: Path):
+        self.name, self.workdir = name, workdir
+        self._connect = connect
+        self._client: Client | None = None
+        self._waiting: collections.deque[Point] = collections.deque()
+        self._thread = ThreadPoolExecutor(1)
+        self._work: Future | None = None
+        self._begun, self._warned = time.monotonic(), False
+
+    def add(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps the points, and has them sent if it is time and no sending is under way."""
+        now = time.time()
+        self._waiting.extend((f"{split}/{name}", float(value), step, now) for name, value in metrics.items())
+        idle = self._work is None or self._work.done()
+        if idle and time.monotonic() - self._begun >= SEND_SECONDS:
+            self._begun, self._work = time.monotonic(), self._thread.submit(self._send)
+
+    def close(self) -> None:
+        """Sends what waits, for the last time."""
         if self._waiting:
-            self._flush()
-        self._drop_writer()
+            self._thread.submit(self._send).result()
+        if self._waiting:
+            logging.error("%s: %d points never reached %s", self.workdir, len(self._waiting), self.name)
+            self._waiting.clear()
+        self._thread.submit(self._end).result()
 
-    def _flush(self) -> None:
-        self._written = time.time()
+    def _send(self) -> None:
+        """Sends the points that wait now; they stay where the service refuses them."""
+        points = list(self._waiting)
         try:
-            self._writer = self._writer or self._open()
-            for event in self._waiting:
-                self._writer.write(event.SerializeToString())
-            self._writer.flush()
-            self._waiting = []
-        except OSError:
-            # A record half written hides all that follow it in its file.
-            self._drop_writer()
+            self._client = self._client or self._connect(self.workdir)
+            self._client.send(points)
+        except Exception as error:  # of any kind: each service has its own
+            if not self._warned:
+                logging.warning("%s: %s takes no metrics: %s", self.workdir, self.name, error)
+            self._warned = True
+            return
+        for _ in points:
+            self._waiting.popleft()
 
-    def _open(self) -> Any:
-        """A new file, which says first what it is, and from which step on it replaces older ones."""
-        from tensorboardX.record_writer import RecordWriter
-
-        # Not the run's own folder: were it gone, another in its place would hide the one that comes back.
-        self.folder.parent.mkdir(exist_ok=True)
-        self.folder.mkdir(exist_ok=True)
-        # TensorBoard reads files in the order of their names: two of the same second must differ.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        writer = RecordWriter(str(self.folder / name))
-        heads = [_event(wall_time=time.time(), file_version="brain.Event:2")]
-        if not self._begun:
-            # From the beginning, everything comes again, step 0 too.
-            again = self.first_step + 1 if self.first_step else 0
-            heads.append(_event(step=again, session_log={"status": "START"}))
-        self._waiting, self._begun = heads + self._waiting, True
-        return writer
-
-    def _drop_writer(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer:
-            with contextlib.suppress(OSError):
-                writer.close()
+    def _end(self) -> None:
+        client, self._client = self._client, None
+        try:
+            if client:
+                client.end()
+        except Exception as error:
+            logging.warning("%s: %s did not end the run: %s", self.workdir, self.name, error)
 
 
-def _event(**fields: Any) -> Any:
-    from tensorboardX.proto import event_pb2
+class MLflow:
+    """A run of MLflow, at $MLFLOW_TRACKING_URI: https://mlflow.org/docs/latest/ml/tracking."""
 
-    return event_pb2.Event(**fields)  # type: ignore[attr-defined]
+    def __init__(self, workdir: Path):
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient()
+        self._id = kept_id(workdir, "mlflow", lambda: self._new(workdir.name))
+
+    def _new(self, name: str) -> str:
+        project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        known = self._client.get_experiment_by_name(project)
+        experiment = known.experiment_id if known else self._client.create_experiment(project)
+        return self._client.create_run(experiment, run_name=name).info.run_id
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Adds the points, a thousand at a time, which is as many as MLflow takes."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, round(1000 * at), step) for name, value, step, at in points]
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(self._id, metrics[start : start + 1000])
+
+    def end(self) -> None:
+        """Marks the run as finished; a later session adds to it all the same."""
+        self._client.set_terminated(self._id)
+
+
+class WandB:
+    """A run of Weights & Biases, in $WANDB_PROJECT: https://docs.wandb.ai/ref/python."""
+
+    def __init__(self, workdir: Path):
+        import wandb
+
+        kept = kept_id(workdir, "wandb", lambda: uuid.uuid4().hex[:8])
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=workdir.name,
+            id=kept,
+            resume="allow",
+            dir=str(workdir),
+        )
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Adds the points."""
+        for name, value, step, _ in points:
+            self._run.log({name: value}, step=step)
+
+    def end(self) -> None:
+        """Uploads what is left."""
+        self._run.finish()
+
+
+def kept_id(workdir: Path, service: str, make: Callable[[], str]) -> str:
+    """What the run is called at a service: made once, and kept in its folder for later sessions."""
+    path = workdir / f"{service}.txt"
+    if not path.exists():
+        path.write_text(f"{make()}\n")
+    return path.read_text().strip()
+
+
+SERVICES: dict[str, Callable[[Path], Client]] = {"mlflow": MLflow, "wandb": WandB}
+"""Package and client of each service."""
+TENSORBOARD = "tensorboard"
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class RecordsConfig(Fields, section="records"):
+    """Where metrics go, beside metrics.jsonl."""
+
+    boards: tuple[str, ...] = (TENSORBOARD,)
+    """What draws the metrics while the run goes: tensorboard (files in the workdir), mlflow, wandb."""
+
+    def check(self) -> None:
+        """Raises InputError naming the field."""
+        for name in self.boards:
+            check_choice("records.boards", name, (TENSORBOARD, *SERVICES))
+
+
+def open_boards(names: Sequence[str], workdir: Path, first_step: int) -> list[Board]:
+    """The boards of a run that goes on after `first_step`; InputError for a service that is not installed."""
+    check_installed([name for name in names if name in SERVICES], "pip install it, or leave it out of "
+                    "`records.boards`")  # fmt: skip
+    boards: list[Board] = [Service(name, SERVICES[name], workdir) for name in names if name in SERVICES]
+    return [*boards, TensorBoard(workdir, first_step)] if TENSORBOARD in names else boards

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resnet.files import drawn, local_path
-from resnet.runs.metrics.records import read_metrics, replacing
+from resnet.files import local_path, replacing, save_png
+from resnet.runs.metrics.records import read_metrics
 
 FILE = "curves.png"
 # What curves.png shows: metric, label of the axis, factor on the values, kind of scale.
@@ -34,7 +34,7 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
         _draw(figure.add_subplot(1, len(panels), position), records, *panel)
     figure.suptitle(_title(workdir, records), fontsize=11)
     with replacing(workdir / FILE) as temporary:
-        figure.savefig(temporary, format="png")
+        save_png(figure, temporary)
     return workdir / FILE
 
 
@@ -62,4 +62,4 @@ def _title(workdir: Path, records: list[dict]) -> str:
         for metric, label, factor, _ in PANELS
         if test.get(metric) is not None
     ]
-    return drawn(workdir.resolve().name) + (f"\ntest: {', '.join(parts)}" if parts else "")
+    return workdir.resolve().name + (f"\ntest: {', '.join(parts)}" if parts else "")

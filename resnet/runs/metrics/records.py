@@ -1,58 +1,39 @@
 """What a run leaves to read: metrics.jsonl and TensorBoard's files; JSON, whole or set aside."""
 
-import contextlib
 import glob
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from resnet.files import local_path, sync
-from resnet.runs.metrics.boards import Board
+from resnet.files import local_path, replacing, sync
+from resnet.runs.metrics.boards import TENSORBOARD, Board, open_boards
 from resnet.runtime.processes import index_of_this
 
 METRICS_FILE, RESULT = "metrics.jsonl", "result.json"
-TENSORBOARD_FOLDER = "tensorboard"
 # What reading a damaged file, or looking into what it holds, raises.
 _DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, whole, if the block succeeds.
-
-    On disk before it is renamed, and its name after: a power cut leaves the old file or the new one.
-    """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # Not every file system can do this for folders.
-            sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """`value` as JSON has it: arrays as lists and numbers, NaN and infinities as null."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_values(item) for item in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return json_values(value.tolist())
     # The standard has no NaN, and most readers turn null into one.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """`value` as JSON that every reader takes: what is not finite is null."""
-    return json.dumps(plain(value), indent=indent, allow_nan=False)
+    return json.dumps(json_values(value), indent=indent, allow_nan=False)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -121,7 +102,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def forget_after(workdir: Path, step: int, again: Collection[str] = ("test",)) -> None:
+def forget_records_after(workdir: Path, step: int, again: Collection[str] = ("test",)) -> None:
     """Drops the records that a run resumed at `step` finished steps will write anew.
 
     Among them those of the splits in `again` at this step: the test split's, which is evaluated after
@@ -183,7 +164,7 @@ class Records:
     """Metrics of one run, from `step` finished steps on; of several processes, the first writes them.
 
     All records of a step but the test split's must be written before its checkpoint is: then a run
-    that was killed and resumed holds each record once. `again` is as in forget_after.
+    that was killed and resumed holds each record once. `again` is as in forget_records_after.
     """
 
     def __init__(
@@ -192,18 +173,18 @@ class Records:
         steps_per_epoch: int,
         step: int = 0,
         again: Collection[str] = ("test",),
-        tensorboard: bool = True,
+        boards: Sequence[str] = (TENSORBOARD,),
     ):
         self.workdir = Path(workdir)
         self.steps_per_epoch = steps_per_epoch
-        self.first_step = step
-        self.boards: dict[str, Board] | None = {} if tensorboard else None
+        self.boards: list[Board] = []
         self.lines: Lines | None = None
         if index_of_this():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
-        forget_after(self.workdir, step, again)
+        forget_records_after(self.workdir, step, again)
         self.lines = Lines(self.workdir / METRICS_FILE)
+        self.boards = open_boards(boards, self.workdir, step)
 
     def __enter__(self) -> "Records":
         return self
@@ -220,10 +201,8 @@ class Records:
         if split != "train":
             results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             logging.info("epoch %g, %s: %s", record["epoch"], split, results)
-        if self.boards is not None:
-            # One TensorBoard run a split, so that the splits share the axes of a metric.
-            folder = self.workdir / TENSORBOARD_FOLDER / split
-            self.boards.setdefault(split, Board(folder, self.first_step)).add(step, metrics)
+        for board in self.boards:
+            board.add(split, step, metrics)
 
     def flush(self) -> bool:
         """Writes the lines that the disk refused before; returns whether all lines are on disk."""
@@ -233,5 +212,5 @@ class Records:
         """Writes everything that waits; may be called twice."""
         if not self.flush():
             logging.error("%s: the last lines could not be written and are lost", self.workdir / METRICS_FILE)
-        for board in (self.boards or {}).values():
+        for board in self.boards:
             board.close()

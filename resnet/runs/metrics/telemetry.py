@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from resnet.files import local_path
+from resnet.files import local_path, replacing, save_png
 from resnet.models.chain import Flow
-from resnet.runs.metrics.records import keep_original, replacing
+from resnet.runs.metrics.records import keep_original
 
 FILE, PICTURE = "telemetry.csv", "telemetry.png"
 # Base-ten logarithms of root mean squares: of a block's input, of F(x), of the gradient that enters the
@@ -41,7 +41,7 @@ def append(workdir: Path, step: int, found: Flow) -> None:
         raise
 
 
-def forget_after(workdir: Path, step: int) -> None:
+def forget_rows_after(workdir: Path, step: int) -> None:
     """Drops the rows that a run resumed at `step` finished steps will write anew."""
     path = workdir / FILE
     if not path.exists():
@@ -97,7 +97,7 @@ def plot(workdir: str | Path) -> Path | None:
     if not rows:
         return None
     with replacing(local_path(workdir) / PICTURE) as temporary:
-        figure(rows).savefig(temporary, format="png")
+        save_png(figure(rows), temporary)
     return local_path(workdir) / PICTURE
 
 

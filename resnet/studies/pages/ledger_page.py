@@ -5,20 +5,34 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from resnet.runs.metrics.records import replacing
+from resnet.errors import InputError
+from resnet.files import replacing
 from resnet.runs.tables import markdown_table
-from resnet.studies.pages.ledger import LEDGER, Row, add_what_was_not_run, record
-from resnet.studies.pages.verdict import NOT_RUN, POINTS, VERDICTS
+from resnet.studies.pages.ledger import LEDGER, Row
+from resnet.studies.pages.recording import add_what_was_not_run, record
+from resnet.studies.pages.verdict import (
+    LEVEL,
+    NOT_RUN,
+    POINTS,
+    REPRODUCED,
+    REVERSED,
+    TIMES,
+    UNDECIDED,
+    VERDICTS,
+    as_text,
+)
 
-HEADERS = ("arm", "published", "ours", "n", "failed", "difference to", "points", "scale, data", "epochs",
-           "verdict", "reason", "commit")  # fmt: skip
+HEADERS = ("arm", "published", "ours", "n", "failed", "difference to", "points", "p (Holm)", "scale, data",
+           "epochs", "verdict", "reason", "commit")  # fmt: skip
 
 
 def update(workdir: str | Path | None = None, path: Path = LEDGER) -> dict[str, Any]:
     """Records a study if one is given, adds what was not run, and writes the page beside the ledger.
 
-    Returns the number of rows with each verdict.
+    Returns the number of rows with each verdict. InputError outside of a clone, where there is no ledger.
     """
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} does not exist: the ledger is kept in a clone of the repository")
     recorded = record(workdir, path) if workdir else []
     rows = add_what_was_not_run(path)
     with replacing(path.with_suffix(".md")) as temporary:
@@ -28,10 +42,8 @@ def update(workdir: str | Path | None = None, path: Path = LEDGER) -> dict[str, 
 
 def page(rows: list[Row]) -> str:
     """The page as Markdown."""
-    counts = Counter(row.verdict for row in rows)
     lines = ["# Ledger of published claims", "", _reading(), ""]
-    table = [(verdict, counts[verdict]) for verdict in VERDICTS]
-    lines += [markdown_table(table, ("verdict", "claims")), ""]
+    lines += [markdown_table(_counts(rows), ("verdict", "claims", "effects")), ""]
     order = sorted(rows, key=lambda row: (row.paper, row.table, row.study, row.scale))
     for (paper, where), group in itertools.groupby(order, key=lambda row: (row.paper, row.table)):
         cells = list(group)
@@ -47,15 +59,26 @@ def page(rows: list[Row]) -> str:
 
 def _reading() -> str:
     return (
-        "Test errors in percent, of the last epoch's weights, mean ± standard deviation over n seeds. "
-        "Verdicts are computed: runs at paper scale (the paper's net, data, steps and learning rate) "
-        f"reproduce an error within {POINTS:g} points, or a bound by being beyond it. Runs at small scale, "
-        "or of arms that each chose a learning rate, can show the order of an arm and its reference, and do "
-        "where the 95 % interval of the difference, paired by seed, leaves out zero; how large it is, and "
-        f'how large the published one, stands beside it. "{NOT_RUN}" says what it would take. The rows, '
-        "with config hashes, are in [ledger.csv](ledger.csv); `python scripts/report.py --ledger` makes this "
-        "page of them, and with `--workdir=…` records a finished study first."
+        "Test errors in percent, of the last epoch's weights, mean ± standard deviation over n seeds; "
+        "differences are paired by seed, with 95 % intervals by Student's t. Verdicts are computed. Runs "
+        "of the paper's nets, data, steps and learning rate reproduce an error that they meet within "
+        f"{POINTS:g} points, in the order that the paper has the two arms, and with no failed run; they "
+        "reproduce a bound by being beyond it. Other runs can show the order of an arm and its reference. "
+        f'Such a row is "{REPRODUCED}" or "{REVERSED}" where p < {LEVEL:g} after Holm\'s correction over all '
+        f'effects in the ledger; it is "{REPRODUCED}" only if the interval of its difference holds a value '
+        f'within {TIMES:g} times of the published one. All else is "{UNDECIDED}", with the difference that '
+        f'these runs would have shown in 80 of 100 studies. "{NOT_RUN}" says what it would take. Two rows '
+        "that compare the same two configs measure one effect, which counts once. The rows, with config "
+        "hashes, are in [ledger.csv](ledger.csv); `python scripts/report.py --ledger` makes this page of "
+        "them, and with `--workdir=…` records a finished study first. What rounding alone changes is in no "
+        "interval: see [rounding](rounding/repeated.md)."
     )
+
+
+def _counts(rows: list[Row]) -> list[tuple[str, int, int]]:
+    """(verdict, claims, effects of them)."""
+    effects = {verdict: {row.effect for row in rows if row.verdict == verdict} for verdict in VERDICTS}
+    return [(v, sum(row.verdict == v for row in rows), len(found)) for v, found in effects.items()]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -63,5 +86,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     changes = f" {row.changes}" if row.changes else ""
     n, failed = (str(row.n), str(row.failed)) if row.verdict != NOT_RUN else ("", "")
     commits = ", ".join(text[:8] + text[40:] for text in row.commit.split(", "))
-    return (row.arm, row.published, row.ours, n, failed, row.reference, row.difference, place + changes,
+    spread = f" ± {row.std:.2f}" if row.std is not None else ""
+    ours = f"{row.error:.2f}{spread}" if row.error is not None else ""
+    p = f"{row.p_holm:.2g}" if row.p_holm is not None else ""
+    difference = as_text(row.difference, row.low, row.high)
+    return (row.arm, row.published, ours, n, failed, row.reference, difference, p, place + changes,
             row.epochs, row.verdict, row.reason, commits)  # fmt: skip

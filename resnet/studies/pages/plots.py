@@ -6,8 +6,9 @@ from typing import Any
 
 from resnet.analysis.pictures import COLORS, LINES, MARKERS
 from resnet.config import Config, differences, replaced
-from resnet.runs.metrics.records import replacing
+from resnet.files import replacing, save_png
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
+from resnet.studies.kept import Kept
 from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 from resnet.studies.study import tell_apart
 
@@ -16,31 +17,49 @@ MOST_CURVES = 14  # more lines than that cannot be told apart
 WIDE = 20  # differences beyond it would hide the small ones on a linear axis
 
 
+FIGURES = {
+    "depth.png": "Last epoch against depth: each dot a seed, lines through the means.",
+    "curves.png": "Learning curves: means over seeds, bands from the lowest to the highest.",
+    "differences.png": (
+        "Paired differences to the reference arm: each dot a seed, the mean with its 95 % interval."
+    ),
+    "seconds.png": (
+        "Time of a training step, divided by the seeds that take it together, on the machine as it was "
+        "loaded then. It says how long a study takes, and is no measure of an arm's speed."
+    ),
+}
+"""What each file shows, in the order of the page."""
+
+
 def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
-    """Draws what the runs so far allow; {file name: what it shows}."""
+    """Draws what the runs so far allow; {file name: what it shows}.
+
+    Of a kept study the differences alone are drawn anew: the other figures stay as they are.
+    """
     finished = {name: [r for r in folder.runs(name) if r.state == FINISHED] for name in folder.arms}
     finished = {name: runs for name, runs in finished.items() if runs}
     if not finished:
         return {}
     metric, drawn = metric_of(folder), {}
-    series = depth_series(folder, finished)
-    if series:
-        drawn["depth.png"] = "Last epoch against depth: each dot a seed, lines through the means."
-        _save(folder.workdir / "depth.png", _depth(folder, series, finished, metric))
+    if any(row.comparison for row in rows):
+        drawn["differences.png"] = _differences(folder, rows, metric)
+    kept = isinstance(folder, Kept)
+    if not kept:
+        drawn |= _of_runs(folder, finished, metric)
+    for name, figure in drawn.items():
+        _save(folder.workdir / name, figure)
+    shown = {name for name in FIGURES if name in drawn or (kept and (folder.workdir / name).exists())}
+    return {name: meaning for name, meaning in FIGURES.items() if name in shown}
+
+
+def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: Metric) -> dict[str, Any]:
+    """The figures that need the records of the runs."""
+    drawn = {"seconds.png": _seconds(folder, finished)}
+    if series := depth_series(folder, finished):
+        drawn["depth.png"] = _depth(folder, series, finished, metric)
     recorded = any(curve(run, "train", "loss") for runs in finished.values() for run in runs)
     if recorded and len(finished) <= MOST_CURVES:
-        drawn["curves.png"] = "Learning curves: means over seeds, bands from the lowest to the highest."
-        _save(folder.workdir / "curves.png", _curves(finished, metric))
-    if any(row.comparison for row in rows):
-        drawn["differences.png"] = (
-            "Paired differences to the reference arm: each dot a seed, the mean with its 95 % interval."
-        )
-        _save(folder.workdir / "differences.png", _differences(folder, rows, metric))
-    drawn["seconds.png"] = (
-        "Time of a training step, divided by the seeds that take it together, on the machine as it was "
-        "loaded then. It says how long a study takes, and is no measure of an arm's speed."
-    )
-    _save(folder.workdir / "seconds.png", _seconds(folder, finished))
+        drawn["curves.png"] = _curves(finished, metric)
     return drawn
 
 
@@ -72,7 +91,7 @@ def _figure(panels: int, width: float = 4.6, height: float = 3.6) -> Any:
 
 def _save(path: Path, figure: Any) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        save_png(figure, temporary)
 
 
 def _style(i: int) -> dict[str, Any]:
@@ -103,7 +122,7 @@ def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
 
 
 def _legend(figure: Any) -> None:
-    """What the lines of all panels mean, beside them."""
+    """Draws one legend for all panels, beside them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 

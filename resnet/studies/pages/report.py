@@ -5,20 +5,23 @@ import csv
 import dataclasses
 import io
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
+from resnet.files import replacing
 from resnet.runs.files import make_folder
-from resnet.runs.metrics.records import replacing
-from resnet.runs.provenance import last_session, origin, origin_lines
+from resnet.runs.provenance import last_session, origin, told_lines
 from resnet.runs.tables import markdown_table
-from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states, validation_score
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states
+from resnet.studies.grid import NO_SCORE, score_of
+from resnet.studies.kept import CSV, PAGE, Kept
 from resnet.studies.pages.plots import plot_study
 from resnet.studies.pages.rows import ArmRow, Metric, arm_rows, metric_of, run_rows, value_of
 from resnet.studies.pages.statistics import smallest_p
 from resnet.studies.study import value_at
 
-PAGE, HTML, CSV = "report.md", "report.html", "runs.csv"
+HTML = "report.html"
 FEW = 12  # runs that the page lists one by one
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -43,18 +46,22 @@ class Report:
     tables: list[Table]
     figures: dict[str, str]
     """{file beside the page: what it shows}."""
-    sessions: list[dict[str, Any]]
-    """How the numbers came about."""
+    origin: list[tuple[str, str]]
+    """How the numbers came about, as `provenance.origin` tells it."""
 
 
 def write_report(folder: StudyFolder) -> dict[str, Any]:
-    """Writes all files into the study's folder and returns the counts of its runs."""
+    """Writes all files into the study's folder and returns the counts of its runs.
+
+    Of a kept study, the page of one file is renewed where there is one already.
+    """
     make_folder(folder.workdir)
     rows, runs = arm_rows(folder), run_rows(folder)
     report = make_report(folder, rows, plot_study(folder, rows))
     _write(folder.workdir / CSV, _csv(runs))
-    _write(folder.workdir / PAGE, markdown(report))
-    _write(folder.workdir / HTML, html(report, folder.workdir))
+    _write(folder.workdir / PAGE, _markdown(report))
+    if not isinstance(folder, Kept) or (folder.workdir / HTML).exists():
+        _write(folder.workdir / HTML, html(report, folder.workdir))
     return states(folder) | {"report": str(folder.workdir / PAGE)}
 
 
@@ -68,7 +75,13 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         others = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
         status = f"Unfinished: {others}, of {total} runs; every number below may still change."
     source = f"Source: {', '.join(filter(None, (folder.paper, folder.table)))}." if folder.paper else ""
-    tables = [_table(rows, metric), _failures(folder), _grid(folder, metric), _matched(folder)]
+    tables = [
+        _table(rows, metric),
+        _differences(rows, metric),
+        _failures(folder),
+        _grid(folder, metric),
+        _matched(folder),
+    ]
     tables.append(_runs(folder, metric))
     return Report(
         title=folder.title,
@@ -87,35 +100,48 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         ],
         tables=[table for table in tables if table.rows],
         figures=figures,
-        sessions=_sessions(folder),
+        origin=origin_of(folder),
     )
 
 
 def _table(rows: list[ArmRow], metric: Metric) -> Table:
     """A row an arm."""
-    headers = ("arm", "parameters", "MACs", "n", f"test {metric.label}", "median", "epochs", "failed",
-               "compared with", f"difference ({metric.unit})", "95 % interval", "p", "p (Holm)")  # fmt: skip
+    headers = ("arm", "parameters", "MACs", "n", f"test {metric.label}", "median", "epochs", "failed")
     return Table("Arms", headers, [_row(row) for row in rows])
 
 
 def _row(row: ArmRow) -> tuple[str, ...]:
-    summary, comparison = row.summary, row.comparison
+    summary = row.summary
     values = ("", "", "")
     if summary:
         spread = f" ± {summary.std:.2f}" if summary.std is not None else ""
         values = (f"{summary.mean:.2f}{spread}", f"{summary.median:.2f}", f"{row.epochs:g}")
-    pairs = ("", "", "", "")
-    if comparison:
-        held = comparison.low is not None
-        pairs = (
-            f"{comparison.mean:+.2f} (n = {comparison.n})",
-            f"{comparison.low:+.2f} to {comparison.high:+.2f}" if held else "",
-            f"{comparison.p:.4f}" if held else "",
-            f"{row.p_holm:.4f}" if held else "",
-        )
     n = summary.n if summary else 0
     counts = (f"{n} of {row.expected}" if n < row.expected else str(n), *values, str(row.failed))
-    return (row.arm, f"{row.parameters:,}", f"{row.macs:,}", *counts, row.reference, *pairs)
+    return (row.arm, f"{row.parameters:,}", f"{row.macs:,}", *counts)
+
+
+def _differences(rows: list[ArmRow], metric: Metric) -> Table:
+    """A row for each arm that has a reference, and seeds in common with it."""
+    headers = ("arm", "compared with", "n", f"difference ({metric.unit})", "95 % interval", "unpaired",
+               "correlation", "p (t)", "p (Holm)", "p (signs)", "n shows")  # fmt: skip
+    return Table("Differences, paired by seed", headers, [_difference(row) for row in rows if row.comparison])
+
+
+def _difference(row: ArmRow) -> tuple[str, ...]:
+    found = row.comparison
+    assert found is not None
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    def ends(low: float | None, high: float | None) -> str:
+        return "" if low is None else f"{low:+.2f} to {high:+.2f}"
+
+    intervals = (ends(found.low, found.high), ends(found.unpaired_low, found.unpaired_high))
+    ps = (number(p, ".4f") for p in (found.p, row.p_holm, found.p_signs))
+    return (row.arm, row.reference, str(found.n), f"{found.mean:+.2f}", *intervals,
+            number(found.correlation, "+.2f"), *ps, number(found.detectable, ".2f"))  # fmt: skip
 
 
 def _recipe(folder: StudyFolder) -> str:
@@ -127,8 +153,11 @@ def _recipe(folder: StudyFolder) -> str:
     )
     rates = f"at learning rate {rate}, tuned for no arm: one that needs another is at a disadvantage"
     if any(arm.learning_rates for arm in folder.arms.values()):
-        by = f"{folder.grid_seeds} seed{'s' * (folder.grid_seeds > 1)}"
-        rates = f"each arm at the best of its learning rates on the validation split, as {by} had it"
+        by = min(folder.grid_seeds, len(folder.seeds))
+        rates = (
+            f"each arm at the best of its learning rates on the validation split, as {by} "
+            f"seed{'s' * (by > 1)} had it"
+        )
     text = f"Data: {data}; {duration} in batches of {batch}, {rates}."
     if folder.origin and folder.origin.scale == "small":
         text += (
@@ -145,16 +174,25 @@ def _without_rate(folder: StudyFolder) -> list[str]:
 
 def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
     """What the columns mean, and what so many seeds cannot say."""
-    tests = sum(1 for row in rows if row.comparison and row.comparison.p is not None)
-    pairs = max((row.comparison.n for row in rows if row.comparison), default=len(folder.seeds))
-    return (
+    compared = [row.comparison for row in rows if row.comparison]
+    text = (
         f"Test {metric.label.removesuffix(' (%)')} of the last epoch's weights, mean ± standard deviation "
-        "over n seeds; nothing is selected on the test split. Seed i of every arm sees the same batches "
-        "and augmentation and starts from the same values of the parameters it shares with the others, so "
-        "differences are paired by seed: their mean, a 95 % percentile bootstrap interval (narrow for few "
-        "seeds), and the p-value of the exact two-sided sign-flip test, beside it corrected by Holm for "
-        f"{tests} comparisons. With {pairs} pairs no p-value can be below {smallest_p(pairs):.4g}. "
-        "Failed runs have no score: they are counted, and listed with their reasons."
+        "over n seeds; nothing is selected on the test split. Failed runs have no score: they are counted, "
+        "and listed with their reasons."
+    )
+    if not compared:
+        return text
+    tests, pairs = sum(each.p is not None for each in compared), max(each.n for each in compared)
+    correlations = [each.correlation for each in compared if each.correlation is not None]
+    bought = f" (their median correlation is {statistics.median(correlations):+.2f})" if correlations else ""
+    return text + (
+        " Seed i of every arm sees the same batches and augmentation and starts from the same values of "
+        f"the parameters it shares with the others, so that differences can be paired by seed{bought}: "
+        "their mean, its 95 % interval by Student's t, and the interval as if no seed were common (Welch). "
+        f"p (t) belongs to the first interval, p (Holm) is corrected for the {tests} comparisons here, and "
+        f"p (signs) is the exact two-sided sign-flip test, which needs no normality: {pairs} pairs cannot "
+        f'give it a p-value below {smallest_p(pairs):.4g}. "n shows" is the true difference that so many '
+        "pairs of this spread tell from zero in 80 of 100 studies."
     )
 
 
@@ -168,20 +206,22 @@ def _failures(folder: StudyFolder) -> Table:
 
 
 def _grid(folder: StudyFolder, metric: Metric) -> Table:
-    """Every learning rate that was tried, with its score on validation."""
+    """Every learning rate that was tried, with its mean score on validation."""
     rows = []
     for name in folder.arms:
         chosen, grid = folder.chosen_rate(name), folder.grid(name)
-        for rate, runs in grid.items():
-            scores = [abs(validation_score(run)) for run in runs if run.state == FINISHED]
-            values = [metric.factor * value for value in scores if math.isfinite(value)]
-            mean = f"{sum(values) / len(values):.2f}" if values else ""
-            failed = sum(run.state == FAILURE for run in runs)
+        for rate, runs in sorted(grid.items()):
+            finished = [run.result for run in runs if run.state == FINISHED]
+            accuracy, loss = score_of(finished) if finished else NO_SCORE
+            values = (f"{abs(accuracy) * metric.factor:.2f}" if math.isfinite(accuracy) else "",
+                      f"{-loss:.4f}" if math.isfinite(loss) else "")  # fmt: skip
             text = "chosen" if rate == chosen else ""
-            if text and rate in (min(grid), max(grid)):
+            if text and len(grid) > 1 and rate in (min(grid), max(grid)):
                 text += ", at the end of the grid"
-            rows.append((name, f"{rate:g}", str(len(values)), mean, str(failed), text))
-    headers = ("arm", "learning rate", "n", f"validation {metric.label}", "failed", "")
+            rows.append(
+                (name, f"{rate:g}", str(len(finished)), *values, str(len(runs) - len(finished)), text)
+            )
+    headers = ("arm", "learning rate", "n", f"validation {metric.label}", "validation loss", "failed", "")
     return Table("Learning rates, chosen on validation", headers, rows)
 
 
@@ -204,14 +244,18 @@ def _run(run: StudyRun, metric: Metric) -> tuple[str, ...]:
     return (run.arm, str(run.seed), *cells)
 
 
-def _sessions(folder: StudyFolder) -> list[dict[str, Any]]:
-    """The study's starts, each at the commits that its runs saw."""
+def origin_of(folder: StudyFolder) -> list[tuple[str, str]]:
+    """The study's starts, each at the commits that its runs saw; of a kept study, what its page told."""
+    if isinstance(folder, Kept):
+        return list(folder.told)
     runs = [run for name in folder.arms for run in folder.all_runs(name)]
     states_seen = [session["git"] for run in runs if (session := last_session(run.workdir))]
-    return [{**start, "git": git} for start in folder.sessions for git in states_seen or [start["git"]]]
+    return origin(
+        [{**start, "git": git} for start in folder.sessions for git in states_seen or [start["git"]]]
+    )
 
 
-def markdown(report: Report) -> str:
+def _markdown(report: Report) -> str:
     """The page for a repository."""
     lines = [f"# {report.title}", "", f"**{report.status}**", ""]
     for paragraph in report.paragraphs:
@@ -222,7 +266,7 @@ def markdown(report: Report) -> str:
     for file, meaning in report.figures.items():
         lines += [f"![{meaning}]({file})", "", meaning, ""]
     lines += ["## How these numbers came about", ""]
-    return "\n".join([*lines, *origin_lines(report.sessions), f"- Every run: [{CSV}]({CSV})", ""])
+    return "\n".join([*lines, *told_lines(report.origin), f"- Every run: [{CSV}]({CSV})", ""])
 
 
 def html(report: Report, folder: Path) -> str:
@@ -232,7 +276,7 @@ def html(report: Report, folder: Path) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     pictures = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in report.figures}
     template = environment.from_string(TEMPLATE.read_text())
-    return template.render(report=report, pictures=pictures, origin=origin(report.sessions))
+    return template.render(report=report, pictures=pictures, origin=report.origin)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

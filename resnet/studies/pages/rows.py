@@ -6,6 +6,8 @@ from typing import Any
 from resnet.config import config_hash
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
+from resnet.runs.task import FILE as TASK
+from resnet.runs.task import load_task
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
 from resnet.studies.pages.statistics import Comparison, Summary, compare, holm, summarize
 
@@ -41,6 +43,7 @@ class ArmRow:
     comparison: Comparison | None
     """With the reference; None for the reference itself, or without common seeds."""
     p_holm: float | None
+    """Of the t test, corrected for all comparisons of the study."""
     failed: int
 
 
@@ -91,6 +94,8 @@ def arm_rows(folder: StudyFolder) -> list[ArmRow]:
 
 def last_epoch(run: StudyRun) -> float:
     """Epoch of a run's last record."""
+    if run.kept:
+        return float(run.kept["epoch"] or 0)
     return max((record["epoch"] for record in read_metrics(run.workdir)), default=0.0)
 
 
@@ -100,6 +105,9 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
     for name, arm in folder.arms.items():
         counted = {run.workdir for run in folder.runs(name)}
         for run in folder.all_runs(name):
+            if run.kept:
+                rows.append(run.kept | {"in_table": run.workdir in counted})
+                continue
             config, result = arm.at(run.seed, run.learning_rate), run.result
             validation, session = result.get("validation") or {}, last_session(run.workdir)
             rows.append(
@@ -121,6 +129,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                     "seconds_per_step_and_seed": seconds_per_step(folder, run),
                     "config_hash": config_hash(config),
                     "commit": commit(session) if session else None,
+                    "test_images": _images_of(run),
                     "workdir": _place(folder, run),
                 }
             )
@@ -131,6 +140,11 @@ def seconds_per_step(folder: StudyFolder, run: StudyRun) -> float | None:
     """A run's share of the time of a training step, which seeds that are trained together share."""
     rate = run.result.get("images_per_second")
     return folder.arms[run.arm].config.train.batch_size / rate if rate else None
+
+
+def _images_of(run: StudyRun) -> str:
+    """The fingerprint of the test images; empty where none was noted."""
+    return load_task(run.workdir).fingerprint.get("test", "") if (run.workdir / TASK).exists() else ""
 
 
 def _place(folder: StudyFolder, run: StudyRun) -> str:

@@ -1,8 +1,9 @@
-"""ResNet-20 on CIFAR-10 as in He 2015 (https://arxiv.org/abs/1512.03385, section 4.2).
+"""ResNet-20, 32, 44 and 56 on CIFAR-10 as in He 2015 (https://arxiv.org/abs/1512.03385, section 4.2).
 
-Expected: 8.75 % test error (Table 6), on the paper's 45,000/5,000 split.
-Hardware: one GPU; two CPU cores take about 205 s for each of the 182 epochs.
-Command: python scripts/train.py --config=configs/cifar10_resnet20.py --workdir=runs/resnet20
+Expected: 8.75, 7.51, 7.17 and 6.97 % test error (Table 6), on the paper's 45,000/5,000 split.
+Hardware: one GPU; two CPU cores take about 205 s for each of the 182 epochs of ResNet-20.
+Command: python scripts/train.py --config=configs/cifar10_resnet.py --workdir=runs/resnet56 \
+    --config.model.depth=56
 """
 
 from resnet.config import Config

@@ -1,6 +1,6 @@
-"""How the process of a script ends: an exit code, and at most one line on stderr.
+"""How the process of a command ends: an exit code, and at most one line on stderr.
 
-The first import of every script, by way of cli: what it sets up stands before the imports that take a second.
+The first import of every command: what it sets up stands before the imports that take a second.
 """
 
 import codecs
@@ -73,7 +73,7 @@ def in_one_line() -> Iterator[None]:
         known, code = _known(error)
         if code is None:
             raise
-        _say(str(known))
+        _say(f"{known}{_page(known)}")
         sys.exit(code)
 
 
@@ -95,6 +95,14 @@ def _known(error: Exception) -> tuple[Exception, int | None]:
         except InputError as reason:
             error = reason
     return error, USER_ERROR if isinstance(error, flags.Error | InputError) else None
+
+
+def _page(error: Exception) -> str:
+    """Where to read more of what was refused."""
+    from resnet.errors import InputError, page_of
+
+    page = page_of(error) if isinstance(error, InputError) else ""
+    return f" ({page})" if page else ""
 
 
 def _say(text: str) -> None:

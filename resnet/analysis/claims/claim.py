@@ -1,0 +1,92 @@
+"""What a claim is: a sentence, the hypothesis that tests it, a measurement, and the rule that judges it."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet.analysis.laws import Check, Holds, all_of
+from resnet.config import Config
+
+Rows = Sequence[Mapping[str, Any]]
+"""What was measured: numbers, estimates and names, by the headings of the page's table; those that begin
+with an underscore stand in no table."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bench:
+    """What the measurements share."""
+
+    chain: Config
+    """configs/chain.py."""
+    digits: Config
+    """configs/digits_small.py."""
+    rotation: Config
+    """configs/digits_rotation.py."""
+    runs: Path
+    """Where nets are trained; finished runs are not trained again."""
+    images: int = 32
+    seeds: int = 2
+    _measured: dict[Callable, Any] = dataclasses.field(default_factory=dict)
+
+    def once(self, measure: Callable[["Bench"], Any]) -> Any:
+        """What `measure` returns of this bench: several claims may rest on one measurement."""
+        if measure not in self._measured:
+            self._measured[measure] = measure(self)
+        return self._measured[measure]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One sentence of the idea. Its verdict and the text of it follow from the rows alone."""
+
+    sentence: str
+    hypothesis: str
+    """What is measured, and what must be found for the sentence to hold."""
+    command: str
+    """What shows it by hand."""
+    measure: Callable[[Bench], Rows]
+    rule: Callable[[Rows], list[Check]]
+    pictures: Callable[[Rows], dict[str, Any]] = lambda rows: {}
+    """Matplotlib figures by file name."""
+
+    def test(self, bench: Bench) -> "Finding":
+        """Measures and judges."""
+        return self.judge(self.measure(bench))
+
+    def judge(self, rows: Rows) -> "Finding":
+        """The verdict on what was measured."""
+        return Finding(self, rows, self.rule(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A claim with what was found."""
+
+    claim: Claim
+    rows: Rows
+    checks: list[Check]
+
+    @property
+    def holds(self) -> Holds:
+        return all_of(self.checks)
+
+    @property
+    def text(self) -> str:
+        """The checks in words: those that fail first."""
+        order = ("no", "within tolerance", "yes")
+        return "; ".join(map(str, sorted(self.checks, key=lambda check: order.index(check.holds)))) + "."
+
+
+def signal_command(model: Mapping[str, Any]) -> str:
+    """The question of which a measurement of growth is a part."""
+    fields = shlex.join(f"--config.{name}={value}" for name, value in model.items())
+    question = "python scripts/analyze.py --question=signal --config=configs/chain.py --images=32 --seeds=2"
+    return f"{question} {fields}".strip()
+
+
+def row_of(rows: Rows, **values: Any) -> Mapping[str, Any]:
+    """The one row that has these values."""
+    (found,) = (row for row in rows if all(row[name] == value for name, value in values.items()))
+    return found

@@ -1,0 +1,179 @@
+"""What the path alone does: it returns its input, costs nothing, and cannot change a shape."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet.analysis.claims.claim import Bench, Claim, Rows, row_of, signal_command
+from resnet.analysis.laws import Check, Law, check
+from resnet.analysis.subject import of_config
+from resnet.config import Config, replaced
+from resnet.data.datasets import shapes_of
+from resnet.errors import InputError
+from resnet.models.counts import count_parts, totals
+from resnet.models.grammar import check_net
+from resnet.models.shortcuts import TRANSITIONS
+
+BLOCKS = {"model.shortcut": "rezero", "model.blocks": (54,)}
+PATHS = {
+    "identity": {},
+    "0.5 x": {"model.shortcut": "constant_scaling", "model.branch_scale": 0.0},
+    "identity, sigmoid after the sum": {"model.after_sum": "sigmoid"},
+}
+ZERO, ONE = Law("equal", 0.0), Law("equal", 1.0)
+
+
+def measure_path(bench: Bench) -> Rows:
+    """Blocks whose branches give 0: input and output, gradient at the top and at the bottom."""
+    rows = []
+    for name, more in PATHS.items():
+        subject = of_config(name, replaced(bench.chain, BLOCKS | more), images=bench.images)
+        stem, first, *blocks, _ = subject.parts()
+        x = first(stem(subject.images))
+        y = functools.reduce(lambda x, block: block(x), blocks, x)
+        g = jax.random.normal(jax.random.key(0), x.shape)
+        below = g
+        for block in reversed(blocks):
+            below = block.pull(x, below)
+        rows.append(
+            {"path": name, "blocks": len(blocks), "numbers": x.size,
+             "changed on the way up": int((x != y).sum()), "changed on the way down": int((g != below).sum()),
+             "scale of the gradient": float(jnp.sqrt(jnp.square(below).mean() / jnp.square(g).mean()))}
+        )  # fmt: skip
+    return rows
+
+
+def rule_path(rows: Rows) -> list[Check]:
+    row = row_of(rows, path="identity")
+    ways = ("changed on the way up", "changed on the way down")
+    return [check(f"{row['path']}: numbers {way}", row[way], ZERO) for way in ways]
+
+
+def rule_other_paths(rows: Rows) -> list[Check]:
+    others = [row for row in rows if row["path"] != "identity"]
+    lost = Law("at most", 1e-3)
+    return [
+        check(f"{row['path']}: scale of the gradient", row["scale of the gradient"], lost) for row in others
+    ]
+
+
+def measure_costs(bench: Bench) -> Rows:
+    """Parameters and multiply-accumulates of nets that differ in the shortcut alone."""
+    rows = []
+    for name in ("none", "identity", "projection", "shortcut_only_gating", "exclusive_gating"):
+        config = replaced(bench.digits, {"model.shortcut": name})
+        image, outputs = shapes_of(config.data)
+        parameters, macs = totals(count_parts(config.model, outputs, image))
+        rows.append({"shortcut": name, "parameters": parameters, "multiply-accumulates": macs})
+    return rows
+
+
+def rule_costs(rows: Rows) -> list[Check]:
+    plain, identity = (row_of(rows, shortcut=name) for name in ("none", "identity"))
+    return [
+        check(f"{what} that the identity adds", identity[what] - plain[what], ZERO)
+        for what in ("parameters", "multiply-accumulates")
+    ]
+
+
+def measure_shapes(bench: Bench) -> Rows:
+    """What zero padding and matrices cost where the shape changes, what they keep, and what is refused."""
+    rows = []
+    for name, fields in _transitions().items():
+        config = replaced(bench.digits, fields | {"model.blocks": (1, 1, 1), "model.after_sum": "identity"})
+        subject = of_config(name, config, images=bench.images)
+        stem, first, block, *_ = subject.parts("batch")
+        x = jax.eval_shape(lambda images, stem=stem, first=first: first(stem(images)), subject.images)
+        x = jax.random.normal(jax.random.key(1), x.shape)
+        y = block.join(x, jnp.zeros(jax.eval_shape(block, x).shape))
+        g = jax.random.normal(jax.random.key(2), y.shape)
+        down = block.pull_through(x, g, branch=False)
+        with_path, without = (
+            _cost(replaced(config, {"model.shortcut": name})) for name in ("identity", "none")
+        )
+        rows.append(
+            {"where shapes differ": name, "parameters": with_path[0] - without[0],
+             "multiply-accumulates": with_path[1] - without[1],
+             "of x's squares kept": float(jnp.square(y).sum() / jnp.square(x).sum()),
+             "of the gradient's": float(jnp.square(down).sum() / jnp.square(g).sum()),
+             "pixels that get gradient": float((down != 0).any((0, 3)).mean()), "refused": ""}
+        )  # fmt: skip
+    rows.append({"where shapes differ": "none", "refused": _refusal(bench.digits)})
+    return rows
+
+
+def rule_shapes(rows: Rows) -> list[Check]:
+    pad, matrix, none = (row_of(rows, **{"where shapes differ": n}) for n in ("pad", "projection", "none"))
+    return [
+        check("parameters of zero padding", pad["parameters"], ZERO),
+        check("multiply-accumulates of zero padding", pad["multiply-accumulates"], ZERO),
+        check("parameters of a matrix", matrix["parameters"], Law("at least", 1.0)),
+        check("refused without either (1: yes)", int(bool(none["refused"])), ONE),
+    ]
+
+
+def rule_handed_on(rows: Rows) -> list[Check]:
+    return [
+        check(f"{row['where shapes differ']}: share of x's squares kept", row["of x's squares kept"], ONE)
+        for row in rows
+        if not row["refused"]
+    ]
+
+
+def _refusal(digits: Config) -> str:
+    """What the grammar says of a net that has nothing for x where the shape changes."""
+    try:
+        check_net(replaced(digits, {"model.transition": "none"}).model)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _transitions() -> dict[str, dict[str, Any]]:
+    """Every change of shape of the grammar, but for the one that refuses it."""
+    found = {name: {"model.transition": name} for name in TRANSITIONS if name != "none"}
+    return {"pad": found.pop("pad"), "pad, averaging": {"model.pad_mode": "average"}} | found
+
+
+def _cost(config: Config) -> tuple[int, int]:
+    """(parameters, multiply-accumulates) of the first block that changes shape."""
+    image, outputs = shapes_of(config.data)
+    part = count_parts(config.model, outputs, image)[2]
+    return part.parameters, part.macs
+
+
+DESCRIBE = "python scripts/describe.py --config=configs/digits_small.py --config.model."
+CLAIMS = (
+    Claim(
+        "The identity returns its input bit for bit, forward and backward",
+        "In 54 blocks whose branches give 0, no number of signal or gradient changes.",
+        signal_command(BLOCKS), lambda bench: bench.once(measure_path), rule_path,
+    ),
+    Claim(
+        "Another function on the path, once in each block, forgets",
+        "In the same net with 0.5 x, or with a sigmoid after the sum, at most 1/1000 of the gradient's scale "
+        "comes through 53 blocks.",
+        signal_command(BLOCKS | {"model.after_sum": "sigmoid"}), lambda bench: bench.once(measure_path),
+        rule_other_paths,
+    ),
+    Claim(
+        "The identity is simple: it has no parameters and does no multiplication",
+        "A ResNet-20 with the identity has as many parameters and multiply-accumulates as one without "
+        "shortcuts.",
+        f"{DESCRIBE}shortcut=identity", measure_costs, rule_costs,
+    ),
+    Claim(
+        "Where shapes differ, zero padding is free, a matrix costs parameters, and without either the net is "
+        "refused",
+        "From 8 to 16 channels at stride 2, zero padding adds no parameter and no multiplication, a 1x1 "
+        "convolution adds some, and a net with neither does not start.",
+        f"{DESCRIBE}transition=projection", lambda bench: bench.once(measure_shapes), rule_shapes,
+    ),
+    Claim(
+        "Where shapes differ, the path still hands on all of its input",
+        "Each way to change the shape keeps all of the squares of x.",
+        f"{DESCRIBE}transition=pad", lambda bench: bench.once(measure_shapes), rule_handed_on,
+    ),
+)  # fmt: skip

@@ -1,0 +1,104 @@
+"""Predicts classes of pictures: resnet predict --workdir=runs/mine IMAGE|FOLDER …
+
+Images (JPEG, PNG) are brought to the size the run was trained on and normalised as in its evaluation.
+Shows a table, or with --format=csv or json writes one row an image; with --sheet=FILE.png also draws
+the images with their predictions. Everything is read before anything is written.
+"""
+
+import csv
+import io
+import sys
+
+from absl import flags
+
+from resnet.cli import options as cli
+from resnet.errors import check_choice
+
+SHEET_IMAGES = 64
+
+
+def define() -> None:
+    """Defines the flags of the command."""
+    cli.define_path("workdir", None, "Folder of the run.")
+    flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
+    flags.DEFINE_integer(
+        "top", None, "How many classes are shown, the most probable first; by default 5, or all."
+    )
+    flags.DEFINE_string(
+        "on_bad_image", "error", "What a file that cannot be read does: error, or skip, named in the log."
+    )
+    flags.DEFINE_string("format", "table", "table, csv or json.")
+    cli.define_path("output", None, "File to write instead of standard output.")
+    cli.define_path("sheet", None, "PNG file in which the first 64 images are drawn with their predictions.")
+
+
+def main(overrides: list[str], images: list[str]) -> None:
+    """One call of resnet.interop.predict.predict_files."""
+    cli.require("workdir")
+    check_choice("--format", cli.FLAGS.format, FORMATS)
+    from rich import console, progress
+
+    from resnet.interop.predict import contact_sheet, find_images, predict_files
+    from resnet.run import load
+    from resnet.weights.files import check_writable, creating
+
+    files = find_images(images)
+    check_writable(cli.FLAGS.output, cli.FLAGS.sheet)
+    cli.load_run_config(overrides)
+    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
+    terminal = console.Console(stderr=True)
+    with progress.Progress(console=terminal, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("images", total=len(files))
+        predictions = predict_files(
+            run,
+            files,
+            top=cli.FLAGS.top,
+            on_bad_image=cli.FLAGS.on_bad_image,
+            progress=lambda n: bar.update(task, completed=n),
+        )
+    if cli.FLAGS.sheet:
+        contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
+    text = FORMATS[cli.FLAGS.format](predictions)
+    # The names of files may be any bytes, and come out as they are.
+    if not cli.FLAGS.output:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")
+        print(text, flush=True)
+        return
+    with creating(cli.FLAGS.output) as temporary:
+        temporary.write_text(text + "\n", "utf-8", "surrogateescape")
+
+
+def as_table(predictions) -> str:
+    """One line an image: file, then name and probability of each class."""
+    import tabulate
+
+    rows = [(p.file, *(f"{name} {value:.4f}" for name, value in p.classes)) for p in predictions]
+    return tabulate.tabulate(rows, ["file", *map(str, range(1, len(rows[0])))], disable_numparse=True)
+
+
+def as_csv(predictions) -> str:
+    """file, class1, probability1, class2, …"""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = range(1, len(predictions[0].classes) + 1)
+    writer.writerow(["file", *(field for k in ranks for field in (f"class{k}", f"probability{k}"))])
+    for p in predictions:
+        writer.writerow([p.file, *(cell for name, value in p.classes for cell in (name, f"{value:.8g}"))])
+    return text.getvalue().rstrip("\n")
+
+
+def as_json(predictions) -> str:
+    """A list of {"file", "classes": [{"name", "probability"}]}."""
+    from resnet.runs.metrics.records import to_json
+
+    return to_json(
+        [
+            {"file": p.file, "classes": [{"name": name, "probability": value} for name, value in p.classes]}
+            for p in predictions
+        ],
+        indent=1,
+    )
+
+
+FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}

@@ -1,0 +1,38 @@
+"""Trains a net: resnet train --config=digits --workdir=runs/digits
+
+Any field of the config is overridden by --config.section.field=value. Run again, it resumes; a
+finished run prints its result and does nothing. Prints the result as one JSON object.
+
+Several processes share the images of each batch, under srun, or each started with its number:
+resnet train --config=… --workdir=… --coordinator=host:port --processes=2 --process=0
+"""
+
+from absl import flags
+
+from resnet.cli import options as cli
+
+
+def define() -> None:
+    """Defines the flags of the command."""
+    cli.define_config()
+    cli.define_path("workdir", None, "Folder of the run: config, checkpoints, metrics, plots and result.")
+    flags.DEFINE_string(
+        "coordinator", "", "host:port where several processes meet; auto: as their launcher has it."
+    )
+    flags.DEFINE_integer("processes", 0, "How many processes meet there.")
+    flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
+
+
+def main(overrides: list[str]) -> dict | None:
+    """One call of resnet.training.loop.train."""
+    cli.require("config", "workdir")
+    from resnet.runtime.processes import in_all, index_of_this, together
+
+    options = cli.FLAGS
+    with together(options.coordinator, options.processes, options.process):
+        config = in_all(lambda: cli.load_config(overrides))
+        # Imported after the checks, so that a mistyped field is answered at once.
+        from resnet.training.loop import train
+
+        result = train(config, options.workdir, command=cli.command())
+        return None if index_of_this() else result

@@ -1,0 +1,255 @@
+"""What all commands share: arguments in, one JSON object out, user errors as one line and exit code 2.
+
+A command is two functions: define() defines its flags with absl, and main(overrides) -> result makes one
+call of the library. `run` does the rest. Overrides are the arguments `--config.section.field=value`.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags, logging
+
+from resnet.cli import ending
+from resnet.errors import InputError
+from resnet.files import local_path
+from resnet.runtime.logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from resnet.config import Config
+    from resnet.studies.study import Study
+
+PROGRAM = "resnet"
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # what is defined here for a command is listed as the command's
+
+HELP = ("--help", "-help", "-h", "--helpfull")
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
+
+
+def run(
+    main: Callable[..., dict[str, Any] | None],
+    define: Callable[[], None] = lambda: None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parses the arguments, by default argv's, calls `main` with the overrides, and prints its result.
+
+    Ends the process for what is an error. A `main` with a second parameter also gets the arguments that are
+    no options.
+    """
+    with ending.in_one_line(), flags_of(define):
+        own, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+        if any(argument in HELP for argument in own):
+            print(_help(main, own))
+            return
+        rest = FLAGS(["", *own])[1:]
+        takes_files = len(inspect.signature(main).parameters) > 1
+        if rest and not takes_files:
+            raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
+        log_to_stderr(FLAGS.verbosity if FLAGS["verbosity"].present else logging.INFO)
+        result = main(overrides, rest) if takes_files else main(overrides)
+        if result is not None:
+            # Imported here, because JAX comes with it, which a mistyped option should not cost.
+            from resnet.runs.metrics.records import to_json
+
+            print(to_json(result), flush=True)
+
+
+@contextlib.contextmanager
+def flags_of(define: Callable[[], None]) -> Iterator[None]:
+    """The flags that `define` defines, while entered: another command may define them anew."""
+    before = set(FLAGS)
+    define()
+    try:
+        yield
+    finally:
+        for name in set(FLAGS) - before:
+            delattr(FLAGS, name)
+
+
+class _PathParser(flags.ArgumentParser):
+    """Turns what was typed into a Path; nothing typed is None."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> Path | None:
+        return local_path(argument) if argument else None
+
+
+class _PathsParser(flags.ListParser):
+    """Paths with commas between."""
+
+    def parse(self, argument: str | list) -> list[Path]:
+        return [local_path(each) for each in super().parse(argument)]
+
+
+def define_path(name: str, default: str | None, meaning: str) -> None:
+    """Defines a flag whose value is a Path, or None; InputError for what is no local path."""
+    flags.DEFINE(_PathParser(), name, default, meaning)
+
+
+def define_paths(name: str, meaning: str) -> None:
+    """Defines a flag whose value is a list of Paths."""
+    flags.DEFINE(_PathsParser(), name, [], meaning)
+
+
+def define_config() -> None:
+    """Defines --config for commands that start from a recipe."""
+    define_path(
+        "config", None, "Recipe by name, e.g. digits, or file: Python code with a function get_config()."
+    )
+
+
+def require(*names: str) -> None:
+    """Raises InputError if a flag is missing."""
+    for name in names:
+        if FLAGS[name].value in (None, ""):
+            raise InputError(f"--{name}=… is missing; --help lists the options")
+
+
+def command() -> str:
+    """The command line, as it can be typed again."""
+    program, *arguments = sys.argv
+    if Path(program).name == PROGRAM:
+        return shlex.join([PROGRAM, *arguments])
+    return shlex.join([Path(sys.executable).name, program, *arguments])
+
+
+def load_config(overrides: list[str]) -> "Config":
+    """The config of --config, overridden and checked."""
+    from resnet.config import Config, call_file
+
+    require("config")
+    config, _ = call_file(FLAGS.config, "config", Config)
+    config = override(config, overrides)
+    prepare(config)
+    return config
+
+
+def prepare(config: "Config") -> None:
+    """Settings of this process, which belongs to the command and may be ended by a signal at once."""
+    from resnet.runtime import machine, signals
+
+    machine.prepare(config)
+    signals.may_end_process()
+
+
+def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "Config":
+    """The config of the run in --workdir, overridden and checked.
+
+    Only fields of the machine can change, and those whose names start with one of `changeable`. The run
+    does not say where compiled programs are: they are code, and a run's folder may come from anybody.
+    """
+    from resnet.config import differences, load_saved_config
+    from resnet.runs.changes import OF_THE_MACHINE
+    from resnet.runtime.cache import CacheConfig
+
+    require("workdir")
+    saved = dataclasses.replace(load_saved_config(FLAGS.workdir), cache=CacheConfig())
+    config = override(saved, overrides)
+    changeable = (*changeable, *OF_THE_MACHINE)
+    for name, _, _ in differences(saved, config):
+        if not name.startswith(changeable):
+            fields = ", ".join(f"`{prefix.rstrip('.')}`" for prefix in changeable)
+            raise InputError(f"`{name}` belongs to the trained net; only {fields} can change")
+    prepare(config)
+    return config
+
+
+def load_study(overrides: list[str]) -> "Study":
+    """The study of --study, its base overridden, with the seeds of --study.seeds."""
+    from resnet.studies.study import load_study, with_base
+
+    scale, seeds = (getattr(FLAGS, f"study.{name}") for name in ("scale", "seeds"))
+    study = load_study(FLAGS.study, scale)
+    try:
+        seeds = tuple(map(int, seeds)) if seeds else study.seeds
+    except ValueError:
+        raise InputError(f"--study.seeds must be whole numbers with commas between; got {seeds}") from None
+    study = dataclasses.replace(with_base(study, override(study.base, overrides)), seeds=seeds)
+    prepare(study.base)
+    return study
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the command's own arguments, the overrides of the config)."""
+    overrides = [argument for argument in arguments if _OVERRIDE.fullmatch(argument)]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def override(config: "Config", overrides: list[str]) -> "Config":
+    """A copy of `config` with the fields named in `overrides` set, checked as a whole."""
+    from resnet.config import check_config, field_types
+    from resnet.fields import unknown_field
+
+    types = field_types()
+    groups: dict[str, list[str]] = {}
+    for argument in overrides:
+        match = _OVERRIDE.fullmatch(argument)
+        assert match is not None
+        name, value = match[2], match[3] or match[1]
+        if name not in types:
+            raise unknown_field(name)
+        if value is None and types[name] != "bool":
+            raise InputError(f"`{name}` needs a value: --config.{name}=…")
+        groups.setdefault(name, []).append(argument)
+    for name, arguments in groups.items():
+        config = _set(config, name, types[name], arguments)
+    check_config(config)
+    return config
+
+
+def _set(config: "Config", name: str, kind: str, arguments: list[str]) -> "Config":
+    """Lets ml_collections parse the arguments of one field, and set it in a copy."""
+    from ml_collections import config_flags
+
+    from resnet.config import replaced
+
+    if kind.endswith(" | None") and arguments[-1].endswith("=None"):
+        return replaced(config, {name: None})
+    if kind == "tuple[str, ...]":
+        arguments = [_quoted(argument) for argument in arguments]
+    argv = ["", *arguments]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
+        value = arguments[-1].partition("=")[2]
+        raise InputError(f"`{name}` must be of type {kind}; got {value!r}") from error
+    return values.config
+
+
+def _quoted(argument: str) -> str:
+    """ "--a=50 %,75 %" as "--a=('50 %', '75 %')"; what is quoted already stays."""
+    name, _, value = argument.partition("=")
+    if not value or value[0] in "(['\"":
+        return argument
+    return f"{name}={tuple(item.strip() for item in value.split(','))!r}"
+
+
+def _help(main: Callable, own: list[str]) -> str:
+    """Usage, the command's flags, and the fields of the config with type, value and meaning."""
+    from resnet.config import Config, field_help, load_config
+
+    module = sys.modules[main.__module__]
+    lines = [(module.__doc__ or "").strip(), "", "options:"]
+    for flag in FLAGS.get_key_flags_for_module(module):
+        lines += [f"  --{flag.name}", *_wrap(flag.help)]
+    path = next((a.partition("=")[2] for a in own if re.match("--?config=", a)), None)
+    config = load_config(path) if path else Config()
+    lines += ["", f"fields of the config, with their values {f'in {path}' if path else 'by default'}:"]
+    for name, kind, value, meaning in field_help(config):
+        lines += [f"  --config.{name}={value}  ({kind})", *_wrap(meaning)]
+    return "\n".join(lines)
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)

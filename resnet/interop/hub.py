@@ -1,0 +1,78 @@
+"""Weights from Hugging Face: safetensors alone, and what the repository says of them."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet.errors import InputError, check_installed
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What is known of a net besides its tensors."""
+
+    image_shape: tuple[int, ...]
+    """Height, width, channels."""
+    mean: np.ndarray
+    """Subtracted from pixels of 0 to 255; std likewise divides them."""
+    std: np.ndarray
+    class_names: tuple[str, ...] = ()
+    """Empty where they are not known."""
+    crop: float = 1.0
+    """Share of a picture's shorter side that the centre crop of evaluation keeps."""
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be the name of a repository: owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
+
+
+def fetch(repository: str, net: str, about: About) -> tuple[Path, About]:
+    """(the weight file, `about` with what the repository states); InputError where it has none of `net`.
+
+    Files are kept where huggingface_hub keeps them ($HF_HOME), and fetched from $HF_ENDPOINT.
+    """
+    check_installed(("huggingface_hub",), "pip install 'resnet[hub]', or name a file or a run's folder")
+    config = json.loads(_file(repository, CONFIG).read_text())
+    architecture = config.get("architecture", net)
+    if architecture != net:
+        raise InputError(f"{repository} holds weights of {architecture}, not of {net}; make that net")
+    return _file(repository, WEIGHTS), _stated(config, about)
+
+
+def _file(repository: str, name: str) -> Path:
+    """A file of a repository, fetched if it is not kept."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, name, endpoint=os.environ.get("HF_ENDPOINT")))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"there is no file or folder {repository}, and {name} of that name on Hugging Face cannot be "
+            f"fetched: {reason}"
+        ) from None
+
+
+def _stated(config: dict[str, Any], about: About) -> About:
+    """What a config.json of timm says: https://huggingface.co/docs/hub/timm."""
+    stated = config.get("pretrained_cfg", {})
+    found: dict[str, Any] = {}
+    if isinstance(config.get("label_names"), list):
+        found["class_names"] = tuple(map(str, config["label_names"]))
+    if "input_size" in stated:
+        channels, height, width = stated["input_size"]
+        found["image_shape"] = (height, width, channels)
+    for key in ("mean", "std"):
+        if key in stated:
+            found[key] = 255 * np.asarray(stated[key], np.float32)
+    if "crop_pct" in stated:
+        found["crop"] = float(stated["crop_pct"])
+    return dataclasses.replace(about, **found)

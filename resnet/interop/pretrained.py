@@ -1,0 +1,141 @@
+"""Published nets by name: at their start, or with weights of a file, of a run, or from Hugging Face."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from resnet.config import Config, config_from_dict
+from resnet.errors import InputError, check_at_least
+from resnet.fields import closest
+from resnet.files import local_path
+from resnet.interop import hub
+from resnet.interop.convert import with_unbiased_statistics
+from resnet.interop.hub import About
+from resnet.models.resnet import make_model
+from resnet.models.zoo import ZOO
+from resnet.net import Net
+from resnet.paths import shapes_by_path
+from resnet.run import load
+from resnet.runs.checkpoints.restore import variable_shapes
+from resnet.runs.task import Task
+from resnet.training.step import init_variables
+from resnet.weights.files import check_finite, read_metadata, read_weights
+from resnet.weights.state_dict import from_state_dict, outputs_of
+
+# Of ImageNet's pixels over 255, as torchvision and timm have them; published CIFAR nets take them, too.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def make(
+    name: str,
+    num_classes: int | None = None,
+    weights: str | Path = "",
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+) -> Net:
+    """A net of the zoo and its variables.
+
+    `weights` are a file (.safetensors, .pth, …), a run's folder, or a name on Hugging Face such as
+    timm/resnet50.a1_in1k; empty: values at random, drawn by `seed`. Weights bring image shape, normalisation,
+    crop and class names where these are stated with them; else they are the zoo's shape, ImageNet's mean and
+    std, the whole picture, and numbers. Where `num_classes` is not that of the weights, the head begins at
+    random. InputError for weights of another net.
+    """
+    if name not in ZOO:
+        raise InputError(f"unknown net {name!r}{closest(name, ZOO)}; resnet describe --zoo lists all")
+    if num_classes is not None:
+        check_at_least("num_classes", num_classes, 1)
+    about = _unstated(image_shape or ZOO[name].image_shape)
+    if not weights:
+        return _at_random(name, about, num_classes or ZOO[name].num_outputs, seed)
+    net = _from(weights, name, about)
+    _check_same(str(weights), name, net)
+    if image_shape:
+        net = _resized(net, tuple(image_shape))
+    return net if num_classes in (None, net.task.num_outputs) else _with_new_head(net, num_classes, seed)
+
+
+def _unstated(shape: tuple[int, ...]) -> About:
+    """What is taken for a net of which nothing is stated; grey images have the mean of the colours'."""
+    mean, std = (255 * np.asarray(values, np.float32) for values in (MEAN, STD))
+    if shape[-1] != len(mean):
+        mean, std = (np.full(shape[-1], values.mean(), np.float32) for values in (mean, std))
+    return About(tuple(shape), mean, std)
+
+
+def _at_random(name: str, about: About, outputs: int, seed: int) -> Net:
+    model = make_model(ZOO[name].config, outputs)
+    variables = init_variables(jax.random.key(seed), model=model, image_shape=about.image_shape)
+    return Net(model, variables, _task(about, outputs))
+
+
+def _task(about: About, outputs: int) -> Task:
+    """The task of a classifier, whose classes are numbered where their names are not known."""
+    named = len(about.class_names) == outputs
+    names = about.class_names if named else tuple(map(str, range(outputs)))
+    return Task("classification", about.image_shape, names, about.mean, about.std)
+
+
+def _from(weights: str | Path, name: str, about: About) -> Net:
+    """The net of a folder, of a file, or of a name on Hugging Face, whichever there is."""
+    path = local_path(weights)
+    if path.is_dir():
+        return load(path).net
+    if path.exists() or not hub.is_name(str(weights)):
+        return _from_file(path, name, about)
+    file, about = hub.fetch(str(weights), name, about)
+    return _from_file(file, name, about)
+
+
+def _from_file(path: Path, name: str, about: About) -> Net:
+    """The net of a weight file; what our own files say of it goes before `about`."""
+    state, said = read_weights(path), read_metadata(path)
+    check_finite(path, state)
+    arrays = {key: np.asarray(said[key], np.float32) for key in ("mean", "std") if key in said}
+    lists = {key: tuple(said[key]) for key in ("image_shape", "class_names") if key in said}
+    about = dataclasses.replace(about, **arrays, **lists)
+    if "resnet_config" in said:
+        config = config_from_dict({"model": said["resnet_config"]})
+    else:
+        config = with_unbiased_statistics(Config(model=ZOO[name].config))
+    published = variable_shapes(config, _task(about, ZOO[name].num_outputs))
+    task = _task(about, outputs_of(state, config.model, published))
+    variables, _ = from_state_dict(state, config.model, variable_shapes(config, task))
+    variables = jax.tree.map(jnp.asarray, variables)
+    return Net(make_model(config.model, task.num_outputs), variables, task, about.crop)
+
+
+def _check_same(weights: str, name: str, net: Net) -> None:
+    """Raises InputError unless the weights have the shapes of the named net's."""
+    ours = shapes_by_path(variable_shapes(Config(model=ZOO[name].config), net.task))
+    theirs = shapes_by_path(net.variables)
+    if differing := sorted(path for path in ours | theirs if ours.get(path) != theirs.get(path)):
+        path = differing[0]
+        raise InputError(
+            f"{weights} holds another net than {name}: {path} is {theirs.get(path, 'missing')} there, and "
+            f"{ours.get(path, 'missing')} in {name}"
+        )
+
+
+def _resized(net: Net, shape: tuple[int, ...]) -> Net:
+    """The net for images of another size; InputError where its channels or its mean image do not allow it."""
+    known = net.task.image_shape
+    if shape != known and (shape[-1] != known[-1] or net.task.mean.ndim == 3):
+        raise InputError(f"`image_shape` must be {known}, as the weights have it; got {shape}")
+    return dataclasses.replace(net, task=dataclasses.replace(net.task, image_shape=shape))
+
+
+def _with_new_head(net: Net, outputs: int, seed: int) -> Net:
+    """The net with another number of outputs, whose linear layer begins at random."""
+    task = dataclasses.replace(net.task, kind="classification", class_names=tuple(map(str, range(outputs))))
+    model = make_model(net.model.config, outputs)
+    fresh = init_variables(jax.random.key(seed), model=model, image_shape=task.image_shape)
+    head = net.variables["params"]["head"] | {"dense": fresh["params"]["head"]["dense"]}
+    params = net.variables["params"] | {"head": head}
+    logging.info("the head begins at random: the weights have %d outputs", net.task.num_outputs)
+    return dataclasses.replace(net, model=model, variables=net.variables | {"params": params}, task=task)

@@ -1,0 +1,111 @@
+"""A net with its weights, as a user of Flax takes it: module, variables, and what they say of images."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+
+from resnet.data.augment import normalize
+from resnet.data.images import decode_image
+from resnet.errors import InputError
+from resnet.files import local_path
+from resnet.models.geometry import block_specs
+from resnet.models.resnet import ResNet
+from resnet.runs.task import Task
+from resnet.training.evaluation import make_predict
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Net:
+    """A net with weights.
+
+    Its methods take images of the task's shape: uint8 from 0 to 255 or float from 0 to 1, many
+    [n, h, w, c] or one [h, w, c], and normalise them as in training.
+    """
+
+    model: ResNet
+    """The Flax module: `model.apply(variables, normalised images)` returns (logits, features)."""
+    variables: dict[str, Any]
+    """{"params", "batch_stats"}."""
+    task: Task
+    """Image shape, class names, and the normalisation: mean and std of pixels from 0 to 255."""
+    crop: float = 1.0
+    """Share of a picture's shorter side that `read` keeps, about the centre."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled programs cannot be pickled; they are made again when they are needed.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @functools.cached_property
+    def _predict(self):
+        return make_predict(model=self.model, task=self.task)
+
+    @functools.cached_property
+    def _features(self):
+        def features(variables, images):
+            images = normalize(images, self.task.mean, self.task.std)
+            return self.model.apply(variables, images, train=False)[1]
+
+        return jax.jit(features)
+
+    def logits(self, images: Any) -> Float[np.ndarray, "*n outputs"]:
+        """Logits of images; of one image, those alone."""
+        batch, one = self._checked(images)
+        logits = np.asarray(self._predict(self.variables, batch))
+        return logits[0] if one else logits
+
+    def features(self, images: Any) -> dict[str, Float[np.ndarray, "..."]]:
+        """Outputs of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order."""
+        batch, one = self._checked(images)
+        found = jax.device_get(self._features(self.variables, batch))
+        blocks = (f"stage{spec.stage}/block{spec.block}" for spec in block_specs(self.model.config))
+        return {name: found[name][0] if one else found[name] for name in ("stem", *blocks, "pooled")}
+
+    def normalized(self, images: Any) -> Float[jax.Array, "..."]:
+        """The images as `model.apply` takes them."""
+        batch, one = self._checked(images)
+        normal = normalize(batch, self.task.mean, self.task.std)
+        return normal[0] if one else normal
+
+    def read(self, file: str | Path) -> UInt8[np.ndarray, "h w c"]:
+        """A picture (JPEG, PNG) in the net's shape.
+
+        Its shorter side is resized, bilinearly, so that the centre crop is the net's side. A picture of the
+        net's own size is left as it is.
+        """
+        path, (height, width, channels) = local_path(file), self.task.image_shape
+        image = decode_image(path, str(path), 0, channels)
+        if image.shape[:2] == (height, width):
+            return image
+        if height != width:
+            raise InputError(
+                f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but the net takes "
+                f"{width}x{height}: bring it to that size first"
+            )
+        resized = round(height / self.crop)
+        start = (resized - height) // 2
+        image = decode_image(path, str(path), resized, channels)
+        return image[start : start + height, start : start + width]
+
+    def _checked(self, images: Any) -> tuple[Num[np.ndarray, "n h w c"], bool]:
+        """(a batch of pixels from 0 to 255, whether it was one image); InputError for what is none."""
+        images, shape = np.asarray(images), self.task.image_shape
+        floats = jnp.issubdtype(images.dtype, jnp.floating)
+        shaped = images.ndim in (3, 4) and images.shape[-3:] == tuple(shape)
+        if not shaped or not (floats or images.dtype == np.uint8):
+            raise InputError(
+                f"images must be uint8 or float, of shape ({', '.join(map(str, shape))}) or (n, the same); "
+                f"got {images.dtype} of shape {images.shape}"
+            )
+        if floats and not ((images >= 0) & (images <= 1)).all():
+            raise InputError(
+                "float images must be from 0 to 1, that is pixels over 255; "
+                f"got values from {images.min():g} to {images.max():g}"
+            )
+        pixels = images.astype(np.float32) * 255 if floats else images
+        return pixels.reshape(-1, *shape), images.ndim == 3

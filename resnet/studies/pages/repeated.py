@@ -1,0 +1,91 @@
+"""The same arms and seeds trained twice: how far a run lies from its repetition, and how far seeds do."""
+
+import csv
+import io
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from resnet.errors import InputError
+from resnet.files import replacing
+from resnet.runs.tables import markdown_table
+from resnet.studies.folder import FINISHED, StudyFolder
+from resnet.studies.pages.report import origin_of
+from resnet.studies.pages.rows import metric_of, scores
+from resnet.studies.pages.statistics import compare
+
+PAGE, CSV = "repeated.md", "repeated.csv"
+HEADERS = ("arm", "n", "first", "again", "deviation over seeds", "deviation of a repetition", "largest",
+           "again minus first", "correlation")  # fmt: skip
+
+
+def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title: str) -> dict[str, Any]:
+    """Writes PAGE and CSV of the runs that both folders have; {"page", "pairs"}. InputError without any."""
+    metric, rows, pairs = metric_of(first), [], []
+    for name in (name for name in first.arms if name in again.arms and _finished(first, again, name)):
+        own, others = scores(again, name, metric), scores(first, name, metric)
+        found = compare(own, others)
+        assert found is not None
+        seeds = sorted(own.keys() & others.keys())
+        differences = [own[seed] - others[seed] for seed in seeds]
+        # A difference of two runs that each round in their own way varies twice as much as one of them.
+        repetition = math.sqrt(statistics.mean(d * d for d in differences) / 2)
+        spread = math.sqrt(
+            statistics.mean(statistics.variance([run[s] for s in seeds]) for run in (own, others))
+        )
+        interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.low is not None else ""
+        rows.append((name, str(len(seeds)), _mean_std(others, seeds), _mean_std(own, seeds), f"{spread:.2f}",
+                     f"{repetition:.2f}", f"{max(map(abs, differences)):.2f}", f"{found.mean:+.2f}{interval}",
+                     "" if found.correlation is None else f"{found.correlation:+.2f}"))  # fmt: skip
+        pairs += [{"arm": name, "seed": s, "first": others[s], "again": own[s]} for s in seeds]
+    if not rows:
+        raise InputError(
+            f"{first.workdir} and {again.workdir} have no two finished seeds of an arm in common"
+        )
+    _write(output / CSV, _csv(pairs))
+    _write(output / PAGE, _page(title, rows, metric.label, metric.unit, first, again))
+    return {"page": str(output / PAGE), "pairs": len(pairs)}
+
+
+def _finished(first: StudyFolder, again: StudyFolder, name: str) -> bool:
+    """Whether two seeds of the arm are finished in both folders."""
+    done = [{run.seed for run in folder.runs(name) if run.state == FINISHED} for folder in (first, again)]
+    return len(done[0] & done[1]) >= 2
+
+
+def _page(
+    title: str, rows: list[tuple[str, ...]], label: str, unit: str, first: StudyFolder, again: StudyFolder
+) -> str:
+    lines = [f"# {title}", ""]
+    lines += [
+        f"Test {label}: the same arms and seeds, trained twice. The deviation of a repetition is that of "
+        f"one run from its mean over repetitions, in {unit}: the root of half the mean square of the "
+        "differences by seed. It is a part of the deviation over seeds, and the whole of it where the "
+        "correlation is near 0: then a seed does not say how a run ends, and pairs of seeds cancel nothing.",
+        "",
+        markdown_table(rows, HEADERS, disable_numparse=True),
+        "",
+    ]
+    for word, folder in (("First", first), ("Again", again)):
+        lines += [f"{word}:", "", *(f"- {name}: {text}" for name, text in origin_of(folder)), ""]
+    return "\n".join([*lines, f"Every pair: [{CSV}]({CSV})", ""])
+
+
+def _mean_std(values: dict[int, float], seeds: list[int]) -> str:
+    own = [values[seed] for seed in seeds]
+    return f"{statistics.mean(own):.2f} ± {statistics.stdev(own):.2f}"
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,134 @@
+"""Makes the most of an hour with an accelerator: python scripts/accelerator.py --minutes=60 --data=FOLDER
+
+Steps in order of worth: comparisons with the CPU, speed beside PyTorch's, then the papers' tables, all seeds
+of an arm as one program, on images of --data (CIFAR-10 in folders; without it, as tensorflow-datasets has
+prepared it). Each step is a command of its own. Its output goes to a file of its name in --workdir as it
+comes, and a step that ended well is not repeated. Given again, the command goes on with what is left, and
+what was cut short resumes. --tiny rehearses every step with the smallest nets, on any machine; --dry_run
+lists the commands. Prints how each step ended.
+"""
+
+import dataclasses
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cli
+from absl import flags, logging
+
+cli.define_path("workdir", "runs/accelerator", "Folder of what the steps write.")
+cli.define_path("data", None, "Folder with train/<class>/ and test/<class>/, for the papers' tables.")
+flags.DEFINE_float("minutes", 60.0, "When to end: what runs then is told to save and stop.", lower_bound=0.0)
+flags.DEFINE_list("steps", [], "Steps to run, with commas between; by default all that are left.")
+flags.DEFINE_integer("seeds", 16, "Seeds of each arm of the papers' tables.", lower_bound=1)
+flags.DEFINE_bool("tiny", False, "Rehearse: the smallest nets and a few training steps.")
+flags.DEFINE_bool("dry_run", False, "List the commands; run none.")
+
+SCRIPTS = Path(__file__).resolve().parent
+SECONDS_TO_SAVE = 60
+DONE = "done"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command: a script of this folder and its arguments, and what to add to them in a rehearsal."""
+
+    script: str
+    arguments: tuple[str, ...]
+    tiny: tuple[str, ...]
+
+    def command(self) -> list[str]:
+        """argv."""
+        more = self.tiny if cli.FLAGS.tiny else ()
+        return [sys.executable, str(SCRIPTS / f"{self.script}.py"), *self.arguments, *more]
+
+
+def _steps() -> dict[str, Step]:
+    workdir = cli.FLAGS.workdir
+
+    def benchmark(parts: str, *arguments: str) -> Step:
+        output = f"--output={workdir / 'benchmark.json'}"
+        tiny = ("--quick", "--rounds=2", "--seconds=1")
+        return Step("benchmark", (f"--parts={parts}", output, *arguments), tiny)
+
+    def study(name: str, reference: str, *arguments: str) -> Step:
+        seeds = ",".join(map(str, range(2 if cli.FLAGS.tiny else cli.FLAGS.seeds)))
+        scale = "small" if cli.FLAGS.tiny else "paper"
+        folder = cli.FLAGS.data
+        data = ("--config.data.name=image_folder", f"--config.data.dir={folder}") if folder else ()
+        settings = (f"--study.scale={scale}", f"--study.seeds={seeds}", f"--workdir={workdir / name}")
+        tiny = ("--config.train.duration=2 steps", "--config.data.train_limit=200", f"--only={reference}")
+        return Step("study", (f"--study=configs/studies/{name}.py", *settings, *data, *arguments), tiny)
+
+    checks = (f"--workdir={workdir / 'checks_runs'}",)
+    return {
+        "checks": Step("device_checks", checks, ("--steps=2",)),
+        "limits": benchmark("limits", "--dtype=bfloat16"),
+        "speed": benchmark("training,memory", "--dtype=bfloat16", "--compiled"),
+        "seeds": benchmark("seeds"),
+        "he2015": study("he2015_depth", "resnet-20", "--only=resnet-20,plain-20"),
+        "he2015_deep": study("he2015_depth", "resnet-20"),
+        "he2016": study("he2016_shortcuts", "original"),
+    }
+
+
+def main(overrides: list[str]) -> dict[str, Any]:
+    """Runs what is left, step by step, until the time is over."""
+    if overrides:
+        raise cli.InputError(f"{overrides[0]} does not apply: each step has its own configs")
+    steps, folder = _steps(), cli.FLAGS.workdir
+    for name in cli.FLAGS.steps:
+        if name not in steps:
+            raise cli.InputError(f"--steps knows {', '.join(steps)}; got {name!r}")
+    if cli.FLAGS.data and not cli.FLAGS.data.is_dir():
+        raise cli.InputError(f"--data must be a folder; {cli.FLAGS.data} is none")
+    if cli.FLAGS.dry_run:
+        return {name: shlex.join(step.command()) for name, step in steps.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * cli.FLAGS.minutes
+    ended = {}
+    for name, step in steps.items():
+        if cli.FLAGS.steps and name not in cli.FLAGS.steps:
+            continue
+        mark = folder / f"{name}.{DONE}"
+        if mark.exists():
+            ended[name] = DONE
+        elif end - time.monotonic() < SECONDS_TO_SAVE:
+            ended[name] = "no time"
+        else:
+            ended[name] = _run(name, step, end - time.monotonic() - SECONDS_TO_SAVE)
+            if ended[name] == DONE:
+                mark.touch()
+    return ended
+
+
+def _run(name: str, step: Step, seconds: float) -> str:
+    """Runs a step, at most so long; how it ended, in words."""
+    output, begun = cli.FLAGS.workdir / f"{name}.log", time.monotonic()
+    logging.info("%s: %s > %s", name, shlex.join(step.command()), output)
+    with output.open("ab") as log:
+        process = subprocess.Popen(step.command(), stdout=log, stderr=subprocess.STDOUT, cwd=SCRIPTS.parent)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(SECONDS_TO_SAVE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+            logging.info("%s: cut short", name)
+            return f"cut short (exit code {code})"
+        except BaseException:  # an interrupt goes to the step, too: let it save
+            process.wait(SECONDS_TO_SAVE)
+            raise
+    logging.info("%s: exit code %d after %.0f s", name, code, time.monotonic() - begun)
+    return DONE if code == 0 else f"exit code {code}, see {output}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

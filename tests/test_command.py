@@ -1,0 +1,184 @@
+"""The command `resnet`: what it tells, recipes by name, completion, and the wheel that brings it."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from resnet import recipes
+from resnet.cli import ending
+from resnet.cli import main as command
+from resnet.cli.options import FLAGS, flags_of
+from resnet.config import load_config
+from resnet.data.datasets import DataConfig
+from resnet.errors import PAGES, InputError
+from resnet.interop.predict import find_images
+from resnet.runs.task import load_task
+from resnet.studies.cluster import check_parameters
+from resnet.studies.folder import load_folder
+from resnet.studies.study import load_study
+
+ROOT = Path(__file__).parents[1]
+
+
+def called(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/resnet", *words])
+    command.main()
+
+
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_alone_it_tells_all_commands_and_recipes(monkeypatch, capsys, words):
+    called(monkeypatch, *words)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  resnet train       Trains a net" in lines
+    said = " ".join(lines)
+    for name in (*command.COMMANDS, *recipes.names("config"), *recipes.names("study")):
+        assert name in said
+
+
+def test_it_tells_its_version(monkeypatch, capsys):
+    called(monkeypatch, "--version")
+    assert capsys.readouterr().out in ("0.1.0\n", "a clone that is not installed\n")
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_each_command_has_its_help_and_flags_of_its_own(name):
+    """All are defined in one process, in which most have a --workdir."""
+    module, known = command.load(name), set(FLAGS)
+    assert command.summary(name) in module.__doc__ and f"resnet {name} " in module.__doc__
+    with flags_of(module.define):
+        assert name == "completion" or set(FLAGS) > known
+    assert set(FLAGS) == known
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean `train`?"),
+        (["--workdir=x"], "a command stands before --workdir=x, e.g. resnet train"),
+        (["train", "--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
+        (["train", "--config=digit", "--workdir=x"], "'digit' does not exist; those at hand by name are"),
+        (["completion", "tcsh"], "`shell` must be one of bash, zsh; got 'tcsh'"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        called(monkeypatch, *words)
+    written = capsys.readouterr()
+    assert end.value.code == 2 and message in written.err
+    assert written.err.count("\n") == 1 and not written.out
+
+
+def test_a_recipe_is_found_by_name_and_by_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("digits") == load_config(ROOT / "configs/digits.py")
+    assert load_study("highway", "small").origin.file == str(ROOT / "configs/studies/highway.py")
+    (tmp_path / "digits").write_text("from configs.digits_small import get_config")
+    assert load_config("digits") == load_config("digits_small")  # a file of the user's goes first
+    with pytest.raises(InputError, match="config file 'configs/digitz.py' .*; did you mean `digits`"):
+        load_config("configs/digitz.py")
+
+
+# Types a line, lets bash complete it, and prints what it offers.
+OFFER = r"""
+source /dev/stdin
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_resnet
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def completion():
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet", "completion", "bash"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("resnet tr", ["train"]),
+        ("resnet train --work", ["--workdir="]),
+        ("resnet train --config.model.wid", ["--config.model.width="]),
+        ("resnet train --config = digits_r", ["digits_rotation"]),  # as bash splits it
+        ("resnet train --config=digits_r", ["--config=digits_rotation"]),  # as zsh leaves it
+        ("resnet study --study = high", ["highway"]),
+        ("resnet analyze --question = les", ["lesion"]),
+        ("resnet predict LICEN", ["LICENSE"]),
+    ],
+)
+def test_bash_completes(completion, line, offered):
+    command = ["bash", "-c", OFFER, "bash", *line.split()]
+    done = subprocess.run(command, cwd=ROOT, input=completion, capture_output=True, text=True)
+    assert done.stdout.split() == offered, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "page"),
+    [
+        (lambda: find_images([]), "docs/weights.md"),
+        (lambda: DataConfig(name="cifar11").check(), "docs/data.md"),
+        (lambda: check_parameters({"nodes": "2"}), "docs/clusters.md"),
+        (lambda: load_folder("nowhere"), "docs/studies.md"),
+        (lambda: load_task(Path("nowhere")), "docs/reliability.md"),
+        (lambda: load_config("nowhere"), ""),
+    ],
+)
+def test_an_error_names_the_page_that_helps(call, page, capsys):
+    with pytest.raises(SystemExit), ending.in_one_line():
+        call()
+    line = capsys.readouterr().err
+    assert line.endswith(f" ({page})\n") if page else "docs/" not in line
+
+
+def test_every_page_that_an_error_names_is_there():
+    assert all((ROOT / page).is_file() for page in PAGES.values())
+    assert all(list((ROOT / "resnet").glob(f"{part}*")) for part in PAGES)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The command of a fresh environment in which the wheel is installed; its libraries are those of ours."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", with_pip=True)
+    python, (packages,) = folder / "env/bin/python", folder.glob("env/lib/*/site-packages")
+    (packages / "libraries.pth").write_text(str(Path(pytest.__file__).parents[1]))
+    install = [python, "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    return folder / "env/bin"
+
+
+TINY = ("--config.train.duration=4 steps", "--config.data.train_limit=64", "--config.model.depth=8")
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_evaluates_and_loads_in_an_empty_folder(installed, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words):
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    resnet = str(installed / "resnet")
+    result = json.loads(run(resnet, "train", "--config=digits", "--workdir=run", *TINY))
+    assert json.loads(run(resnet, "evaluate", "--workdir=run"))["loss"] == pytest.approx(result["loss"])
+    session = json.loads((tmp_path / "run/run.json").read_text())["sessions"][0]
+    assert session["command"].startswith("resnet train --config=digits --workdir=run")
+    load = "import resnet; run = resnet.load('run'); print(run.step, resnet.__file__)"
+    step, file = run(installed / "python", "-c", load).split()
+    assert step == "4" and Path(file).is_relative_to(installed.parent)
+    # A study builds on recipes, which the wheel brings too.
+    study = ("study", "--study=shortcut_on_off", "--study.scale=small", "--workdir=study", "--dry_run")
+    assert json.loads(run(resnet, *study))["not started"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

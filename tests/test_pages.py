@@ -1,0 +1,75 @@
+"""The commands on the pages can be given, with the options, fields, recipes and studies that they name."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet import recipes
+from resnet.cli.main import COMMANDS, load
+from resnet.cli.options import FLAGS, flags_of, override, split_overrides
+from resnet.config import Config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+NAMED = {"config": "config", "compare": "config", "study": "study"}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words after `resnet` of every command in the shell blocks of a page, whatever stands before it."""
+    lines = "".join(BLOCK.findall(page.read_text())).replace("\\\n", "").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index("resnet") + 1 :] for line in words if "resnet" in line]
+
+
+GIVEN = [(page.name, words) for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "words"), GIVEN, ids=lambda given: " ".join(given))
+def test_a_command_on_a_page_can_be_given(page, words, monkeypatch):
+    name, *arguments = words
+    assert name in COMMANDS
+    monkeypatch.setattr(sys, "argv", ["resnet", *words])
+    with flags_of(load(name).define):
+        own, overrides = split_overrides([each for each in arguments if each not in ("--help", "&")])
+        FLAGS(["", *own])
+        for flag, what in NAMED.items():
+            if flag in FLAGS and FLAGS[flag].value:
+                recipes.find(FLAGS[flag].value, what)
+    fields = {each.split("=")[0] for each in overrides}
+    # Some values are of a run that is not here: that each field is one, and takes its value, is what counts.
+    assert len(fields) == len(overrides)
+    for each in overrides:
+        if "init_drop" not in each:
+            override(Config(), [each])
+
+
+def test_there_are_commands_on_the_pages():
+    assert len(GIVEN) > 20 and {words[0] for _, words in GIVEN} >= {"train", "study", "analyze", "import"}
+
+
+@pytest.mark.slow
+def test_the_pages_are_a_site_without_a_broken_link(tmp_path):
+    """Built from a copy as `make docs` builds them; a link that leads nowhere ends it."""
+    pytest.importorskip("material", reason="requirements-docs.txt is not installed")
+    for name in ("docs", "resnet", "results", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def build():
+        command = [sys.executable, "-m", "mkdocs", "build", "--quiet"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert build().returncode == 0
+    site = (tmp_path / "build/site/index.html").read_text()
+    assert 'href="data.html"' in site and "results/studies/shortcut_on_off/depth.png" in site
+    with (tmp_path / "CONTRIBUTING.md").open("a") as file:
+        file.write("\n[gone](docs/data.md#no-such-heading)\n")
+    broken = build()
+    assert broken.returncode and "no-such-heading" in broken.stderr

@@ -1,0 +1,99 @@
+"""Studies of which runs.csv is kept, and studies trained twice."""
+
+import csv
+import json
+
+import pytest
+
+from resnet.errors import InputError
+from resnet.studies.folder import open_folder, save_folder
+from resnet.studies.kept import load_kept, open_study
+from resnet.studies.pages.repeated import write_repetition
+from resnet.studies.pages.report import write_report
+from resnet.studies.pages.rows import arm_rows
+from resnet.studies.study import load_study
+
+STUDY = """
+from tests.studies_cases import tiny_study
+
+def get_study(scale):
+    return tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 0.2), grid_seeds=1)
+"""
+
+
+WIDE = """
+def wide():
+    from tests.studies_cases import tiny_config
+    config = tiny_config()
+    config.model.width = 0.5
+    return config
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    path = tmp_path / "study.py"
+    path.write_text(STUDY)
+    return path
+
+
+def fill(file, workdir, more=0.0):
+    """A finished study that nobody trained: 0.2 is the better rate, and 0.4 is no better."""
+    folder = open_folder(load_study(file, "small"), workdir, "command")
+    save_folder(folder)
+    for _ in range(3):  # the grid, what lies beyond it, and the other seeds
+        for run in (run for name in folder.arms for run in folder.all_runs(name)):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            top1 = (
+                0.9
+                + 0.01 * (run.learning_rate == 0.2)
+                + 0.002 * run.seed**2 * (1 + (run.arm == "none"))
+                + more
+            )
+            result = {"top1": top1, "loss": 1.0, "step": 8, "validation": {"top1": top1, "loss": 1.0}}
+            (run.workdir / "result.json").write_text(json.dumps(result))
+            record = {"step": 8, "epoch": 2.0, "split": "test"} | result
+            (run.workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    return folder
+
+
+def test_a_kept_study_says_what_its_folder_said(study_file, tmp_path):
+    folder = fill(study_file, tmp_path / "s")
+    write_report(folder)
+    for file in (tmp_path / "s").rglob("*.json*"):
+        file.unlink()
+    kept = load_kept(tmp_path / "s", study_file, "small")
+    assert kept.chosen_rate("none") == 0.2 and list(kept.grid("none")) == [0.1, 0.2, 0.4]
+    before, rows = (tmp_path / "s" / "report.md").read_text(), (tmp_path / "s" / "runs.csv").read_text()
+    write_report(kept)
+    assert (tmp_path / "s" / "runs.csv").read_text() == rows
+    tables = [page.split("## How these")[0].split("## Arms")[1] for page in (before, _page(tmp_path))]
+    assert tables[0].split("![")[0] == tables[1].split("![")[0]
+    assert [row.comparison for row in arm_rows(kept)] and "Command: `command`" in _page(tmp_path)
+
+
+def _page(tmp_path):
+    return (tmp_path / "s" / "report.md").read_text()
+
+
+def test_a_kept_study_of_other_configs_is_refused(study_file, tmp_path):
+    write_report(fill(study_file, tmp_path / "s"))
+    study_file.write_text(STUDY.replace("seeds=(0,", "base=wide(), seeds=(0,") + WIDE)
+    with pytest.raises(
+        InputError, match=r"runs.csv: arm 'identity', seed 0 had config .* train the study anew"
+    ):
+        load_kept(tmp_path / "s", study_file, "small")
+    with pytest.raises(InputError, match="study.json is missing"):
+        open_study(tmp_path)
+
+
+def test_a_repetition_is_told_beside_the_seeds(study_file, tmp_path):
+    first, again = fill(study_file, tmp_path / "a"), fill(study_file, tmp_path / "b", more=0.01)
+    found = write_repetition(first, again, tmp_path / "page", "Twice")
+    page = (tmp_path / "page" / "repeated.md").read_text()
+    assert found["pairs"] == 6 and "# Twice" in page
+    # Each seed gains a point: 1 / √2 from the mean of the two.
+    assert "| 0.71" in page and "+1.00" in page
+    with (tmp_path / "page" / "repeated.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert float(rows[0]["again"]) - float(rows[0]["first"]) == pytest.approx(1)
