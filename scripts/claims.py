@@ -29,7 +29,7 @@ def main(overrides: list[str]) -> dict:
     chain, digits, rotation = (
         load_config(f"configs/{name}.py") for name in ("chain", "digits_small", "digits_rotation")
     )
-    cli.prepare(digits)
+    cli.prepare_process(digits)
     bench = Bench(chain, digits, rotation, cli.FLAGS.workdir)
     if cli.FLAGS.only:
         findings = [claim.test(bench) for name in cli.FLAGS.only for claim in GROUPS[name]]

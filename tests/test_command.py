@@ -48,7 +48,7 @@ def test_it_tells_its_version(monkeypatch, capsys):
 @pytest.mark.parametrize("name", command.COMMANDS)
 def test_each_command_has_its_help_and_flags_of_its_own(name):
     """All are defined in one process, in which most have a --workdir."""
-    module, known = command.load(name), set(FLAGS)
+    module, known = command.load_command(name), set(FLAGS)
     assert command.summary(name) in module.__doc__ and f"resnet {name} " in module.__doc__
     with flags_of(module.define):
         assert name == "completion" or set(FLAGS) > known

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnet import recipes
-from resnet.cli.main import COMMANDS, load
+from resnet.cli.main import COMMANDS, load_command
 from resnet.cli.options import FLAGS, flags_of, override, split_overrides
 from resnet.config import Config
 
@@ -35,7 +35,7 @@ def test_a_command_on_a_page_can_be_given(page, words, monkeypatch):
     name, *arguments = words
     assert name in COMMANDS
     monkeypatch.setattr(sys, "argv", ["resnet", *words])
-    with flags_of(load(name).define):
+    with flags_of(load_command(name).define):
         own, overrides = split_overrides([each for each in arguments if each not in ("--help", "&")])
         FLAGS(["", *own])
         for flag, what in NAMED.items():

@@ -67,7 +67,7 @@ sys.argv = [sys.argv[0], "--config=configs/digits.py"]
 sys.path[:0] = ["."]
 from resnet.cli import options
 options.define_config(); options.FLAGS(sys.argv)
-options.load_config(OVERRIDES)
+options.chosen_config(OVERRIDES)
 jax.jit(lambda x: jax.numpy.linalg.svd(x)[1])(jax.numpy.ones((7, 7)))
 print(len(jax.devices()))
 """

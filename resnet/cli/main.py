@@ -45,7 +45,7 @@ def main() -> None:
     else:
         with ending.in_one_line():
             _check(name)
-        command = load(name)
+        command = load_command(name)
         run(command.main, command.define, arguments)
 
 
@@ -59,7 +59,7 @@ def _check(name: str) -> None:
         raise InputError(f"unknown command {name!r}{closest(name, COMMANDS)}; {PROGRAM} lists all")
 
 
-def load(name: str) -> types.ModuleType:
+def load_command(name: str) -> types.ModuleType:
     """The module of a command: its flags are in `define`, what it does in `main`."""
     return importlib.import_module(f"resnet.cli.commands.{COMMANDS[name]}")
 

@@ -122,18 +122,18 @@ def command() -> str:
     return shlex.join([Path(sys.executable).name, program, *arguments])
 
 
-def load_config(overrides: list[str]) -> "Config":
+def chosen_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
     from resnet.config import Config, call_file
 
     require("config")
     config, _ = call_file(FLAGS.config, "config", Config)
     config = override(config, overrides)
-    prepare(config)
+    prepare_process(config)
     return config
 
 
-def prepare(config: "Config") -> None:
+def prepare_process(config: "Config") -> None:
     """Settings of this process, which belongs to the command and may be ended by a signal at once."""
     from resnet.runtime import machine, signals
 
@@ -159,11 +159,11 @@ def load_run_config(overrides: list[str], changeable: tuple[str, ...] = ()) -> "
         if not name.startswith(changeable):
             fields = ", ".join(f"`{prefix.rstrip('.')}`" for prefix in changeable)
             raise InputError(f"`{name}` belongs to the trained net; only {fields} can change")
-    prepare(config)
+    prepare_process(config)
     return config
 
 
-def load_study(overrides: list[str]) -> "Study":
+def chosen_study(overrides: list[str]) -> "Study":
     """The study of --study, its base overridden, with the seeds of --study.seeds."""
     from resnet.studies.study import load_study, with_base
 
@@ -174,7 +174,7 @@ def load_study(overrides: list[str]) -> "Study":
     except ValueError:
         raise InputError(f"--study.seeds must be whole numbers with commas between; got {seeds}") from None
     study = dataclasses.replace(with_base(study, override(study.base, overrides)), seeds=seeds)
-    prepare(study.base)
+    prepare_process(study.base)
     return study
 
 

@@ -34,7 +34,7 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
 
 
-def fetch(repository: str, net: str, about: About) -> tuple[Path, About]:
+def fetch_from_hub(repository: str, net: str, about: About) -> tuple[Path, About]:
     """(the weight file, `about` with what the repository states); InputError where it has none of `net`.
 
     Files are kept where huggingface_hub keeps them ($HF_HOME), and fetched from $HF_ENDPOINT.

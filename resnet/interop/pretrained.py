@@ -88,7 +88,7 @@ def _from(weights: str | Path, name: str, about: About) -> Net:
         return load(path).net
     if path.exists() or not hub.is_name(str(weights)):
         return _from_file(path, name, about)
-    file, about = hub.fetch(str(weights), name, about)
+    file, about = hub.fetch_from_hub(str(weights), name, about)
     return _from_file(file, name, about)
 
 

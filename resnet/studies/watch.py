@@ -125,7 +125,7 @@ def view(name: str, workdir: Path) -> View:
     )
 
 
-def page(table: Table, every: float) -> str:
+def html_page(table: Table, every: float) -> str:
     """The table as HTML that loads itself again after `every` seconds."""
     console = Console(record=True, width=PAGE_WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(table)
@@ -136,7 +136,7 @@ def page(table: Table, every: float) -> str:
 def write_page(table: Table, every: float, path: Path) -> None:
     """Writes the page, whole."""
     with replacing(path) as temporary:
-        temporary.write_text(page(table, every), "utf-8")
+        temporary.write_text(html_page(table, every), "utf-8")
 
 
 def _state(workdir: Path) -> str:

@@ -72,7 +72,7 @@ def _subject(overrides: list[str]) -> Any:
     if given.config:
         if given.step is not None:
             raise InputError("--step is for a run; --config=… is a net before its first step")
-        config, data = cli.load_config(overrides), given.data or NOISE
+        config, data = cli.chosen_config(overrides), given.data or NOISE
         return of_config(str(given.config), config, data, given.images, given.images_seed)
     cli.load_run_config(overrides)
     return of_run(given.workdir, given.data or "test", given.images, given.step, given.images_seed)

@@ -65,9 +65,9 @@ def main(overrides: list[str], shells: list[str]) -> None:
 
 def _case(name: str) -> str:
     """The options of a command, as a case of the shell."""
-    from resnet.cli.main import load
+    from resnet.cli.main import load_command
 
-    command = load(name)
+    command = load_command(name)
     with cli.flags_of(command.define):
         flags = [f"--{flag.name}=" for flag in cli.FLAGS.get_key_flags_for_module(command)]
     return f'            {name}) words="{" ".join(flags)}" ;;'

@@ -27,7 +27,7 @@ def main(overrides: list[str]) -> dict:
     """One call of resnet.models.counts.count_parts, or one for each net of the zoo."""
     if cli.FLAGS.zoo:
         return show_zoo()
-    config = cli.load_config(overrides)
+    config = cli.chosen_config(overrides)
     if cli.FLAGS.compare:
         return show_differences(config, cli.FLAGS.compare)
     from resnet.data.datasets import shapes_of

@@ -55,7 +55,7 @@ def main(overrides: list[str]) -> dict:
     from resnet.weights.files import check_source
 
     check_source(cli.FLAGS.source)  # first, since it takes no time
-    config = cli.load_config(overrides)
+    config = cli.chosen_config(overrides)
     from resnet.interop.convert import import_weights
 
     return import_weights(

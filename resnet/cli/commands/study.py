@@ -39,7 +39,7 @@ def main(overrides: list[str]) -> dict:
     cli.require("study", "workdir")
     from resnet.studies.launch import launch
 
-    study = cli.load_study(overrides)
+    study = cli.chosen_study(overrides)
     return launch(
         study,
         cli.FLAGS.workdir,

@@ -30,7 +30,7 @@ def main(overrides: list[str]) -> dict | None:
 
     options = cli.FLAGS
     with together(options.coordinator, options.processes, options.process):
-        config = in_all(lambda: cli.load_config(overrides))
+        config = in_all(lambda: cli.chosen_config(overrides))
         # Imported after the checks, so that a mistyped field is answered at once.
         from resnet.training.loop import train
 

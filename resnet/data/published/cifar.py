@@ -16,7 +16,7 @@ SHAPE = (3, 32, 32)  # channels, height, width in the file
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class RecordLayout:
     """How one of the two lies in files."""
 
     folder: str
@@ -31,14 +31,14 @@ class Layout:
 
 
 LAYOUTS = {
-    "cifar10": Layout(
+    "cifar10": RecordLayout(
         "cifar-10-batches-bin",
         {f"data_batch_{i}.bin": 10_000 for i in range(1, 6)},
         {"test_batch.bin": 10_000},
         "batches.meta.txt",
         labels=1,
     ),
-    "cifar100": Layout(
+    "cifar100": RecordLayout(
         "cifar-100-binary", {"train.bin": 50_000}, {"test.bin": 10_000}, "fine_label_names.txt", labels=2
     ),
 }
