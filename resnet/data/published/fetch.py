@@ -22,7 +22,7 @@ SECONDS = 60  # for which a server may be silent
 CHUNK = 2**18  # bytes
 REMEDY = "fetch it by other means and name it by --archive=FILE"
 
-Report = Callable[[str, int, int], None]
+ShowProgress = Callable[[str, int, int], None]
 """Takes (file, its bytes that are here, all its bytes) as they come in."""
 
 
@@ -41,7 +41,7 @@ class Archive:
         return self.url.rpartition("/")[2]
 
 
-def fetch(archive: Archive, folder: Path, report: Report) -> Path:
+def fetch(archive: Archive, folder: Path, report: ShowProgress) -> Path:
     """The archive in `folder`, fetched unless it is there; InputError if it cannot be had whole.
 
     What has arrived lies in <name>.part until it is checked, so that a later call goes on from there.
@@ -112,7 +112,7 @@ def unpack(path: Path, members: Iterable[str], folder: Path) -> None:
         raise InputError(f"{path} cannot be unpacked into {folder} ({error})") from None
 
 
-def _append(archive: Archive, part: Path, report: Report) -> None:
+def _append(archive: Archive, part: Path, report: ShowProgress) -> None:
     """Adds to `part` what one answer of the server holds; OSError or HTTPException if it breaks off."""
     here = _size(part)
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={here}-"} if here else {})

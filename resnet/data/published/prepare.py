@@ -5,14 +5,16 @@ from pathlib import Path
 
 from absl import logging
 
-from resnet.data.published.fetch import Archive, Report, check_archive, fetch, unpack
+from resnet.data.published.fetch import Archive, ShowProgress, check_archive, fetch, unpack
 from resnet.data.published.sets import DEFAULT_DIR, PUBLISHED, find_published
 from resnet.data.splits import Source
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
 
 
-def prepare_published(name: str, given_dir: str, given: Path | None, report: Report) -> tuple[Path, Source]:
+def prepare_published(
+    name: str, given_dir: str, given: Path | None, report: ShowProgress
+) -> tuple[Path, Source]:
     """(folder of the data set, its images): fetched into `given_dir`/`name`, or taken from `given`.
 
     `given` is the archive, or a folder that holds the archives under their published names. What is there
@@ -38,7 +40,7 @@ def prepare_published(name: str, given_dir: str, given: Path | None, report: Rep
 
 
 def _bring(
-    archive: Archive, taken: Path | None, folder: Path, members: tuple[str, ...], report: Report
+    archive: Archive, taken: Path | None, folder: Path, members: tuple[str, ...], report: ShowProgress
 ) -> None:
     """Puts an archive, or the members of it that are wanted, into the folder of its data set."""
     path = taken or fetch(archive, folder, report)
