@@ -41,7 +41,8 @@ class Law:
     def _meets(self, low: float, high: float) -> bool:
         slack = ROUNDING * abs(self.value)
         above, below = high >= self.value - slack, low <= self.value + slack
-        return {"at least": low >= self.value, "at most": high <= self.value}.get(self.kind, above and below)
+        met = {"at least": low >= self.value, "at most": high <= self.value}.get(self.kind, above and below)
+        return bool(met)  # NumPy has a type of its own for what it compared
 
 
 @dataclasses.dataclass(frozen=True)

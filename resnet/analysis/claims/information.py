@@ -80,7 +80,7 @@ def reconstruction(features: Float[Array, "n f"], x: Float[Array, "n p"]) -> flo
     fit = slice(0, 2 * len(x) // 3)
     test = slice(fit.stop, None)
     rest = jnp.square(x[test] - _linear_map(features, x, fit)[test]).sum()
-    return max(0.0, float(1 - rest / jnp.square(x[test] - x[fit].mean(0)).sum()))
+    return max(0.0, float(1 - rest / jnp.square(x[test] - x[fit].mean(0, keepdims=True)).sum()))
 
 
 def _linear_map(features: Array, targets: Array, fit: slice) -> Array:
