@@ -15,8 +15,8 @@ from resnet.training.trainer import make_trainer
 
 STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"))
 NAMES = [path.stem for path in STUDIES]
-# Starts from the weights of another run, and has one scale.
-OF_OUR_OWN = {"finetune"}
+# One starts from the weights of another run, the other chooses a learning rate; both have one scale.
+OF_OUR_OWN = {"finetune", "half_width_rate"}
 PAPERS = [path for path in STUDIES if path.stem not in OF_OUR_OWN]
 # The smallest net and a few images; `blocks` goes before the depths of the arms.
 TINY = {

@@ -25,7 +25,7 @@ LOG_SECONDS = 10.0  # between two lines where there is no terminal
 
 def define() -> None:
     """Defines the flags of the command."""
-    flags.DEFINE_string("dir", "", "Folder of data sets, in which NAME/ is made; by default ~/datasets.")
+    cli.define_path("dir", None, "Folder of data sets, in which NAME/ is made; by default ~/datasets.")
     cli.define_path("archive", None, "Archive to take instead of fetching it, or a folder of several.")
     cli.define_path("from", None, "Folder or tar of the images that are made smaller.")
     cli.define_path("to", None, "Tar that is written.")
@@ -47,7 +47,7 @@ def main(overrides: list[str], names: list[str]) -> dict:
             return {"to": str(target), **shrink_images(source, target, options.short_side, report)}
         from resnet.data.published.prepare import prepare_published
 
-        folder, source = prepare_published(names[0], options.dir, options.archive, report)
+        folder, source = prepare_published(names[0], str(options.dir or ""), options.archive, report)
     return {"name": names[0], "dir": str(folder), "train": len(source.train), "test": len(source.test)}
 
 
