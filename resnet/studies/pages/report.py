@@ -218,9 +218,8 @@ def _grid(folder: StudyFolder, metric: Metric) -> Table:
             text = "chosen" if rate == chosen else ""
             if text and len(grid) > 1 and rate in (min(grid), max(grid)):
                 text += ", at the end of the grid"
-            rows.append(
-                (name, f"{rate:g}", str(len(finished)), *values, str(len(runs) - len(finished)), text)
-            )
+            failed = sum(run.over for run in runs) - len(finished)
+            rows.append((name, f"{rate:g}", str(len(finished)), *values, str(failed), text))
     headers = ("arm", "learning rate", "n", f"validation {metric.label}", "validation loss", "failed", "")
     return Table("Learning rates, chosen on validation", headers, rows)
 
