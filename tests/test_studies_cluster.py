@@ -81,7 +81,7 @@ def says(workdir, text, job=""):
     return sum(path.read_text().count(text) for path in (workdir / "slurm").glob(f"{job}*.err"))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is Slurm")
 def test_preempted_jobs_resume_and_end_as_they_would_have_here(tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed (requirements-slurm.txt)")

@@ -42,7 +42,8 @@ def test_a_half_finished_study_reports_and_says_so(tmp_path):
     assert (counts["finished"], counts["failed"], counts["not started"]) == (4, 1, 1)
     page, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     assert "**Unfinished: 4 finished, 1 failed, 1 not started, of 6 runs" in page
-    assert re.search(r"\| 2 +\| -15\.00 ", page) and "-78.53 to +48.53" in page and "loss is nan &lt;at> step 3" in page
+    assert re.search(r"\| 2 +\| -15\.00 +\| -78.53 to \+48.53 ", page)
+    assert "loss is nan &lt;at> step 3" in page
     assert "loss is nan &lt;at&gt; step 3" in html and "data:image/png;base64," in html
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert [row["state"] for row in rows].count("failed") == 1 and len(rows) == 6
