@@ -210,7 +210,7 @@ def test_features_of_a_run_are_its_nets_in_order(source):
     logits = features["pooled"] @ head["kernel"] + np.asarray(head["bias"])[None]
     np.testing.assert_allclose(logits, run.logits(images), atol=1e-5)
     with pytest.raises(InputError, match="images must be uint8 or float, of shape"):
-        run.features(images / 255)
+        run.features(images.astype(np.int64))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -204,7 +204,7 @@ def test_what_cannot_be_loaded(finished, tmp_path):
     with pytest.raises(InputError, match=r"config.json is missing"):
         resnet.load(tmp_path)
     with pytest.raises(InputError, match=r"must be uint8 or float, of shape \(8, 8, 1\) or"):
-        resnet.load(workdir).logits(np.zeros((1, 8, 8, 1), np.float32))
+        resnet.load(workdir).logits(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 def test_other_data_must_put_the_same_question(finished):
