@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ jaxtyping.install_import_hook("resnet", f"{__name__}.check_types")
 # The same examples in every run, however slow the machine.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+# When the tests that have not begun are skipped: a machine that is slow today says what it has tried.
+END = time.monotonic() + 60 * float(os.environ.get("TEST_MINUTES", "inf"))
+
+
+def pytest_runtest_setup(item):
+    """Skips what there is no time left for."""
+    if time.monotonic() > END:
+        pytest.skip("no time left of TEST_MINUTES")
+
 
 # Processor seconds that a test of `make test` may take, its processes and compiling included.
 MOST_SECONDS = 5.0
