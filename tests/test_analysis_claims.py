@@ -195,6 +195,7 @@ def test_narrow_chains_follow_theory(bench, name):
     assert all_of(dataclasses.replace(outcome, setup=wrong).checks()) == NO
 
 
+@pytest.mark.thorough
 def test_claims_that_need_no_training(bench):
     found = {claim.rule: claim.test(bench) for claim in identity.CLAIMS}
     assert found[identity.rule_path].holds == found[identity.rule_costs].holds == YES

@@ -160,6 +160,7 @@ def test_all_parts(tmp_path):
     measure(tmp_path, *PARTS)
 
 
+@pytest.mark.thorough
 def test_a_part_that_is_not_there(tmp_path):
     done = benchmark(tmp_path, "trainig")
     assert done.returncode == 2

@@ -109,6 +109,7 @@ def test_flow_through_known_gains(fields, forward, gradient):
     assert abs(found.gradient[-1]) < 1e-5 and len(found.blocks) == 6
 
 
+@pytest.mark.thorough
 def test_flow_is_the_gradient_of_the_net():
     config = net(blocks=(2, 2))
     chain = chain_of(config, "batch")

@@ -89,6 +89,7 @@ def test_a_ghost_group_must_divide_the_batch():
         trained(X, ghost_batch=4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unbiased", (False, True))
 def test_devices_together_are_one_batch(unbiased):
     """Outputs, statistics and gradients; a device's own part of the gradients to scale and bias."""

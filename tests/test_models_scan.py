@@ -70,6 +70,7 @@ def convolutions(config):
     return str(jax.make_jaxpr(train)(variables, images())).count("convolution_forward[")
 
 
+@pytest.mark.thorough
 def test_a_scanned_program_is_no_longer_for_more_blocks():
     """Stem, one block, then the first of four and one for the rest: two convolutions each."""
     for blocks in (4, 6):

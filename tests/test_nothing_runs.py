@@ -17,6 +17,7 @@ from resnet.config import load_saved_config, save_config
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.published.tfds import _check_features
 from resnet.errors import InputError
+from resnet.runs.provenance import origin
 from resnet.runtime import machine
 from resnet.studies.pages.report import Report, Table, html
 from resnet.weights.files import read_weights, write_safetensors
@@ -125,7 +126,7 @@ def test_a_report_shows_what_it_is_given_as_text(tmp_path):
         paragraphs=[evil],
         tables=[Table(evil, (evil,), [(evil,)])],
         figures={"a.png": evil},
-        sessions=[{"command": evil, "git": None, "devices": {evil: evil}, "versions": {evil: evil}}],
+        origin=origin([{"command": evil, "git": None, "devices": {evil: evil}, "versions": {evil: evil}}]),
     )
     page = html(report, tmp_path)
     assert "<script" not in page and "<img src=x" not in page and page.count("&lt;script&gt;") > 10

@@ -114,7 +114,7 @@ def test_a_contact_sheet(run, folder, tmp_path):
 
 def test_formats_say_the_same(run, folder, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from scripts.predict import FORMATS
+    from resnet.cli.commands.predict import FORMATS
 
     predictions = predict.predict_files(run, predict.find_images([folder]), top=3)
     loaded = json.loads(FORMATS["json"](predictions))

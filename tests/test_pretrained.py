@@ -20,7 +20,7 @@ import resnet
 from resnet.errors import InputError
 from resnet.interop.convert import export_weights
 from resnet.models.config import ModelConfig
-from resnet.models.zoo import ZOO, Net
+from resnet.models.zoo import ZOO, KnownNet
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
 
@@ -32,8 +32,8 @@ TINY = ModelConfig(blocks=(1, 1, 1), width=0.25)
 @pytest.fixture(autouse=True)
 def zoo(monkeypatch):
     """Two small nets among the published: one of 8x8 pixels, and that of a run of an earlier release."""
-    monkeypatch.setitem(ZOO, "tiny", Net(TINY, 0, None, "", 10, (8, 8, 3)))
-    monkeypatch.setitem(ZOO, "saved", Net(resnet.load(RUN).config.model, 0, None, "", 10, (32, 32, 1)))
+    monkeypatch.setitem(ZOO, "tiny", KnownNet(TINY, 0, None, "", 10, (8, 8, 3)))
+    monkeypatch.setitem(ZOO, "saved", KnownNet(resnet.load(RUN).config.model, 0, None, "", 10, (32, 32, 1)))
 
 
 @functools.cache

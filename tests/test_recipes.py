@@ -53,7 +53,7 @@ def test_the_recipes_of_the_papers_are_there():
 
 
 def test_a_recipe_that_is_gone_names_its_heir():
-    with pytest.raises(InputError, match=r"resnet56.py' does not exist; .* did you mean `cifar10_resnet.py`"):
+    with pytest.raises(InputError, match=r"resnet56.py' does not exist; .* did you mean `cifar10_resnet`"):
         load_config(ROOT / "configs" / "cifar10_resnet56.py")
 
 

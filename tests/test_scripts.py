@@ -79,6 +79,7 @@ def assert_refused(done, message):
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -99,6 +100,7 @@ def test_only_data_can_change_in_evaluation(trained):
     assert_refused(done, "`model.width` belongs to the trained net")
 
 
+@pytest.mark.thorough
 def test_help_lists_the_fields_with_their_meanings():
     done = script("train", "--help")
     assert done.returncode == 0

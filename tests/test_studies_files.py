@@ -37,6 +37,7 @@ def test_a_study_is_short_and_tells_source_and_command(path):
     assert f"--study=configs/studies/{path.name} " in docstring and "--workdir=runs/" in docstring
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "scale",
     [pytest.param(scale, marks=[] if scale == "small" else pytest.mark.thorough) for scale in SCALES],

@@ -27,6 +27,7 @@ def finish(folder, name, seed, top1):
     (run.workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@pytest.mark.thorough
 def test_a_half_finished_study_reports_and_says_so(tmp_path):
     folder = open_folder(tiny_study(seeds=(0, 1, 2)), tmp_path, "python scripts/study.py")
     save_folder(folder)

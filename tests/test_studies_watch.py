@@ -56,7 +56,7 @@ def test_the_page_shows_the_same_and_loads_itself_again(run, tmp_path):
     watch.write_page(watching.table(watching.look()), 5.0, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert '<meta http-equiv="refresh" content="5">' in page
-    text = re.sub("<[^>]*>", "", page)
+    text = " ".join(re.sub("<[^>]*>", "", page).split())
     assert "lr[0.1]" in text and "50 of 100" in text and "stopped" in text
     assert "0 of 1 runs are over" in text
 

@@ -73,6 +73,7 @@ print(len(jax.devices()))
 """
 
 
+@pytest.mark.thorough
 def test_scripts_set_devices_and_cache_before_the_first_computation(tmp_path):
     environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     overrides = [f"--config.cache.dir={tmp_path / 'programs'}", "--config.parallel.host_devices=3"]

@@ -125,9 +125,9 @@ def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
     """At steps 4 and 8 on validation, after 9 on the test split; each of more than two batches."""
     begun = []
 
-    def stopping(split, batch_size):
+    def stopping(split, batch_size, pace):
         begun.append(0)
-        for batch in padded_batches(split, batch_size):
+        for batch in padded_batches(split, batch_size, pace):
             begun[-1] += 1
             if len(begun) == evaluations and begun[-1] == 2:
                 signal.raise_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ import pytest
 from resnet.config import Config
 from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
-from resnet.runtime.devices import make_mesh
+from resnet.runtime.devices import each_seed, make_mesh
 from resnet.training.evaluation import evaluate
 from resnet.training.step import TrainState
 from resnet.training.trainer import make_trainer

@@ -46,6 +46,7 @@ def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
     assert read_metrics(tmp_path / "memory") == read_metrics(tmp_path / "stream")
 
 
+@pytest.mark.thorough
 def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     """After four of six steps; with other threads, several steps a call, and the images in a tar."""
     whole = train(config(folders(tmp_path / "data"), 10), tmp_path / "whole", mesh=make_mesh(1))
@@ -59,6 +60,7 @@ def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_pa
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and parts["loss"] == whole["loss"]
 
 
+@pytest.mark.thorough
 def test_each_seed_of_a_program_is_a_run_of_its_own(tmp_path):
     root = one_tar(tmp_path)
     alone = train(config(root), tmp_path / "alone", mesh=make_mesh(1))
@@ -86,6 +88,7 @@ def test_a_bad_image_is_listed_in_the_run_and_counted(tmp_path):
     assert note_skipped(tmp_path / "run", ["another"]) == 4
 
 
+@pytest.mark.thorough
 def test_telemetry_and_a_moving_average_on_a_stream(tmp_path):
     settings = config(one_tar(tmp_path))
     settings.train.telemetry_every, settings.train.ema = "2 steps", 0.9
