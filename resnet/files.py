@@ -118,3 +118,9 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of text as `replacing` does: a reader finds the old text or the new one."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)

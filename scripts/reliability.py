@@ -15,7 +15,7 @@ cli.define_path("rows", "results/reliability", "Folder of the rows; the page lie
 
 def main(_: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
-    from resnet.files import replacing
+    from resnet.files import write_text
     from resnet.runs.tables import markdown_table
 
     folder = cli.FLAGS.rows
@@ -25,8 +25,7 @@ def main(_: list[str]) -> dict[str, Any]:
     commands = sorted({(part["command"], commit(part)) for part in parts(*rows) if "command" in part})
     listed = "\n".join(f"- `{command}` (commit {at})" for command, at in commands)
     page = folder.with_suffix(".md")
-    with replacing(page) as temporary:
-        temporary.write_text(f"{HEAD}\n{table}\n\nMade by\n\n{listed}\n")
+    write_text(page, f"{HEAD}\n{table}\n\nMade by\n\n{listed}\n")
     totals = {name: sum(part[name] for part in parts(*rows)) for name in ("tries", "losses")}
     return totals | {"page": str(page)}
 

@@ -1,5 +1,7 @@
-"""Markdown tables and code, in which any text is escaped."""
+"""Markdown tables and code, in which any text is escaped, and the same rows as CSV."""
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,6 +22,16 @@ def markdown_table(
     heading: Any = "keys" if headers is None else [cell(header) for header in headers]
     options.setdefault("tablefmt", "github")
     return tabulate.tabulate(cells, heading, **options)
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV below the keys of the first; nothing of none."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
 
 
 def cell(value: Any) -> Any:

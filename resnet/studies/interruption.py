@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.files import replacing
+from resnet.files import write_text
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
@@ -136,5 +136,4 @@ def write_interruption(found: Interruption, command: str, path: Path) -> None:
         *origin_lines([this_session(command)]),
         "",
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines))
+    write_text(path, "\n".join(lines))

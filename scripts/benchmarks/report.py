@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.files import replacing, save_png
+from resnet.files import replacing, save_png, write_text
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.runs.tables import markdown_table
@@ -48,8 +48,7 @@ def add(path: Path, entries: Entries) -> Entries:
     merged = dict(sorted(merged.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, merged)
-    with replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text(page(merged, path.with_suffix(".png").name))
+    write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
     figure = plot(merged)
     if figure is not None:
         with replacing(path.with_suffix(".png")) as temporary:
@@ -193,5 +192,4 @@ def write_readme(path: Path, entries: Entries) -> None:
     """Puts the table between the marks."""
     before, rest = path.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    with replacing(path) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n\n{readme_table(entries)}\n\n{END}{after}")
+    write_text(path, f"{before}{BEGIN}\n\n{readme_table(entries)}\n\n{END}{after}")

@@ -8,7 +8,7 @@ from typing import Any
 from absl import logging
 
 from resnet.analysis.claims.claim import Bench, Claim, Finding
-from resnet.files import replacing, save_png
+from resnet.files import replacing, save_png, write_text
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 
@@ -28,8 +28,7 @@ def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: s
     for name, figure in (item for figures in drawn for item in figures.items()):
         with replacing(folder / PICTURES / name) as temporary:
             save_png(figure, temporary)
-    with replacing(folder / PAGE) as temporary:
-        temporary.write_text(_page(findings, [list(figures) for figures in drawn], command, seconds))
+    write_text(folder / PAGE, _page(findings, [list(figures) for figures in drawn], command, seconds))
     holds = [finding.holds for finding in findings]
     return {"page": str(folder / PAGE), "holds": holds, "seconds": round(seconds)}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.files import local_path, replacing, sync
+from resnet.files import local_path, sync, write_text
 from resnet.runs.metrics.boards import TENSORBOARD, Board, open_boards
 from resnet.runtime.processes import index_of_this
 
@@ -40,8 +40,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes one JSON document so that no reader ever sees half of it; of several processes, the first."""
     if index_of_this():
         return
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(to_json(value, indent=2) + "\n")
+    write_text(Path(path), to_json(value, indent=2) + "\n")
 
 
 def is_result(value: Any) -> bool:
@@ -114,8 +113,7 @@ def forget_records_after(workdir: Path, step: int, again: Collection[str] = ("te
         keep_original(workdir / METRICS_FILE)
     records = filter(None, map(_record, lines)) if step else []
     kept = [r for r in records if r["step"] < step or (r["step"] == step and r["split"] not in again)]
-    with replacing(workdir / METRICS_FILE) as temporary:
-        temporary.write_text("".join(to_json(record) + "\n" for record in kept))
+    write_text(workdir / METRICS_FILE, "".join(to_json(record) + "\n" for record in kept))
 
 
 class Lines:

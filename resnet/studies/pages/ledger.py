@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet.config import config_hash, replaced
 from resnet.errors import InputError
-from resnet.files import replacing
+from resnet.files import write_text
 from resnet.studies.study import Origin, Study, load_study, resolve, with_base
 
 ROOT = Path(__file__).parents[3]
@@ -119,8 +119,7 @@ def write_ledger(rows: Iterable[Row], path: Path = LEDGER) -> None:
     writer.writeheader()
     in_order = sorted(rows, key=lambda row: (row.paper, row.table, row.key))
     writer.writerows([dataclasses.asdict(row) for row in in_order])
-    with replacing(path) as temporary:
-        temporary.write_text(text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def study_of(origin: Origin) -> Study:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.errors import InputError
-from resnet.files import replacing
+from resnet.files import write_text
 from resnet.runs.tables import markdown_table
 from resnet.studies.pages.ledger import LEDGER, Row
 from resnet.studies.pages.recording import add_what_was_not_run, record
@@ -35,8 +35,7 @@ def update(workdir: str | Path | None = None, path: Path = LEDGER) -> dict[str, 
         raise InputError(f"{path.parent} does not exist: the ledger is kept in a clone of the repository")
     recorded = record(workdir, path) if workdir else []
     rows = add_what_was_not_run(path)
-    with replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text(page(rows))
+    write_text(path.with_suffix(".md"), page(rows))
     return {"recorded": len(recorded), "ledger": Counter(row.verdict for row in rows)}
 
 

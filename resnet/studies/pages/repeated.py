@@ -1,15 +1,13 @@
 """The same arms and seeds trained twice: how far a run lies from its repetition, and how far seeds do."""
 
-import csv
-import io
 import math
 import statistics
 from pathlib import Path
 from typing import Any
 
 from resnet.errors import InputError
-from resnet.files import replacing
-from resnet.runs.tables import markdown_table
+from resnet.files import write_text
+from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import FINISHED, StudyFolder
 from resnet.studies.pages.report import origin_of
 from resnet.studies.pages.rows import metric_of, scores
@@ -43,8 +41,9 @@ def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title
         raise InputError(
             f"{first.workdir} and {again.workdir} have no two finished seeds of an arm in common"
         )
-    _write(output / CSV, _csv(pairs))
-    _write(output / PAGE, _page(title, rows, metric.label, metric.unit, first, again))
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / CSV, csv_table(pairs))
+    write_text(output / PAGE, _page(title, rows, metric.label, metric.unit, first, again))
     return {"page": str(output / PAGE), "pairs": len(pairs)}
 
 
@@ -75,17 +74,3 @@ def _page(
 def _mean_std(values: dict[int, float], seeds: list[int]) -> str:
     own = [values[seed] for seed in seeds]
     return f"{statistics.mean(own):.2f} ± {statistics.stdev(own):.2f}"
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(text)

@@ -1,18 +1,16 @@
 """The report of a study, finished or not: report.md, report.html (one file), runs.csv and figures."""
 
 import base64
-import csv
 import dataclasses
-import io
 import math
 import statistics
 from pathlib import Path
 from typing import Any
 
-from resnet.files import replacing
+from resnet.files import write_text
 from resnet.runs.files import make_folder
 from resnet.runs.provenance import last_session, origin, told_lines
-from resnet.runs.tables import markdown_table
+from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states
 from resnet.studies.grid import NO_SCORE, score_of
 from resnet.studies.kept import CSV, PAGE, Kept
@@ -58,10 +56,10 @@ def write_report(folder: StudyFolder) -> dict[str, Any]:
     make_folder(folder.workdir)
     rows, runs = arm_rows(folder), run_rows(folder)
     report = make_report(folder, rows, plot_study(folder, rows))
-    _write(folder.workdir / CSV, _csv(runs))
-    _write(folder.workdir / PAGE, _markdown(report))
+    write_text(folder.workdir / CSV, csv_table(runs))
+    write_text(folder.workdir / PAGE, _markdown(report))
     if not isinstance(folder, Kept) or (folder.workdir / HTML).exists():
-        _write(folder.workdir / HTML, html(report, folder.workdir))
+        write_text(folder.workdir / HTML, html(report, folder.workdir))
     return states(folder) | {"report": str(folder.workdir / PAGE)}
 
 
@@ -81,8 +79,8 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         _failures(folder),
         _grid(folder, metric),
         _matched(folder),
+        _runs(folder, metric),
     ]
-    tables.append(_runs(folder, metric))
     return Report(
         title=folder.title,
         status=status,
@@ -276,17 +274,3 @@ def html(report: Report, folder: Path) -> str:
     pictures = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in report.figures}
     template = environment.from_string(TEMPLATE.read_text())
     return template.render(report=report, pictures=pictures, origin=report.origin)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
