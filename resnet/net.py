@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num, UInt8
+from PIL import Image, ImageOps
 
 from resnet.data.augment import normalize
 from resnet.data.images import decode_image
@@ -79,17 +80,20 @@ class Net:
         net's own size is left as it is.
         """
         path, (height, width, channels) = local_path(file), self.task.image_shape
-        image = decode_image(path, str(path), 0, channels)
-        if image.shape[:2] == (height, width):
-            return image
-        if height != width:
+        resized = round(height / self.crop)
+
+        def scaled(image: Image.Image) -> Image.Image:
+            if image.size == (width, height) or width != height:
+                return image
+            return ImageOps.fit(image, (resized, resized), Image.Resampling.BILINEAR)
+
+        image = decode_image(path, str(path), channels=channels, cut=scaled)
+        if width != height and image.shape[:2] != (height, width):
             raise InputError(
                 f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but the net takes "
                 f"{width}x{height}: bring it to that size first"
             )
-        resized = round(height / self.crop)
-        start = (resized - height) // 2
-        image = decode_image(path, str(path), resized, channels)
+        start = (len(image) - height) // 2
         return image[start : start + height, start : start + width]
 
     def _checked(self, images: Any) -> tuple[Num[np.ndarray, "n h w c"], bool]:

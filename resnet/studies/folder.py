@@ -169,10 +169,7 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     earlier = load_folder(workdir) if (workdir / FILE).exists() else None
     folder = StudyFolder(
         workdir=workdir,
-        title=study.title,
-        paper=study.paper,
-        table=study.table,
-        note=study.note,
+        **texts_of(study),
         seeds=tuple(dict.fromkeys((earlier.seeds if earlier else ()) + study.seeds)),
         grid_seeds=study.grid_seeds,
         arms=arms,
@@ -182,6 +179,11 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     for run in (run for name in arms for run in folder.all_runs(name)):
         _check_same(run, folder.arms[run.arm])
     return folder
+
+
+def texts_of(study: Study) -> dict[str, str]:
+    """The texts of a study that its folder repeats: title, paper, table and note."""
+    return {name: getattr(study, name) for name in ("title", "paper", "table", "note")}
 
 
 def save_folder(folder: StudyFolder) -> None:

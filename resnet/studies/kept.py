@@ -10,7 +10,7 @@ from resnet import recipes
 from resnet.config import config_hash
 from resnet.errors import InputError
 from resnet.files import local_path
-from resnet.studies.folder import FILE, StudyFolder, StudyRun, load_folder
+from resnet.studies.folder import FILE, StudyFolder, StudyRun, load_folder, texts_of
 from resnet.studies.study import Origin, Study, load_study, resolve
 
 CSV, PAGE = "runs.csv", "report.md"
@@ -55,9 +55,9 @@ class Kept(StudyFolder):
 
 
 def open_study(workdir: str | Path) -> StudyFolder:
-    """A study's folder or, where it holds runs.csv alone, the study of configs/studies with its name.
+    """Opens a study from its folder. Of a kept study, the folder holds little more than runs.csv.
 
-    Kept studies are those of two CPU cores, at small scale.
+    The arms of a kept study are those of the file in configs/studies with the folder's name, at small scale.
     """
     folder = local_path(workdir)
     if (folder / FILE).exists() or not (folder / CSV).exists():
@@ -80,10 +80,7 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
         ) from None
     kept = Kept(
         workdir=folder,
-        title=study.title,
-        paper=study.paper,
-        table=study.table,
-        note=study.note,
+        **texts_of(study),
         seeds=tuple(dict.fromkeys(row["seed"] for row in rows)),
         grid_seeds=_tried_all(rows),
         arms=resolve(study),

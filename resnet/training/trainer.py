@@ -22,7 +22,6 @@ from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
 from resnet.runtime.devices import (
     DATA,
-    SEEDS,
     check_batch,
     compiled,
     data_axis,
@@ -105,8 +104,7 @@ class Trainer:
 
     def _spec_of_places(self, steps: int) -> PartitionSpec:
         """How the places of a batch lie over the mesh."""
-        axes = [SEEDS] if len(self.seeds) > 1 else []
-        return PartitionSpec(*axes, *([None] if steps > 1 else []), DATA)
+        return PartitionSpec(*self._spec, *([None] if steps > 1 else []), DATA)
 
     def to_devices(self, states: Sequence[Any]) -> Any:
         """A state of each seed, as programs take them: blocks that are scanned stacked, and so are seeds."""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from resnet.analysis.claims import dense
 from resnet.analysis.claims.claim import Bench, Claim, Rows, row_of, signal_command
 from resnet.analysis.growth import Estimate, mean_of
 from resnet.analysis.laws import Check, Law, check
@@ -95,8 +96,6 @@ def _gradient(bench: Bench, function: str, place: str, seed: int) -> float:
 
 def measure_linear(bench: Bench) -> Rows:
     """Dense nets of 64 units on digits, without norm and shortcut: how far from affine, and how accurate."""
-    from resnet.analysis.claims import dense
-
     data = dense.digits(bench.digits)
     rows = []
     for function in ("identity", "relu"):
