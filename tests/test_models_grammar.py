@@ -28,7 +28,7 @@ from tests.models_cases import (
 
 
 def cases(few: int) -> list:
-    """All nets, of which `make test` has the first few."""
+    """Lists all nets as parameters of a test. All but the first `few` are marked thorough."""
     return [
         pytest.param(config, id=name, marks=[] if index < few else pytest.mark.thorough)
         for index, (name, config) in enumerate((MIXED | PLAIN).items())

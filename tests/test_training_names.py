@@ -103,7 +103,7 @@ def test_a_run_under_such_names_is_trained_moved_resumed_and_evaluated(tmp_path)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_run_of_any_name_is_trained_resumed_and_evaluated():
-    """By the one call that each script makes, since a process for each name takes too long."""
+    """Calls the functions that the commands call: a process for each name would take too long."""
 
     @given(NAMES)
     @settings(max_examples=tries(5))

@@ -71,7 +71,7 @@ class DamagedNet:
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """Errors of the net under lesions, and of the net to compare it with."""
+    """The answer: the errors of a net with damaged blocks, and those of the net that it is compared with."""
 
     measure: str
     nets: list[DamagedNet]

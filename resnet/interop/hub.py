@@ -35,9 +35,10 @@ def is_name(text: str) -> bool:
 
 
 def fetch_from_hub(repository: str, net: str, about: About) -> tuple[Path, About]:
-    """(the weight file, `about` with what the repository states); InputError where it has none of `net`.
+    """Fetches the weights of `net`; returns their file, and `about` with what the repository states.
 
-    Files are kept where huggingface_hub keeps them ($HF_HOME), and fetched from $HF_ENDPOINT.
+    InputError where the repository holds no such weights. Files are kept where huggingface_hub keeps them
+    ($HF_HOME), and fetched from $HF_ENDPOINT.
     """
     check_installed(("huggingface_hub",), "pip install 'resnet[hub]', or name a file or a run's folder")
     config = json.loads(_file(repository, CONFIG).read_text())

@@ -19,13 +19,13 @@ class Bench:
     """What the measurements share."""
 
     chain: Config
-    """configs/chain.py."""
+    """The config of configs/chain.py; chains of blocks start from it."""
     digits: Config
-    """configs/digits_small.py."""
+    """The config of configs/digits_small.py; nets on digits start from it."""
     rotation: Config
-    """configs/digits_rotation.py."""
+    """The config of configs/digits_rotation.py; regressions start from it."""
     runs: Path
-    """Where nets are trained; finished runs are not trained again."""
+    """Folder of the runs. A run that is finished there is not trained again."""
     images: int = 32
     seeds: int = 2
     _measured: dict[Callable, Any] = dataclasses.field(default_factory=dict)
@@ -80,7 +80,7 @@ class Finding:
 
 
 def signal_command(model: Mapping[str, Any]) -> str:
-    """The question of which a measurement of growth is a part."""
+    """The command that measures growth in a net with these fields, and more of the same net."""
     fields = shlex.join(f"--config.{name}={value}" for name, value in model.items())
     question = "python scripts/analyze.py --question=signal --config=configs/chain.py --images=32 --seeds=2"
     return f"{question} {fields}".strip()

@@ -45,7 +45,7 @@ def growth(bench: Bench, names: tuple[str, ...]) -> Rows:
 
 
 def rule_lost_or_blown_up(rows: Rows) -> list[Check]:
-    """By how many powers of ten the gradient of each net changes, either way: at least one."""
+    """Checks of each net that its gradient grows or shrinks by at least one power of ten."""
     return [
         Check(f"{row['net']}: powers of ten of the gradient", _powers(row["gradient"]), Law("at least", 1.0))
         for row in rows
@@ -53,7 +53,7 @@ def rule_lost_or_blown_up(rows: Rows) -> list[Check]:
 
 
 def rule_kept(rows: Rows) -> list[Check]:
-    """Signal and gradient of each net stay within a factor of KEPT."""
+    """Checks of each net that signal and gradient grow or shrink by no more than the factor KEPT."""
     law = Law("equal", 1.0, KEPT)
     return [Check(f"{row['net']}: {what}", row[what], law) for row in rows for what in ("signal", "gradient")]
 
@@ -99,7 +99,7 @@ def measure_widths(bench: Bench) -> Rows:
 
 
 def rule_widths(rows: Rows) -> list[Check]:
-    """The gap falls with width as a power below zero, and is none in the widest net."""
+    """Checks that the gap shrinks as the width grows, and that the widest net has none."""
     gaps = [row["gap (log)"] for row in rows]
     known = [
         (row["channels"], gap.value) for row, gap in zip(rows, gaps, strict=True) if gap and gap.value > 0
@@ -169,8 +169,7 @@ CLAIMS = (
     Claim(
         "A deep plain net loses the gradient or blows it up",
         "Without shortcut and norm, the gradient changes by a power of ten or more over 27 blocks, whatever "
-        "the "
-        "activation.",
+        "the activation.",
         signal_command(SETUPS["plain, sigmoid"].model), lambda bench: growth(bench, PLAIN),
         rule_lost_or_blown_up, picture("plain.png"),
     ),
@@ -205,8 +204,7 @@ CLAIMS = (
     Claim(
         "What is missing to theory is the width of the nets",
         "In plain nets with batch norm and ReLU the gap to theory falls with the width, and the widest net "
-        "meets "
-        f"it over 27 blocks within a factor of {theory.FINITE:g}.",
+        f"meets it over 27 blocks within a factor of {theory.FINITE:g}.",
         signal_command(dict(SETUPS[NORMED[0]].model) | {"model.width": 16.0, "model.blocks": (WIDE_BLOCKS,)}),
         measure_widths, rule_widths, picture_of_widths,
     ),

@@ -37,17 +37,17 @@ def measure_accuracy(bench: Bench) -> Rows:
 
 
 def rule_deep(rows: Rows) -> list[Check]:
-    """The identity's gain in the deepest nets, at each budget."""
+    """Checks at each budget how much the identity gains in the deepest nets."""
     return _gains(rows, DEPTHS[-1], Law("at least", WORTH))
 
 
 def rule_shallow(rows: Rows) -> list[Check]:
-    """The identity's gain in the shallowest nets, at each budget."""
+    """Checks at each budget how much the identity gains in the shallowest nets."""
     return _gains(rows, DEPTHS[0], Law("at most", WORTH))
 
 
 def rule_budget(rows: Rows) -> list[Check]:
-    """The gain of a short training over that of a long one, in nets of each depth."""
+    """Checks at each depth how much more the identity gains in a short training than in a long one."""
     checks = []
     for depth in DEPTHS:
         short, long = (row_of(rows, layers=depth, epochs=epochs)["the identity's gain"] for epochs in EPOCHS)
@@ -57,7 +57,7 @@ def rule_budget(rows: Rows) -> list[Check]:
 
 
 def rule_stable(rows: Rows) -> list[Check]:
-    """How much more the results of plain nets vary over seeds than those with the identity."""
+    """Checks how much more the results of plain nets vary over seeds than those of nets with the identity."""
     name = "deviation over seeds, none over identity"
     return [
         Check(f"{row['layers']} layers, {row['epochs']} epochs: {name}", row[name], Law("at least", 1.0))
@@ -191,8 +191,7 @@ CLAIMS = (
     Claim(
         "ReLU leaves units dead",
         f"After {EPOCHS[-1]} epochs, at least 1 % of the channels behind the first ReLU of all branches are "
-        "0 at "
-        f"every pixel of {PROBED} images.",
+        f"0 at every pixel of {PROBED} images.",
         "python scripts/claims.py --only=trained", measure_dead, rule_dead,
     ),
 )  # fmt: skip

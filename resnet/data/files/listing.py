@@ -105,7 +105,7 @@ class Listing:
 
 
 def make_listing(place: Path, groups: Mapping[str, Sequence[Entry]], *, in_tar: bool) -> Listing:
-    """The listing of the entries of each class; classes and files are sorted by name."""
+    """Lists the files of each class. Classes are sorted by name, and so are the files of a class."""
     classes = tuple(sorted(groups))
     rows = [(label, e) for label, name in enumerate(classes) for e in sorted(groups[name], key=_by_name)]
     names = [os.fsencode(entry.name) for _, entry in rows]

@@ -50,7 +50,7 @@ class Sizes:
 
 
 class BadImages(Sequence[str]):
-    """The images that could not be read so far, each with its reason; sorted, without end known."""
+    """The images that could not be read so far, each with its reason, sorted. More may follow."""
 
     def __init__(self, limit: float):
         """`limit` is the share of a training split that may be bad."""
@@ -65,7 +65,7 @@ class BadImages(Sequence[str]):
         return sorted(self._found.values())[index]
 
     def note(self, name: str, error: BadImage, among: int | None) -> None:
-        """Takes up an image; InputError if more than the share of `among` training images are bad."""
+        """Adds an image; InputError if more than the share `limit` of `among` training images are bad."""
         with self._lock:
             if name in self._found:
                 return

@@ -43,7 +43,7 @@ class Client(Protocol):
         """Adds points to the curves."""
 
     def end(self) -> None:
-        """Says that nothing follows in this session."""
+        """Says that this process sends nothing more."""
 
 
 class Service:
