@@ -1,8 +1,8 @@
-"""ResNet-18 at 128 pixels on imagenette, ten classes of ImageNet, for as few epochs as two CPU cores allow.
+"""ResNet-18 at 128 pixels on imagenette, ten classes of ImageNet, in few epochs.
 
-Source: a recipe of ours; crops of at least 0.35 of the area and smoothed labels as in fastai's baselines of the
-data set, https://github.com/fastai/imagenette.
-Expected: results/imagenette.md, on images that were cut to 224 pixels before, which do not compare with others.
+Source: a recipe of ours; crops of at least 0.35 of the area and smoothed labels are those of fastai's
+baselines of the data set, https://github.com/fastai/imagenette.
+Expected: results/imagenette.md, whose images were cut to 224 pixels before, so that it compares with no other.
 Hardware: two CPU cores.
 Command: python scripts/train.py --config=configs/imagenette_resnet18.py --workdir=runs/imagenette \
     --config.data.dir=FOLDER  (holds train/ and val/, or a tar of both)
