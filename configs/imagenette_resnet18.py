@@ -2,7 +2,7 @@
 
 Source: a recipe of ours; crops of at least 0.35 of the area and smoothed labels are those of fastai's
 baselines of the data set, https://github.com/fastai/imagenette.
-Expected: results/imagenette.md, whose images were cut to 224 pixels before, so that it compares with no other.
+Expected: results/imagenette.md, whose images were cut to 224 pixels before, so that no other compares.
 Hardware: two CPU cores.
 Command: python scripts/train.py --config=configs/imagenette_resnet18.py --workdir=runs/imagenette \
     --config.data.dir=FOLDER  (holds train/ and val/, or a tar of both)
