@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num, UInt8
-from PIL import Image, ImageOps
 
 from resnet.data.augment import normalize
+from resnet.data.files.crops import Cut, Fitted, Middle
 from resnet.data.images import decode_image
 from resnet.errors import InputError
 from resnet.files import local_path
@@ -35,8 +35,10 @@ class Net:
     """{"params", "batch_stats"}."""
     task: Task
     """Image shape, class names, and the normalisation: mean and std of pixels from 0 to 255."""
-    crop: float = 1.0
-    """Share of a picture's shorter side that `read` keeps, about the centre."""
+    crop: float = 0.0
+    """Share of a picture's shorter side that `read` keeps, about the centre; 0: all."""
+    size: int = 0
+    """Side of the pictures that `read` gives, which images may have too; 0: that of the task's images."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled programs cannot be pickled; they are made again when they are needed.
@@ -74,33 +76,31 @@ class Net:
         return normal[0] if one else normal
 
     def read(self, file: str | Path) -> UInt8[np.ndarray, "h w c"]:
-        """A picture (JPEG, PNG) in the net's shape.
-
-        Its shorter side is resized, bilinearly, so that the centre crop is the net's side. A picture of the
-        net's own size is left as it is.
-        """
-        path, (height, width, channels) = local_path(file), self.task.image_shape
-        resized = round(height / self.crop)
-
-        def scaled(image: Image.Image) -> Image.Image:
-            if image.size == (width, height) or width != height:
-                return image
-            return ImageOps.fit(image, (resized, resized), Image.Resampling.BILINEAR)
-
-        image = decode_image(path, str(path), channels=channels, cut=scaled)
-        if width != height and image.shape[:2] != (height, width):
+        """A picture (JPEG, PNG) in the net's shape, resized and cut as the images of its evaluation."""
+        path, (height, width, channels) = local_path(file), self._shapes[-1]
+        cut: Cut = Middle(height, self.crop) if self.crop else Fitted(height)
+        square = width == height
+        image = decode_image(
+            path, str(path), channels=channels, cut=lambda image: cut(image, image.size) if square else image
+        )
+        if image.shape[:2] != (height, width):
             raise InputError(
                 f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but the net takes "
                 f"{width}x{height}: bring it to that size first"
             )
-        start = (len(image) - height) // 2
-        return image[start : start + height, start : start + width]
+        return image
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Height, width and channels of images that the net takes: those of training, and of evaluation."""
+        shape = tuple(self.task.image_shape)
+        return [shape, (self.size, self.size, shape[-1])] if self.size else [shape]
 
     def _checked(self, images: Any) -> tuple[Num[np.ndarray, "n h w c"], bool]:
         """(a batch of pixels from 0 to 255, whether it was one image); InputError for what is none."""
-        images, shape = np.asarray(images), self.task.image_shape
+        images, shape = np.asarray(images), self._shapes[-1]
         floats = jnp.issubdtype(images.dtype, jnp.floating)
-        shaped = images.ndim in (3, 4) and images.shape[-3:] == tuple(shape)
+        shaped = images.ndim in (3, 4) and images.shape[-3:] in self._shapes
         if not shaped or not (floats or images.dtype == np.uint8):
             raise InputError(
                 f"images must be uint8 or float, of shape ({', '.join(map(str, shape))}) or (n, the same); "
@@ -112,4 +112,4 @@ class Net:
                 f"got values from {images.min():g} to {images.max():g}"
             )
         pixels = images.astype(np.float32) * 255 if floats else images
-        return pixels.reshape(-1, *shape), images.ndim == 3
+        return pixels.reshape(-1, *images.shape[-3:]), images.ndim == 3

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from resnet.config import Config
-from resnet.data.datasets import SPLITS, DataConfig, given_statistics, load_split
+from resnet.data.datasets import SPLITS, DataConfig, load_split
+from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
+from resnet.data.statistics import given_statistics
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
 from resnet.models.resnet import ResNet, make_model
@@ -43,8 +45,9 @@ class Run:
 
     @functools.cached_property
     def net(self) -> Net:
-        """The net alone, without its history."""
-        return Net(self.model, self.variables, self.task)
+        """The net alone, without its history; it reads pictures as the run evaluates them."""
+        data = self.config.data
+        return Net(self.model, self.variables, self.task, data.eval_crop, data.eval_size)
 
     def logits(self, images: Any) -> Float[np.ndarray, "*n outputs"]:
         """Logits of images, uint8 from 0 to 255 or float from 0 to 1, [n, h, w, c] or one [h, w, c]."""
@@ -61,25 +64,38 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
     return Run(config, task, make_model(config.model, task.num_outputs), variables, step, local_path(workdir))
 
 
-def evaluate_run(run: Run, split: str = "test", data: DataConfig | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: Run, split: str = "test", data: DataConfig | None = None, pace: Pace | None = None
+) -> dict[str, Any]:
     """Metrics of a run's weights on a split of its own data, or of `data`; no other split is needed.
 
-    The images are normalised as in training, unless `data` gives a mean or std of its own.
+    The images are normalised as in training, unless `data` gives a mean or std of its own. `pace` is that of
+    a stream.
     """
     data = data or run.config.data
     images, skipped = load_run_split(run, split, data)
-    given = given_statistics(data, run.task.image_shape[-1])
+    noted = {"skipped_images": len(skipped)} if skipped else {}
+    return {"split": split, **make_evaluator(run, data, pace)(images), "step": run.step} | noted
+
+
+def make_evaluator(run: Run, data: DataConfig, pace: Pace | None) -> Callable[[Examples], dict[str, Any]]:
+    """A function that gives the metrics of a run's weights on images with its labels, see evaluate_run."""
     mesh = make_mesh()
+    program = make_evaluate(mesh, model=run.model, task=normalized_as(run, data))
+    variables = replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh)
     # Rounded up to whole shares: what is padded does not count.
     batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
-    metrics = evaluate(
-        replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh),
-        images,
-        program=make_evaluate(mesh, model=run.model, task=dataclasses.replace(run.task, **given)),
-        batch_size=batch_size,
-    )
-    noted = {"skipped_images": len(skipped)} if skipped else {}
-    return {"split": split, **as_numbers(metrics), "step": run.step} | noted
+
+    def metrics(images: Examples) -> dict[str, Any]:
+        return as_numbers(evaluate(variables, images, program=program, batch_size=batch_size, pace=pace))
+
+    return metrics
+
+
+def normalized_as(run: Run, data: DataConfig) -> Task:
+    """The run's task, with the mean and std that `data` gives in place of its own."""
+    given = given_statistics(data.mean, data.std, run.task.image_shape[-1])
+    return dataclasses.replace(run.task, **given)
 
 
 def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Sequence[str]]:

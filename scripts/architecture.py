@@ -25,7 +25,7 @@ PICTURE = PAGE.with_suffix(".png")
 BEGIN, END = "<!-- rooms: written by scripts/architecture.py -->", "<!-- /rooms -->"
 LINK = re.compile(r"\[`([\w.]+)`\]\((\.\./[\w/]+\.py)(?:#L\d+)?\)")
 # Small modules beside the rooms, which every room may use: left out of the picture.
-BASICS = ("__main__", "durations", "errors", "fields", "files", "paths", "recipes")
+BASICS = ("__main__", "durations", "errors", "fields", "files", "paths", "processors", "recipes")
 BOX = 1.6  # width of a room in the picture
 
 Imports = Mapping[str, set[str]]

@@ -30,7 +30,7 @@ def main(overrides: list[str]) -> dict:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
     import jax
 
-    from resnet.runtime.devices import processors
+    from resnet.processors import processors
     from resnet.runtime.machine import count_devices, keep_memory
 
     keep_memory()

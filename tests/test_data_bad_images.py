@@ -12,7 +12,10 @@ from absl import logging
 
 from resnet.config import Config
 from resnet.data.datasets import DataConfig, load_dataset
-from resnet.data.images import decode_images
+from resnet.data.files.crops import Fitted
+from resnet.data.files.decoders import decode_cut
+from resnet.data.files.resident import decode_images
+from resnet.data.images import decode_image
 from resnet.errors import InputError
 from resnet.runs.open_run import open_workdir
 from resnet.runs.task import task_of
@@ -22,11 +25,16 @@ from tests.tally import record, tries
 SECONDS = 10.0  # more for one file is a hang
 
 
+def fitted(size):
+    """How an image folder with `data.image_size` decodes."""
+    return lambda file, name: decode_cut(file, name, Fitted(size), "pillow")
+
+
 def outcome(path, expected, size=0):
     """ "image" or "error"; fails where a file becomes anything else."""
     began = time.monotonic()
     try:
-        image = decode_images([path], [str(path)], image_size=size)[0][0]
+        image = decode_images([path], [str(path)], fitted(size) if size else decode_image)[0][0]
     except InputError as error:
         message = str(error)
         assert message.startswith(str(path)) and "\n" not in message and len(message) < 500
@@ -147,7 +155,7 @@ def test_folders_that_cannot_be_listed_and_links_in_circles(root, monkeypatch):
 
 
 def test_only_image_folders_skip():
-    with pytest.raises(InputError, match="`data.on_bad_image` is for image_folder only"):
+    with pytest.raises(InputError, match="`data.on_bad_image` is for image_folder and tfds:NAME"):
         DataConfig(name="digits", on_bad_image="skip").check()
     with pytest.raises(InputError, match="`data.on_bad_image` must be one of error, skip"):
         DataConfig(on_bad_image="ignore").check()

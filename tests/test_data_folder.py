@@ -9,7 +9,10 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from resnet.data.images import decode_image, decode_images
+from resnet.data.files.crops import Fitted
+from resnet.data.files.decoders import decode_cut
+from resnet.data.files.resident import decode_images
+from resnet.data.images import decode_image
 from tests.folder_cases import load, noted, refused, save, two_classes
 from tests.images_cases import chunk, png
 
@@ -72,7 +75,7 @@ def test_resizing_is_antialiased():
     stripes[::2] = 255
     file = io.BytesIO()
     Image.fromarray(stripes).save(file, "PNG")
-    shrunk = decode_image(file.getvalue(), "stripes", image_size=8)
+    shrunk = decode_cut(file.getvalue(), "stripes", Fitted(8), "pillow")
     assert np.abs(shrunk[1:-1].astype(int) - 127).max() < 8
 
 
@@ -152,7 +155,7 @@ def test_cmyk_jpeg_becomes_rgb():
 
 
 def test_missing_folder(root):
-    refused(root / "nowhere", f"`data.dir`: there is no folder {root}/nowhere; it must hold train/")
+    refused(root / "nowhere", f"`data.dir`: there is no folder or tar {root}/nowhere; it must hold train/")
 
 
 def test_missing_train(root):

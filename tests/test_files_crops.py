@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from resnet.data.files.crops import RATIOS, centred, cropped, random_box
+from resnet.data.files.decoders import decode_cut
 from resnet.data.files.stream import Sizes
-from resnet.data.images import decode_image
 from resnet.data.streams import CROP, host_draws
 from tests.stream_cases import jpeg
 
@@ -61,7 +61,7 @@ def test_pixels_are_torchvisions(size):
     expected = image.crop(box).resize((24, 24), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(cropped(image, box, 24), expected)
     sizes = Sizes(24, 0.08, 28, 0.875)
-    decoded = decode_image(content, "x", cut=lambda image: sizes.for_training(image, draws))
+    decoded = decode_cut(content, "x", sizes.for_training(draws), "pillow")
     np.testing.assert_array_equal(decoded, expected)
     width, height = size
     short, long = (width, height) if width <= height else (height, width)
@@ -71,7 +71,7 @@ def test_pixels_are_torchvisions(size):
     top, left = round((new[1] - 28) / 2.0), round((new[0] - 28) / 2.0)
     expected = resized.crop((left, top, left + 28, top + 28))
     np.testing.assert_array_equal(centred(image, 28, 0.875), expected)
-    np.testing.assert_array_equal(decode_image(content, "x", cut=sizes.for_evaluation), expected)
+    np.testing.assert_array_equal(decode_cut(content, "x", sizes.for_evaluation, "pillow"), expected)
 
 
 @pytest.mark.parametrize(("size", "share", "side"), [(224, 0.875, 256), (224, 0.95, 236), (224, 0.965, 232)])

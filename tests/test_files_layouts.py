@@ -199,7 +199,7 @@ def test_what_is_no_tar_or_holds_no_image(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"<html>" * 1000)
     refused(tmp_path / "x.tar", "x.tar is no whole tar")
     refused(tar(tmp_path / "y.tar", {"a/b.txt": b"x"}), "y.tar holds no image .(.jpg|.JPEG)?")
-    refused(tmp_path / "z.tar", "there is no folder .*z.tar")
+    refused(tmp_path / "z.tar", "there is no folder or tar .*z.tar")
 
 
 def test_labels_that_do_not_fit(tmp_path):
@@ -262,7 +262,7 @@ def test_fields_of_files_mean_nothing_elsewhere():
     for field, value in (("eval_crop", 0.5), ("storage", "stream"), ("random_resized_crop", 0.1)):
         other = config("/x", **{field: value})
         other.name, other.image_size = "digits", 0
-        with pytest.raises(InputError, match="is for image_folder only, and must be .* for digits"):
+        with pytest.raises(InputError, match="is for image_folder and tfds:NAME, and must be .* for digits"):
             other.check()
 
 

@@ -99,8 +99,9 @@ def test_the_folders_looked_in_by_default(monkeypatch, tmp_path):
 def test_another_file_format_is_named(tmp_path):
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
-    (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "tfrecord"}))
-    with pytest.raises(InputError, match=r"3.0.1 is in tfrecord format, and only array_record is read: f"):
+    (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "riegeli"}))
+    message = r"3.0.1 is in riegeli format, and only array_record and tfrecord are read: fetch it by resnet p"
+    with pytest.raises(InputError, match=message):
         load(tmp_path)
 
 

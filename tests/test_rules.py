@@ -14,7 +14,7 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room, a folder or file of resnet/, may import of the others; imports go one way.
-LEAVES = {"durations", "errors", "fields", "files", "paths", "recipes"}
+LEAVES = {"durations", "errors", "fields", "files", "paths", "processors", "recipes"}
 LEAVES |= {"kernels", "models", "data", "weights"}
 ENGINE = LEAVES | {"config", "runs", "runtime", "training"}
 ROOMS = {
@@ -24,10 +24,11 @@ ROOMS = {
     "fields": {"errors"},
     "files": {"errors"},
     "paths": {"errors"},
+    "processors": set(),
     "recipes": {"errors", "fields", "files"},
     "kernels": {"errors", "files"},
     "models": {"errors", "fields", "kernels", "paths"},
-    "data": {"errors", "fields", "files"},
+    "data": {"errors", "fields", "files", "processors"},
     "weights": {"errors", "files", "models", "paths"},
     "config": ENGINE,
     "runtime": ENGINE,

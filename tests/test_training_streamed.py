@@ -1,5 +1,6 @@
 """A run on a stream: the numbers of one in memory, resumed in mid-epoch, on other threads and devices."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from resnet.runs.metrics.records import read_metrics
 from resnet.runs.open_run import note_skipped
 from resnet.runtime.devices import make_mesh
 from resnet.training.loop import train
-from tests.stream_cases import STATISTICS, TRAIN, folders, one_tar
+from tests.stream_cases import STATISTICS, TRAIN, VALIDATION, folders, one_tar
 
 
 def config(root, steps=6, **data) -> Config:
@@ -110,3 +111,10 @@ def test_a_run_is_evaluated_on_its_stream_and_at_another_size(tmp_path):
     assert larger["n"] == 12 and larger["loss"] != found["loss"]
     images = load_dataset(settings.data).validation.images
     assert images.shape == (12, 16, 16, 3) and np.ptp(images) > 100
+    # A prediction sees what the evaluation sees.
+    for i, (name, content) in enumerate(sorted(VALIDATION.items())[:3]):
+        (tmp_path / "picture.jpg").write_bytes(content)
+        larger_net = dataclasses.replace(run, config=settings).net
+        np.testing.assert_array_equal(larger_net.read(tmp_path / "picture.jpg"), images[i], name)
+        assert larger_net.logits(images[i]).shape == (3,)
+        assert run.net.read(tmp_path / "picture.jpg").shape == (8, 8, 3)

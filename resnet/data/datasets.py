@@ -1,30 +1,37 @@
 """DataConfig, and the data set it describes: images in memory, as uint8, or streamed from their files."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import numpy as np
-from absl import logging
 
 from resnet.data import splits
 from resnet.data.augment import Cutout, Flip, ImageOperation, Shift, parse_operation
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
-from resnet.data.files.delivery import Pace
-from resnet.data.files.stream import Sizes, StreamSplit
-from resnet.data.folder import STORAGES, STREAM, load_image_folder
-from resnet.data.images import Images
-from resnet.data.published.sets import PUBLISHED, load_published
+from resnet.data.files.decoders import check_decoder
+from resnet.data.files.layout import find_listings
+from resnet.data.files.listing import Listing
+from resnet.data.files.stream import Sizes
+from resnet.data.folder import STORAGES, STREAM, load_files
+from resnet.data.published.sets import PUBLISHED, TFDS_DIR, load_published
+from resnet.data.published.tfds import NAME as NAME_IN_TFDS
+from resnet.data.published.tfds import PREFIX, check_splits, find_prepared, list_prepared
 from resnet.data.splits import NAME, PLACE, SPLITS, Dataset, Examples, Source
+from resnet.data.statistics import NORMALIZATIONS, statistics
 from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Fields
 from resnet.files import check_path, local_path
 
-NORMALIZATIONS = ("channel", "pixel_mean", "none")
 ON_BAD_IMAGE = ("error", "skip")
-STATISTICS_SAMPLE = 4096  # images of a stream whose mean and standard deviation are taken
 # Fields that say something of image files.
-OF_FILES = ("image_size", "random_resized_crop", "eval_size", "eval_crop", "storage", "on_bad_image")
+OF_FILES = (
+    "image_size",
+    "random_resized_crop",
+    "eval_size",
+    "eval_crop",
+    "decoder",
+    "storage",
+    "on_bad_image",
+)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -33,7 +40,10 @@ class DataConfig(Fields, section="data"):
 
     name: str = "digits"
     """digits, digits_rotation, synthetic, image_folder, or published: mnist, fashion_mnist, cifar10,
-    cifar100, svhn_cropped"""
+    cifar100, svhn_cropped; or tfds:NAME[/CONFIG], an image-classification set that tensorflow-datasets
+    prepared"""
+    splits: tuple[str, ...] = ()
+    """which splits of tfds:NAME are ours, e.g. "train=train, test=validation"; empty: by their names"""
     dir: str = ""
     """where the data lie: root of image_folder; of a published set the folder that `resnet prepare` was
     given (empty: ~/datasets) or tfds's data_dir (~/tensorflow_datasets)"""
@@ -55,6 +65,9 @@ class DataConfig(Fields, section="data"):
     eval_crop: float = 0.0
     """eval_size over the shorter side that such an image is resized to before its middle is cut out (the
     usual 224 of 256 is 0.875); 0: the whole middle is resized"""
+    decoder: str = "pillow"
+    """what decodes image_folder's JPEGs: pillow, or simplejpeg, faster because it decodes them at a fraction
+    of their size where that serves; the pixels differ"""
     storage: str = "auto"
     """where image_folder's images are held: memory, or stream, decoded for each batch; auto: a stream where
     they are cut anew each time or would take more than memory_gb"""
@@ -96,7 +109,7 @@ class DataConfig(Fields, section="data"):
 
     def check(self) -> None:
         """Raises InputError naming the first field that cannot work."""
-        check_choice("data.name", self.name, DATASETS)
+        self._check_name()
         check_choice("data.shift_fill", self.shift_fill, Shift.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
@@ -120,6 +133,20 @@ class DataConfig(Fields, section="data"):
         if not all(value > 0 for value in self.std):
             raise InputError(f"`data.std` must be positive; got {self.std!r}")
 
+    @property
+    def in_files(self) -> bool:
+        """Whether each image lies in a file, or a record, of its own."""
+        return self.name == "image_folder" or self.name.startswith(PREFIX)
+
+    def _check_name(self) -> None:
+        if not self.name.startswith(PREFIX):
+            check_choice("data.name", self.name, [*DATASETS, f"{PREFIX}NAME"])
+        elif not NAME_IN_TFDS.fullmatch(self.name):
+            raise InputError(f"`data.name` must be {PREFIX}NAME or {PREFIX}NAME/CONFIG; got {self.name!r}")
+        check_splits("data.splits", self.splits)
+        if self.splits and not self.name.startswith(PREFIX):
+            raise InputError(f"`data.splits` is for {PREFIX}NAME only; got {self.splits!r}")
+
     def _check_augmentation(self) -> None:
         operations = self.operations()
         for field, operation in operations:
@@ -135,16 +162,17 @@ class DataConfig(Fields, section="data"):
     def _check_files(self) -> None:
         """What is said of images in files must apply, and be sizes and shares."""
         check_choice("data.storage", self.storage, STORAGES)
+        check_decoder("data.decoder", self.decoder)
         check_at_least("data.eval_size", self.eval_size, 0)
         check_at_least("data.memory_gb", self.memory_gb, 0)
         for field in ("random_resized_crop", "eval_crop", "bad_limit"):
             check_within(f"data.{field}", getattr(self, field), 0, 1)
-        for field in OF_FILES if self.name != "image_folder" else ():
+        for field in () if self.in_files else OF_FILES:
             if (value := getattr(self, field)) != getattr(DataConfig, field):
                 default = getattr(DataConfig, field)
                 raise InputError(
-                    f"`data.{field}` is for image_folder only, and must be {default} for {self.name}; "
-                    f"got {value!r}"
+                    f"`data.{field}` is for image_folder and {PREFIX}NAME, and must be {default} for "
+                    f"{self.name}; got {value!r}"
                 )
         if not self.image_size and (self.sizes.cut_anew or self.storage == STREAM):
             raise InputError(
@@ -155,23 +183,34 @@ class DataConfig(Fields, section="data"):
     def sizes(self) -> Sizes:
         """What is cut out of the images of image_folder."""
         evaluate = self.eval_size or self.image_size
-        return Sizes(self.image_size, self.random_resized_crop, evaluate, self.eval_crop)
+        return Sizes(self.image_size, self.random_resized_crop, evaluate, self.eval_crop, self.decoder)
 
 
-def _folder(path: str) -> Path:
-    return local_path(path).absolute()
+def folder_of(config: DataConfig) -> Path:
+    """The folder, or the file, that data.dir names."""
+    return local_path(config.dir).absolute()
 
 
-def _load_files(config: DataConfig, only: str) -> Source:
-    return load_image_folder(
-        _folder(config.dir),
+def _load_folder(config: DataConfig, only: str) -> Source:
+    root = folder_of(config)
+    return _load_files(config, root, find_listings(root, only))
+
+
+def _load_prepared(config: DataConfig, only: str) -> Source:
+    prepared = find_prepared(config.name, local_path(config.dir or TFDS_DIR).absolute())
+    return _load_files(config, prepared.folder, list_prepared(prepared, config.splits, only))
+
+
+def _load_files(config: DataConfig, root: Path, listings: Mapping[str, Listing]) -> Source:
+    return load_files(
+        root,
+        listings,
         config.sizes,
         storage=config.storage,
         memory_gb=config.memory_gb,
         bad_limit=config.bad_limit,
         skip=config.on_bad_image == "skip",
         chosen=config.classes,
-        only=only,
     )
 
 
@@ -180,7 +219,7 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "digits": lambda config, only: load_digits(),
     "digits_rotation": lambda config, only: load_digits_rotation(config.split_seed),
     "synthetic": lambda config, only: load_synthetic(),
-    "image_folder": _load_files,
+    "image_folder": _load_folder,
     **dict.fromkeys(PUBLISHED, lambda config, only: load_published(config.name, config.dir)),
 }
 
@@ -192,7 +231,7 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
     """
     source = _read(config)
     train, validation = _hold_out(source, config, held_out_by)
-    mean, std = _statistics(train, config)
+    mean, std = statistics(train, config.normalization, config.mean, config.std)
     read = {name: getattr(source, name) for name in SPLITS}
     dataset = Dataset(
         train=train,
@@ -225,7 +264,8 @@ def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[
 def _read(config: DataConfig, only: str = "") -> Source:
     """Reads what the loader of the data set gives, and keeps the chosen classes."""
     config.check()
-    source = DATASETS[config.name](config, only)
+    load = _load_prepared if config.name.startswith(PREFIX) else DATASETS[config.name]
+    source = load(config, only)
     splits.check_labels(source, config.name)
     return splits.of_classes(source, config.classes, config.name) if config.classes else source
 
@@ -254,43 +294,3 @@ def _hold_out(source: Source, config: DataConfig, by: str) -> tuple[Examples, Ex
         )
     train = source.train[kept[: config.train_limit or len(kept)]]
     return train, source.train[held_out] if source.validation is None else source.validation
-
-
-def _statistics(train: Examples, config: DataConfig) -> tuple[splits.Statistic, splits.Statistic]:
-    """What is subtracted from images and what they are divided by, in units of 0..255."""
-    channels = train.image_shape[-1]
-    given = given_statistics(config, channels)
-    if config.normalization == "none":
-        mean, std = np.zeros(channels), np.full(channels, 255.0)
-    elif len(given) == 2:
-        return given["mean"], given["std"]
-    elif config.normalization == "pixel_mean":  # He 2015 divides by nothing, or does not say so
-        mean, std = _sample(train).mean(axis=0, dtype=np.float64), np.full(channels, 255.0)
-    else:
-        mean, std = splits.channel_statistics(_sample(train))
-    return given.get("mean", mean.astype(np.float32)), given.get("std", std.astype(np.float32))
-
-
-def _sample(train: Examples) -> Images:
-    """The images whose statistics are taken: all, or, of a stream, the first of the shuffled order."""
-    if isinstance(train, StreamSplit) and len(train) > STATISTICS_SAMPLE:
-        logging.info(
-            "mean and std are taken of %d of %d images; `data.mean` and `data.std` give others",
-            STATISTICS_SAMPLE,
-            len(train),
-        )
-        train = train[:STATISTICS_SAMPLE]
-    if isinstance(train, StreamSplit):  # without those that cannot be read
-        return np.concatenate([images[mask > 0] for images, _, mask in train.padded(256, Pace())])
-    return train.images
-
-
-def given_statistics(config: DataConfig, channels: int) -> dict[str, splits.Statistic]:
-    """Those of mean and std that the config states, in units of 0..255."""
-    given = {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name)}
-    for name, values in given.items():
-        if len(values) != channels:
-            raise InputError(
-                f"`data.{name}` must have one value for each of {channels} channels; got {values!r}"
-            )
-    return {name: np.multiply(values, 255).astype(np.float32) for name, values in given.items()}

@@ -1,4 +1,4 @@
-"""Images in files, by class: from folders, or tars as they are published; into memory, or as a stream."""
+"""Images that are listed by class, read into memory or streamed from their files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from resnet.data.files.layout import find_listings
+from resnet.data.files.crops import Fitted
+from resnet.data.files.decoders import decode_cut
 from resnet.data.files.listing import Listing
+from resnet.data.files.resident import decode_images
 from resnet.data.files.stream import BadImages, Sizes, StreamSplit
-from resnet.data.images import BadImage, decode_image, decode_images
+from resnet.data.images import BadImage, Image8, decode_image
 from resnet.data.splits import Source, Split
 from resnet.errors import InputError
 
@@ -34,8 +36,9 @@ class _Files(Sequence[Path | bytes]):
         return [listing.name(row) for listing, row in self.rows]
 
 
-def load_image_folder(
+def load_files(
     root: Path,
+    listings: Mapping[str, Listing],
     sizes: Sizes,
     *,
     storage: str,
@@ -43,23 +46,20 @@ def load_image_folder(
     bad_limit: float,
     skip: bool = False,
     chosen: Sequence[str] = (),
-    only: str = "",
 ) -> Source:
-    """The images under `root`; the folder names in train/, sorted, are the classes.
+    """The images that are listed by split; `root` is where they lie, in messages.
 
     With `skip`, images that cannot be read are left out of memory, and listed. Of `chosen` classes, if there
-    are all of them, no others are read. With `only`, nothing is read but that split, and train/ where it
-    is held out from there. They are streamed where `storage` says so, and by `auto` where they are cut
-    anew for each batch or would take more than `memory_gb`.
+    are all of them, no others are read. They are streamed where `storage` says so, and by `auto` where they
+    are cut anew for each batch or would take more than `memory_gb`.
     """
-    listings = find_listings(root, only)
     classes = next(iter(listings.values())).classes
     if chosen and set(chosen) <= set(classes):
         listings = {name: listing.of_classes(chosen) for name, listing in listings.items()}
     if reason := _why_stream(listings, sizes, storage, memory_gb):
         logging.info("%s is streamed: %s", root, reason)
         return _streamed(listings, sizes, bad_limit)
-    return _read(root, listings, sizes.train, skip)
+    return _read(root, listings, sizes, skip)
 
 
 def _why_stream(listings: Mapping[str, Listing], sizes: Sizes, storage: str, memory_gb: float) -> str:
@@ -109,12 +109,18 @@ def _streamed(listings: Mapping[str, Listing], sizes: Sizes, bad_limit: float) -
     )
 
 
-def _read(root: Path, listings: Mapping[str, Listing], image_size: int, skip: bool) -> Source:
+def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool) -> Source:
     """The images of all splits, decoded together, so that all are of one size."""
+
+    def decode(file: Path | bytes, name: str) -> Image8:
+        if not sizes.train:
+            return decode_image(file, name)
+        return decode_cut(file, name, Fitted(sizes.train), sizes.decoder)
+
     files = _Files(list(listings.values()))
     logging.info("reading %d images from %s", len(files), root)
     try:
-        images, bad = decode_images(files, files.names(), image_size=image_size, skip=skip)
+        images, bad = decode_images(files, files.names(), decode, skip=skip)
     except BadImage as error:
         raise InputError(f"{error}, or set `data.on_bad_image` to skip") from None
     if bad:
@@ -126,7 +132,7 @@ def _read(root: Path, listings: Mapping[str, Listing], image_size: int, skip: bo
         start, stop = np.searchsorted(good, (place, place + len(listing)))
         kept = good[start:stop] - place
         labels = listing.labels[kept]
-        for label in np.flatnonzero(np.bincount(labels, minlength=len(listing.classes)) == 0):
+        for label in np.setdiff1d(listing.labels, labels):
             folder = listing.place / listing.classes[label]
             raise InputError(f"class folder {folder} holds no image that can be read")
         known = np.column_stack([listing.hashes, listing.sizes.astype(np.uint64)])[kept]

@@ -3,14 +3,11 @@
 import contextlib
 import io
 import stat
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
@@ -28,69 +25,17 @@ FORMATS = ("JPEG", "PNG")
 MODES = {1: "L", 3: "RGB"}
 LEVELS = {"L;2": 3, "L;4": 15}  # the white of PNG's grey of few bits, by Pillow's names
 MAX_PIXELS = 89_478_485  # where Pillow warns of a decompression bomb: a quarter GiB of RGB
-CHUNK = 256  # files handed to a thread at once; one by one, the hand-over shows
-_CURRENT = threading.local()  # name of the file that a thread is at
-
-
-def decode_images(
-    files: Sequence[Path | bytes],
-    names: Sequence[str],
-    *,
-    image_size: int = 0,
-    channels: int = 3,
-    skip: bool = False,
-) -> tuple[UInt8[np.ndarray, "n h w c"], dict[int, str]]:
-    """Decodes all files, in threads; without `image_size`, all must have the size of the first.
-
-    `names` stand for the files in errors. With `skip`, what cannot be read is left out, and its place and
-    error are returned beside the images of the others.
-    """
-    bad: dict[int, str] = {}
-
-    def decode(index: int) -> Image8 | None:
-        _CURRENT.name = names[index]
-        try:
-            return decode_image(files[index], names[index], image_size, channels)
-        except BadImage as error:
-            if not skip:
-                raise
-            bad[index] = str(error)
-            return None
-
-    def fill(start: int) -> None:
-        for index in range(start, min(start + CHUNK, len(files))):
-            image = decode(index)
-            if image is None:
-                continue
-            if image.shape != images.shape[1:]:
-                raise InputError(
-                    f"{names[index]} is {_size(image)} pixels, but {names[leader]} is {size}: "
-                    "set `data.image_size` to resize all images to one size"
-                )
-            images[index] = image
-
-    with _noted_warnings():
-        found = ((index, image) for index in range(len(files)) if (image := decode(index)) is not None)
-        leader, first = next(found, (0, None))
-        if first is None:
-            raise InputError(f"none of {len(files)} images can be read: {bad[0]}")
-        size, images = _size(first), np.empty((len(files), *first.shape), np.uint8)
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(fill, range(0, len(files), CHUNK)))
-    return (np.delete(images, list(bad), axis=0) if bad else images), dict(sorted(bad.items()))
 
 
 def decode_image(
     file: Path | bytes,
     name: str,
-    image_size: int = 0,
     channels: int = 3,
     cut: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image8:
     """One image in grey (1 channel) or RGB (3), upright as its EXIF tells, the first of an animated one.
 
-    With `image_size`, the shorter side is resized to it (bilinear, antialiased), the centre kept. `cut`
-    makes something else of the whole image.
+    `cut` makes something else of the whole image.
     """
     try:
         # Reading a pipe or a device might never end.
@@ -117,8 +62,6 @@ def decode_image(
         reason = error.strerror if isinstance(error, OSError) and error.errno else None
         what = f"read ({reason})" if reason else f"decoded ({' '.join(str(error).split())})"
         raise BadImage(f"{name} cannot be {what}: replace it or remove it") from error
-    if image_size:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
@@ -128,24 +71,6 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.|resnet\.data\.images")
         yield
-
-
-@contextlib.contextmanager
-def _noted_warnings() -> Iterator[None]:
-    """Logs Pillow's warnings with the name of the file, which Pillow leaves out."""
-    noted: dict[str, str] = {}
-
-    def note(message: Warning | str, *_: object) -> None:
-        noted[getattr(_CURRENT, "name", "?")] = " ".join(str(message).split())
-
-    with warnings.catch_warnings():
-        # Of all threads: filters and this function belong to the process.
-        warnings.simplefilter("always")
-        warnings.showwarning = note
-        yield
-    if noted:
-        name, message = next(iter(noted.items()))
-        logging.warning("%d images are read with a warning, e.g. %s: %s", len(noted), name, message)
 
 
 def _scale_transparency(image: ImageFile.ImageFile) -> None:
@@ -179,7 +104,3 @@ def _flatten(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
-
-
-def _size(image: Image8) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

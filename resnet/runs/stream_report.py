@@ -7,8 +7,8 @@ from typing import Any
 from absl import logging
 
 from resnet.data.files.stream import TrainingStream
+from resnet.processors import processors
 from resnet.runs.open_run import note_skipped
-from resnet.runtime.devices import processors
 from resnet.runtime.progress import Clock
 
 # Share of the time spent waiting for images from which on the log says what to do.

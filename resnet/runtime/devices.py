@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from resnet.data.files.delivery import Pace
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.kernels import native
 from resnet.kernels.backend import on_cpu
+from resnet.processors import processors
 from resnet.runtime.processes import several
 
 SEEDS, DATA = "seeds", "data"
@@ -48,6 +49,10 @@ class ParallelConfig(Fields, section="parallel"):
         check_at_least("parallel.decoder_threads", self.decoder_threads, 0)
         check_at_least("parallel.batches_ahead", self.batches_ahead, 1)
 
+    def pace(self, rows: Sequence[int] | None = None) -> Pace:
+        """How a stream is delivered to this process, which needs the `rows` of each batch; None: all."""
+        return Pace(self.decoder_threads or processors(), self.batches_ahead, rows)
+
 
 def host_devices(config: ParallelConfig, seeds: int) -> int:
     """The number of devices that the CPU is divided into.
@@ -56,12 +61,6 @@ def host_devices(config: ParallelConfig, seeds: int) -> int:
     Sharing the images of one seed is faster for some nets only, and changes the rounding of its statistics.
     """
     return config.host_devices or max(n for n in range(1, processors() + 1) if seeds % n == 0)
-
-
-def processors() -> int:
-    """Processors that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:

@@ -259,7 +259,7 @@ def _check_grid(config: Config, rates: tuple[float, ...]) -> None:
                 "leave one out, or give rates that differ in their first six digits"
             )
         check_config(replaced(config, {"schedule.learning_rate": rate}))
-    if rates and not config.data.validation and config.data.name != "image_folder":
+    if rates and not config.data.validation and not config.data.in_files:
         raise InputError("learning rates are chosen on validation; set `data.validation` above 0")
 
 

@@ -27,7 +27,6 @@ from resnet.runtime.devices import (
     data_axis,
     own_rows,
     place,
-    processors,
     replicate,
     replicated,
     spec_of_seeds,
@@ -121,8 +120,7 @@ class Trainer:
     @cached_property
     def pace(self) -> Pace:
         """How a stream is delivered to this process."""
-        parallel, rows = self.config.parallel, own_rows(self.mesh, self.config.train.batch_size)
-        return Pace(parallel.decoder_threads or processors(), parallel.batches_ahead, rows)
+        return self.config.parallel.pace(own_rows(self.mesh, self.config.train.batch_size))
 
     @cached_property
     def stream(self) -> TrainingStream | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from resnet.data.images import decode_images
+from resnet.data.files.resident import decode_images
 from resnet.data.order import batch_indices
 from resnet.training.step import make_step
 from scripts.benchmarks import ours

@@ -4,6 +4,11 @@ The same weights are evaluated on other images by --config.data.name=image_folde
 --config.data.dir=… (and image_size, mean, std). They are normalised as in training unless mean and
 std are given. Where the run kept a moving average of its weights, that is what is evaluated. Prints
 {"split", "loss", "top1", "top5", "n", "step"} as one JSON object.
+
+A net of ImageNet's classes is evaluated on another of its test sets, by the protocol of its authors:
+resnet evaluate --workdir=runs/resnet50 --data=imagenet_v2 --config.data.dir=FOLDER
+imagenet_v2: the folders 0 to 999, unpacked. imagenet_real: the validation images, and real.json beside.
+imagenet_c: the folders of the fifteen corruptions; gives mCE, and the error under each.
 """
 
 from absl import flags
@@ -16,12 +21,18 @@ def define() -> None:
     cli.define_path("workdir", None, "Folder of the run.")
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; by default the latest.")
     flags.DEFINE_string("split", "test", "train, validation or test.")
+    flags.DEFINE_string("data", "", "imagenet_v2, imagenet_real or imagenet_c, which lies in data.dir.")
 
 
 def main(overrides: list[str]) -> dict:
-    """One call of resnet.run.evaluate_run."""
+    """One call of resnet.run.evaluate_run, or of resnet.interop.imagenet_sets.evaluate_on."""
     config = cli.load_run_config(overrides, changeable=("data.",))
     from resnet.run import evaluate_run, load
 
-    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
-    return evaluate_run(run, cli.FLAGS.split, config.data)
+    options = cli.FLAGS
+    run, pace = load(options.workdir, options.step), config.parallel.pace()
+    if options.data:
+        from resnet.interop.imagenet_sets import evaluate_on
+
+        return evaluate_on(run, options.data, config.data, pace)
+    return evaluate_run(run, options.split, config.data, pace)

@@ -1,11 +1,13 @@
 """Predicts classes of pictures: resnet predict --workdir=runs/mine IMAGE|FOLDER …
 
-Images (JPEG, PNG) are brought to the size the run was trained on and normalised as in its evaluation.
+Images (JPEG, PNG) are resized, cut and normalised as in the run's evaluation; --config.data.eval_size and
+--config.data.eval_crop change it.
 Shows a table, or with --format=csv or json writes one row an image; with --sheet=FILE.png also draws
 the images with their predictions. Everything is read before anything is written.
 """
 
 import csv
+import dataclasses
 import io
 import sys
 
@@ -44,8 +46,8 @@ def main(overrides: list[str], images: list[str]) -> None:
 
     files = find_images(images)
     check_writable(cli.FLAGS.output, cli.FLAGS.sheet)
-    cli.load_run_config(overrides)
-    run = load(cli.FLAGS.workdir, cli.FLAGS.step)
+    config = cli.load_run_config(overrides, changeable=("data.eval_size", "data.eval_crop"))
+    run = dataclasses.replace(load(cli.FLAGS.workdir, cli.FLAGS.step), config=config)
     terminal = console.Console(stderr=True)
     with progress.Progress(console=terminal, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("images", total=len(files))

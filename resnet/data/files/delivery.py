@@ -7,7 +7,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import os
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 
 from resnet.data.images import without_warnings
 from resnet.errors import InputError
+from resnet.processors import processors
 
 STALL_SECONDS = 300.0  # for which a file may be read; a network file system may never answer
 LOOK_SECONDS = 0.01  # between two looks for such a file, and at whether the devices are busy
@@ -27,8 +27,8 @@ JOIN_SECONDS = 1.0  # for which a thread is waited for that may read for ever
 class Pace:
     """How a stream is delivered to this process: decides the speed and the memory, and no number."""
 
-    threads: int = 0
-    """Threads that read and decode; 0: one for each processor."""
+    threads: int = dataclasses.field(default_factory=processors)
+    """Threads that read and decode; by default one for each processor."""
     ahead: int = 2
     """Batches that are made while one is used."""
     rows: Sequence[int] | None = None
@@ -148,15 +148,17 @@ class InputTimes:
 class Delivery:
     """Makes the batches of a plan, in order; `close` ends its threads."""
 
-    def __init__(self, plan: Iterator[Work], pace: Pace):
+    def __init__(self, plan: Iterator[Work], pace: Pace, quiet: bool = True):
+        """`quiet` drops the warnings of Pillow."""
         self._plan, self._ahead = plan, pace.ahead
         self._under_way: collections.deque[Work] = collections.deque()
         self._jobs: queue.SimpleQueue[tuple[Work, Callable[[Worker], None]] | None] = queue.SimpleQueue()
         self._closed = False
         self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(without_warnings())
+        if quiet:
+            self._quiet.enter_context(without_warnings())
         self.waited = 0.0
-        self.workers = [Worker() for _ in range(pace.threads or os.cpu_count() or 1)]
+        self.workers = [Worker() for _ in range(pace.threads)]
         # Not an executor, whose threads are waited for at exit, even for one that reads for ever.
         self._threads = [
             threading.Thread(target=self._run, args=(worker,), daemon=True, name="decoder")

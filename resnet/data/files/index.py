@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +13,13 @@ import numpy as np
 from absl import logging
 
 from resnet.data.files.listing import Listing
+from resnet.files import replacing
 
 KEPT_FROM = 10_000  # images; fewer are listed in no time
 CACHE = "~/.cache/resnet/indexes"
 VERSION = 1
-ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in ("place", "classes")]
+NO_ARRAYS = ("place", "classes", "reader")
+ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in NO_ARRAYS]
 
 
 def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]]) -> dict[str, Listing]:
@@ -70,9 +71,8 @@ def _save(paths: tuple[Path, ...], key: str, listings: Mapping[str, Listing]) ->
         try:
             if path is paths[-1]:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-                np.savez(file, **arrays)
-            os.replace(file.name, path)
+            with replacing(path) as temporary:
+                np.savez(temporary, **arrays)
             logging.info("the listing is kept as %s", path)
             return
         except OSError:

@@ -26,11 +26,11 @@ NAMES = {
 IMAGENET = {"ilsvrc2012_img_train": "train", "ilsvrc2012_img_val": "validation"}
 
 
-def find_listings(root: Path, only: str = "") -> dict[str, Listing]:
+def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, Listing]:
     """The images of each split under `root`, a folder or a tar; with `only`, no others than are needed.
 
-    Those of training are needed for the validation split where it is held out from them. InputError for
-    what is missing, and for splits whose classes differ.
+    Those of training are needed for the validation split where it is held out from them, unless it is to be
+    there `alone`. InputError for what is missing, and for splits whose classes differ.
     """
     if root.is_file():
         found = _list_tar(root, "train")
@@ -38,13 +38,14 @@ def find_listings(root: Path, only: str = "") -> dict[str, Listing]:
         places = dict.fromkeys(listings, root)
     else:
         places, listings = _find_splits(root), {}  # each place is listed when it is needed
-    needed = "train" if not only or (only == "validation" and only not in places) else only
+    held_out = only == "validation" and only not in places and not alone
+    needed = "train" if not only or held_out else only
     if needed not in places:
         raise InputError(f"there is no folder {root / needed}; `data.dir` must hold {LAYOUT}")
     if not only and "test" not in places:
         logging.warning("%s has no test images: results will be those of the validation split", root)
     wanted = {split: place for split, place in places.items() if not only or split == needed}
-    listings = {split: listings.get(split) or _list_split(place, split) for split, place in wanted.items()}
+    listings = {split: listings.get(split) or list_place(place, split) for split, place in wanted.items()}
     classes = listings[needed].classes
     if len(classes) < 2:
         raise InputError(f"{wanted[needed]} must hold at least two class folders: {LAYOUT}")
@@ -62,7 +63,7 @@ def split_named(name: str) -> str | None:
 def _find_splits(root: Path) -> dict[str, Path]:
     """The folder or tar of each split that is there; names folders that are no split in the log."""
     if not root.is_dir():
-        raise InputError(f"`data.dir`: there is no folder {root}; it must hold {LAYOUT}")
+        raise InputError(f"`data.dir`: there is no folder or tar {root}; it must hold {LAYOUT}")
     inside = sorted(_visible(root))
     folders = [path for path in inside if path.is_dir()]
     tars = [path for path in inside if path.suffix.lower() == ".tar" and path.is_file()]
@@ -77,7 +78,7 @@ def _find_splits(root: Path) -> dict[str, Path]:
     return {split: found[split] for split in NAMES if split in found}
 
 
-def _list_split(place: Path, split: str) -> Listing:
+def list_place(place: Path, split: str) -> Listing:
     """The images of the one split that a place holds."""
     if place.is_dir():
         return _list_folder(place)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +44,15 @@ class Listing:
     """Where each name ends in the text."""
     hashes: UInt64[np.ndarray, " n"]
     """Of class and file name."""
+    reader: Callable[[int, int], bytes] | None = None
+    """Reads (offset, size) where the files are no byte ranges of the place; raises OSError."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def in_tar(self) -> bool:
-        """Whether the files are byte ranges of a tar."""
+        """Whether the files are parts of another, such as byte ranges of a tar."""
         return len(self.offsets) > 0
 
     def name(self, index: int) -> str:
@@ -66,10 +68,12 @@ class Listing:
         """The content of a file; BadImage if it is gone or has changed."""
         size = int(self.sizes[index])
         try:
-            if self.in_tar:
+            if self.reader:
+                content = self.reader(int(self.offsets[index]), size)
+            elif self.in_tar:
                 content = os.pread(self._tar, size, int(self.offsets[index]))
             else:
-                content = _read_whole(f"{self.place}/{self.relative(index)}")
+                content = read_whole(f"{self.place}/{self.relative(index)}")
         except OSError as error:
             raise BadImage(
                 f"{self.name(index)} cannot be read ({error.strerror}): replace it or remove it"
@@ -89,7 +93,8 @@ class Listing:
             offset = int(self.offsets[index]) if self.in_tar else 0
             entry = Entry(self.relative(int(index)), int(self.sizes[index]), offset)
             entries[self.classes[self.labels[index]]].append(entry)
-        return make_listing(self.place, entries, in_tar=self.in_tar)
+        listing = make_listing(self.place, entries, in_tar=self.in_tar, classes=classes)
+        return dataclasses.replace(listing, reader=self.reader)
 
     def relative(self, index: int) -> str:
         """The name of a file in its folder; in a tar, class and file."""
@@ -104,9 +109,11 @@ class Listing:
         return opened
 
 
-def make_listing(place: Path, groups: Mapping[str, Sequence[Entry]], *, in_tar: bool) -> Listing:
-    """Lists the files of each class. Classes are sorted by name, and so are the files of a class."""
-    classes = tuple(sorted(groups))
+def make_listing(
+    place: Path, groups: Mapping[str, Sequence[Entry]], *, in_tar: bool, classes: Sequence[str] = ()
+) -> Listing:
+    """Lists the files of each class, sorted by name; the classes are in the order given, or sorted too."""
+    classes = tuple(classes) or tuple(sorted(groups))
     rows = [(label, e) for label, name in enumerate(classes) for e in sorted(groups[name], key=_by_name)]
     names = [os.fsencode(entry.name) for _, entry in rows]
     known = [os.fsencode(classes[label]) + b"/" + name.rpartition(b"/")[2]
@@ -139,7 +146,7 @@ def _by_name(entry: Entry) -> str:
     return entry.name
 
 
-def _read_whole(path: str) -> bytes:
+def read_whole(path: str) -> bytes:
     """The content of an ordinary file; reading a pipe or a device might never end."""
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:

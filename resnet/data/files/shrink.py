@@ -14,6 +14,7 @@ from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing
 from resnet.data.images import BadImage, decode_image, without_warnings
 from resnet.errors import InputError, check_at_least
+from resnet.processors import processors
 
 QUALITY = 90  # of the JPEGs
 AT_ONCE = 256  # images in memory
@@ -37,7 +38,7 @@ def shrink_images(
     try:
         with (
             tarfile.open(part, "w") as archive,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(processors()) as pool,
             without_warnings(),
         ):
             for names in _portions(listings):

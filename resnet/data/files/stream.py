@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import Float64, Int, Int32, UInt64
-from PIL import Image
 
-from resnet.data.files.crops import DRAWS, centred, cropped, random_box
+from resnet.data.files.crops import DRAWS, Cut, Fitted, Middle, RandomPart
+from resnet.data.files.decoders import PILLOW, decode_cut
 from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work, Worker
 from resnet.data.files.listing import Listing, fingerprint_of_files
-from resnet.data.images import BadImage, Image8, Images, decode_image
+from resnet.data.images import BadImage, Image8, Images
 from resnet.data.order import epoch_order, steps_per_epoch
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
@@ -34,19 +34,21 @@ class Sizes:
     """Side of an image that is evaluated."""
     share: float
     """`evaluate` over the shorter side that the image is resized to; 0: the whole middle."""
+    decoder: str = PILLOW
 
     @property
     def cut_anew(self) -> bool:
         """Whether the same decoded image cannot serve every batch."""
         return bool(self.least_area or self.share or self.evaluate != self.train)
 
-    def for_training(self, image: Image.Image, draws: Float64[np.ndarray, "10 4"]) -> Image.Image:
-        """A random part of the image."""
-        return cropped(image, random_box(draws, *image.size, self.least_area), self.train)
+    def for_training(self, draws: Float64[np.ndarray, "10 4"]) -> Cut:
+        """What is cut out of an image for training, by draws of its place."""
+        return RandomPart(self.train, self.least_area, draws) if self.least_area else Fitted(self.train)
 
-    def for_evaluation(self, image: Image.Image) -> Image.Image:
-        """The middle of the image."""
-        return centred(image, self.evaluate, self.share)
+    @property
+    def for_evaluation(self) -> Cut:
+        """What is cut out of an image for evaluation."""
+        return Middle(self.evaluate, self.share) if self.share else Fitted(self.evaluate)
 
 
 class BadImages(Sequence[str]):
@@ -197,15 +199,14 @@ class StreamSplit:
     def _decoded(self, example: int, worker: Worker, draws: np.ndarray | None) -> Image8:
         """The image for training if there are draws, else for evaluation."""
         entry, sizes = int(self.entries[example]), self.sizes
-        name = self.listing.name(entry)
+        name, cut = (
+            self.listing.name(entry),
+            sizes.for_evaluation if draws is None else sizes.for_training(draws),
+        )
         with worker.timing(name) as is_read:
             content = self.listing.read(entry)
             is_read()
-            if draws is not None and sizes.least_area:
-                return decode_image(content, name, cut=lambda image: sizes.for_training(image, draws))
-            if draws is None and sizes.share:
-                return decode_image(content, name, cut=sizes.for_evaluation)
-            return decode_image(content, name, sizes.evaluate if draws is None else sizes.train)
+            return decode_cut(content, name, cut, sizes.decoder)
 
 
 class TrainingStream:
@@ -230,21 +231,29 @@ class TrainingStream:
                 for step in range(steps.start, max(self.total, steps.stop))
             )
             self._delivery = Delivery(plan, self.pace)
-            self._say_what_it_takes()
+            self._say_what_it_takes(len(steps))
         found = [batch for _ in steps if (batch := self._delivery.take(self.busy))]
         self._next = steps.stop
+        if len(found) == 1:
+            return {name: array[:, None] for name, array in found[0].items()}
         return {name: np.stack([batch[name] for batch in found], 1) for name in found[0]}
 
-    def _say_what_it_takes(self) -> None:
-        pace, rows = self.pace, len(self.pace.needed(self.batch)) * len(self.seeds)
+    def held(self, steps: int) -> tuple[int, int]:
+        """(batches in memory at a time where so many steps are taken together, bytes of each)."""
+        images = len(self.pace.needed(self.batch)) * len(self.seeds)
+        taken = 1 if steps == 1 else 2 * steps  # several are copied into one array
+        return self.pace.ahead + 1 + taken, images * math.prod(self.split.image_shape)
+
+    def _say_what_it_takes(self, steps: int) -> None:
+        batches, size = self.held(steps)
         orders = f"; {len(self.seeds)} seeds have an order each, so each image is decoded as often" * (
             len(self.seeds) > 1
         )
         logging.info(
             "%d threads decode; with the batches ahead, %d batches of %.1f MB are held%s",
-            pace.threads,
-            pace.ahead + 2,
-            rows * math.prod(self.split.image_shape) / 1e6,
+            self.pace.threads,
+            batches,
+            size / 1e6,
             orders,
         )
 
