@@ -1,10 +1,9 @@
 """Estimates time and memory of a study before it starts: measures its smallest net, scales to the others."""
 
+import contextlib
 import dataclasses
 import math
-import time
 
-import jax
 from absl import logging
 
 from resnet.config import Config
@@ -12,11 +11,10 @@ from resnet.data.datasets import Dataset, load_dataset
 from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.models.counts import count_parts
+from resnet.runs.dry_run import try_step
 from resnet.runtime.devices import make_mesh
 from resnet.studies.folder import StudyFolder
 from resnet.training.trainer import make_trainer
-
-STEPS = 5  # timed, after one that compiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +62,9 @@ def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | No
 
 def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:
     """(seconds of a step, bytes that the compiled step needs) on this machine's first device."""
-    trainer = make_trainer(config, dataset, make_mesh(1))
-    state, batches = trainer.start(), [trainer.batch(range(i, i + 1)) for i in range(STEPS + 1)]
-    step = trainer.train().lower(state, batches[0]).compile()
-    state, _ = jax.block_until_ready(step(state, batches[0]))
-    begun = time.monotonic()
-    for batch in batches[1:]:
-        state, _ = step(state, batch)
-    jax.block_until_ready(state)
-    memory = step.memory_analysis()
-    # Donated buffers are counted as arguments and as outputs, and exist once.
-    sizes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return (time.monotonic() - begun) / STEPS, sizes
+    with contextlib.closing(make_trainer(config, dataset, make_mesh(1))) as trainer:
+        found = try_step(trainer)
+    return found.seconds, found.bytes
 
 
 def _elements(config: Config, dataset: Dataset) -> float:

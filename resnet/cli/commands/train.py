@@ -3,6 +3,9 @@
 Any field of the config is overridden by --config.section.field=value. Run again, it resumes; a
 finished run prints its result and does nothing. Prints the result as one JSON object.
 
+With --dry_run nothing is trained or written: some images are decoded and some steps taken, and their speeds,
+the memory, the hours to the end and what to change are printed. It needs no workdir.
+
 Several processes share the images of each batch, under srun, or each started with its number:
 resnet train --config=… --workdir=… --coordinator=host:port --processes=2 --process=0
 """
@@ -16,6 +19,9 @@ def define() -> None:
     """Defines the flags of the command."""
     cli.define_config()
     cli.define_path("workdir", None, "Folder of the run: config, checkpoints, metrics, plots and result.")
+    flags.DEFINE_bool(
+        "dry_run", False, "Try some images and steps, say what the training takes, write nothing."
+    )
     flags.DEFINE_string(
         "coordinator", "", "host:port where several processes meet; auto: as their launcher has it."
     )
@@ -24,15 +30,20 @@ def define() -> None:
 
 
 def main(overrides: list[str]) -> dict | None:
-    """One call of resnet.training.loop.train."""
-    cli.require("config", "workdir")
+    """One call of resnet.training.loop.train, or of resnet.runs.dry_run.dry_run."""
+    cli.require("config", *([] if cli.FLAGS.dry_run else ["workdir"]))
     from resnet.runtime.processes import in_all, index_of_this, together
 
     options = cli.FLAGS
     with together(options.coordinator, options.processes, options.process):
         config = in_all(lambda: cli.chosen_config(overrides))
         # Imported after the checks, so that a mistyped field is answered at once.
-        from resnet.training.loop import train
+        if options.dry_run:
+            from resnet.runs.dry_run import dry_run
 
-        result = train(config, options.workdir, command=cli.command())
+            result = dry_run(config)
+        else:
+            from resnet.training.loop import train
+
+            result = train(config, options.workdir, command=cli.command())
         return None if index_of_this() else result
