@@ -2,11 +2,15 @@
 
 import os
 import re
+import threading
 
 import numpy as np
 import pytest
 
 from resnet.data.batches import padded_batches
+from resnet.data.files import delivery
+from resnet.data.files.decoders import decode_cut
+from resnet.data.files.listing import read_whole
 from resnet.data.order import epoch_order
 from resnet.errors import InputError
 from tests.folder_cases import noted
@@ -94,3 +98,26 @@ def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
         file.truncate(path.stat().st_size // 2)
     found = batches(data, range(4), threads=2)
     assert found and all("when it was listed" in text for text in data.skipped) and len(data.skipped)
+
+
+@pytest.mark.parametrize("storage", ["stream", "memory"])
+def test_a_file_system_that_does_not_answer_is_named(tmp_path, monkeypatch, storage):
+    """A read that never ends, in a thread that nobody can end, does not keep the run from ending."""
+    root, release = folders(tmp_path), threading.Event()
+    fields = {"random_resized_crop": 0.0, "eval_crop": 0.0, "storage": storage}
+    slow = "n02/train_4.JPEG"
+
+    def stalled(read):
+        return lambda first, *rest: (slow in str(rest or first) and release.wait(30), read(first, *rest))[1]
+
+    monkeypatch.setattr(delivery, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(delivery, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr("resnet.data.folder.decode_cut", stalled(decode_cut))
+    monkeypatch.setattr("resnet.data.files.listing.read_whole", stalled(read_whole))
+    try:
+        with pytest.raises(
+            InputError, match=f"{slow} is not read within 0.1 s: its file system does not answer"
+        ):
+            batches(stream(root, **fields), range(5), threads=2)
+    finally:
+        release.set()

@@ -60,7 +60,8 @@ class ArrayRecords:
     """array_record files: records are numbered through all of them."""
 
     def __init__(self, paths: Sequence[Path], feature: str):
-        from array_record.python import array_record_module  # here, because most runs need it not
+        # Here, because most runs need it not; a compiled module, which type checkers do not see.
+        from array_record.python import array_record_module  # type: ignore[attr-defined]
 
         self.paths, self.feature = paths, feature
         self._open = lambda path: array_record_module.ArrayRecordReader(str(path), OPTIONS)
