@@ -151,7 +151,7 @@ def measure(tmp_path, *parts):
 
 @pytest.mark.thorough
 def test_parts_that_need_no_pytorch(tmp_path):
-    measure(tmp_path, "scan", "limits")
+    measure(tmp_path, "scan", "limits", "stream", "scale", "streamed")
 
 
 @pytest.mark.slow

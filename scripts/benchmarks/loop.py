@@ -10,9 +10,11 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from resnet.data.datasets import DataConfig
 from resnet.runtime.devices import make_mesh
 from resnet.training.loop import train
 from scripts.benchmarks import ours
+from scripts.benchmarks.streams import noise, write_tar
 from scripts.benchmarks.timing import compared
 from scripts.peers.torch_nets import Case
 
@@ -45,10 +47,32 @@ def loop(case: Case, effort: Any) -> dict[str, Any]:
     return compared(values, "bare steps", "images/s")
 
 
-def _seconds(case: Case, steps: int, workdir: Path) -> float:
-    """Seconds of a whole run on synthetic images."""
+def streamed(case: Case, effort: Any) -> dict[str, Any]:
+    """Images a second of training on images in memory, and on a stream of JPEGs of the same size."""
+    count, each = (STEPS, case.batch * 2) if case.batch > 4 else (2, 16)
+    values: dict[str, list[float]] = {"from memory": [], "streamed": []}
+    with tempfile.TemporaryDirectory() as folder, _programs_kept(Path(folder) / "programs"):
+        files = {f"train/{i % 10}/{i}.jpg": noise(case.side, i) for i in range(each)}
+        write_tar(Path(folder) / "images.tar", files)
+        for i in range(1 + min(5, effort.rounds)):
+            for name, storage in (("from memory", "memory"), ("streamed", "stream")):
+                data = DataConfig(
+                    name="image_folder", dir=f"{folder}/images.tar", image_size=case.side, storage=storage
+                )
+                runs = [Path(folder) / f"{i}-{storage}-{n}" for n in (1, 3)]
+                short, long = (
+                    _seconds(case, n * count, run, data) for n, run in zip((1, 3), runs, strict=True)
+                )
+                if i:  # the first compiles
+                    values[name].append(2 * count * case.batch / (long - short))
+    return compared(values, "from memory", "images/s")
+
+
+def _seconds(case: Case, steps: int, workdir: Path, data: DataConfig | None = None) -> float:
+    """Seconds of a whole run, on synthetic images by default."""
     config = ours.config_of(case)
-    config.data.name, config.data.validation = "synthetic", 0.0
+    config.data = data or DataConfig(name="synthetic")
+    config.data.validation = 0.0
     config.train.duration, config.train.log_every = f"{steps} steps", "10 steps"
     config.checkpoint.every = f"{CHECKPOINT_EVERY} steps"
     begun = time.perf_counter()

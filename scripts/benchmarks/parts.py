@@ -11,9 +11,10 @@ import jax
 from scripts.benchmarks import ours, stock
 from scripts.benchmarks.inputs import input_steps
 from scripts.benchmarks.limits import limits
-from scripts.benchmarks.loop import loop
+from scripts.benchmarks.loop import loop, streamed
 from scripts.benchmarks.memory import working_memory
 from scripts.benchmarks.runs import SEEDS, runs
+from scripts.benchmarks.streams import BATCH, CORES, SIZE, photographs, scale
 from scripts.benchmarks.timing import compared, interleave
 from scripts.peers import torch_steps
 from scripts.peers.torch_nets import CASES, TINY, Case
@@ -190,6 +191,11 @@ PARTS = {
     "compile": Part("Compiling a training step", compiling, ("resnet20", "resnet56", "resnet110", DEEP)),
     "deep": Part("Compiling a training step, however deep", compiling_deep, (DEEP,)),
     "input": Part("What comes before the net", inputs, ("resnet20",)),
+    "stream": Part(
+        "Photographs of 500x375 pixels for training at 224, 256 of them", photographs, tuple(CORES)
+    ),
+    "streamed": Part("Training on a stream that keeps up", streamed, ("resnet20",)),
+    "scale": Part("A stream at the scale of ImageNet", scale, ("resnet20",)),
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
     "limits": Part("Share of the machine's limits", limits, ("resnet20", "resnet50")),
@@ -202,6 +208,8 @@ def case_named(name: str, quick: bool) -> Case:
     """The case, or in its place the tiny one."""
     if quick:
         return TINY
+    if name in CORES:
+        return dataclasses.replace(CASES["resnet20"], name=name, batch=BATCH, side=SIZE)
     if name == DIGITS:
         return dataclasses.replace(CASES["resnet20"], name=DIGITS, batch=64, side=8)
     if name == DEEP:

@@ -16,6 +16,9 @@ from scripts.benchmarks.parts import PARTS
 
 BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->"
 README_PARTS = {"training": "training step", "inference": "inference"}
+# What is drawn, and what its ratios are of.
+PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PARTS.items()}
+PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 
 Entries = dict[str, dict[str, Any]]
 
@@ -62,7 +65,7 @@ def _places() -> Iterable[tuple[str, str]]:
 
 def page(entries: Entries, picture: str) -> str:
     """The whole measurement as Markdown."""
-    lines = ["# Speed", "", *_origin(entries), "", f"![Ratios to PyTorch]({picture})", ""]
+    lines = ["# Speed", "", *_origin(entries), "", f"![Ratios of the times]({picture})", ""]
     for part in PARTS:
         found = {key.split("/")[1]: entry for key, entry in entries.items() if key.startswith(f"{part}/")}
         if found:
@@ -134,10 +137,10 @@ def _ratio(value: float) -> str:
 
 
 def plot(entries: Entries) -> Any:
-    """Ratios to PyTorch of training and inference steps, one row a net; None without any."""
+    """Ratios of the parts in PLOTTED, one row a case; None without any."""
     from matplotlib.figure import Figure
 
-    panels = [part for part in README_PARTS if any(key.startswith(f"{part}/") for key in entries)]
+    panels = [part for part in PLOTTED if any(key.startswith(f"{part}/") for key in entries)]
     if not panels:
         return None
     figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained", dpi=150)
@@ -159,7 +162,7 @@ def plot(entries: Entries) -> Any:
         axes.set_yticks(range(len(found)), [f"{case}, {e['batch']}" for case, e in found.items()])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"time of {README_PARTS[part]} / PyTorch eager\n(lower is better)")
+        axes.set_xlabel(f"{PLOTTED[part]}\n(lower is better)")
         axes.set_ylabel("net, batch")
         axes.legend(fontsize="small")
     return figure
