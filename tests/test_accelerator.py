@@ -6,6 +6,7 @@ import pytest
 from test_scripts import script
 
 
+@pytest.mark.thorough
 def test_the_commands_are_listed_and_none_is_run(tmp_path):
     done = script("accelerator", "--dry_run", f"--workdir={tmp_path / 'w'}", f"--data={tmp_path}")
     listed = json.loads(done.stdout)
@@ -22,6 +23,7 @@ def test_what_cannot_work_is_refused(argument, message):
     assert done.returncode == 2 and message in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_step_that_ended_well_is_not_repeated_and_no_step_begins_without_time(tmp_path):
     (tmp_path / "checks.done").touch()
     done = script("accelerator", f"--workdir={tmp_path}", "--steps=checks,limits", "--minutes=0")

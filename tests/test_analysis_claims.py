@@ -217,6 +217,7 @@ def test_a_linear_map_reads_what_is_there_and_nothing_else():
     assert information.probe(jnp.zeros_like(x), labels) < 0.4
 
 
+@pytest.mark.thorough
 def test_a_deep_net_of_identities_is_one_linear_map(bench, monkeypatch):
     monkeypatch.setattr(dense, "STEPS", 20)
     data = dense.digits(bench.digits)
@@ -231,6 +232,7 @@ def test_an_interval_of_a_mean():
     assert mean_of([1.0]) is None and mean_of([1.0, math.nan]) is None
 
 
+@pytest.mark.thorough
 def test_the_page_holds_every_claim_and_its_verdict(bench, tmp_path):
     rows = [{"a": about(1.0), "_flow": None}]
     outcome = theory.measure(depth.SETUPS["0.5 x alone"], bench.chain, 4, seeds=1)

@@ -27,6 +27,7 @@ def subject(blocks=4, images=8, **model):
     return of_config("tiny", config, images=images)
 
 
+@pytest.mark.thorough
 def test_blocks_that_are_the_identity_can_be_deleted_and_swapped_for_nothing():
     asked = subject(shortcut="rezero", **LINEAR)
     (net,) = lesion.ask(asked, lesion.Options(counts=(1, 2, 9), draws=3)).nets

@@ -101,6 +101,7 @@ def completion():
     return done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -54,6 +54,7 @@ def outcome(path, expected, size=0):
     return found
 
 
+@pytest.mark.thorough
 def test_each_is_an_image_or_a_clear_error(tmp_path):
     counts = collections.Counter()
     for index, (case, seed) in enumerate(cases(tries(64))):

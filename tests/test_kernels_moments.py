@@ -20,6 +20,7 @@ def operands(shape, center=0.0):
     return tuple(map(jnp.asarray, (draw(size=shape).astype(np.float32), x, x.mean((0, 1, 2)))))
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.parametrize("center", (0.0, 1000.0))
 @pytest.mark.parametrize("shape", SHAPES)

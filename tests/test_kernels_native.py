@@ -140,6 +140,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_throws, throws,
 """
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor has no second thread")
 def test_an_exception_on_a_thread_of_the_pool_is_an_error(tmp_path):

@@ -65,6 +65,7 @@ NATIVE = {
 }
 
 
+@pytest.mark.thorough
 @compiled
 @pytest.mark.parametrize("target", NATIVE)
 def test_the_kernels_refuse_what_does_not_fit(target):
@@ -121,6 +122,7 @@ EMPTY = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", EMPTY)
 def test_empty_arrays_give_what_xla_gives(case):
     x, kernel, window = EMPTY[case]

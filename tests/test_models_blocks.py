@@ -89,6 +89,7 @@ STARTS_AT_IDENTITY = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", STARTS_AT_IDENTITY.values(), ids=STARTS_AT_IDENTITY.keys())
 def test_starts_as_the_identity_forward_and_backward(config):
     """The block returns its input, and hands the gradient on, bit for bit."""

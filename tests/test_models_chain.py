@@ -41,6 +41,7 @@ def output(config, train=False):
     return logits, list(features)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_is_the_net_and_its_blocks_come_apart(name):
     chain = chain_of(CASES[name])
@@ -80,6 +81,7 @@ def test_norms_that_keep_their_statistics_do_so_in_the_chain():
     np.testing.assert_allclose(through(chain_of(config, "batch"), images()), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fields", [{"order": "preactivation"}, {"shortcut": "highway"}])
 def test_branch_and_shortcut_share_the_gradient(fields):
     chain = chain_of(net(**fields), "batch")
@@ -92,6 +94,7 @@ def test_branch_and_shortcut_share_the_gradient(fields):
         x = y
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fields", "forward", "gradient"),
     [
@@ -126,6 +129,7 @@ def test_flow_is_the_gradient_of_the_net():
         x = chain[i](x)
 
 
+@pytest.mark.thorough
 def test_what_overflows_is_masked_and_the_rest_measured():
     config = ModelConfig(**LINEAR | {"shortcut": "none", "branch_init_scale": 1e6, "blocks": (8,)})
     found = flow(chain_of(config), images(), noise_like)

@@ -89,6 +89,7 @@ def program(config):
     return re.sub(r"0x[0-9a-f]+", "", text)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ModelConfig)])
 def test_every_field_changes_something(field):
     """The program, how it starts, or whether there is one. A new field needs a line in KNOBS."""

@@ -49,6 +49,7 @@ def test_the_cases_hold_every_choice():
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", cases(4))
 def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     image = (9, 11, 3)
@@ -69,6 +70,7 @@ def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     assert totals(parts)[0] == count(variables["params"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", cases(1))
 def test_finite_gradients_jit_and_vmap(config):
     """Gradients are finite; jit equals eager; seeds under vmap equal one by one, each within 1e-5.

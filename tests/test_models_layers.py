@@ -66,6 +66,7 @@ def test_an_identity_kernel_returns_its_input_bit_for_bit(size):
     assert not drawn("zero").any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", KERNEL_INITS)
 def test_kernels_of_several_seeds_equal_one_by_one(name):
     keys = [jax.random.key(seed) for seed in range(2)]

@@ -110,6 +110,7 @@ def test_devices_together_are_one_batch(unbiased):
     assert_close(ours, gradients(g.reshape(X.shape), X, None), 1e-6)
 
 
+@pytest.mark.thorough
 def test_ghost_groups_of_two_devices_share_running_statistics():
     parts = X.reshape(2, 3, *X.shape[1:])
     together = jax.vmap(lambda x: trained(x, "devices", ghost_batch=3), axis_name="devices")(parts)

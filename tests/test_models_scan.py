@@ -47,6 +47,7 @@ def trained(config):
 plain = {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case, form", PAIRS)
 def test_every_form_gives_the_same(case, form):
     """Logits, features, gradients and statistics within 1e-5; the same keys of the same random draws."""
@@ -58,6 +59,7 @@ def test_every_form_gives_the_same(case, form):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_of_one_form_fits_the_other(case):
     scanned = dataclasses.replace(CASES[case], scan_blocks=True)
@@ -79,6 +81,7 @@ def test_a_scanned_program_is_no_longer_for_more_blocks():
         assert convolutions(dataclasses.replace(config, scan_blocks=True)) == 1 + 2 + 2 + 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fields, blocks", [({}, 2), ({"scan_blocks": False}, 10), ({"bn_fixed": "stage1"}, 10)]
 )

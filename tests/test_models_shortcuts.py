@@ -73,6 +73,7 @@ def test_the_first_block_of_a_preactivation_net_shares_its_activation(shortcut, 
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", PLAIN.values(), ids=PLAIN.keys())
 def test_without_its_branch_a_block_is_its_shortcut(config):
     """Convolutions at zero: the shortcut joined with nothing, then what follows the sum."""
@@ -132,6 +133,7 @@ def test_a_chain_of_identities_returns_its_input_bit_for_bit(name, after_sum):
     np.testing.assert_array_equal(pull(cotangent)[0], cotangent)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PROMISED)
 def test_a_branch_that_starts_at_zero_can_leave_it(name):
     """Some parameter of the branch or of the sum has a gradient, without which it would never train.
@@ -151,6 +153,7 @@ def test_a_branch_that_starts_at_zero_can_leave_it(name):
     assert any(jnp.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(own))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shortcut", ("exclusive_gating", "highway", "shortcut_only_gating"))
 def test_gates_open_and_shut_in_every_order(shortcut, order):

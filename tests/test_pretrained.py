@@ -64,6 +64,7 @@ def test_importing_the_package_imports_no_jax():
     assert "AttributeError: module 'resnet' has no attribute 'gone'" in done.stderr
 
 
+@pytest.mark.thorough
 def test_images_are_bytes_or_floats_many_or_one(images):
     net = net_at_random()
     logits = net.logits(images)

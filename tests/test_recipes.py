@@ -67,6 +67,7 @@ def test_a_recipe_is_short_and_tells_result_hardware_and_command(path):
     assert "Expected: " in docstring and "Hardware: " in docstring
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_describes_a_net(name):
     model = make_model(recipe(name).model, num_outputs=10)

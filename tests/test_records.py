@@ -162,6 +162,7 @@ print("result")
 """
 
 
+@pytest.mark.thorough
 def test_on_a_terminal_a_bar_is_drawn_on_standard_error_below_the_log():
     screen, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}

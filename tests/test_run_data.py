@@ -139,6 +139,8 @@ def test_other_data_are_refused_and_nothing_is_written(root, config, workdir, na
     with pytest.raises(InputError, match=f"holds a run that began with other data; .*{message}") as raised:
         train(config, workdir)
     assert "\n" not in str(raised.value) and contents(workdir) == before
+    shown = re.findall(r"(?:; |: )\w+: (.*?) then, (.*?) now", str(raised.value))
+    assert shown and all(then != now for then, now in shown)
 
 
 def edits(root, random):

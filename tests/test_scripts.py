@@ -55,6 +55,7 @@ def trained(config_file, tmp_path_factory):
     return workdir, json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_training_prints_one_object_and_obeys_overrides(trained):
     workdir, result = trained
     assert result["split"] == "test" and result["step"] == 4

@@ -74,6 +74,7 @@ def reached(tmp_path_factory):
     return checks, [(name.removeprefix(f"{ROOT}/"), function) for name, function in frames]
 
 
+@pytest.mark.thorough
 def test_six_frames_from_the_script_to_the_loss(reached):
     """The script's file, cli.run, main, train, Step.train and the loss that is differentiated."""
     _, frames = reached

@@ -47,6 +47,7 @@ def test_ties_count_in_the_sign_flip_test(images, p):
     assert sign_flip_p(own - 340 / 360 * 100) == p
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", (3, 4, 5, 10))
 def test_the_interval_holds_the_mean_in_95_of_100_samples(n):
     random = np.random.default_rng(n)

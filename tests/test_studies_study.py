@@ -97,6 +97,7 @@ def test_an_arm_may_match_another():
     assert resolved["highway"].reference == "identity" and not resolved["identity"].reference
 
 
+@pytest.mark.thorough
 def test_arms_are_paired():
     """Seed i of both arms: one order, one augmentation, one start of whatever they share."""
     arms = {"identity": Arm(), "b": Arm({"model.transition": "projection", "model.blocks": (1, 2, 1)})}
@@ -215,6 +216,7 @@ def test_the_folder_of_another_study_is_refused(tmp_path, trained):
         launch(tiny_study(), tmp_path, only=("x",))
 
 
+@pytest.mark.thorough
 def test_a_dry_run_writes_nothing_and_tells_time_and_memory(tmp_path):
     counts = launch(tiny_study(), tmp_path / "s", dry_run=True)
     assert counts["not started"] == 4 and counts["estimated_minutes"] >= 0

@@ -89,6 +89,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_to_any_file_is_named_and_the_one_before_taken(workdir, tmp_path_factory, damage, caplog):
     whole = workdir / "checkpoints" / "5"
@@ -131,6 +132,7 @@ def without_manifest(workdir):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", [None, "truncate", "no data", "no metadata"])
 def test_the_format_before_checksums(workdir, damage, caplog):
     without_manifest(workdir)

@@ -68,6 +68,7 @@ def fill(folder):
             assert error.errno == errno.ENOSPC
 
 
+@pytest.mark.thorough
 def test_a_disk_that_was_full_for_a_while(undisturbed, small_disk, monkeypatch, caplog):
     workdir = small_disk / "run"
     seen = []

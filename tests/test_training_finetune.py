@@ -70,6 +70,7 @@ def first_state(config):
     return flat({"params": state.params, "batch_stats": state.batch_stats}), state
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [0, 1], ids=["run", "file"])
 def test_everything_is_taken(source, kind):
     found, state = first_state(tiny(seed=5, init_from=str(source[kind]), train__ema=0.9))

@@ -67,6 +67,7 @@ def test_a_run_leaves_its_records_and_its_result(finished):
     assert {5, 9} <= set(checkpoint.steps_on_disk(workdir))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("share", "split"), [(0.1, "validation"), (0.0, "none")])
 def test_without_test_images_the_result_says_so(monkeypatch, tmp_path, share, split):
     digits = load_digits()

@@ -77,6 +77,7 @@ def test_what_is_stacked_comes_apart_to_the_bit(scanned):
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(state))
 
 
+@pytest.mark.thorough
 def test_a_scanned_step_is_no_longer_for_more_blocks():
     """Of the whole step: forward, backward, optimiser, moving average."""
 

@@ -53,6 +53,7 @@ def assert_like_alone(alone, workdir, results):
         jax.tree.map(np.testing.assert_array_equal, variables(workdir / f"seed{seed}"), variables(expected))
 
 
+@pytest.mark.thorough
 def test_each_folder_is_that_of_the_run_alone(alone, tmp_path):
     results = both(workdir=tmp_path)
     assert_like_alone(alone, tmp_path, results)
@@ -62,6 +63,7 @@ def test_each_folder_is_that_of_the_run_alone(alone, tmp_path):
         ).read_text()
 
 
+@pytest.mark.thorough
 def test_on_one_device_up_to_rounding(alone, tmp_path):
     results = both(workdir=tmp_path, devices=1)
     for seed, (_, result) in alone.items():
@@ -135,6 +137,7 @@ def test_a_seed_added_later_leaves_the_others_alone(alone, tmp_path):
     assert_like_alone(alone, tmp_path, results)
 
 
+@pytest.mark.thorough
 def test_a_seed_that_fails_does_not_disturb_the_others(alone, tmp_path, monkeypatch):
     log = OpenRun.log
 

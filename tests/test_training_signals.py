@@ -37,6 +37,7 @@ with StopSignals() as stops:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("nothing_to_lose", "numbers_sent", "code", "message"),
     [
@@ -115,6 +116,7 @@ def undisturbed(tmp_path_factory):
     return workdir, train(tiny(), workdir)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("evaluations", "step"),
     [(1, 4), *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((2, 8), (3, 9)))],
@@ -148,6 +150,7 @@ def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
     assert all(score != float("-inf") for score in scores.values()) or step == 8
 
 
+@pytest.mark.thorough
 def test_a_save_on_demand_changes_nothing(undisturbed, tmp_path, monkeypatch):
     at_steps(monkeypatch, {2: lambda: signal.raise_signal(signal.SIGUSR1)})
     result = train(tiny(), tmp_path)

@@ -60,6 +60,7 @@ def one_by_one(trainer, state, order):
     return state, jax.tree.map(lambda *each: np.stack(each), *series)
 
 
+@pytest.mark.thorough
 def test_k_steps_in_one_call_equal_one_by_one(trainer):
     order = places(5)
     state, metrics = trainer.train(5)(start(trainer), Resident(trainer.resident, order))

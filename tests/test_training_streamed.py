@@ -35,6 +35,7 @@ def losses(workdir):
     return [line["loss"] for line in read_metrics(workdir) if line["split"] == "train"]
 
 
+@pytest.mark.thorough
 def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
     results = [
         train(config(folders(tmp_path / "data"), random_resized_crop=0.0, eval_crop=0.0, storage=storage),
@@ -71,6 +72,7 @@ def test_each_seed_of_a_program_is_a_run_of_its_own(tmp_path):
     assert found["runs"][0]["sha256"] == alone["sha256"] != found["runs"][1]["sha256"]
 
 
+@pytest.mark.thorough
 def test_devices_share_the_places(tmp_path):
     root = folders(tmp_path / "data")
     one, two = (train(config(root), tmp_path / str(n), mesh=make_mesh(n)) for n in (1, 2))
@@ -100,6 +102,7 @@ def test_telemetry_and_a_moving_average_on_a_stream(tmp_path):
     assert watched["sha256"] == train(plain, tmp_path / "plain", mesh=make_mesh(1))["sha256"]
 
 
+@pytest.mark.thorough
 def test_a_run_is_evaluated_on_its_stream_and_at_another_size(tmp_path):
     settings = config(one_tar(tmp_path))
     result = train(settings, tmp_path / "run", mesh=make_mesh(1))

@@ -61,6 +61,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["init", "augment", "dropout", "order", "net", "images", "drops", "epochs"])
 def test_what_a_seed_means(name):
     found = {

@@ -35,6 +35,7 @@ def with_and_without(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_training_is_the_same_to_the_last_bit(with_and_without):
     a, b = (load_variables(with_and_without / name)[2] for name in ("with", "without"))
     jax.tree.map(np.testing.assert_array_equal, a, b)

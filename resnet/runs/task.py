@@ -14,7 +14,7 @@ from resnet.errors import InputError
 from resnet.runs.metrics.records import write_json
 
 FILE = "task.json"
-SHOWN = 20  # class names in a message
+SHOWN = 20  # names or numbers in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,13 +111,16 @@ def _differing(begun: Task, now: Task) -> list[str]:
             found.append(f"{split}: {then} then, {here} now")
     for field in ("mean", "std"):
         then, here = getattr(begun, field), getattr(now, field)
-        if then.shape != here.shape or not np.allclose(then, here, rtol=1e-5, atol=1e-3):
-            found.append(f"{field}: {np.mean(then):.4f} then, {np.mean(here):.4f} now")
+        if then.shape != here.shape:
+            found.append(f"{field}: of shape {then.shape} then, {here.shape} now")
+        elif (apart := ~np.isclose(then, here, rtol=1e-5, atol=1e-3)).any():
+            then, here = (listed([f"{number:.4f}" for number in numbers[apart]]) for numbers in (then, here))
+            found.append(f"{field}: {then} then, {here} now")
     return found
 
 
 def listed(names: Sequence[str]) -> str:
-    """Class names in a message."""
+    """The first names, or numbers, in a message."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"({', '.join(names[:SHOWN])}{rest})"
 
