@@ -30,6 +30,7 @@ def test_growth_has_an_interval_that_holds_the_truth():
     assert found[0].n == 18
     assert growth_per_block(np.array([9, 0.1, np.nan, np.inf]), blocks[:4]) is None
     np.testing.assert_allclose(growth_per_block(np.array([9, 0, 1, np.nan]), blocks[:4]).value, np.exp(0.5))
+    assert growth_per_block(np.zeros(0), blocks[:0]) is power_of_depth(np.zeros(0), blocks[:0]) is None
 
 
 def test_polynomial_growth_is_told_from_exponential():

@@ -65,7 +65,7 @@ def power_of_depth(increments: np.ndarray, blocks: np.ndarray) -> Estimate | Non
 
 
 def _settled(blocks: np.ndarray) -> np.ndarray:
-    return blocks > blocks.max() / 4
+    return blocks > blocks.max(initial=0) / 4
 
 
 def _half_width(error: float, freedom: int) -> float:
