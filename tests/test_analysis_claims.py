@@ -16,7 +16,7 @@ from resnet.analysis.claims.claim import Bench, Claim, Finding, row_of
 from resnet.analysis.claims.groups import GROUPS
 from resnet.analysis.claims.page import write_claims
 from resnet.analysis.growth import Estimate, mean_of
-from resnet.analysis.laws import NO, WITHIN, YES, Law, all_of, check
+from resnet.analysis.laws import NO, UNDECIDED, WITHIN, YES, Law, all_of, check
 from resnet.config import replaced
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -46,8 +46,14 @@ def bench(tmp_path_factory):
         (Law("equal", 1.2), about(1.4, 0.02), NO),
         (Law("equal", 1.2, 1.2), about(1.4, 0.02), WITHIN),
         (Law("equal", 1.2, 1.1), about(1.4, 0.02), NO),
-        # An interval that reaches beyond a bound does not meet it.
-        (Law("at least", 1.39), about(1.4, 0.02), NO),
+        # An interval that reaches beyond a bound neither meets it nor contradicts it.
+        (Law("at least", 1.39), about(1.4, 0.02), UNDECIDED),
+        (Law("at least", 1.43), about(1.4, 0.02), NO),
+        (Law("at most", 1.39, 1.01), about(1.4, 0.02), UNDECIDED),
+        (Law("within", 1.0), about(-0.5, 0.4), YES),
+        (Law("within", 1.0), about(0.0, 1.2), UNDECIDED),
+        (Law("within", 1.0), about(-1.5, 0.6), UNDECIDED),
+        (Law("within", 1.0), about(-1.5, 0.4), NO),
         (Law("at least", 1.39, 1.01), about(1.4, 0.02), WITHIN),
         (Law("at least", 1.38), about(1.4, 0.02), YES),
         (Law("at most", 1.5), about(1.4, 0.02), YES),
@@ -56,14 +62,16 @@ def bench(tmp_path_factory):
         (Law("at most", 1.0), Estimate(0.0, -math.inf, 0.5, 2), NO),
     ],
 )
-def test_a_law_has_three_verdicts(law, found, holds):
+def test_a_law_has_four_verdicts(law, found, holds):
     assert law.judge(found) == holds
 
 
 def test_several_checks_hold_as_the_least_of_them():
     yes, within, no = (check("x", value, Law("equal", 1.0, 1.5)) for value in (1.0, 1.2, 2.0))
     assert [each.holds for each in (yes, within, no)] == [YES, WITHIN, NO]
-    assert (all_of([yes, within]), all_of([yes, no, within]), all_of([])) == (WITHIN, NO, NO)
+    undecided = check("x", about(1.0, 0.5), Law("at least", 1.0))
+    assert (all_of([yes, within]), all_of([yes, no, undecided]), all_of([])) == (WITHIN, NO, NO)
+    assert all_of([yes, undecided, within]) == UNDECIDED
     assert str(within) == "x: 1.2, expected 1, within a factor of 1.5: within tolerance"
 
 
@@ -138,27 +146,26 @@ SIGMOID = [{"layers are": "sigmoid", "layers": n, "inputs": 100, "told apart in 
         (activations.rule_slopes, SLOPES, {"function": "identity"}, {"smallest slope": 0.9}),
         (activations.rule_places, PLACES, {"function": "sigmoid"}, {INSIDE: about(0.05)}),
         (activations.rule_places, PLACES, {"function": "relu"}, {AFTER: about(0.6)}),
-        (activations.rule_linear, LINEAR, {"layers": 56}, {"_accuracies": [0.9, 0.8, 0.85]}),
+        (activations.rule_linear, LINEAR, {"layers": 56}, {"_accuracies": [0.9, 0.901, 0.899]}),
         (activations.rule_linear, LINEAR, {"layers": 8}, {"distance from affine": 0.1}),
         (information.rule_sigmoid, SIGMOID, {"layers": 56}, {"told apart in float32": 100}),
         (information.rule_sigmoid, SIGMOID, {"layers": 56}, {"linear probe %": 94}),
-        (information.rule_reading, READING, {"shortcut": "none"}, {"_probe": [91.0, 90.0, 92.0]}),
-        (information.rule_reading, READING, {"shortcut": "identity"}, {"_pixels": [0.1, 0.2, 0.1]}),
+        (information.rule_reading, READING, {"shortcut": "none"}, {"_probe": [95.0, 96.0, 95.0]}),
+        (information.rule_reading, READING, {"shortcut": "identity"}, {"_pixels": [0.05, 0.05, 0.06]}),
         (outputs.rule_saturation, SATURATION, {}, {"gradient, identity": -5.0}),
         (outputs.rule_saturation, SATURATION, {}, {"gradient, tanh": 0.2}),
         (outputs.rule_regressions, REGRESSIONS, {}, {"_sigmoid": [4.0, 4.2, 4.1]}),
-        (trained.rule_deep, TRAINED, {"layers": 20, "epochs": 15}, {GAIN: about(1.5, 1.0)}),
+        (trained.rule_deep, TRAINED, {"layers": 20, "epochs": 15}, {GAIN: about(1.5, 0.4)}),
         (trained.rule_shallow, TRAINED, {"layers": 8, "epochs": 4}, {GAIN: about(4.9, 2.0)}),
         (trained.rule_budget, TRAINED, {"layers": 20, "epochs": 15}, {GAIN: about(60.0, 1.0)}),
         (trained.rule_stable, TRAINED, {"layers": 8, "epochs": 4},
-         {"deviation over seeds, none over identity": about(1.0, 0.5)}),
+         {"deviation over seeds, none over identity": about(0.7, 0.2)}),
         (trained.rule_dead, [{"shortcut": "none", "when": "trained", DEAD: about(5.0, 1.0)}], {},
          {DEAD: about(0.0, 0.0)}),
     ],
 )  # fmt: skip
 def test_numbers_that_contradict_a_claim_turn_its_verdict(rule, rows, where, against):
-    if rule is not trained.rule_budget:  # at 8 layers its intervals overlap
-        assert all_of(rule(rows)) != NO
+    assert all_of(rule(rows)) != NO
     turned = [row | against if all(row[k] == v for k, v in where.items()) else row for row in rows]
     before, after = (Finding(CLAIM, each, rule(each)) for each in (rows, turned))
     assert after.holds == NO and after.text != before.text and ": no" in after.text

@@ -1,4 +1,4 @@
-"""A number held against what is expected of it: met, met within a stated tolerance, or missed."""
+"""A number held against what is expected of it: met, met within a stated tolerance, undecided, or missed."""
 
 import dataclasses
 import math
@@ -6,43 +6,57 @@ from typing import Literal
 
 from resnet.analysis.growth import Estimate
 
-YES, WITHIN, NO = "yes", "within tolerance", "no"
+YES, WITHIN, UNDECIDED, NO = "yes", "within tolerance", "undecided", "no"
 ROUNDING = 1e-4
 """Relative difference that float32 makes over tens of blocks: an exact number is equal up to it."""
-Holds = Literal["yes", "within tolerance", "no"]
-"""The interval of the measurement meets the law; it misses it by no more than the tolerance; neither."""
+Holds = Literal["yes", "within tolerance", "undecided", "no"]
+"""The interval of the measurement meets the law; it misses it by no more than the tolerance; it holds values
+that meet the law and values that do not; all of it misses the law."""
+LEAST_FIRST: tuple[Holds, ...] = (NO, UNDECIDED, WITHIN, YES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """What is expected of a number: equal to, at most or at least `value`."""
+    """What is expected of a number: equal to, at most or at least `value`, or no further than it from 0."""
 
-    kind: Literal["equal", "at most", "at least"]
+    kind: Literal["equal", "at most", "at least", "within"]
     value: float
     tolerance: float = 1.0
     """Factor by which the interval may miss the value, since nets and batches are finite."""
 
     def __str__(self) -> str:
-        sign = {"equal": "", "at most": "≤ ", "at least": "≥ "}[self.kind]
+        sign = {"equal": "", "at most": "≤ ", "at least": "≥ ", "within": "± "}[self.kind]
         return f"{sign}{self.value:.4g}"
 
     def judge(self, found: Estimate | None) -> Holds:
         """The verdict on a measurement; NO where there is none, or none that is finite."""
         if found is None or not all(map(math.isfinite, (found.low, found.high))):
             return NO
-        if self._meets(found.low, found.high):
+        met, met_by_all = self._met(found.low, found.high)
+        if met_by_all:
             return YES
         near = self.tolerance
         # A bound may be missed on one side alone; what is to be equal, on either.
         low = found.low * near if self.kind == "at least" else found.low / near
         high = found.high / near if self.kind == "at most" else found.high * near
-        return WITHIN if self._meets(low, high) else NO
+        if self._met(low, high)[1]:
+            return WITHIN
+        return UNDECIDED if met else NO
 
-    def _meets(self, low: float, high: float) -> bool:
+    def _met(self, low: float, high: float) -> tuple[bool, bool]:
+        """Whether a value of an interval meets the law, and whether the interval as a whole does.
+
+        An interval meets "equal" where it holds the value.
+        """
         slack = ROUNDING * abs(self.value)
-        above, below = high >= self.value - slack, low <= self.value + slack
-        met = {"at least": low >= self.value, "at most": high <= self.value}.get(self.kind, above and below)
-        return bool(met)  # NumPy has a type of its own for what it compared
+        reaches, starts = high >= self.value - slack, low <= self.value + slack
+        met = {
+            "equal": (reaches and starts, reaches and starts),
+            "at least": (high >= self.value, low >= self.value),
+            "at most": (low <= self.value, high <= self.value),
+            "within": (-self.value <= high and low <= self.value, -self.value <= low and high <= self.value),
+        }[self.kind]
+        return bool(met[0]), bool(met[1])  # NumPy has a type of its own for what it compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,5 +85,5 @@ def check(what: str, found: Estimate | float | None, law: Law) -> Check:
 
 def all_of(checks: list[Check]) -> Holds:
     """The verdict on several checks together: the least of theirs; NO where nothing was checked."""
-    found = [each.holds for each in checks]
-    return NO if NO in found or not found else WITHIN if WITHIN in found else YES
+    found = {each.holds for each in checks}
+    return next(each for each in LEAST_FIRST if each in found or not found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet.analysis.laws import Check, Holds, all_of
+from resnet.analysis.laws import LEAST_FIRST, Check, Holds, all_of
 from resnet.config import Config
 
 Rows = Sequence[Mapping[str, Any]]
@@ -75,8 +75,9 @@ class Finding:
     @property
     def text(self) -> str:
         """The checks in words: those that fail first."""
-        order = ("no", "within tolerance", "yes")
-        return "; ".join(map(str, sorted(self.checks, key=lambda check: order.index(check.holds)))) + "."
+        return (
+            "; ".join(map(str, sorted(self.checks, key=lambda check: LEAST_FIRST.index(check.holds)))) + "."
+        )
 
 
 def signal_command(model: Mapping[str, Any]) -> str:

@@ -41,8 +41,9 @@ def _page(findings: list[Finding], pictures: list[list[str]], command: str, seco
         "stands here as a hypothesis with a rule, the command that shows it by hand, what was measured, "
         'and a verdict. The verdict and its text are made of the numbers by the rule: "yes" where the 95 % '
         'interval of each number meets what is expected of it, "within tolerance" where one misses it by '
-        'no more than the factor stated, which is allowed to nets and batches that are finite, and "no" '
-        f"otherwise.\n\n`make claims` wrote this page in {seconds:.0f} s.\n\n{origin}\n\nUnless said "
+        'no more than the factor stated, which is allowed to nets and batches that are finite, "no" where '
+        'all of an interval misses it, and "undecided" where a part of it does: more seeds would tell.'
+        f"\n\n`make claims` wrote this page in {seconds:.0f} s.\n\n{origin}\n\nUnless said "
         "otherwise nets are chains of 40 equal blocks of two 3x3 convolutions at their start, 64 channels, "
         "8x8 pixels, circular borders, with noise for images. Growth is judged over 27 blocks, the depth "
         "of a net of 56 layers. Nets in runs/claims that are trained already are not trained again, and "
