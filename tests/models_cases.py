@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import jax
+import pytest
 
 from resnet.errors import InputError
 from resnet.models.config import ModelConfig
@@ -87,6 +88,17 @@ def mixed_cases() -> dict[str, ModelConfig]:
 
 
 PLAIN = plain_cases()
+# As parameters of a test: every shortcut in two orders and the identity in all; the others are thorough.
+PLAIN_PARAMS = [
+    pytest.param(
+        config,
+        id=name,
+        marks=[]
+        if config.shortcut == "identity" or config.order in ("postactivation", "preactivation")
+        else pytest.mark.thorough,
+    )
+    for name, config in PLAIN.items()
+]
 MIXED = mixed_cases()
 
 

@@ -85,12 +85,38 @@ def transform_gate(p, u, s):
     return sigmoid(norm(convolve(hidden, p["gate2"]), p.get("gate2_norm")))
 
 
+def softmax(p):
+    """(alpha, beta) of two numbers."""
+    a, b = (np.exp(float(p[name])) for name in ("alpha", "beta"))
+    return a / (a + b), b / (a + b)
+
+
+def low_rank(p, x):
+    """x + B A x."""
+    return x + convolve(convolve(x, p["low_rank_a"]), p["low_rank_b"])
+
+
+def without_x(x, f, axes):
+    """F less its part along x."""
+    return f - (x * f).sum(axes, keepdims=True) / ((x * x).sum(axes, keepdims=True) + 1e-6) * x
+
+
+def repvgg_identity(p, u, s):
+    """BN(x), where the shape stays."""
+    return 0 if s > 1 else norm(u, p.get("identity_norm"))
+
+
+def matrix(p, u, s):
+    """BN(W x), of every pixel or of every other."""
+    return norm(convolve(u, p["projection"], s), p.get("norm"))
+
+
 # The sum: p are the shortcut's parameters, x and f its two addends in one shape, u what the shortcut
 # starts from, s the stride.
 MERGES = {
     "none": lambda p, x, f, u, s: f,
     "identity": lambda p, x, f, u, s: x + f,
-    "projection": lambda p, x, f, u, s: norm(convolve(u, p["projection"], s), p.get("norm")) + f,
+    "projection": lambda p, x, f, u, s: matrix(p, u, s) + f,
     "constant_scaling": lambda p, x, f, u, s: 0.5 * x + 0.5 * f,
     "exclusive_gating": lambda p, x, f, u, s: (1 - gate(p, u, s)) * x + gate(p, u, s) * f,
     "shortcut_only_gating": lambda p, x, f, u, s: (1 - gate(p, u, s)) * x + f,
@@ -100,7 +126,20 @@ MERGES = {
     "skipinit": lambda p, x, f, u, s: x + float(p["alpha"]) * f,
     "fixup": lambda p, x, f, u, s: x + float(p["scale"]) * f + float(p["bias"]),
     "normalizer_free": lambda p, x, f, u, s: x + 0.2 * float(p["gain"]) * f,
+    "shake_drop": lambda p, x, f, u, s: x + f,  # without draws
+    "decayed_identity": lambda p, x, f, u, s: 0.5 * x + f,  # the last of two blocks
+    "depth_scaled": lambda p, x, f, u, s: x + f / np.sqrt(2),
+    "layer_scale": lambda p, x, f, u, s: x + np.asarray(p["lambda"]) * f,
+    "laurel_weights": lambda p, x, f, u, s: softmax(p)[1] * x + softmax(p)[0] * f,
+    "laurel_low_rank": lambda p, x, f, u, s: low_rank(p, x) + f,
+    "laurel": lambda p, x, f, u, s: softmax(p)[1] * low_rank(p, x) + softmax(p)[0] * f,
+    "orthogonal": lambda p, x, f, u, s: x + without_x(x, f, 3),
+    "orthogonal_image": lambda p, x, f, u, s: x + without_x(x, f, (1, 2, 3)),
+    "normed_identity": lambda p, x, f, u, s: f + repvgg_identity(p, u, s),
+    "repvgg": lambda p, x, f, u, s: f + repvgg_identity(p, u, s) + matrix(p, u, s),
 }
+# These take the block's input as it is.
+WITHOUT_TRANSITION = ("none", "projection", "normed_identity", "repvgg")
 
 
 def transition(kind, p, u, stride, channels):
@@ -127,7 +166,7 @@ def block(p, x, *, order, shortcut, kind=None, shared=False, input_scale=1.0):
     u = begin if shared else x
     own = p.get("shortcut", {})
     carried = u
-    if kind and shortcut not in ("none", "projection"):
+    if kind and shortcut not in WITHOUT_TRANSITION:
         carried = transition(kind, own, u, stride, f.shape[-1])
     return after_sum(p, MERGES[shortcut](own, carried, f, u, stride))
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.models import shortcuts
 from resnet.models.branches import BRANCHES, CONV1, Branch, Operation
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.counts import count_parts, totals
 from resnet.models.grammar import check_net
 from resnet.models.resnet import Block, make_model
 from resnet.models.scanning import BlockArrays
+from resnet.models.shortcuts import sums, table
 from tests.models_cases import NUM_OUTPUTS, TINY, images
 
 README = Path(__file__).parents[1] / "README.md"
@@ -27,11 +27,11 @@ DEEP = TINY | {"blocks": (1, 3)}
 
 @pytest.fixture
 def scaled_identity(monkeypatch):
-    """The shortcut of the README, its lines run at the end of the file that they are meant for."""
+    """The shortcut of the README, its lines run as at the end of the file that they are meant for."""
     section = README.read_text().split("## Add a shortcut in one place")[1]
     (lines,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
-    monkeypatch.setitem(shortcuts.SHORTCUTS, "scaled_identity", None)
-    exec(lines, vars(shortcuts).copy())
+    monkeypatch.setitem(table.SHORTCUTS, "scaled_identity", None)
+    exec(lines, vars(sums) | {"SHORTCUTS": table.SHORTCUTS})
     return "scaled_identity"
 
 

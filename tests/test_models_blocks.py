@@ -11,9 +11,10 @@ import pytest
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.resnet import Block, make_model
 from resnet.models.scanning import BlockArrays, block_arrays
-from resnet.models.shortcuts import SHORTCUTS, TRANSITIONS, starts_inside
+from resnet.models.shortcuts.table import SHORTCUTS, starts_inside
+from resnet.models.shortcuts.transitions import TRANSITIONS
 from tests import models_reference as reference
-from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, PLAIN, images
+from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, PLAIN, PLAIN_PARAMS, images
 
 KEEPS = BlockSpec(stage=1, block=2, index=1, inputs=4, inner=4, outputs=4, stride=1)
 CHANGES = BlockSpec(stage=2, block=1, index=1, inputs=4, inner=8, outputs=8, stride=2)
@@ -58,7 +59,7 @@ TRANSITION_KINDS = [None, *(pytest.param(kind, marks=pytest.mark.thorough) for k
 
 
 @pytest.mark.parametrize("kind", TRANSITION_KINDS, ids=str)
-@pytest.mark.parametrize("config", PLAIN.values(), ids=PLAIN.keys())
+@pytest.mark.parametrize("config", PLAIN_PARAMS)
 def test_a_block_is_its_papers_formula(config, kind):
     """Within 1e-4 of float64, for every shortcut and order, with and without a change of shape."""
     if kind and SHORTCUTS[config.shortcut].changes_shape and kind != "projection":

@@ -20,7 +20,7 @@ VARIANCES = {
     "glorot": 2 / (9 * 32 + 9 * 64),
     "lecun": 1 / (9 * 32),
 }
-OTHERS = {"orthogonal", "delta_orthogonal", "identity", "zero"}
+OTHERS = {"orthogonal", "delta_orthogonal", "scaled_delta_orthogonal", "identity", "zero"}
 
 
 def drawn(name, shape=SHAPE):

@@ -9,9 +9,9 @@ from resnet.models.branches import ORDERS
 from resnet.models.config import BlockSpec
 from resnet.models.resnet import Block
 from resnet.models.scanning import block_arrays
-from resnet.models.shortcuts import SHORTCUTS, ShortcutPath, starts_inside
+from resnet.models.shortcuts.table import SHORTCUTS, ShortcutPath, starts_inside
 from tests import models_reference as reference
-from tests.models_cases import CHOICES, PLAIN, images, net, split
+from tests.models_cases import CHOICES, PLAIN, PLAIN_PARAMS, images, net, split
 
 FIRST = BlockSpec(stage=1, block=1, index=0, inputs=8, inner=8, outputs=8, stride=1)
 SAME = BlockSpec(stage=2, block=2, index=3, inputs=8, inner=8, outputs=8, stride=1)
@@ -74,7 +74,7 @@ def test_the_first_block_of_a_preactivation_net_shares_its_activation(shortcut, 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("config", PLAIN.values(), ids=PLAIN.keys())
+@pytest.mark.parametrize("config", PLAIN_PARAMS)
 def test_without_its_branch_a_block_is_its_shortcut(config):
     """Convolutions at zero: the shortcut joined with nothing, then what follows the sum."""
     apply, variables = initial(config, CHANGE)
@@ -83,11 +83,13 @@ def test_without_its_branch_a_block_is_its_shortcut(config):
     x = images(2, 6, 6, 4)
     y = apply({"params": params, **state}, x)
     begin = np.asarray(x, np.float64)
-    if config.shortcut == "projection" and config.order.endswith("preactivation"):
+    by_matrix = SHORTCUTS[config.shortcut].changes_shape and config.shortcut != "none"
+    if by_matrix and config.order.endswith("preactivation"):
         begin = reference.ORDERS[config.order][0](params, begin)
     own = {"params": params["shortcut"], "batch_stats": state.get("batch_stats", {}).get("shortcut", {})}
     path = ShortcutPath(config, CHANGE)
-    joined, _ = path.apply(own, jnp.float32(begin), jnp.zeros_like(y), True, None, mutable=["batch_stats"])
+    given = (jnp.float32(begin), jnp.zeros_like(y), True, None, block_arrays(config, CHANGE, None).number)
+    joined, _ = path.apply(own, *given, mutable=["batch_stats"])
     expected = reference.ORDERS[config.order][2](params, np.asarray(joined, np.float64))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 

@@ -12,7 +12,7 @@ from resnet.config import replaced
 from resnet.errors import InputError
 from resnet.models.branches import ORDERS
 from resnet.models.grammar import check_net
-from resnet.models.shortcuts import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS
 from resnet.studies.study import Arm, Study
 
 

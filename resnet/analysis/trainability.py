@@ -25,7 +25,7 @@ from resnet.analysis.options import Count, Within, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
 from resnet.models.branches import ORDERS
-from resnet.models.shortcuts import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

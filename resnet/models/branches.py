@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from flax import linen as nn
 from jaxtyping import Array
 
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers, SqueezeExcitation, activate
+from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers, SqueezeExcitation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +80,33 @@ class Branch:
     strided: int = 0
 
 
-def convolution(layers: Layers, x: Array, place: Place, size: int) -> Array:
+def convolution(layers: Layers, x: Array, place: Place, size: int, **options: Any) -> Array:
     """A convolution with a kernel of size x size."""
     return layers.conv(
         x, place.name, place.outputs, size, place.stride, groups=place.groups,
-        kernel_init=place.kernel_init, init_scale=place.init_scale,
+        kernel_init=place.kernel_init, init_scale=place.init_scale, **options,
     )  # fmt: skip
+
+
+def pooled_convolution(layers: Layers, x: Array, place: Place, **options: Any) -> Array:
+    """A 3x3 convolution of stride 1; where the stride is 2, 2x2 max-pooling comes first (DiracNet)."""
+    if place.stride > 1:
+        window = (place.stride, place.stride)
+        x = nn.max_pool(x, window, window)
+    return convolution(layers, x, dataclasses.replace(place, stride=1), 3, **options)
 
 
 CONV1 = Operation(functools.partial(convolution, size=1))
 CONV3 = Operation(functools.partial(convolution, size=3), grouped=True)
+POOLED3 = Operation(pooled_convolution)
+DIRAC3 = Operation(functools.partial(pooled_convolution, dirac=True))
 
 BRANCHES = {
     "basic": Branch((CONV3, CONV3)),
     "bottleneck": Branch((CONV1, CONV3, CONV1), expansion=4, strided=1),
     "single": Branch((CONV3,)),
+    "pooled": Branch((POOLED3,)),
+    "dirac": Branch((DIRAC3,)),
 }
 
 
@@ -139,4 +153,4 @@ def after_sum(layers: Layers, order: Order, y: Array) -> Array:
     config = layers.config
     y = layers.apply([step for step in order.after_sum if step == NORM], y)
     auto = config.activation if ACTIVATION in order.after_sum else "identity"
-    return activate(config, auto if config.after_sum == "auto" else config.after_sum, y)
+    return layers.activate(auto if config.after_sum == "auto" else config.after_sum, y)

@@ -22,7 +22,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.geometry import block_specs, kind
 from resnet.models.resnet import Block, Head, Stem
 from resnet.models.scanning import BlockArrays, block_arrays
-from resnet.models.shortcuts import ShortcutPath, starts_inside
+from resnet.models.shortcuts.table import ShortcutPath, starts_inside
 from resnet.paths import leaf_paths
 
 # Root mean squares outside of these are taken for overflow and underflow of float32.

@@ -30,7 +30,8 @@ class ModelConfig(Fields, section="model"):
 
     # The residual branch F(x).
     branch: str = "basic"
-    """convolutions of F: basic (3x3, 3x3), bottleneck (1x1, 3x3, 1x1), single (3x3)"""
+    """convolutions of F: basic (3x3, 3x3), bottleneck (1x1, 3x3, 1x1), single (3x3), pooled (3x3, its
+    stride a max-pool before it), dirac (the same with the identity in its kernel: DiracNet)"""
     order: str = "postactivation"
     """He 2016 Table 2, a to e: postactivation, norm_after_sum, activation_before_sum,
     activation_only_preactivation, preactivation"""
@@ -45,7 +46,8 @@ class ModelConfig(Fields, section="model"):
     branch_dropout: float = 0.0
     """dropout rate before the last convolution of a branch (Wide ResNet: 0.3)"""
     activation: str = "relu"
-    """non-linearity inside the branch, the stem and the head"""
+    """non-linearity inside the branch, the stem and the head: relu, leaky_relu, sigmoid, tanh, silu, gelu,
+    identity; tat_relu, tat_softplus, dks_softplus are made for the net's depth, without shortcut and norm"""
     after_sum: str = "auto"
     """function after the sum; auto: `activation` where the order has one there, else identity"""
     gain_corrected: bool = False
@@ -54,7 +56,9 @@ class ModelConfig(Fields, section="model"):
     # The shortcut.
     shortcut: str = "identity"
     """how x and F(x) are joined: none, identity, projection, constant_scaling, exclusive_gating,
-    shortcut_only_gating, highway, dropout, rezero, skipinit, fixup, normalizer_free"""
+    shortcut_only_gating, highway, dropout, rezero, skipinit, fixup, normalizer_free; since 2016:
+    decayed_identity, depth_scaled, layer_scale, laurel_weights, laurel_low_rank, laurel, orthogonal,
+    orthogonal_image, normed_identity, repvgg, shake_drop"""
     transition: str = "pad"
     """x where the shape changes: pad (option A), projection (B), average_projection (ResNet-D), none"""
     pad_mode: str = "subsample"
@@ -62,7 +66,7 @@ class ModelConfig(Fields, section="model"):
     pad_side: str = "end"
     """where the zero channels go: end (fb.resnet.torch) or both"""
     shortcut_scale: float = 0.5
-    """a of constant scaling, a*x + b*F(x)"""
+    """a of constant scaling, a*x + b*F(x); a of the last block of decayed_identity (its paper: 0.6)"""
     branch_scale: float = 0.5
     """b of constant scaling, a*x + b*F(x)"""
     gate_bias: float = 0.0
@@ -72,11 +76,15 @@ class ModelConfig(Fields, section="model"):
     gate_init: str = "he_fan_out"
     """initialisation of a gate's kernel"""
     shortcut_dropout: float = 0.5
-    """rate of the dropout shortcut"""
+    """rate of the dropout shortcut; 1 - p of the last block in shake_drop"""
     dropout_kind: str = "inverted"
     """inverted (scaled by 1/keep in training) or plain (scaled by keep in evaluation)"""
     alpha_init: str = "zero"
     """start of the branch's multiplier in rezero and skipinit: zero or inverse_sqrt (1/sqrt(blocks))"""
+    layer_scale: float = 1e-5
+    """start of the branch's multipliers in layer_scale (CaiT: 0.1 to 18 layers, 1e-5 at 24, 1e-6 beyond)"""
+    low_rank: int = 16
+    """rank of laurel's map of x (LAuReL: 16)"""
     stochastic_depth: float = 0.0
     """probability of dropping the last branch in training (Huang 2016: 0.5)"""
     stochastic_depth_rule: str = "linear"
@@ -103,7 +111,8 @@ class ModelConfig(Fields, section="model"):
 
     # Start.
     kernel_init: str = "he_fan_out"
-    """initial kernels: he_fan_in, he_fan_out, glorot, lecun, orthogonal, delta_orthogonal, identity, zero"""
+    """initial kernels: he_fan_in, he_fan_out, glorot, lecun, orthogonal, delta_orthogonal,
+    scaled_delta_orthogonal (TAT, DKS), identity, zero"""
     branch_init_scale: float = 1.0
     """factor on the initial kernels of every residual branch"""
     zero_gamma: bool = False

@@ -16,7 +16,7 @@ from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import FAMILIES, block_specs, kind
 from resnet.models.resnet import Block, Head, Stem
 from resnet.models.scanning import block_arrays
-from resnet.models.shortcuts import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from resnet.errors import InputError, check_at_least
 from resnet.models.branches import BRANCHES, ORDERS
 from resnet.models.config import BlockSpec, ModelConfig
+from resnet.models.layers import ACTIVATION
 
 # Widths of the stages, before ModelConfig.width. A chain has equal blocks only: what theory is about.
 FAMILIES = {
@@ -140,6 +141,15 @@ def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
             specs.append(BlockSpec(stage, block, len(specs), inputs, inner, outputs, stride))
             inputs = outputs
     return tuple(specs)
+
+
+def count_activations(config: ModelConfig) -> int:
+    """Activations that a signal passes through from image to head, in the branches and beside them."""
+    order, branch = ORDERS[config.order], BRANCHES[config.branch]
+    of_stem = sum(layer.normed for layer in stem_layers(config)) * order.stem.count(ACTIVATION)
+    around = sum(steps.count(ACTIVATION) for steps in (order.before, order.after, order.after_sum))
+    inside = (len(branch.operations) - 1) * order.between.count(ACTIVATION)
+    return of_stem + sum(blocks_per_stage(config)) * (around + inside) + order.head.count(ACTIVATION)
 
 
 def kind(block: BlockSpec) -> BlockSpec:

@@ -14,7 +14,9 @@ from resnet.models.layers import (
     STANDARDIZATIONS,
 )
 from resnet.models.norms import NORMS
-from resnet.models.shortcuts import PAD_MODES, PAD_SIDES, SHORTCUTS, TRANSITIONS
+from resnet.models.shortcuts.table import SHORTCUTS
+from resnet.models.shortcuts.tailored import TAILORED
+from resnet.models.shortcuts.transitions import PAD_MODES, PAD_SIDES, TRANSITIONS
 
 CHOICES = {
     "family": FAMILIES,
@@ -22,7 +24,7 @@ CHOICES = {
     "branch": BRANCHES,
     "order": ORDERS,
     "stride_at": ("first", "3x3"),
-    "activation": ACTIVATIONS,
+    "activation": (*ACTIVATIONS, *TAILORED),
     "after_sum": ("auto", *ACTIVATIONS),
     "shortcut": SHORTCUTS,
     "transition": ("none", *TRANSITIONS),
@@ -39,6 +41,8 @@ CHOICES = {
     "padding": PADDINGS,
     "dtype": ("float32", "bfloat16"),
 }
+# Initial kernels that are a map of all input channels.
+DENSE_INITS = ("identity", "delta_orthogonal", "scaled_delta_orthogonal")
 FRACTIONS = (
     "squeeze",
     "branch_dropout",
@@ -72,7 +76,8 @@ def _check_ranges(config: ModelConfig) -> None:
     for field in ("width", "inner", "norm_epsilon"):
         if not getattr(config, field) > 0:
             raise InputError(f"`model.{field}` must be above 0; got {getattr(config, field)}")
-    for field, least in (("groups", 1), ("norm_groups", 1), ("ghost_batch", 0), ("stem_width", 0)):
+    least_of = {"groups": 1, "norm_groups": 1, "ghost_batch": 0, "stem_width": 0, "low_rank": 1}
+    for field, least in least_of.items():
         check_at_least(f"model.{field}", getattr(config, field), least)
 
 
@@ -95,7 +100,7 @@ def _check_combinations(config: ModelConfig) -> None:
         raise InputError("`model.bn_fixed` tells blocks apart, which `model.scan_blocks` runs as one; set "
                          "model.scan_blocks=None")  # fmt: skip
     shortcut.check(config)
-    if config.groups > 1 and config.kernel_init in ("identity", "delta_orthogonal"):
+    if config.groups > 1 and config.kernel_init in DENSE_INITS:
         raise InputError(
             f"`model.kernel_init` {config.kernel_init!r} is no such map in a grouped convolution; set "
             "model.groups=1, or model.kernel_init=he_fan_out"

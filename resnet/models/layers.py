@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from resnet.kernels.convolution import convolve
 from resnet.models.config import ModelConfig
 from resnet.models.norms import norm_layer
+from resnet.models.shortcuts.tailored import TAILORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,6 @@ OUTPUTS = {
 PADDINGS = {"zero": "constant", "circular": "wrap"}
 
 
-def activate(config: ModelConfig, name: str, x: Array) -> Array:
-    """The activation `name` of x, times its variance gain if the config asks for that."""
-    y = ACTIVATIONS[name].function(x)
-    return y * ACTIVATIONS[name].gain if config.gain_corrected else y
-
-
 def scaled_identity(key: Array, shape: tuple[int, ...]) -> Array:
     """A kernel that hands each input channel to the output channel of the same number."""
     kernel = jnp.zeros(shape)
@@ -64,6 +59,11 @@ def delta_orthogonal(key: Array, shape: tuple[int, ...]) -> Array:
     """Orthogonal at the kernel's centre, zero elsewhere (Xiao 2018): all singular values 1."""
     matrix = nn.initializers.orthogonal()(key, shape[2:])
     return jnp.zeros(shape).at[shape[0] // 2, shape[1] // 2].set(matrix)
+
+
+def scaled_delta_orthogonal(key: Array, shape: tuple[int, ...]) -> Array:
+    """The same times sqrt(outputs / inputs) where that is above 1: keeps the mean square (Martens 2021)."""
+    return delta_orthogonal(key, shape) * max(1.0, math.sqrt(shape[-1] / shape[-2]))
 
 
 def fans(shape: tuple[int, ...]) -> dict[str, float]:
@@ -101,6 +101,7 @@ KERNEL_INITS = {
     "lecun": normal(1.0, "in"),
     "orthogonal": nn.initializers.orthogonal(),
     "delta_orthogonal": delta_orthogonal,
+    "scaled_delta_orthogonal": scaled_delta_orthogonal,
     "identity": scaled_identity,
     "zero": nn.initializers.zeros,
 }
@@ -110,12 +111,35 @@ HEAD_INIT = uniform(1 / 3, "in")
 
 # Added to a kernel's variance before it is standardised. plain: BiT; scaled: Brock 2021, eq. 3.
 STANDARDIZATIONS = {"none": None, "plain": 1e-10, "scaled": 1e-4}
+# github szagoruyko/diracnets: b at the start, and what torch's `normalize` keeps a length from.
+DIRAC_START, DIRAC_EPSILON = 0.1, 1e-24
+
+
+def standardized(kernel: Array, kind: str, gain: Array | None = None) -> Array:
+    """The kernel with mean 0 and variance 1 (plain) or gain^2 / fan-in (scaled) per output channel."""
+    if kind == "none":
+        return kernel
+    mean = kernel.mean((0, 1, 2), keepdims=True)
+    variance = kernel.var((0, 1, 2), keepdims=True)
+    if gain is None:
+        return (kernel - mean) * jax.lax.rsqrt(variance + STANDARDIZATIONS["plain"])
+    fan_in = kernel[..., 0].size
+    scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, STANDARDIZATIONS["scaled"]))
+    return (kernel - mean) * scale * gain[None, None, None]
+
+
+def dirac(kernel: Array, a: Float[Array, " o"], b: Float[Array, " o"]) -> Array:
+    """a I + b W / |W|, I the kernel that returns its input, |W| of each output channel (DiracNet)."""
+    length = jnp.sqrt(jnp.square(kernel).sum((0, 1, 2), keepdims=True) + DIRAC_EPSILON)
+    identity = scaled_identity(jax.random.key(0), kernel.shape)
+    return a[None, None, None] * identity + b[None, None, None] * kernel / length
 
 
 class Conv(nn.Module):
     """A convolution with a square kernel of `size` pixels, padded by (size - 1) / 2 on each side.
 
-    Its initial kernel is `kernel_init`, or else the config's, times `init_scale`.
+    Its initial kernel is `kernel_init`, or else the config's, times `init_scale`. `dirac`: the identity is
+    part of its kernel, as DiracNet has it (Zagoruyko 2017, arXiv 1706.00388), which starts at I + 0.1 W/|W|.
     """
 
     config: ModelConfig
@@ -127,6 +151,7 @@ class Conv(nn.Module):
     bias_start: float = 0.0
     kernel_init: str = ""
     init_scale: float = 1.0
+    dirac: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
@@ -134,7 +159,7 @@ class Conv(nn.Module):
         draw = KERNEL_INITS[self.kernel_init or config.kernel_init]
         shape = (size, size, x.shape[-1] // self.groups, self.outputs)
         kernel = self.param("kernel", lambda *a: self.init_scale * draw(*a), shape)
-        kernel = self._standardized(kernel).astype(x.dtype)
+        kernel = self._reparametrized(kernel).astype(x.dtype)
         padding = (size - 1) // 2
         if config.padding != "zero" and padding:
             border = (padding, padding)
@@ -146,19 +171,15 @@ class Conv(nn.Module):
             y = y + bias.astype(y.dtype)[None, None, None]
         return y
 
-    def _standardized(self, kernel: Array) -> Array:
-        """The kernel with mean 0 and variance 1 (plain) or gain^2 / fan-in (scaled) per output channel."""
-        kind = self.config.weight_standardization
-        if kind == "none":
+    def _reparametrized(self, kernel: Array) -> Array:
+        """The kernel that is used, from the one that is learned."""
+        kind, channels = self.config.weight_standardization, (self.outputs,)
+        gain = self.param("gain", nn.initializers.ones, channels) if kind == "scaled" else None
+        kernel = standardized(kernel, kind, gain)
+        if not self.dirac:
             return kernel
-        mean = kernel.mean((0, 1, 2), keepdims=True)
-        variance = kernel.var((0, 1, 2), keepdims=True)
-        if kind == "plain":
-            return (kernel - mean) * jax.lax.rsqrt(variance + STANDARDIZATIONS["plain"])
-        fan_in = kernel[..., 0].size
-        gain = self.param("gain", nn.initializers.ones, (self.outputs,))
-        scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, STANDARDIZATIONS["scaled"]))
-        return (kernel - mean) * scale * gain[None, None, None]
+        a = self.param("a", nn.initializers.ones, channels)
+        return dirac(kernel, a, self.param("b", nn.initializers.constant(DIRAC_START), channels))
 
 
 def average_pool(x: Array, stride: int) -> Array:
@@ -219,12 +240,13 @@ class Layers:
     """Adds layers to a module while it runs: stem, branch, shortcut and head are written with it.
 
     The module has the fields `config` and `axis_name`. `conv_bias`: whether convolutions carry a bias.
+    `activations`: how many a signal passes through in the net, for those that are made for its depth.
     `numbered`: whether `apply` names norms and biases norm1, norm2, … or, where there is one at most, norm.
     """
 
-    def __init__(self, module: Any, train: bool, conv_bias: bool, numbered: bool = True):
+    def __init__(self, module: Any, train: bool, conv_bias: bool, activations: int, numbered: bool = True):
         self.module, self.config, self.train = module, module.config, train
-        self.conv_bias, self.numbered = conv_bias, numbered
+        self.conv_bias, self.activations, self.numbered = conv_bias, activations, numbered
         self.counts = collections.Counter()
 
     def conv(self, x: Array, name: str, outputs: int, size: int, stride: int = 1, **options: Any) -> Array:
@@ -239,9 +261,21 @@ class Layers:
             zero_scale=zero_scale, bias_start=bias_start,
         )  # fmt: skip
 
+    def activate(self, name: str, x: Array) -> Array:
+        """The activation `name` of x, times its variance gain if the config asks for that."""
+        if name in TAILORED:
+            return TAILORED[name](self.activations)(x)
+        y = ACTIVATIONS[name].function(x)
+        return y * ACTIVATIONS[name].gain if self.config.gain_corrected else y
+
     def scalar(self, name: str, start: float, like: Array) -> Array:
         """A learned scalar that starts at `start`, in the type of `like`."""
         return self.module.param(name, nn.initializers.constant(start), ()).astype(like.dtype)
+
+    def vector(self, name: str, start: float, like: Array) -> Array:
+        """A learned number for each channel of `like`, in its type; to be multiplied with it."""
+        values = self.module.param(name, nn.initializers.constant(start), like.shape[-1:])
+        return values.astype(like.dtype)[None, None, None]
 
     def show(self, name: str, value: Array) -> Array:
         """The value, which an analysis can read under this name."""
@@ -252,7 +286,7 @@ class Layers:
         """x through norms, activations and learned scalar biases."""
         for step in steps:
             if step == ACTIVATION:
-                x = activate(self.config, self.config.activation, x)
+                x = self.activate(self.config.activation, x)
                 continue
             self.counts[step] += 1
             name = f"{step}{self.counts[step]}" if self.numbered else step

@@ -14,7 +14,7 @@ from resnet.models.geometry import STEMS, block_specs, stem_layers
 from resnet.models.grammar import check_net
 from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout
 from resnet.models.scanning import BlockArrays, block_arrays, is_random, scan_blocks, scans
-from resnet.models.shortcuts import ShortcutPath, branch_places, make_layers, order_of, starts_inside
+from resnet.models.shortcuts.table import ShortcutPath, branch_places, make_layers, order_of, starts_inside
 
 
 class Stem(nn.Module):
@@ -52,7 +52,8 @@ class Block(nn.Module):
         f = residual_branch(layers, order, branch_places(config, spec), start, branch_key)
         f = arrays.survive(f, survival_key)
         shortcut = ShortcutPath(config, spec, self.axis_name, name="shortcut")
-        y = shortcut(start if starts_inside(config, spec) else x, f, train, shortcut_key)
+        begin = start if starts_inside(config, spec) else x
+        y = shortcut(begin, f, train, shortcut_key, arrays.number)
         return after_sum(layers, order, y)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import blocks_per_stage
-from resnet.models.shortcuts import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS
 from resnet.paths import parameter_path
 
 # Blocks of a stage that are compiled one by one in seconds: up to ResNet-56, and all but ResNet-101 and 152.
@@ -123,6 +123,8 @@ class BlockArrays:
     """Of the random draws of training."""
     survival: Float[Array, "..."] | None = None
     """Probability that stochastic depth keeps the branch."""
+    number: Float[Array, "..."] | None = None
+    """What the shortcut is given of the block's place."""
 
     def keys(self) -> tuple[Array | None, Array | None, Array | None]:
         """Keys of the draws of the branch, of its survival, and of the shortcut; None in evaluation."""
@@ -144,11 +146,16 @@ class BlockArrays:
 
 def block_arrays(config: ModelConfig, block: BlockSpec, key: Array | None) -> BlockArrays:
     """The arrays of one block; `key` is the net's, for training, or None."""
-    scale = SHORTCUTS[config.shortcut].input_scale
+    shortcut = SHORTCUTS[config.shortcut]
+
+    def given(number: Callable[[ModelConfig, BlockSpec], float] | None) -> Array | None:
+        return None if number is None else jnp.float32(number(config, block))
+
     return BlockArrays(
-        input_scale=None if scale is None else jnp.float32(scale(config, block)),
+        input_scale=given(shortcut.input_scale),
         key=None if key is None else jax.random.fold_in(key, block.index),
-        survival=jnp.float32(survival_probability(config, block)) if config.stochastic_depth else None,
+        survival=given(survival_probability if config.stochastic_depth else None),
+        number=given(shortcut.number),
     )
 
 

@@ -14,7 +14,7 @@ from resnet.data.datasets import shapes_of
 from resnet.errors import InputError
 from resnet.models.counts import count_parts, totals
 from resnet.models.grammar import check_net
-from resnet.models.shortcuts import TRANSITIONS
+from resnet.models.shortcuts.transitions import TRANSITIONS
 
 BLOCKS = {"model.shortcut": "rezero", "model.blocks": (54,)}
 PATHS = {

@@ -1,0 +1,76 @@
+"""What a shortcut is: a function that joins x and F(x) at a `Junction`, and what it asks of the net."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Array, Float
+
+from resnet.models.branches import Order, Place
+from resnet.models.config import BlockSpec, ModelConfig
+from resnet.models.geometry import blocks_per_stage
+from resnet.models.layers import Layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Junction:
+    """Where x and F(x) of a block meet: what a shortcut is written with beside the two."""
+
+    layers: Layers
+    block: BlockSpec
+    inputs: Array
+    """The block's input, before a transition."""
+    key: Array | None
+    """Of random draws; None in evaluation."""
+    number: Float[Array, "..."] | None = None
+    """What the shortcut's `number` gives for this block."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the net."""
+        return self.layers.config
+
+    def normed_conv(self, x: Array, name: str, size: int, stride: int, bias_start: float = 0.0) -> Array:
+        """A gate's convolution, then the net's norm; the last of the two starts at `bias_start`."""
+        conv_start = bias_start if self.config.norm == "none" else 0.0
+        x = self.layers.conv(
+            x, name, self.block.outputs, size, stride, bias_start=conv_start,
+            kernel_init=self.config.gate_init,
+        )  # fmt: skip
+        return self.layers.norm(x, f"{name}_norm", bias_start=bias_start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortcut:
+    """merge(at, x, F(x)) gives the sum; the rest says what the merge allows, and what it asks of the net.
+
+    `is_sum`: F(x) is added, so stochastic depth may drop it. `changes_shape`: takes the block's input itself,
+    without a transition. `draws`: uses random numbers in training. `norm_free`: defined without
+    normalisation. `by_pixel`: in evaluation, each pixel of the sum is a linear map of that pixel of x and
+    of F(x), plus a constant, so that `folding.py` can remove it. `needs`: fields that its definition
+    sets. `check` raises InputError for other nets that it is not defined for. `order` replaces the order of
+    activation, `place` that of an operation of the branch; `input_scale` is a factor on what enters the
+    branch. `number` of a block is what `merge` reads as `at.number`: blocks that are scanned as one differ in
+    nothing else.
+    """
+
+    merge: Callable[[Junction, Array, Array], Array]
+    is_sum: bool = True
+    changes_shape: bool = False
+    draws: bool = False
+    norm_free: bool = False
+    by_pixel: bool = False
+    needs: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    check: Callable[[ModelConfig], None] = lambda config: None
+    order: Order | None = None
+    place: Callable[[ModelConfig, Place], Place] = lambda config, place: place
+    input_scale: Callable[[ModelConfig, BlockSpec], float] | None = None
+    number: Callable[[ModelConfig, BlockSpec], float] | None = None
+
+
+UNNORMED = {"norm": "none", "ghost_batch": 0}
+"""What a shortcut that is defined without normalisation needs."""
+
+
+def count_blocks(config: ModelConfig) -> int:
+    """L, the residual blocks of the net."""
+    return sum(blocks_per_stage(config))

@@ -1,0 +1,39 @@
+"""Transitions: x in the shape of F(x), where a block changes the shape."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from resnet.models.branches import ORDERS
+from resnet.models.layers import average_pool
+from resnet.models.shortcuts.junction import Junction
+
+PAD_MODES = ("subsample", "average")
+PAD_SIDES = ("end", "both")
+
+
+def pad(at: Junction, x: Array) -> Array:
+    """Option A (He 2015): fewer pixels, then channels of zeros; no parameters."""
+    stride = at.block.stride
+    x = average_pool(x, stride) if at.config.pad_mode == "average" else x[:, ::stride, ::stride]
+    zeros = at.block.outputs - at.block.inputs
+    before = zeros // 2 if at.config.pad_side == "both" else 0
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, zeros - before)))
+
+
+def project(at: Junction, x: Array) -> Array:
+    """Options B and C: a matrix on the channels of every stride-th pixel."""
+    return _project(at, x, at.block.stride)
+
+
+def average_project(at: Junction, x: Array) -> Array:
+    """ResNet-D (He 2018): average pooling, then a matrix on the channels."""
+    return _project(at, average_pool(x, at.block.stride), 1)
+
+
+def _project(at: Junction, x: Array, stride: int) -> Array:
+    """Pre-activation nets put no norm behind."""
+    x = at.layers.conv(x, "projection", at.block.outputs, 1, stride)
+    return x if ORDERS[at.config.order].preactivation else at.layers.norm(x, "norm")
+
+
+TRANSITIONS = {"pad": pad, "projection": project, "average_projection": average_project}
