@@ -17,6 +17,7 @@ from resnet.data.splits import Examples
 from resnet.data.statistics import given_statistics
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
+from resnet.models.folding import fold
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.scanning import stack_blocks
 from resnet.net import Net
@@ -48,6 +49,13 @@ class Run:
         """The net alone, without its history; it reads pictures as the run evaluates them."""
         data = self.config.data
         return Net(self.model, self.variables, self.task, data.eval_crop, data.eval_size)
+
+    def folded(self) -> "Run":
+        """The same function without shortcut and norms; InputError for nets that do not fold (folding.py)."""
+        model, variables = fold(self.config.model, jax.device_get(self.variables))
+        config = dataclasses.replace(self.config, model=model)
+        net = make_model(model, self.task.num_outputs)
+        return dataclasses.replace(self, config=config, model=net, variables=variables)
 
     def logits(self, images: Any) -> Float[np.ndarray, "*n outputs"]:
         """Logits of images, uint8 from 0 to 255 or float from 0 to 1, [n, h, w, c] or one [h, w, c]."""

@@ -2,8 +2,9 @@
 
 Writes a new folder with the program (raw uint8 images in, logits out, batches of one image or more),
 classes.txt and MODEL_CARD.md. --format=stablehlo is read by jax.export; --format=onnx by onnxruntime, with
-which it is checked, and needs resnet[export]. Prints what was done as one JSON object. For PyTorch
-users, resnet import --export writes safetensors.
+which it is checked, and needs resnet[export]. --folded removes shortcut and norms first, where the net is
+the same without (RepVGG, DiracNet, post-activation nets). Prints what was done as one JSON object. For
+PyTorch users, resnet import --export writes safetensors.
 """
 
 from absl import flags
@@ -18,6 +19,7 @@ def define() -> None:
     flags.DEFINE_integer("step", None, "Checkpoint to export; by default the latest.")
     cli.define_path("output", None, "Folder to write; a new one.")
     flags.DEFINE_string("format", "stablehlo", "stablehlo or onnx.")
+    flags.DEFINE_boolean("folded", False, "Without shortcut and norms, where the same net has such a form.")
     flags.DEFINE_string("licence", "", "Licence of the weights, for the model card, e.g. Apache-2.0.")
 
 
@@ -32,4 +34,5 @@ def main(overrides: list[str]) -> dict:
     if cli.FLAGS.format == "onnx":
         onnx.check_converter()
     run = load(cli.FLAGS.workdir, cli.FLAGS.step)
+    run = run.folded() if cli.FLAGS.folded else run
     return deploy.export(run, cli.FLAGS.output, cli.FLAGS.format, cli.FLAGS.licence)
