@@ -87,7 +87,7 @@ def transform_gate(p, u, s):
 
 def softmax(p):
     """(alpha, beta) of two numbers."""
-    a, b = (np.exp(float(p[name])) for name in ("alpha", "beta"))
+    a, b = (np.exp(float(p[name])) for name in ("alpha_logit", "beta_logit"))
     return a / (a + b), b / (a + b)
 
 

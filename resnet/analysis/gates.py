@@ -3,7 +3,8 @@
 Of a gate, its output g = sigmoid(…): in exclusive gating and highway nets the weight of F(x), the
 shortcut's being 1 - g; in shortcut-only gating the shortcut's is 1 - g and F(x) is added whole. The
 mean over pixels and channels is taken of each image. Of shortcuts that scale F(x) by a learned number
-(ReZero, SkipInit, Fixup, normaliser-free) that number takes the gate's place, the same for every image.
+(ReZero, SkipInit, Fixup, normaliser-free) that number takes the gate's place, the same for every image; of
+LayerScale, the mean of its numbers.
 A run is looked at at all its checkpoints, so keep many (config.checkpoint.keep).
 Source: Srivastava 2015, Highway networks (https://arxiv.org/abs/1505.00387), Fig. 2; He 2016
 (https://arxiv.org/abs/1603.05027), section 3.
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OPENING = "shortcut/opening"
-MULTIPLIERS = ("alpha", "scale", "gain")
+MULTIPLIERS = ("alpha", "scale", "gain", "lambda")
 # Lines in the picture; the JSON file has all steps.
 SHOWN = 4
 
@@ -94,7 +95,8 @@ def ask(subject: Subject, options: Options) -> Gates:
     if not names:
         raise InputError(
             f"shortcut {subject.config.model.shortcut!r} has no gate and scales F(x) by no learned number; "
-            "exclusive_gating, shortcut_only_gating, highway, rezero, skipinit, fixup and normalizer_free do"
+            "exclusive_gating, shortcut_only_gating, highway, rezero, skipinit, fixup, normalizer_free and "
+            "layer_scale do"
         )
     subjects = [subject]
     if subject.step is not None and options.over_training:
@@ -114,7 +116,7 @@ def openings(subject: Subject) -> tuple[list[str], np.ndarray]:
         if OPENING in inside:
             found[part.name] = inside[OPENING].mean((1, 2, 3))
         elif numbers:
-            found[part.name] = numbers[0][None]
+            found[part.name] = numbers[0].mean()[None]
     values = jax.device_get([*found.values()])
     return list(found), np.stack(values, axis=1) if values else np.zeros((0, 0))
 

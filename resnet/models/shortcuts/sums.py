@@ -82,7 +82,7 @@ def laurel(at, x, branch):
 
 def _softmax(at: Junction, x: Array) -> tuple[Array, Array]:
     """(alpha, beta), 1/2 each at the start."""
-    a, b = (jnp.exp(at.layers.scalar(name, 0.0, x)) for name in ("alpha", "beta"))
+    a, b = (jnp.exp(at.layers.scalar(name, 0.0, x)) for name in ("alpha_logit", "beta_logit"))
     return a / (a + b), b / (a + b)
 
 
