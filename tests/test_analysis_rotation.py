@@ -10,6 +10,7 @@ from resnet.analysis.subject import of_config
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.models.config import ModelConfig
+from tests.models_cases import images
 
 CHAIN = {"family": "chain", "blocks": (4,), "norm": "none", "activation": "identity", "padding": "circular",
          "after_sum": "identity", "kernel_init": "identity"}  # fmt: skip
@@ -46,9 +47,11 @@ def test_the_effective_depth_counts_the_blocks_that_turn_x():
 
 def test_directions_that_have_nothing_to_do_with_each_other():
     """Of normal values in 16 channels: mean absolute cosine near sqrt(2 / (16 pi)) within pixels."""
-    found = asked(shortcut="none", kernel_init="delta_orthogonal")
-    assert found.in_pixels.mean() == pytest.approx((2 / (16 * np.pi)) ** 0.5, rel=0.2)
-    assert abs(found.cosine).max() < 0.3
+    x, f = images(16, 4, 4, 16), images(16, 4, 4, 16, seed=1)
+    angle, change, cosine, in_pixels = rotation._measured(x, x + f, f)
+    assert in_pixels == pytest.approx((2 / (16 * np.pi)) ** 0.5, rel=0.05)
+    assert (angle, change) == (pytest.approx(45, abs=2), pytest.approx(1, abs=0.05))
+    assert abs(cosine) < 0.05
 
 
 def test_a_net_whose_blocks_all_change_the_shape_is_refused():
