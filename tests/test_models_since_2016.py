@@ -189,13 +189,13 @@ def test_parameters_of_repvgg_b0(monkeypatch):
 
 @pytest.mark.parametrize(("shortcut", "variance"), [("repvgg", 3), ("projection", 2), ("normed_identity", 2)])
 def test_variance_of_a_repvgg_block_at_its_start(shortcut, variance):
-    """Each of its normed addends has variance 1."""
+    """Each of its normed addends has variance 1, and they have little to do with each other."""
     config = net(shortcut=shortcut, branch="single", after_sum="identity")
     spec = dataclasses.replace(SPEC, inputs=32, inner=32, outputs=32)
     block, x = Block(config, spec), images(8, 8, 8, 32)
     variables = block.init(jax.random.key(0), x, BlockArrays(), False)
     y = block.apply(variables, x, BlockArrays(), True, mutable=["batch_stats"])[0]
-    assert y.var() == pytest.approx(variance, rel=0.05)
+    assert y.var() == pytest.approx(variance, rel=0.08)
 
 
 # DiracNet (1706.00388).
@@ -207,7 +207,7 @@ def test_variance_of_a_repvgg_block_at_its_start(shortcut, variance):
 def test_parameters_of_dirac_nets(depth, width, count):
     """Counted from its code, which makes 25 convolutions of "28 layers", as Wide ResNets do."""
     config = ModelConfig(
-        family="wide", depth=depth, width=width, stem_width=16, branch="dirac", shortcut="none",
+        family="wide", depth=depth, width=width, branch="dirac", shortcut="none",
     )  # fmt: skip
     assert totals(count_parts(config, 10, (32, 32, 3)))[0] == count
 
