@@ -73,7 +73,7 @@ def test_no_decay_is_the_identity_bit_for_bit():
 
 @pytest.mark.parametrize("blocks", (4, 16))
 def test_the_signal_grows_to_the_same_size_at_any_depth(blocks):
-    """(1 + 1 / L)^L of its variance, of linear blocks with kernels of variance 1 / fan-in; e for deep nets."""
+    """(1 + 1 / L)^L of its variance, of linear blocks with kernels of variance 1 / fan-in."""
     config = ModelConfig(
         **CHAIN, blocks=(blocks,), width=4.0, branch="single", kernel_init="lecun", shortcut="depth_scaled",
         activation="identity", order="preactivation",
