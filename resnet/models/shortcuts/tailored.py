@@ -42,7 +42,10 @@ def tailored_slope(count: int) -> float:
     """The slope at which C^n(0) = 0.9; 0 up to 12 activations, where ReLU itself stays below that."""
     if composed(0.0, count) <= ETA:
         return 0.0
-    return float(scipy.optimize.brentq(lambda slope: composed(slope, count) - ETA, 0.0, 1.0, xtol=1e-14))
+    found = scipy.optimize.root_scalar(
+        lambda slope: composed(slope, count) - ETA, bracket=(0.0, 1.0), xtol=1e-14
+    )
+    return float(found.root)
 
 
 def tat_relu(count: int) -> Callable[[Array], Array]:
