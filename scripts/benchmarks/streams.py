@@ -165,11 +165,11 @@ def photograph(seed: int) -> bytes:
     """A JPEG of the size, and about the bytes, of an ImageNet photograph: noise of several scales."""
     random = np.random.RandomState(seed)
     pixels = np.zeros((SIDES[1], SIDES[0], 3), np.float32)
-    for cell, strength in ((125, 60), (25, 40), (5, 20), (1, 7)):
+    for cell, strength in ((125, 60), (25, 40), (5, 20), (1, 20)):
         shape = -(-SIDES[1] // cell), -(-SIDES[0] // cell), 3
         noise = random.uniform(-strength, strength, shape).astype(np.float32)
         pixels += noise.repeat(cell, 0).repeat(cell, 1)[: SIDES[1], : SIDES[0]]
-    return _jpeg((128 + pixels).clip(0, 255).astype(np.uint8), quality=90)
+    return _jpeg((128 + pixels).clip(0, 255).astype(np.uint8), quality=92)
 
 
 def noise(side: int, seed: int) -> bytes:
