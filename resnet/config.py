@@ -71,6 +71,12 @@ class Config(Fields, section=""):
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
     """Where compiled programs are kept."""
 
+    def check_shares(self, devices: int) -> None:
+        """Raises InputError unless each batch can be divided as the devices and the settings need it."""
+        train = self.train
+        pairs = train.mixing is not None
+        check_batch(train.batch_size, self.model.ghost_batch, devices, train.accumulate, pairs)
+
 
 def check_config(config: Config) -> None:
     """Raises InputError for the first field that cannot work, alone or with the others."""
@@ -92,7 +98,12 @@ def check_config(config: Config) -> None:
         check_regex(name, getattr(config, name))
     if config.init_drop and not config.init_from:
         raise InputError("`init_drop` says what not to take from `init_from`, which is empty")
-    check_batch(config.train.batch_size, config.model.ghost_batch, devices=1)
+    config.check_shares(devices=1)
+    if config.train.target_threshold and config.model.output != "sigmoid":
+        raise InputError(
+            "`train.target_threshold` must be 0 unless `model.output` is sigmoid; got "
+            f"{config.train.target_threshold} with {config.model.output!r}"
+        )
 
 
 def load_config(path: str | Path) -> Config:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from resnet.cli import options
 from resnet.config import Config, field_help
 from resnet.data.augment import Shift
+from resnet.data.augmentation.mixing import EACH
 from resnet.data.datasets import DATASETS, NORMALIZATIONS, load_dataset
 from resnet.errors import InputError
 from resnet.models.grammar import CHOICES
 from resnet.runtime.devices import make_mesh
-from resnet.training.optimizers import DECAYED, PRECONDITIONERS
+from resnet.training.optimizers import CHOSEN, PRECONDITIONERS
 from resnet.training.schedules import SCHEDULES
 from resnet.training.trainer import make_trainer
 from tests.tally import record, tries
@@ -50,7 +51,9 @@ OTHER_CHOICES = {
     "data.normalization": NORMALIZATIONS,
     "data.shift_fill": tuple(Shift.modes),
     "optimizer.name": PRECONDITIONERS,
-    "optimizer.decay": DECAYED,
+    "optimizer.decay": CHOSEN,
+    "optimizer.adapt": CHOSEN,
+    "train.mix_each": EACH,
     "schedule.name": SCHEDULES,
 }
 LIKE_DURATIONS = ("duration", "every", "warmup", "milestones")

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet.data.batches import padded_batches
+from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.order import batch_indices, draw_order, epoch_order, steps_per_epoch
 from resnet.data.splits import Split
 from resnet.errors import InputError
+from tests.stream_cases import STATISTICS, folders
 
 
 @pytest.mark.parametrize("n", [1, 7, 128])
@@ -38,6 +40,28 @@ def test_batches_of_an_epoch_are_disjoint_and_follow_its_order():
     batches = [batch_indices(5, step, 10, 3) for step in steps]
     np.testing.assert_array_equal(np.concatenate(batches[:3]), epoch_order(5, 0, 10)[:9])
     np.testing.assert_array_equal(np.concatenate(batches[3:]), epoch_order(5, 1, 10)[:9])
+
+
+@pytest.mark.parametrize(("batch", "repeats"), [(6, 3), (6, 4), (8, 3), (5, 1)])
+def test_repeats_stand_apart_and_make_no_epoch_longer(batch, repeats):
+    """Each batch has its own examples, each as often as the others or once less, and none beside itself."""
+    batches = [batch_indices(5, step, 40, batch, repeats) for step in range(steps_per_epoch(40, batch))]
+    for found in batches:
+        counts = np.unique(found, return_counts=True)[1]
+        assert counts.max() <= repeats and counts.max() - counts.min() <= 1
+        assert (found[0 : batch - 1 : 2] != found[1::2][: batch // 2]).all()
+    seen = np.concatenate([np.unique(found) for found in batches])
+    assert len(set(seen)) == len(seen) and {*seen} <= {*epoch_order(5, 0, 40)[: len(seen)]}
+
+
+def test_a_stream_repeats_as_memory_does(tmp_path):
+    config = DataConfig(name="image_folder", dir=str(folders(tmp_path)), image_size=8, storage="stream")
+    config.mean, config.std = STATISTICS["mean"], STATISTICS["std"]
+    train = load_dataset(config).train
+    made = train.training_work([3], 2, 6, range(6), 3).now()
+    examples = batch_indices(3, 2, len(train), 6, 3)
+    np.testing.assert_array_equal(made["label"][0], train.labels[examples])
+    np.testing.assert_array_equal(made["image"][0, 0], made["image"][0, 2])  # nothing is cut anew here
 
 
 def test_batch_larger_than_the_data_is_refused():

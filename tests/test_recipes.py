@@ -1,6 +1,7 @@
 """Each file of configs/: short, documented, a net that can be built, and a recipe that steps."""
 
 import ast
+import csv
 import functools
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.config import Config, load_config
+from resnet.config import Config, field_values, load_config
 from resnet.data.datasets import load_dataset
 from resnet.durations import parse_duration
 from resnet.errors import InputError
@@ -34,6 +35,7 @@ def tiny_twin(name: str) -> Config:
     config = load_config(ROOT / "configs" / f"{name}.py")
     config.data.name, config.data.dir, config.data.image_size = "synthetic", "", 0
     config.data.random_resized_crop = config.data.eval_crop = 0.0
+    config.data.eval_size = 0
     config.data.classes, config.data.mean, config.data.std = (), (), ()
     config.data.train_limit = 64
     wide, bottleneck = config.model.family == "wide", config.model.branch == "bottleneck"
@@ -42,7 +44,7 @@ def tiny_twin(name: str) -> Config:
         config.model.blocks = (1, 1, 1, 1)
     config.model.width = 0.25
     config.model.ghost_batch = min(config.model.ghost_batch, 2)
-    config.train.batch_size = 8
+    config.train.batch_size, config.train.ema_every = 8, 1
     return config
 
 
@@ -77,6 +79,29 @@ def test_a_recipe_describes_a_net(name):
     assert shapes["params"]
 
 
+def published() -> list[dict[str, str]]:
+    """configs/published.csv: what the sources of a recipe say of its fields, and "expected", its result."""
+    with open(ROOT / "configs" / "published.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_value_of_the_sources_is_that_of_the_recipe():
+    for row in published():
+        found, value = field_values(recipe(row["config"])).get(row["field"]), row["value"]
+        if row["field"] == "expected":
+            docstring = ast.get_docstring(ast.parse((ROOT / "configs" / f"{row['config']}.py").read_text()))
+            assert f"{float(value):g} %" in (docstring or ""), row
+        else:
+            assert found == eval(value, {}), row  # a literal, or a quotient of two
+        assert row["source"]
+
+
+def test_the_recipes_for_imagenet_have_their_values_from_sources():
+    with_sources = {row["config"] for row in published()}
+    assert with_sources >= {name for name in NAMES if name.startswith(("imagenet_resn", "imagenet_rsb"))}
+    assert with_sources <= set(NAMES)
+
+
 # He 2015, section 4.2; Zagoruyko 2016, section 3: the steps at which the papers change the rate.
 @pytest.mark.parametrize(
     ("name", "steps_per_epoch", "rates"),
@@ -96,19 +121,20 @@ def test_a_recipe_has_the_learning_rates_of_its_paper(name, steps_per_epoch, rat
 
 
 @functools.cache
-def one_step(config: Config):
-    """Parameters before and after the first step, and its loss; many twins share a config."""
+def two_steps(config: Config):
+    """Parameters before and after two steps, and the second's loss; many twins share a config."""
     trainer = make_trainer(config, load_dataset(config.data), make_mesh())
     state = trainer.to_devices([jax.jit(trainer.step.init)(config.seed)])
     before = jax.device_get(state.params)
-    state, metrics = trainer.train()(state, trainer.batch(range(1)))
+    for step in range(2):
+        state, metrics = trainer.train()(state, trainer.batch(range(step, step + 1)))
     return before, jax.device_get(state.params), jax.device_get(metrics["loss"])
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tiny_twin_of_a_recipe_steps(name):
-    before, after, loss = one_step(tiny_twin(name))
+    before, after, loss = two_steps(tiny_twin(name))
     assert np.isfinite(loss).all()
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     assert all(jax.tree.leaves(changed)), changed

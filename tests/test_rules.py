@@ -28,7 +28,7 @@ ROOMS = {
     "recipes": {"errors", "fields", "files"},
     "kernels": {"errors", "files"},
     "models": {"errors", "fields", "kernels", "paths"},
-    "data": {"errors", "fields", "files", "processors"},
+    "data": {"errors", "fields", "files", "kernels", "processors"},
     "weights": {"errors", "files", "models", "paths"},
     "config": ENGINE,
     "runtime": ENGINE,

@@ -25,9 +25,9 @@ from resnet.training import trainer
 def at_steps(monkeypatch, actions):
     """Calls actions[step]() before the batch of `step` is drawn."""
 
-    def drawing(seed, step, n, batch):
+    def drawing(seed, step, n, batch, repeats):
         actions.get(step, lambda: None)()
-        return batch_indices(seed, step, n, batch)
+        return batch_indices(seed, step, n, batch, repeats)
 
     monkeypatch.setattr(trainer, "batch_indices", drawing)
 

@@ -105,10 +105,10 @@ def test_resuming_equals_never_having_stopped(finished, tmp_path, monkeypatch, n
     """With a moving average; in an epoch of eight steps."""
     config, undisturbed, result = finished
 
-    def interrupted(seed, step, n, batch):
+    def interrupted(seed, step, n, batch, repeats):
         if step == stop_before:
             signal.raise_signal(number)
-        return batch_indices(seed, step, n, batch)
+        return batch_indices(seed, step, n, batch, repeats)
 
     with (
         monkeypatch.context() as patch,
@@ -175,10 +175,10 @@ def test_a_batch_that_two_devices_cannot_share(tmp_path):
 def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
     config, _, result = finished
 
-    def interrupted(seed, step, n, batch):
+    def interrupted(seed, step, n, batch, repeats):
         if step == 6:
             signal.raise_signal(signal.SIGTERM)
-        return batch_indices(seed, step, n, batch)
+        return batch_indices(seed, step, n, batch, repeats)
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped):
         patch.setattr(trainer, "batch_indices", interrupted)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.training.losses import check_output, example_losses, example_scores
+from resnet.training.losses import LOSSES, check_output, example_losses, example_scores
 
 LOGITS = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
 LABELS = jnp.array([0, 2])
@@ -24,8 +24,32 @@ def test_smoothing_mixes_in_the_mean_over_classes():
 
 
 def test_sigmoid_and_squared_error():
-    np.testing.assert_allclose(example_losses(LOGITS, LABELS, output="sigmoid")[1], 3 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(example_losses(LOGITS, LABELS, output="sigmoid")[1], np.log(2), rtol=1e-6)
     np.testing.assert_allclose(example_losses(jnp.array([[3.0]]), jnp.array([1.0]), output="identity"), [2.0])
+
+
+def test_mixed_targets_are_smoothed_first_and_cut_last():
+    """As in timm: one-hot with smoothing inside, mixed with the partner's, and 1 above the threshold."""
+    share, labels = jnp.array([0.7, 0.7]), jnp.array([0, 2])
+    targets = np.array([[0.7, 0.0, 0.3], [0.3, 0.0, 0.7]]) * 0.9 + 0.1 / 3
+    soft = example_losses(LOGITS, labels, output="softmax", smoothing=0.1, share=share)
+    log = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
+    np.testing.assert_allclose(soft, -(targets * log).sum(-1), rtol=1e-5)
+    cut = example_losses(LOGITS, labels, output="sigmoid", share=share, threshold=0.2)
+    both = np.array([[1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    expected = np.log1p(np.exp(LOGITS)) - both * LOGITS
+    np.testing.assert_allclose(cut, expected.mean(-1), rtol=1e-5)
+    plain = example_losses(LOGITS, labels, output="softmax", share=jnp.ones(2))
+    np.testing.assert_array_equal(plain, example_losses(LOGITS, labels, output="softmax"))
+
+
+@pytest.mark.parametrize("output", LOSSES)
+def test_every_loss_is_zero_at_its_target_alone(output):
+    logits, labels = (LOGITS, LABELS) if output != "identity" else (LOGITS[:, :1], jnp.array([1.0, 0.0]))
+    losses = example_losses(logits, labels, output=output)
+    assert losses.shape == (2,) and (losses >= 0).all() and losses.dtype == jnp.float32
+    targets = jnp.eye(3)[LABELS] * 40 - 20 if output != "identity" else labels[:, None]
+    np.testing.assert_allclose(example_losses(targets, labels, output=output), 0.0, atol=1e-6)
 
 
 def test_a_dead_net_scores_chance():

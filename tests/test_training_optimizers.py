@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from resnet.errors import InputError
-from resnet.training.optimizers import OptimizerConfig, check_multipliers, make_optimizer
+from resnet.training.optimizers import PRECONDITIONERS, OptimizerConfig, check_multipliers, make_optimizer
 
 PARAMS = {
     "conv": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])},
+    "stage1": {"block1": {"conv1": {"kernel": jnp.arange(1.0, 19).reshape(3, 3, 1, 2) / 40}}},
     "head": {"kernel": jnp.array([3.0])},
 }
 
@@ -49,9 +50,9 @@ def test_decay_of_kernels_only():
     assert decayed["conv"]["bias"] < PARAMS["conv"]["bias"]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_each_descends(name):
-    config = OptimizerConfig(name=name, weight_decay=0.0)
+    config = OptimizerConfig(name=name, weight_decay=0.0, trust=0.5)
     optimizer = make_optimizer(config, lambda step: 0.02)
 
     def loss(params):
@@ -64,7 +65,84 @@ def test_each_descends(name):
     assert loss(params) < 0.8 * loss(PARAMS)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("name", PRECONDITIONERS)
+def test_decay_alone_shrinks_kernels_and_what_else_is_decayed(name):
+    """Without a gradient every parameter that is decayed shrinks, and the others keep their bits."""
+    if name in ("lars", "rmsprop"):
+        pytest.skip("their decay is part of a gradient that is scaled")
+    config = OptimizerConfig(name=name, weight_decay=0.1, decay="kernels")
+    for path, before, after in zip(
+        ("conv/bias", "conv/kernel", "head/kernel", "stage1/block1/conv1/kernel"),
+        *map(jax.tree.leaves, (PARAMS, update(config, zeros()))),
+        strict=True,
+    ):
+        smaller = (jnp.abs(after) < jnp.abs(before)) | (before == 0)
+        assert smaller.all() if path.endswith("kernel") else (after == before).all(), path
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_only_kernels_are_adapted_if_asked(name):
+    grads = jax.tree.map(lambda p: 1e-3 * jnp.ones_like(p), PARAMS)
+    of_all, of_kernels = (
+        update(OptimizerConfig(name=name, adapt=adapt), grads) for adapt in ("all", "kernels")
+    )
+    assert (of_all["head"]["kernel"] == of_kernels["head"]["kernel"]).all()
+    assert (of_all["conv"]["bias"] != of_kernels["conv"]["bias"]).all()
+
+
+def test_lamb_is_timms():
+    """Its algorithm step by step: moments, bias correction, decay in the update, ratio where decayed."""
+    config = OptimizerConfig(name="lamb", epsilon=1e-6, weight_decay=0.02, decay="kernels", adapt="kernels")
+    config.clip_norm = 1.0
+    grads = jax.tree.map(lambda p: 0.5 * jnp.cos(p), PARAMS)
+    ours = update(config, grads, steps=3, rate=0.05)
+    norm = max(1.0, np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))))
+    for of, name, decayed in (("conv", "kernel", 0.02), ("conv", "bias", 0.0)):
+        p, g = (np.float64(tree[of][name]) for tree in (PARAMS, grads))
+        m = v = np.zeros_like(p)
+        for step in (1, 2, 3):
+            m, v = 0.9 * m + 0.1 * g / norm, 0.999 * v + 0.001 * (g / norm) ** 2
+            u = m / (1 - 0.9**step) / (np.sqrt(v) / np.sqrt(1 - 0.999**step) + 1e-6) + decayed * p
+            ratio = np.linalg.norm(p) / np.linalg.norm(u) if decayed else 1.0
+            p = p - 0.05 * ratio * u
+        np.testing.assert_allclose(ours[of][name], p, rtol=1e-4)
+
+
+def test_lars_and_rmsprop_take_the_rate_into_their_momentum():
+    """The papers' algorithms step by step, with a rate that changes."""
+    rates = [0.1, 0.4, 0.2]
+    kernel, g, decay = np.array([1.0, -2.0]), np.array([0.3, 0.1]), 0.01
+    for name in ("lars", "rmsprop"):
+        config = OptimizerConfig(name=name, weight_decay=decay, trust=0.02, beta2=0.9, epsilon=1e-3)
+        optimizer = make_optimizer(config, lambda step: jnp.asarray(rates)[step])
+        params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+        state, p, momentum, squares = optimizer.init(params), kernel, 0.0, 1.0
+        for rate in rates:
+            updates, state = optimizer.update({"kernel": jnp.asarray(g, jnp.float32)}, state, params)
+            params = optax.apply_updates(params, updates)
+            u = g + decay * p
+            if name == "lars":
+                u = 0.02 * np.linalg.norm(p) / np.linalg.norm(u) * u
+            else:
+                squares = 0.9 * squares + 0.1 * u**2
+                u = u / np.sqrt(squares + 1e-3)
+            momentum = 0.9 * momentum + rate * u
+            p = p - momentum
+        np.testing.assert_allclose(params["kernel"], p, rtol=1e-4)
+
+
+def test_muon_orthogonalises_kernels_of_blocks_alone():
+    """Their update has singular values near each other; the head's is Adam's."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 6)) * jnp.arange(1.0, 7).reshape(1, 1, 1, 6)
+    params = {"stage1": {"block1": {"conv1": {"kernel": kernel}}}, "head": {"kernel": kernel[0, 0]}}
+    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), lambda step: 1.0)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    values = np.linalg.svd(updates["stage1"]["block1"]["conv1"]["kernel"].reshape(-1, 6), compute_uv=False)
+    assert values.max() / values.min() < 2 < np.linalg.cond(kernel.reshape(-1, 6))
+    np.testing.assert_allclose(jnp.abs(updates["head"]["kernel"]), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_multipliers_freeze_by_path(name):
     config = OptimizerConfig(name=name, lr_multipliers=(("^head/", 0.0), ("bias$", 0.5)))
     grads = jax.tree.map(jnp.ones_like, PARAMS)
@@ -93,7 +171,8 @@ def test_a_multiplier_that_matches_nothing():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "adam"}, "`optimizer.name` must be one of sgd, adamw, lamb; got 'adam'"),
+        ({"name": "adam"}, "`optimizer.name` must be one of sgd, adamw, lamb, lars, .*; got 'adam'"),
+        ({"adapt": "some"}, "`optimizer.adapt`"),
         ({"momentum": 1.0}, "`optimizer.momentum` must be at least 0 and below 1"),
         ({"decay": "some"}, "`optimizer.decay`"),
         ({"weight_decay": -1.0}, "`optimizer.weight_decay`"),

@@ -6,7 +6,7 @@ import pytest
 
 from resnet.durations import parse_duration
 from resnet.errors import InputError
-from resnet.training.schedules import ScheduleConfig, make_schedule
+from resnet.training.schedules import SCHEDULES, ScheduleConfig, make_schedule
 
 COUNTS = {"batch_size": 100, "steps_per_epoch": 50, "total_steps": 1000}
 
@@ -53,6 +53,20 @@ def test_cosine():
 def test_linear_and_constant():
     np.testing.assert_allclose(rates((0, 250, 1000), name="linear"), [0.1, 0.075, 0], atol=1e-7)
     np.testing.assert_allclose(rates((0, 999), name="constant"), [0.1, 0.1])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_starts_at_the_peak_after_its_warmup_and_never_rises(name):
+    fields = {"milestones": ("50 %",)} if name == "step" else {}
+    values = rates(range(0, 1001, 50), name=name, warmup="100 steps", learning_rate=0.3, **fields)
+    np.testing.assert_allclose(values[:3], [0.03, 0.165, 0.3], rtol=1e-6)
+    assert (np.diff(values[2:]) <= 0).all() and min(values) >= 0
+
+
+def test_quadratic_is_mlperfs():
+    np.testing.assert_allclose(
+        rates((0, 250, 500, 1000), name="quadratic"), [0.1, 0.05625, 0.025, 0], atol=1e-7
+    )
 
 
 def test_steps_at_milestones():

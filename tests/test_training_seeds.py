@@ -72,10 +72,10 @@ def test_on_one_device_up_to_rounding(alone, tmp_path):
 
 @pytest.mark.thorough
 def test_resuming_equals_never_having_stopped(alone, tmp_path, monkeypatch):
-    def interrupted(seed, step, n, batch):
+    def interrupted(seed, step, n, batch, repeats):
         if step == 6:
             signal.raise_signal(signal.SIGTERM)
-        return batch_indices(seed, step, n, batch)
+        return batch_indices(seed, step, n, batch, repeats)
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 7"):
         patch.setattr(trainer, "batch_indices", interrupted)

@@ -34,7 +34,9 @@ def augmented() -> list[int]:
     """Which pixel of a numbered image comes to one place in each of four copies; 0: a hole."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(random_key(0, AUGMENT), jnp.arange(4))
     images = jnp.broadcast_to(jnp.arange(1.0, 65.0).reshape(1, 8, 8, 1), (4, 8, 8, 1))
-    shifted = augment(keys, images, [Shift(2), Flip(), Cutout(2)])
+    shifted = augment(
+        keys, images, [Shift(2), Flip(), Cutout(2)], np.zeros(1, np.float32), np.ones(1, np.float32)
+    )
     return [int(value) for value in shifted[:, 4, 4, 0]]
 
 

@@ -2,8 +2,9 @@
 
 An augmentation is a list of operations. Each is a frozen dataclass with an entry in OPERATIONS: its fields
 are the arguments, `check` refuses those that cannot work, and a call changes one image.
-Images are normalised first: then the zeros that shift and cutout bring in are the mean colour, as in
-He 2015, who pads mean-subtracted images, and in fb.resnet.torch.
+Those that change uint8 images, as Pillow does, come first. Then images are normalised, so that the zeros
+that shift, cutout and erasing bring in are the mean colour, as in He 2015, who pads mean-subtracted images,
+and in fb.resnet.torch.
 """
 
 import dataclasses
@@ -16,7 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Key, Num
 
+from resnet.data.augmentation.colour import ColorJitter, Grey, Lighting
+from resnet.data.augmentation.erasing import RandomErasing
+from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
 from resnet.errors import InputError, check_at_least, check_choice
+from resnet.kernels.each import each_image
 
 Sides = tuple[int, int] | None
 
@@ -28,6 +33,8 @@ class ImageOperation(Protocol):
     stream: ClassVar[int]
     """Number of its first key; the second has the next number. An image has keys of all numbers, and each
     operation its own two, so that no draw depends on which other operations there are."""
+    on_pixels: ClassVar[bool]
+    """Whether it changes the uint8 image; else it changes the normalised one."""
 
     def check(self, field: str, sides: Sides) -> None:
         """Raises InputError, which names `field`, for arguments that do not work.
@@ -52,6 +59,7 @@ class Shift:
     fill: str = "zero"
 
     stream: ClassVar[int] = 0
+    on_pixels: ClassVar[bool] = False
     modes: ClassVar = {"zero": "constant", "reflect": "reflect"}
 
     def check(self, field: str, sides: Sides) -> None:
@@ -71,6 +79,7 @@ class Flip:
     """Mirrors half of the images left to right."""
 
     stream: ClassVar[int] = 1
+    on_pixels: ClassVar[bool] = False
 
     def check(self, field: str, sides: Sides) -> None:
         """Nothing can be wrong."""
@@ -86,6 +95,7 @@ class Cutout:
     pixels: int
 
     stream: ClassVar[int] = 2
+    on_pixels: ClassVar[bool] = False
 
     def check(self, field: str, sides: Sides) -> None:
         """The pixels are fewer than the sides have."""
@@ -101,7 +111,19 @@ class Cutout:
         return (offset >= 0) & (offset < self.pixels)
 
 
-OPERATIONS: dict[str, type] = {"shift": Shift, "flip": Flip, "cutout": Cutout}
+OPERATIONS: dict[str, type] = {
+    "shift": Shift,
+    "flip": Flip,
+    "cutout": Cutout,
+    "rand_augment": RandAugment,
+    "timm_rand_augment": TimmRandAugment,
+    "trivial_augment": TrivialAugmentWide,
+    "auto_augment": AutoAugment,
+    "color_jitter": ColorJitter,
+    "lighting": Lighting,
+    "grey": Grey,
+    "random_erasing": RandomErasing,
+}
 
 
 def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
@@ -139,16 +161,24 @@ def normalize(
 
 
 def augment(
-    keys: Key[Array, " b"], images: Num[Array, "b h w c"], operations: Sequence[ImageOperation]
-) -> Num[Array, "b h w c"]:
+    keys: Key[Array, " b"],
+    images: Num[Array, "b h w c"],
+    operations: Sequence[ImageOperation],
+    mean: Float32[Array | np.ndarray, "..."],
+    std: Float32[Array | np.ndarray, "..."],
+) -> Float32[Array, "b h w c"]:
     """Normalised images after the operations, one after the other, each image by the draws of its own key.
 
     What becomes of an image depends on no other of its batch, so that a batch may be divided.
     """
-    return jax.vmap(functools.partial(_augment_image, operations))(keys, images)
+    on_pixels = [operation for operation in operations if operation.on_pixels]
+    after = [operation for operation in operations if not operation.on_pixels]
+    if on_pixels:
+        images = each_image(functools.partial(_changed, on_pixels), keys, images)
+    return jax.vmap(functools.partial(_changed, after))(keys, normalize(images, mean, std))
 
 
-def _augment_image(
+def _changed(
     operations: Sequence[ImageOperation], key: Key[Array, ""], image: Num[Array, "h w c"]
 ) -> Num[Array, "h w c"]:
     for operation in operations:

@@ -94,8 +94,11 @@ class DataConfig(Fields, section="data"):
     std: tuple[float, ...] = ()
     """standard deviation of each channel, in units of 0..1; empty: that of the training images"""
     augmentation: tuple[str, ...] = ()
-    """operations of data/augment.py with their arguments, e.g. "shift 4 reflect"; those of the fields shift,
-    flip and cutout come before"""
+    """operations of data/augment.py with their arguments, e.g. "shift 4 reflect", "rand_augment 2 9"; those
+    of the fields shift, flip and cutout come before; those that change pixels come first of all"""
+    repeats: int = 1
+    """times that a batch has each of its images, with draws of its own each (Hoffer 2019: "repeated
+    augmentation"); an epoch is as long as without, and has fewer different images"""
 
     def operations(self) -> list[tuple[str, ImageOperation]]:
         """The augmentation of a training image: (what asks for it, the operation), in order."""
@@ -115,6 +118,7 @@ class DataConfig(Fields, section="data"):
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
         for field in ("validation", "split_seed", "train_limit", "image_size"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
+        check_at_least("data.repeats", self.repeats, 1)
         check_path("data.dir", self.dir)
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
             raise InputError(f"`data.classes` must be two or more, each once; got {self.classes!r}")

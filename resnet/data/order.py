@@ -43,7 +43,20 @@ def steps_per_epoch(n: int, batch: int) -> int:
     return n // batch
 
 
-def batch_indices(seed: int, step: int, n: int, batch: int) -> Int32[np.ndarray, " batch"]:
+def batch_places(step: int, n: int, batch: int, repeats: int) -> tuple[int, Int32[np.ndarray, " batch"]]:
+    """(epoch, places in its order) of the examples of a training step.
+
+    A batch has each of its examples `repeats` times, if these divide it: all once, then all again. So
+    neighbours differ, which are mixed with each other. What is left of the epoch's order is not seen in it.
+    """
+    epoch, number = divmod(step, steps_per_epoch(n, batch))
+    different = -(-batch // repeats)
+    return epoch, number * different + np.arange(batch, dtype=np.int32) % different
+
+
+def batch_indices(seed: int, step: int, n: int, batch: int, repeats: int = 1) -> Int32[np.ndarray, " batch"]:
     """The examples of a training step (from 0)."""
-    epoch, place = divmod(step, steps_per_epoch(n, batch))
-    return epoch_order(seed, epoch, n)[place * batch : (place + 1) * batch]
+    epoch, places = batch_places(step, n, batch, repeats)
+    chosen = epoch_order(seed, epoch, n)[places]
+    chosen.setflags(write=False)
+    return chosen

@@ -79,15 +79,24 @@ def data_axis(mesh: Mesh) -> str | None:
     return DATA if mesh.shape[DATA] > 1 else None
 
 
-def check_batch(batch_size: int, ghost_batch: int, devices: int) -> None:
-    """Raises InputError unless each device gets the same whole number of images and ghost batches."""
+def check_batch(batch_size: int, ghost_batch: int, devices: int, parts: int = 1, pairs: bool = False) -> None:
+    """Raises InputError unless each device gets equally many images in each of its `parts`.
+
+    A part is a whole number of ghost batches and, if `pairs`, of pairs.
+    """
     if batch_size % devices:
         raise InputError(f"`train.batch_size` must be divisible by the {devices} devices; got {batch_size}")
-    if ghost_batch and (batch_size // devices) % ghost_batch:
+    own = batch_size // devices
+    images = f"the {own} images of each of the {devices} devices (`train.batch_size` = {batch_size})"
+    if own % parts:
+        raise InputError(f"`train.accumulate` must divide {images}; got {parts}")
+    if pairs and own // parts % 2:
         raise InputError(
-            f"`model.ghost_batch` must divide the {batch_size // devices} images of each of the "
-            f"{devices} devices (`train.batch_size` = {batch_size}); got {ghost_batch}"
+            f"`train.mixup` and `train.cutmix` need pairs: {images}, in {parts} part(s) each, must be even"
         )
+    if ghost_batch and own // parts % ghost_batch:
+        parted = f", in {parts} parts each" * (parts > 1)
+        raise InputError(f"`model.ghost_batch` must divide {images}{parted}; got {ghost_batch}")
 
 
 def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:

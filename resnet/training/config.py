@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from resnet.data.augmentation.mixing import EACH, Mixing
 from resnet.durations import parse_duration
-from resnet.errors import InputError, check_at_least, check_choice
+from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Fields
 
 STOP, SKIP, ROLLBACK = POLICIES = ("stop", "skip", "rollback")
@@ -21,10 +22,28 @@ class TrainConfig(Fields, section="train"):
     """Length of the training, e.g. "20 epochs", "64000 steps", "128000 examples"."""
     steps_per_call: int = 1
     """Steps per dispatch to the device; changes the speed, not the numbers."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are computed one after the other and averaged, to save memory.
+
+    Batch norms see the parts."""
     label_smoothing: float = 0.0
     """Share of each one-hot target spread over all classes (Szegedy 2016: 0.1)."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution of mixup's weights (Zhang 2018: 0.2 on ImageNet); 0 = none."""
+    cutmix: float = 0.0
+    """Parameter of the Beta distribution of CutMix's areas (Yun 2019: 1.0); 0 = none."""
+    mix_switch: float = 0.5
+    """Probability of CutMix where mixup is on as well."""
+    mix_probability: float = 1.0
+    """Probability that images are mixed at all."""
+    mix_each: str = "batch"
+    """What has a weight and a box of its own: the batch, or each pair of images."""
+    target_threshold: float = 0.0
+    """Targets above it, after smoothing and mixing, become 1 and others 0, for `model.output` sigmoid."""
     ema: float = 0.0
     """Decay per step of the moving average of parameters and statistics that is evaluated; 0 = none."""
+    ema_every: int = 1
+    """Steps between two updates of the moving average, each with the decay of so many steps."""
     evaluate_every: str = "1 epochs"
     """How often the validation split is evaluated."""
     on_divergence: str = "stop"
@@ -47,10 +66,17 @@ class TrainConfig(Fields, section="train"):
         check_at_least("train.seeds", self.seeds, 1)
         check_at_least("train.batch_size", self.batch_size, 1)
         check_at_least("train.steps_per_call", self.steps_per_call, 1)
-        for field in ("label_smoothing", "ema"):
+        check_at_least("train.accumulate", self.accumulate, 1)
+        check_at_least("train.ema_every", self.ema_every, 1)
+        for field in ("label_smoothing", "target_threshold", "ema"):
             value = getattr(self, field)
             if not 0 <= value < 1:
                 raise InputError(f"`train.{field}` must be at least 0 and below 1; got {value}")
+        for field in ("mixup", "cutmix"):
+            check_at_least(f"train.{field}", getattr(self, field), 0)
+        for field in ("mix_switch", "mix_probability"):
+            check_within(f"train.{field}", getattr(self, field), 0, 1)
+        check_choice("train.mix_each", self.mix_each, EACH)
         if parse_duration("train.duration", self.duration).unit == "%":
             raise InputError(f"`train.duration` must be in steps, epochs or examples; got {self.duration!r}")
         parse_duration("train.evaluate_every", self.evaluate_every)
@@ -62,3 +88,10 @@ class TrainConfig(Fields, section="train"):
         check_at_least("train.rollbacks", self.rollbacks, 1)
         if not 0 < self.rollback_factor < 1:
             raise InputError(f"`train.rollback_factor` must lie between 0 and 1; got {self.rollback_factor}")
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """How each batch is mixed; None: it is not."""
+        if not (self.mixup or self.cutmix):
+            return None
+        return Mixing(self.mixup, self.cutmix, self.mix_switch, self.mix_probability, self.mix_each)

@@ -5,17 +5,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from resnet.data.augmentation.mixing import mixed
 from resnet.errors import InputError
 
 LabelArray = Int[Array, " b"] | Float[Array, " b"]
 
 
-def _targets(logits: Float[Array, "b outputs"], labels: LabelArray, smoothing: float) -> Array:
-    """What the outputs should be: one-hot classes, smoothed, or the values themselves."""
+def _targets(
+    logits: Float[Array, "b outputs"],
+    labels: LabelArray,
+    smoothing: float,
+    share: Float[Array, " b"] | None,
+    threshold: float,
+) -> Array:
+    """What the outputs should be: classes, one-hot, smoothed, mixed and cut, in this order; or the values."""
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        return labels[:, None]
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
-    return optax.smooth_labels(targets, smoothing) if smoothing else targets
+        targets = labels[:, None]
+    else:
+        targets = jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(targets, smoothing) if smoothing else targets
+    targets = targets if share is None else mixed(targets, share)
+    return (targets > threshold).astype(jnp.float32) if threshold else targets
 
 
 def softmax_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
@@ -24,8 +34,8 @@ def softmax_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
 
 
 def sigmoid_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
-    """Binary cross-entropies of all outputs, summed, in nats."""
-    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+    """The mean of the outputs' binary cross-entropies, in nats."""
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
 
 
 def squared_error(logits: Array, targets: Array) -> Float[Array, " b"]:
@@ -41,11 +51,21 @@ LOSSES = {
 
 
 def example_losses(
-    logits: Float[Array, "b outputs"], labels: LabelArray, *, output: str, smoothing: float = 0.0
+    logits: Float[Array, "b outputs"],
+    labels: LabelArray,
+    *,
+    output: str,
+    smoothing: float = 0.0,
+    share: Float[Array, " b"] | None = None,
+    threshold: float = 0.0,
 ) -> Float[Array, " b"]:
-    """The loss of each example for a net whose `model.output` is `output`."""
+    """The loss of each example for a net whose `model.output` is `output`.
+
+    `share` is what mixed examples have of their own labels; the rest is their partners'. With a threshold,
+    targets above it become 1 and the others 0.
+    """
     logits = logits.astype(jnp.float32)
-    return LOSSES[output](logits, _targets(logits, labels, smoothing))
+    return LOSSES[output](logits, _targets(logits, labels, smoothing, share, threshold))
 
 
 def example_scores(

@@ -1,4 +1,4 @@
-"""Optimisers as one optax chain: clip, decay, momentum or moments, multipliers, learning rate."""
+"""Optimisers as one optax chain: clipping, decay, momentum or moments, multipliers and learning rate."""
 
 import dataclasses
 import re
@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
 from resnet.fields import Fields
-from resnet.models.scanning import by_path, each_block
-from resnet.paths import check_matches
+from resnet.models.scanning import by_path, each_block, is_stacked
+from resnet.paths import check_matches, parameter_path
 from resnet.training.schedules import Schedule
 
 
@@ -23,19 +24,23 @@ class OptimizerConfig(Fields, section="optimizer"):
     """How gradients become updates."""
 
     name: str = "sgd"
-    """sgd, adamw or lamb."""
+    """sgd, adamw, lamb, lars, rmsprop, lion or muon."""
     momentum: float = 0.9
-    """Momentum of SGD; decay of the first moment in AdamW and LAMB."""
+    """Momentum of SGD, LARS, RMSProp and Muon; decay of the first moment in AdamW, LAMB and Lion."""
     nesterov: bool = False
-    """Whether SGD and AdamW use Nesterov's momentum."""
+    """Whether SGD, AdamW, LARS and Muon use Nesterov's momentum."""
     beta2: float = 0.999
-    """Decay of the second moment in AdamW and LAMB."""
+    """Decay of the second moment in AdamW, LAMB, RMSProp and Muon's Adam; of the momentum in Lion."""
     epsilon: float = 1e-8
-    """Added to the root of the second moment in AdamW and LAMB."""
+    """Added to the root of the second moment; in RMSProp, to the second moment under the root."""
     weight_decay: float = 1e-4
-    """Weight decay: for SGD added to the gradient before momentum, as in PyTorch, else decoupled."""
+    """Weight decay: in SGD, LARS and RMSProp added to the gradient, as in PyTorch, else decoupled."""
     decay: str = "all"
     """What is decayed: all parameters (as fb.resnet.torch does), or kernels only (as He 2015 does)."""
+    adapt: str = "all"
+    """What LAMB and LARS scale to the norm of the weights: all parameters, or kernels only, as timm does."""
+    trust: float = 0.001
+    """Norm of an update over that of the weights in LARS, at a learning rate of 1."""
     clip_norm: float = 0.0
     """Largest global norm of the gradient; a longer one is scaled down. 0 = no clipping."""
     lr_multipliers: tuple[tuple[str, float], ...] = ()
@@ -44,16 +49,18 @@ class OptimizerConfig(Fields, section="optimizer"):
     def check(self) -> None:
         """Raises InputError naming the field."""
         check_choice("optimizer.name", self.name, PRECONDITIONERS)
-        check_choice("optimizer.decay", self.decay, DECAYED)
+        check_choice("optimizer.decay", self.decay, CHOSEN)
+        check_choice("optimizer.adapt", self.adapt, CHOSEN)
         for field in ("momentum", "beta2"):
             value = getattr(self, field)
             if not 0 <= value < 1:
                 raise InputError(f"`optimizer.{field}` must be at least 0 and below 1; got {value}")
-        for field in ("epsilon", "weight_decay", "clip_norm"):
+        for field in ("epsilon", "weight_decay", "clip_norm", "trust"):
             check_at_least(f"optimizer.{field}", getattr(self, field), 0)
-        if self.nesterov and (self.name == "lamb" or self.momentum == 0):
+        if self.nesterov and (self.name not in WITH_NESTEROV or self.momentum == 0):
+            names = ", ".join(WITH_NESTEROV)
             raise InputError(
-                "`optimizer.nesterov` needs `optimizer.name` sgd or adamw and a momentum above 0; "
+                f"`optimizer.nesterov` needs a momentum above 0 and one of the optimisers {names}; "
                 f"got name {self.name!r}, momentum {self.momentum}"
             )
         for pair in self.lr_multipliers:
@@ -73,35 +80,98 @@ def _is_kernel(path: str) -> bool:
     return path.rsplit("/", 1)[-1] == "kernel"
 
 
-DECAYED = {"all": lambda path: True, "kernels": _is_kernel}
+CHOSEN = {"all": lambda path: True, "kernels": _is_kernel}
+Chain = list[optax.GradientTransformation]
 
 
 def _decayed_weights(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.add_decayed_weights(config.weight_decay, partial(by_path, DECAYED[config.decay]))
+    return optax.add_decayed_weights(config.weight_decay, partial(by_path, CHOSEN[config.decay]))
 
 
-def _sgd(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+def _sgd(config: OptimizerConfig, rate: Chain) -> Chain:
     """Momentum SGD with coupled L2, in PyTorch's order: g + wd p, then momentum, then the rate."""
-    return [_decayed_weights(config), optax.trace(config.momentum, config.nesterov)]
+    return [_decayed_weights(config), optax.trace(config.momentum, config.nesterov), *rate]
 
 
-def _adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
-    """Adam with decoupled decay (https://arxiv.org/abs/1711.05101)."""
+def _adam(config: OptimizerConfig) -> Chain:
+    """Adam with decoupled decay (https://arxiv.org/abs/1711.05101), without its rate."""
     moments = optax.scale_by_adam(config.momentum, config.beta2, config.epsilon, nesterov=config.nesterov)
     return [moments, _decayed_weights(config)]
 
 
-def _lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+def _adamw(config: OptimizerConfig, rate: Chain) -> Chain:
+    return [*_adam(config), *rate]
+
+
+def _lamb(config: OptimizerConfig, rate: Chain) -> Chain:
     """AdamW scaled layer by layer to the weights' norm (https://arxiv.org/abs/1904.00962)."""
-    ratio = optax.scale_by_trust_ratio()
+    return [*_adam(config), _trust_ratios(config, 1.0), *rate]
+
+
+def _lars(config: OptimizerConfig, rate: Chain) -> Chain:
+    """SGD scaled so (https://arxiv.org/abs/1708.03888); as in MLPerf, the rate comes before momentum."""
+    momentum = optax.trace(config.momentum, config.nesterov)
+    return [_decayed_weights(config), _trust_ratios(config, config.trust), *rate, momentum]
+
+
+def _rmsprop(config: OptimizerConfig, rate: Chain) -> Chain:
+    """TensorFlow's: mean squares start at 1, epsilon is under the root, the rate comes before momentum."""
+    squares = optax.scale_by_rms(config.beta2, config.epsilon, initial_scale=1.0, eps_in_sqrt=True)
+    return [_decayed_weights(config), squares, *rate, optax.trace(config.momentum)]
+
+
+def _lion(config: OptimizerConfig, rate: Chain) -> Chain:
+    """The sign of a momentum (https://arxiv.org/abs/2302.06675)."""
+    return [optax.scale_by_lion(config.momentum, config.beta2), _decayed_weights(config), *rate]
+
+
+def _muon(config: OptimizerConfig, rate: Chain) -> Chain:
+    """Orthogonalised momentum for kernels of blocks, as matrices [all inputs, outputs]; Adam for the rest.
+
+    Source: https://kellerjordan.github.io/posts/muon, which trains the first and last layers by AdamW.
+    """
+
+    def matrix(path, leaf):
+        name, axes = parameter_path(path), leaf.ndim - is_stacked(path)
+        hidden = _is_kernel(name) and axes > 1 and not name.startswith(("stem/", "head/"))
+        return optax.contrib.MuonDimensionNumbers(tuple(range(-axes, -1)), -1) if hidden else None
+
+    muon = optax.contrib.muon(
+        -1.0,  # the sign is turned once more by the rate
+        beta=config.momentum,
+        nesterov=config.nesterov,
+        adam_b1=config.momentum,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=partial(jax.tree_util.tree_map_with_path, matrix),
+    )
+    return [muon, _decayed_weights(config), *rate]
+
+
+def _trust_ratios(config: OptimizerConfig, coefficient: float) -> optax.GradientTransformation:
+    """Scales each chosen update to the norm of its weights times the coefficient."""
+    ratio = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
 
     def scaled(update, param):
         return ratio.update(update, ratio.init(param), param)[0]
 
-    return [*_adamw(config), optax.stateless(partial(each_block, scaled))]
+    def scale(updates, params):
+        chosen = by_path(CHOSEN[config.adapt], updates)
+        every = each_block(scaled, updates, params)
+        return jax.tree.map(lambda own, update, new: new if own else update, chosen, updates, every)
+
+    return optax.stateless(scale)
 
 
-PRECONDITIONERS = {"sgd": _sgd, "adamw": _adamw, "lamb": _lamb}
+PRECONDITIONERS = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lamb": _lamb,
+    "lars": _lars,
+    "rmsprop": _rmsprop,
+    "lion": _lion,
+    "muon": _muon,
+}
+WITH_NESTEROV = ("sgd", "adamw", "lars", "muon")
 
 
 def _multipliers(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -152,13 +222,9 @@ def make_optimizer(
     """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     multipliers = [_multipliers(config)] if config.lr_multipliers else []
-    return optax.chain(
-        *clip,
-        *PRECONDITIONERS[config.name](config),
-        *multipliers,
-        optax.scale_by_learning_rate(schedule),
-        *([_frozen(freeze)] if freeze else []),
-    )
+    rate = [*multipliers, optax.scale_by_learning_rate(schedule)]
+    frozen = [_frozen(freeze)] if freeze else []
+    return optax.chain(*clip, *PRECONDITIONERS[config.name](config, rate), *frozen)
 
 
 def check_multipliers(config: OptimizerConfig, params: Any) -> None:

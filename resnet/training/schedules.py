@@ -19,7 +19,7 @@ class ScheduleConfig(Fields, section="schedule"):
     """The learning rate as a function of the step."""
 
     name: str = "cosine"
-    """How the rate falls: cosine or linear (to zero at the end), step (at the milestones), constant."""
+    """How the rate falls: cosine, linear, quadratic (to zero at the end), step (at milestones), constant."""
     learning_rate: float = 0.1
     """Peak learning rate, reached after the warm-up."""
     warmup: str = "0 steps"
@@ -60,6 +60,11 @@ def _linear(progress, step, milestones, factor):
     return 1.0 - progress
 
 
+def _quadratic(progress, step, milestones, factor):
+    """The square of a straight line from 1 to 0: the polynomial of power 2 of MLPerf's LARS."""
+    return jnp.square(1.0 - progress)
+
+
 def _step(progress, step, milestones, factor):
     """Multiplied by `factor` at each milestone (He 2015, section 4.2)."""
     passed = sum(jnp.where(step >= milestone, 1.0, 0.0) for milestone in milestones)
@@ -71,7 +76,13 @@ def _constant(progress, step, milestones, factor):
     return jnp.ones_like(progress)
 
 
-SCHEDULES = {"cosine": _cosine, "linear": _linear, "step": _step, "constant": _constant}
+SCHEDULES = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "quadratic": _quadratic,
+    "step": _step,
+    "constant": _constant,
+}
 
 
 def make_schedule(

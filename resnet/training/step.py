@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 
 from resnet.config import Config
 from resnet.data.augment import ImageOperation, augment, normalize
+from resnet.data.augmentation.mixing import partners
 from resnet.data.batches import Delivered, Resident
-from resnet.data.streams import AUGMENT, DROPOUT, INIT, random_key
+from resnet.data.streams import AUGMENT, DROPOUT, INIT, MIX, random_key
 from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
 from resnet.runtime.devices import each_seed
@@ -83,34 +85,39 @@ class Step:
     ) -> tuple[TrainState, dict[str, Float[Array, "..."]]]:
         """One optimiser step on raw uint8 images {"image", "label"}; metrics are means over the batch."""
         images, dropout = self.augmented(state, batch["image"])
-        model = self.model.clone(axis_name=self.axis)
+        examples, scored = self.mixed(state, {"image": images, "label": batch["label"]})
+        model, settings = self.model.clone(axis_name=self.axis), self.settings
 
-        def loss_function(params):
+        def loss_function(params, batch_stats, examples, dropout):
             (logits, _), mutated = model.apply(
-                {"params": constant_where(self.freeze, params), "batch_stats": state.batch_stats},
-                images,
+                {"params": constant_where(self.freeze, params), "batch_stats": batch_stats},
+                examples["image"],
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout},
             )
             losses = example_losses(
                 logits,
-                batch["label"],
+                examples["label"],
                 output=model.config.output,
-                smoothing=self.settings.label_smoothing,
+                smoothing=settings.label_smoothing,
+                share=examples.get("share"),
+                threshold=settings.target_threshold,
             )
             return losses.mean(), (logits, mutated.get("batch_stats", {}))
 
-        value_and_grad = jax.value_and_grad(loss_function, has_aux=True)
-        (loss, (logits, batch_stats)), grads = value_and_grad(state.params)
-        scores = example_scores(logits, batch["label"], self.task.target_scale)
+        gradient = jax.value_and_grad(loss_function, has_aux=True)
+        if settings.accumulate > 1:
+            gradient = partial(accumulated, gradient, settings.accumulate)
+        (loss, (logits, batch_stats)), grads = gradient(state.params, state.batch_stats, examples, dropout)
+        scores = example_scores(logits, scored, self.task.target_scale)
         metrics = {"loss": loss} | {name: score.mean() for name, score in scores.items()}
         if self.axis:
             grads, metrics = lax.pmean((grads, metrics), self.axis)
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": self.schedule(state.step)}
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, at_lowered_rate(updates, state.guard))
-        ema = moving_average(state, {"params": params, "batch_stats": batch_stats}, self.settings.ema)
+        ema = moving_average(state, {"params": params, "batch_stats": batch_stats}, self.settings)
         new = TrainState(state.step + 1, state.seed, params, batch_stats, opt_state, ema)
         return (
             guarded(state, new, metrics, grads, self.settings) if watched(self.settings) else (new, metrics)
@@ -123,13 +130,51 @@ class Step:
 
         Each image's draws follow its place in the global batch, so that sharding changes nothing.
         """
-        device = lax.axis_index(self.axis) if self.axis else 0
-        places = device * images.shape[0] + jnp.arange(images.shape[0])
+        device, places = self._places(len(images))
         key = jax.random.fold_in(random_key(state.seed, AUGMENT), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-        images = augment(keys, normalize(images, self.task.mean, self.task.std), self.augmentation)
+        images = augment(keys, images, self.augmentation, self.task.mean, self.task.std)
         dropout = jax.random.fold_in(random_key(state.seed, DROPOUT), state.step)
         return images, jax.random.fold_in(dropout, device)
+
+    def _places(self, count: int) -> tuple[Int[Array, ""] | int, Int[Array, " b"]]:
+        """This device's number, and the places in the global batch of its images."""
+        device = lax.axis_index(self.axis) if self.axis else 0
+        return device, device * count + jnp.arange(count)
+
+    def mixed(self, state: TrainState, examples: dict[str, Array]) -> tuple[dict[str, Array], Array]:
+        """The examples, mixed if they are to be, and the labels that answers are scored by.
+
+        Mixed ones have "share" too: how much of its own label each has. The larger share is what is scored.
+        """
+        labels, mixing = examples["label"], self.settings.mixing
+        if mixing is None:
+            return examples, labels
+        key = jax.random.fold_in(random_key(state.seed, MIX), state.step)
+        images, share = mixing(key, self._places(len(labels))[1], examples["image"])
+        return examples | {"image": images, "share": share}, jnp.where(share >= 0.5, labels, partners(labels))
+
+
+def accumulated(
+    gradient: Callable, parts: int, params: Any, batch_stats: Any, examples: dict[str, Array], dropout: Array
+) -> Any:
+    """What `gradient` gives for all examples, of so many parts of them in turn.
+
+    Batch norms see each part alone, and their statistics move with each.
+    """
+
+    def add(carry, part):
+        batch_stats, total = carry
+        number, own = part
+        key = jax.random.fold_in(dropout, number)
+        (loss, (logits, batch_stats)), grads = gradient(params, batch_stats, own, key)
+        return (batch_stats, jax.tree.map(jnp.add, total, grads)), (loss, logits)
+
+    apart = jax.tree.map(lambda each: each.reshape(parts, -1, *each.shape[1:]), examples)
+    start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
+    (batch_stats, total), (losses, logits) = lax.scan(add, start, (jnp.arange(parts), apart))
+    grads = jax.tree.map(lambda each: each / parts, total)
+    return (losses.mean(), (logits.reshape(-1, logits.shape[-1]), batch_stats)), grads
 
 
 def each_step(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
@@ -167,14 +212,24 @@ def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> d
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:
-    """The next average; its decay starts low, as (1 + t) / (10 + t), to forget the initial values."""
+def moving_average(state: TrainState, variables: dict[str, Any], settings: TrainConfig) -> Any:
+    """The next average; its decay starts low, as (1 + t) / (10 + t), to forget the initial values.
+
+    t counts the updates, of which there is one each `train.ema_every` steps.
+    """
     if not state.ema:
         return state.ema
-    step = state.step.astype(jnp.float32)
-    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    # In this form the average of what does not change does not change either.
-    return jax.tree.map(lambda old, new: old + (1.0 - keep) * (new - old), state.ema, variables)
+    every = settings.ema_every
+    count = (state.step // every).astype(jnp.float32)
+    keep = jnp.minimum(settings.ema**every, (1.0 + count) / (10.0 + count))
+
+    def update(ema):
+        # In this form the average of what does not change does not change either.
+        return jax.tree.map(lambda old, new: old + (1.0 - keep) * (new - old), ema, variables)
+
+    if every == 1:
+        return update(state.ema)
+    return lax.cond((state.step + 1) % every == 0, update, lambda ema: ema, state.ema)
 
 
 def eval_step(

@@ -22,7 +22,6 @@ from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
 from resnet.runtime.devices import (
     DATA,
-    check_batch,
     compiled,
     data_axis,
     own_rows,
@@ -128,7 +127,8 @@ class Trainer:
         split, batch = self.dataset.train, self.config.train.batch_size
         if not isinstance(split, StreamSplit):
             return None
-        return TrainingStream(split, self.seeds, batch, self.intervals.total, self.pace)
+        repeats = self.config.data.repeats
+        return TrainingStream(split, self.seeds, batch, self.intervals.total, self.pace, repeats)
 
     def close(self) -> None:
         """Ends the threads of the stream, which begins again with the next batch."""
@@ -179,7 +179,8 @@ class Trainer:
 
     def examples(self, seed: int, step: int) -> np.ndarray:
         """The places in the training split of the batch of a step, from 0."""
-        return batch_indices(seed, step, len(self.dataset.train), self.config.train.batch_size)
+        batch, repeats = self.config.train.batch_size, self.config.data.repeats
+        return batch_indices(seed, step, len(self.dataset.train), batch, repeats)
 
     def train(self, steps: int = 1) -> Any:
         """The compiled program (state, batch) -> (state, metrics) of so many steps; the state is donated."""
@@ -227,7 +228,7 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     `seeds` are trained as one program; by default the config's alone.
     """
     check_prepared(config)
-    check_batch(config.train.batch_size, config.model.ghost_batch, mesh.shape[DATA])
+    config.check_shares(mesh.shape[DATA])
     task = task_of(dataset)
     check_output(config.model.output, task.kind)
     per_epoch = steps_per_epoch(len(dataset.train), config.train.batch_size)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from scripts.benchmarks import ours, stock
+from scripts.benchmarks.augmentation import REFERENCE, augmentation_steps
 from scripts.benchmarks.inputs import input_steps
 from scripts.benchmarks.limits import limits
 from scripts.benchmarks.loop import loop, streamed
@@ -179,6 +180,11 @@ def inputs(case: Case, effort: Effort) -> dict[str, Any]:
     return _timed(input_steps(case), "training step", effort)
 
 
+def augment(case: Case, effort: Effort) -> dict[str, Any]:
+    """A batch through each operation and policy of augmentation, by Pillow and by ours."""
+    return _timed(augmentation_steps(case), REFERENCE, effort)
+
+
 ALL = tuple(CASES)
 PARTS = {
     "training": Part("Training step: forward, backward, SGD", training, ALL),
@@ -196,6 +202,7 @@ PARTS = {
     ),
     "streamed": Part("Training on a stream that keeps up", streamed, ("resnet20",)),
     "scale": Part("A stream at the scale of ImageNet", scale, ("resnet20",)),
+    "augment": Part("Augmentation of a batch, beside Pillow's", augment, ("resnet20", "resnet18")),
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
     "limits": Part("Share of the machine's limits", limits, ("resnet20", "resnet50")),

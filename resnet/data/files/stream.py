@@ -17,7 +17,7 @@ from resnet.data.files.decoders import PILLOW, decode_cut
 from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work, Worker
 from resnet.data.files.listing import Listing, fingerprint_of_files
 from resnet.data.images import BadImage, Image8, Images
-from resnet.data.order import epoch_order, steps_per_epoch
+from resnet.data.order import batch_places, epoch_order
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
 
@@ -132,7 +132,9 @@ class StreamSplit:
             delivery.take()
         return found
 
-    def training_work(self, seeds: Sequence[int], step: int, batch: int, rows: Sequence[int]) -> Work:
+    def training_work(
+        self, seeds: Sequence[int], step: int, batch: int, rows: Sequence[int], repeats: int = 1
+    ) -> Work:
         """The batch of a step: {"image": [seeds, batch, h, w, c], "label"}, of which `rows` are filled.
 
         Images and crops are functions of (seed, step, place). The place of an image that cannot be read
@@ -140,10 +142,10 @@ class StreamSplit:
         """
         images = np.empty((len(seeds), batch, *self.image_shape), np.uint8)
         labels = np.zeros((len(seeds), batch), np.int32)
-        epoch, place = divmod(step, steps_per_epoch(len(self), batch))
+        epoch, places = batch_places(step, len(self), batch, repeats)
 
         def job(i: int, row: int, order: np.ndarray, draws: np.ndarray, worker: Worker) -> None:
-            first = place * batch + row
+            first = int(places[row])
             for at in range(first, first + len(self)):
                 example = int(order[at % len(self)])
                 image = self._or_none(example, worker, draws, among=len(self))
@@ -212,9 +214,12 @@ class StreamSplit:
 class TrainingStream:
     """The batches of a training, from whatever step they are asked for; `close` ends its threads."""
 
-    def __init__(self, split: StreamSplit, seeds: Sequence[int], batch: int, total: int, pace: Pace):
-        """`total` is the number of steps of the training."""
+    def __init__(
+        self, split: StreamSplit, seeds: Sequence[int], batch: int, total: int, pace: Pace, repeats: int = 1
+    ):
+        """`total` is the number of steps of the training; `repeats` are as in order.batch_places."""
         self.split, self.seeds, self.batch, self.total, self.pace = split, seeds, batch, total, pace
+        self.repeats = repeats
         self._next = -1
         self._delivery: Delivery | None = None
         self._earlier = InputTimes(0, 0.0, 0.0, 0.0, pace.threads)
@@ -227,7 +232,7 @@ class TrainingStream:
             self.close()
             rows = self.pace.needed(self.batch)
             plan = (
-                self.split.training_work(self.seeds, step, self.batch, rows)
+                self.split.training_work(self.seeds, step, self.batch, rows, self.repeats)
                 for step in range(steps.start, max(self.total, steps.stop))
             )
             self._delivery = Delivery(plan, self.pace)
@@ -259,7 +264,8 @@ class TrainingStream:
 
     def now(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
         """The first `count` images and labels of a step's batch, beside the order."""
-        whole = self.split.training_work([seed], step, self.batch, range(min(count, self.batch))).now()
+        rows = range(min(count, self.batch))
+        whole = self.split.training_work([seed], step, self.batch, rows, self.repeats).now()
         return {name: array[0, :count] for name, array in whole.items()}
 
     @property
