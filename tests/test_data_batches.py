@@ -1,11 +1,12 @@
 """Order is a function of (seed, step); evaluation covers each example once."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet.data.batches import padded_batches
+from resnet.data.batches import FlatImages, padded_batches
 from resnet.data.datasets import DataConfig, load_dataset
 from resnet.data.order import batch_indices, draw_order, epoch_order, steps_per_epoch
 from resnet.data.splits import Split
@@ -88,3 +89,13 @@ def test_padded_batches_keep_the_targets_of_a_regression():
     assert labels.dtype == np.float32
     assert [*labels, *last] == [0.5, -0.5, 1.0, 0.0]
     assert [*mask, *last_mask] == [1.0, 1.0, 1.0, 0.0]
+
+
+def test_flat_images_are_gathered_as_they_are():
+    """To the last bit, in the shape of the places, whatever the number of axes."""
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), np.uint8)
+    flat = FlatImages.of(images)
+    assert flat.rows.base is images  # a view
+    for places in (np.array([3, 0, 3]), np.array([[1, 2], [8, 0]])):
+        found = jax.jit(lambda flat, places: flat[places])(flat, places)
+        np.testing.assert_array_equal(found, images[places])

@@ -106,7 +106,7 @@ for stride in (1, 2):
     x, kernel = operands(inputs=32, outputs=16, extent=(20, 20), batch=18)
     for array in value_and_gradients(convolve, x, kernel, stride, 1, 1):
         print(np.asarray(array).tobytes().hex()[:4096], float(np.abs(array).sum()))
-for array in (*moments(x), *projections(x, x, x[0, 0, 0])):
+for array in (*moments(x, x[0, 0, 0]), *projections(x, x, x[0, 0, 0])):
     print(np.asarray(array).tobytes().hex())
 """
 

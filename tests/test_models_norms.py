@@ -11,7 +11,7 @@ from tests.models_cases import images, net
 
 EPSILON = 1e-5
 X = 3 * images(6, 5, 4, 8) + 2
-SCALE, BIAS = images(8, seed=1), images(8, seed=2)
+SCALE, BIAS, SHIFT = images(8, seed=1), images(8, seed=2), images(8, seed=5)
 
 
 def plain(x, scale, bias):
@@ -44,14 +44,16 @@ def trained(x, axis_name=None, **fields):
 
 
 def test_the_closed_form_is_the_gradient():
-    ours = jax.jit(lambda *a: pulled(lambda *b: batch_normalize(*b, EPSILON, None)[0], *a))(X, SCALE, BIAS)
+    ours = jax.jit(lambda *a: pulled(lambda *b: batch_normalize(*b, SHIFT, EPSILON, None)[0], *a))(
+        X, SCALE, BIAS
+    )
     assert_close(ours, jax.jit(lambda *a: pulled(plain, *a))(X, SCALE, BIAS))
 
 
 def test_a_large_mean_cancels_nothing():
     """The variance is a mean of squared differences: an offset of 1000 deviations costs no digits of it."""
     x = images(6, 5, 4, 8)
-    y, _, variance = batch_normalize(x + 1000, SCALE, BIAS, EPSILON, None)
+    y, _, variance = batch_normalize(x + 1000, SCALE, BIAS, SHIFT, EPSILON, None)
     np.testing.assert_allclose(variance, np.var(np.asarray(x + 1000, np.float64), (0, 1, 2)), rtol=1e-4)
     assert_close(y, plain(x, SCALE, BIAS), 1e-3)
 
@@ -101,7 +103,7 @@ def test_devices_together_are_one_batch(unbiased):
         assert_close(jax.tree.map(lambda leaf, i=member: leaf[i], state), statistics, 1e-6)
 
     def gradients(cotangent, x, axis_name):
-        _, pull = jax.vjp(lambda *a: batch_normalize(*a, EPSILON, axis_name)[0], x, SCALE, BIAS)
+        _, pull = jax.vjp(lambda *a: batch_normalize(*a, SHIFT, EPSILON, axis_name)[0], x, SCALE, BIAS)
         return pull(cotangent)
 
     g = jnp.cos(jnp.arange(X.size, dtype=jnp.float32)).reshape(parts.shape)
@@ -136,7 +138,9 @@ def test_bfloat16_keeps_statistics_in_float32():
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
     assert_close(state, wide, 1e-6)
-    dx = jax.grad(lambda x: batch_normalize(x, SCALE, BIAS, EPSILON, None)[0].astype(jnp.float32).sum())(x)
+    dx = jax.grad(
+        lambda x: batch_normalize(x, SCALE, BIAS, SHIFT, EPSILON, None)[0].astype(jnp.float32).sum()
+    )(x)
     assert dx.dtype == jnp.bfloat16
 
 

@@ -222,7 +222,7 @@ def test_a_run_that_is_over_leaves_no_images_behind(tmp_path, monkeypatch):
 
     def remembered(*arguments):
         made = make_trainer(*arguments)
-        resident.extend(weakref.ref(array) for array in made.resident.values())
+        resident.extend(weakref.ref(array) for array in jax.tree.leaves(made.resident))
         return made
 
     monkeypatch.setattr(loop, "make_trainer", remembered)

@@ -218,14 +218,17 @@ def test_wrong_fields():
 
 
 def options_of(count, model):
-    return devices.compiler_options(count, quickly=compiles_quickly(model))
+    return devices.compiler_options(devices.make_mesh(count), quickly=compiles_quickly(model))
 
 
 def test_convolutions_share_the_processors_of_a_device(monkeypatch):
     """An option the compiler does not know is an error, so that a new version of it cannot drop ours."""
-    monkeypatch.setattr(devices, "processors", lambda: 4)
-    assert options_of(2, ModelConfig()) == devices.WITHOUT_YNN_CONVOLUTIONS
-    assert options_of(4, ModelConfig()) == {}
+    monkeypatch.setattr(devices, "processors", lambda: 2)
+    assert options_of(1, ModelConfig()) == devices.WITHOUT_YNN_CONVOLUTIONS
+    assert options_of(2, ModelConfig()) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "platform", lambda mesh: "tpu")
+        assert options_of(1, ModelConfig()) == {}
 
     def convolved(options):
         lowered = jax.jit(lambda x, kernel: convolution.plain(x, kernel, 1, 1)).lower(x, kernel)

@@ -8,6 +8,7 @@ import pytest
 from resnet.config import Config
 from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
+from resnet.runtime import devices as runtime
 from resnet.runtime.devices import each_seed, make_mesh
 from resnet.training.evaluation import evaluate
 from resnet.training.step import TrainState
@@ -167,7 +168,7 @@ def test_seeds_together_equal_each_alone(trainer, backend, devices, monkeypatch)
     """To the last bit where each has a device of its own, else up to rounding."""
     order = np.stack([places(3), places(3)[::-1]])
     with monkeypatch.context() as patch:
-        patch.setattr(jax, "default_backend", lambda: backend)  # what is traced, not where it runs
+        patch.setattr(runtime, "platform", lambda mesh: backend)  # what is traced, not where it runs
         together = make_trainer(trainer.config, trainer.dataset, make_mesh(devices, seeds=2), (0, 1))
         states, metrics = together.train(3)(together.start(), Resident(together.resident, order))
         found = together.evaluate(states.variables, trainer.dataset.test, lambda: False)
@@ -193,5 +194,7 @@ def test_seeds_go_before_images_to_the_devices():
 
 def test_a_devices_only_seed_is_run_without_its_axis():
     seen = []
-    each_seed(lambda x, y: seen.append((x.shape, y.shape)) or x)(np.zeros((1, 3)), np.zeros((1, 4)))
+    each_seed(lambda x, y: seen.append((x.shape, y.shape)) or x, make_mesh(1))(
+        np.zeros((1, 3)), np.zeros((1, 4))
+    )
     assert seen == [((3,), (4,))]

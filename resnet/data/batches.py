@@ -16,6 +16,29 @@ from resnet.data.splits import Examples, Labels
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class FlatImages:
+    """Images on the device, each a row of pixels; indexing gathers some and gives them their shape.
+
+    TPUs would copy images of [n, h, w, c] to another layout, all of them at each gather.
+    """
+
+    rows: Any
+    """[n, h * w * c]"""
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    """(h, w, c)"""
+
+    @classmethod
+    def of(cls, images: Images) -> "FlatImages":
+        """The same images, not copied."""
+        return cls(images.reshape(len(images), -1), images.shape[1:])
+
+    def __getitem__(self, places: Array) -> Array:
+        """The images at these places, in the shape of `places` and then their own."""
+        return self.rows[places].reshape(*places.shape, *self.shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Resident:
     """A batch as the arrays of all images on the device and the `places` of its examples.
 
@@ -23,7 +46,7 @@ class Resident:
     """
 
     arrays: Any
-    """{"image": [n, h, w, c], "label": [n]}"""
+    """{"image": FlatImages, "label": [n]}"""
     places: Any
     """[batch]; with leading axes for several steps or seeds."""
 

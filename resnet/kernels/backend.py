@@ -1,17 +1,25 @@
-"""Decides which implementation of a function is used, by the backend and by what the caller asked for."""
+"""Which implementation of a function is used: that of the platform that a program is lowered for.
+
+Nothing asks at trace time which backend is in use, so that a program can be compiled for another machine,
+and exported for several platforms.
+"""
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 _XLA_ALONE = contextvars.ContextVar("xla_alone", default=False)
 
 
 @contextlib.contextmanager
 def by_xla_alone() -> Iterator[None]:
-    """What is traced within it has XLA's own operations on every backend: converters know no other."""
+    """What is traced within it has XLA's own operations on every platform: converters know no other."""
     token = _XLA_ALONE.set(True)
     try:
         yield
@@ -19,11 +27,29 @@ def by_xla_alone() -> Iterator[None]:
         _XLA_ALONE.reset(token)
 
 
-def on_cpu() -> bool:
-    """Whether the CPU is the backend in use."""
-    return jax.default_backend() == "cpu"
+def xla_alone() -> bool:
+    """Whether `by_xla_alone` is entered."""
+    return _XLA_ALONE.get()
 
 
-def written_for_cpu() -> bool:
-    """Whether to use the forms written for the CPU: on the CPU, outside `by_xla_alone`."""
-    return on_cpu() and not _XLA_ALONE.get()
+def by_platform(
+    name: str,
+    shapes: Callable[..., ShapedArray | Sequence[ShapedArray]],
+    *,
+    cpu: Callable[..., Any],
+    elsewhere: Callable[..., Any],
+    static: tuple[str, ...] = (),
+    several: bool = False,
+) -> Primitive:
+    """A primitive that is lowered as `cpu(*arrays, **static)` for the CPU, and else as `elsewhere`.
+
+    `shapes`, called in the same way, gives the shape and type of the result, or of `several` results.
+    `static` names the keywords. Derivatives and the batching rule are left to the caller.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = several
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
+    primitive.def_abstract_eval(shapes)
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=several))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=several), platform="cpu")
+    return primitive

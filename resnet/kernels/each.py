@@ -1,12 +1,13 @@
 """A function of one image, for each image of a batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jaxtyping import Array
 
-from resnet.kernels.backend import written_for_cpu
+from resnet.kernels.backend import xla_alone
 
 
 def each_image(function: Callable, *arguments: Any) -> Array:
@@ -15,6 +16,15 @@ def each_image(function: Callable, *arguments: Any) -> Array:
     The CPU takes image by image, and of a `lax.switch` in the function only the branch that an image needs.
     An accelerator takes all images, and all branches, at once.
     """
-    if written_for_cpu():
-        return jax.lax.map(lambda entry: function(*entry), arguments)
+    if xla_alone():
+        return _together(function, *arguments)
+    one_by_one, together = (functools.partial(each, function) for each in (_one_by_one, _together))
+    return jax.lax.platform_dependent(*arguments, cpu=one_by_one, default=together)
+
+
+def _one_by_one(function: Callable, *arguments: Any) -> Array:
+    return jax.lax.map(lambda entry: function(*entry), arguments)
+
+
+def _together(function: Callable, *arguments: Any) -> Array:
     return jax.vmap(function)(*arguments)

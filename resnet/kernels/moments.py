@@ -1,61 +1,116 @@
 """Sums over images and pixels, channel by channel: what batch norm needs, forward and backward.
 
-On the CPU XLA writes deviations out before it sums their squares; there, in float32 and for a multiple of
-16 channels, our own (native) reads its operands once. Derivatives of all orders are those of the plain form.
+For the CPU, moments are taken in two passes, which need no shift. XLA writes deviations out there before it
+sums their squares; in float32 and for a multiple of 16 channels, our own (native) reads its operands once.
+On other platforms one pass about a shift goes into the convolution before it. Derivatives of all orders are
+those of the plain form.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching
 from jaxtyping import Array, Float
 
 from resnet.kernels import native
-from resnet.kernels.backend import written_for_cpu
+from resnet.kernels.backend import by_platform, xla_alone
+
+# Axes of images, rows and columns; more may stand before them, of what is mapped.
+PIXELS = (-4, -3, -2)
 
 
-def moments(x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """(mean, biased variance), in float32."""
-    return _native_moments(x) if _ours(x) else _moments(x)
+def moments(
+    x: Float[Array, "b h w c"], shift: Float[Array, " c"]
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """(mean, biased variance), in the type of `shift`, float32.
+
+    The result depends on `shift` by its rounding alone, and not at all on the CPU. Elsewhere the variance
+    loses as many digits as (mean - shift)² has more than it: a mean of earlier batches serves.
+    """
+    wide = x.astype(shift.dtype)
+    return _two_passes(wide, shift) if xla_alone() else _moments(wide, shift)
 
 
 def projections(
     g: Float[Array, "b h w c"], x: Float[Array, "b h w c"], mean: Float[Array, " c"]
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """(sum of g, sum of g * (x - mean)), in float32."""
+    """(sum of g, sum of g * (x - mean)), in the type of `mean`, float32."""
     if g.shape != x.shape or mean.shape != x.shape[-1:]:
         raise ValueError(
             f"g must have the shape of x, and a mean for each channel; got {g.shape}, {x.shape}, {mean.shape}"
         )
-    return _native_projections(g, x, mean) if _ours(g, x, mean) else _projections(g, x, mean)
+    arrays = g.astype(mean.dtype), x.astype(mean.dtype), mean
+    return _plain_projections(*arrays) if xla_alone() else _projections(*arrays)
 
 
-def _ours(*arrays: Array) -> bool:
+def _two_passes(x: Array, shift: Array) -> tuple[Array, Array]:
+    mean = x.mean(PIXELS)
+    return mean, jnp.square(x - _of_pixels(mean)).mean(PIXELS)
+
+
+def _one_pass(x: Array, shift: Array) -> tuple[Array, Array]:
+    """E[d²] - E[d]² of d = x - shift, which cancels only where the mean is far from the shift."""
+    deviations = x - _of_pixels(shift)
+    mean = deviations.mean(PIXELS)
+    variance = jnp.square(deviations).mean(PIXELS) - jnp.square(mean)
+    return shift + mean, jnp.maximum(variance, 0.0)
+
+
+def _plain_projections(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
+    return g.sum(PIXELS), (g * (x - _of_pixels(mean))).sum(PIXELS)
+
+
+def _of_pixels(channels: Array) -> Array:
+    return jnp.expand_dims(channels, PIXELS)
+
+
+def _moments_on_cpu(x: Array, shift: Array) -> tuple[Array, Array]:
+    return native.sums("moments", _rows(x)) if _native_serves(x) else _two_passes(x, shift)
+
+
+def _projections_on_cpu(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
+    if _native_serves(g, x, mean):
+        return native.sums("projections", _rows(g), _rows(x), mean)
+    return _plain_projections(g, x, mean)
+
+
+def _native_serves(*arrays: Array) -> bool:
     fits = all(a.dtype == jnp.float32 and a.shape[-1] % native.BLOCK == 0 and a.size > 0 for a in arrays)
-    return fits and written_for_cpu() and native.in_use()
+    return fits and native.in_use()
 
 
-def _moments(x: Array) -> tuple[Array, Array]:
-    mean = x.mean((0, 1, 2))
-    # The two-pass form: E[x^2] - E[x]^2 cancels where the mean is large against the deviation.
-    return mean, jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+def _rows(x: Array) -> Array:
+    """[…, b, h, w, c] as […, b * h * w, c]."""
+    return x.reshape(*x.shape[:-4], -1, x.shape[-1])
 
 
-def _projections(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
-    return g.sum((0, 1, 2)), (g * (x - mean[None, None, None])).sum((0, 1, 2))
-
-
-def _with_derivative_of(plain: Callable, ours: Callable) -> Callable:
-    function = jax.custom_jvp(ours)
+def _by_platform(name: str, plain: Callable, *, cpu: Callable, elsewhere: Callable) -> Callable:
+    """Two sums over PIXELS of arrays whose last is [c], with the derivatives of their plain form."""
+    primitive = by_platform(
+        name,
+        lambda *arrays: [ShapedArray(arrays[-1].shape, arrays[-1].dtype)] * 2,
+        cpu=cpu,
+        elsewhere=elsewhere,
+        several=True,
+    )
+    batching.primitive_batchers[primitive] = functools.partial(_batched, primitive)
+    function = jax.custom_jvp(lambda *arrays: tuple(primitive.bind(*arrays)))
     function.defjvp(lambda primals, tangents: (function(*primals), jax.jvp(plain, primals, tangents)[1]))
     return function
 
 
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
+def _batched(primitive: Primitive, arrays: tuple[Array, ...], axes: tuple[int | None, ...]) -> tuple:
+    """The batching rule: what is mapped stands before the axes that are summed."""
+    size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+    in_front = (batching.bdim_at_front(a, axis, size) for a, axis in zip(arrays, axes, strict=True))
+    return primitive.bind(*in_front), (0, 0)
 
 
-_native_moments = _with_derivative_of(_moments, lambda x: tuple(native.sums("moments", _rows(x))))
-_native_projections = _with_derivative_of(
-    _projections, lambda g, x, mean: tuple(native.sums("projections", _rows(g), _rows(x), mean))
+_moments = _by_platform("moments", _two_passes, cpu=_moments_on_cpu, elsewhere=_one_pass)
+_projections = _by_platform(
+    "projections", _plain_projections, cpu=_projections_on_cpu, elsewhere=_plain_projections
 )

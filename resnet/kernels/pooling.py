@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from resnet.kernels.backend import written_for_cpu
+from resnet.kernels.backend import xla_alone
 
 # Pixels of a window, (row, column): the first of equal ones gets the gradient, as in XLA's.
 PIXELS = tuple((i, j) for i in range(3) for j in range(3))
@@ -16,15 +16,32 @@ PIXELS = tuple((i, j) for i in range(3) for j in range(3))
 
 def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array, "b y x c"]:
     """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
-    if written_for_cpu():
-        return _max_pool(x)
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+    if xla_alone():
+        return _by_xla(x, border)
+    by_xla, ours = (functools.partial(pool, border=border) for pool in (_by_xla, _by_pixels))
+    return lax.platform_dependent(x, tpu=by_xla, default=ours)
+
+
+def _by_xla(x: Array, border: float) -> Array:
+    """XLA's own, which pads for itself with -inf. Its gradient is the better one on TPU."""
+    padding = (1, 1) if border == -np.inf else (0, 0)
+    x = x if border == -np.inf else _padded(x, border)
+    window = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), padding, padding, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, *window)
+
+
+def _by_pixels(x: Array, border: float) -> Array:
+    """Ours, for CPU and GPU, where XLA's gradient builds arrays of positions, several times as slow."""
+    return _max_pool(_padded(x, border))
+
+
+def _padded(x: Array, border: float) -> Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
 
 
 @jax.custom_jvp
 def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
-    """The pooling for the CPU, where XLA's gradient builds arrays of positions, several times as slow."""
+    """The pooling of a padded x as the maximum of nine arrays, one for each pixel of a window."""
     return functools.reduce(jnp.maximum, (_pixel(x, *pixel) for pixel in PIXELS))
 
 

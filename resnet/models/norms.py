@@ -43,7 +43,7 @@ class BatchNorm(nn.Module):
         groups = ghost_groups(x.shape[0], config.ghost_batch)
         grouped = x.reshape(groups, -1, *x.shape[1:])
         y, means, variances = jax.vmap(
-            lambda part: batch_normalize(part, scale, bias, config.norm_epsilon, axis_name)
+            lambda part: batch_normalize(part, scale, bias, mean.value, config.norm_epsilon, axis_name)
         )(grouped)
         if not self.is_initializing():
             seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
@@ -67,23 +67,30 @@ def ghost_groups(batch: int, ghost_batch: int) -> int:
 
 
 def batch_normalize(
-    x: Float[Array, "b h w c"], scale: Array, bias: Array, epsilon: float, axis_name: str | None
+    x: Float[Array, "b h w c"],
+    scale: Array,
+    bias: Array,
+    shift: Array,
+    epsilon: float,
+    axis_name: str | None,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
     """(normalised x, mean, biased variance), statistics in float32, averaged over `axis_name` if given.
 
     The gradient is in closed form: nothing but x is kept for it, a third of what autodiff keeps.
     Gradients through the returned mean and variance are dropped: they only feed running averages.
+    `shift` is about what the mean may be, see kernels.moments; a running average serves.
     """
 
     def average(values):
         return lax.pmean(values, axis_name) if axis_name else values
 
-    def forward(x, scale, bias):
+    def forward(x, scale, bias, shift):
         wide = x.astype(jnp.float32)
-        mean, variance = moments(wide)
+        mean, variance = moments(wide, shift)
         if axis_name:
-            own, mean = mean, average(mean)
-            variance = average(variance + jnp.square(own - mean))
+            # Both in one all-reduce, for which they are moments about the shift that all devices have.
+            distance, square = average((mean - shift, variance + jnp.square(mean - shift)))
+            mean, variance = shift + distance, jnp.maximum(square - jnp.square(distance), 0.0)
         rstd = lax.rsqrt(variance + epsilon)
         slope = scale * rstd
         y = wide * slope[None, None, None] + (bias - mean * slope)[None, None, None]
@@ -100,11 +107,11 @@ def batch_normalize(
         slope = -a * rstd * dscale_mean
         offset = -a * dbias_mean - slope * mean
         dx = a[None, None, None] * dy + slope[None, None, None] * wide + offset[None, None, None]
-        return dx.astype(x.dtype), dscale, dbias
+        return dx.astype(x.dtype), dscale, dbias, None
 
-    normalize = jax.custom_vjp(lambda x, scale, bias: forward(x, scale, bias)[0])
+    normalize = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
     normalize.defvjp(forward, backward)
-    return normalize(x, scale, bias)
+    return normalize(x, scale, bias, shift)
 
 
 class GroupNorm(nn.Module):

@@ -13,7 +13,7 @@ from resnet.data.files.delivery import Pace
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.kernels import native
-from resnet.kernels.backend import on_cpu
+from resnet.kernels.backend import by_xla_alone
 from resnet.processors import processors
 from resnet.runtime.processes import several
 
@@ -38,6 +38,9 @@ class ParallelConfig(Fields, section="parallel"):
     """Whether the CPU may use our own convolutions, which are compiled at their first use, for XLA's."""
     decoder_threads: int = 0
     """Threads that read and decode a stream's images; 0 = one for each processor."""
+    shard_parameters: int = 0
+    """Elements from which on a parameter, and what the optimiser keeps for it, is divided over the devices
+    that share a batch; 0: each device holds all."""
     batches_ahead: int = 2
     """Batches of a stream that are made while one is used; each takes memory."""
     keep_memory: bool = True
@@ -48,6 +51,7 @@ class ParallelConfig(Fields, section="parallel"):
         check_at_least("parallel.host_devices", self.host_devices, 0)
         check_at_least("parallel.decoder_threads", self.decoder_threads, 0)
         check_at_least("parallel.batches_ahead", self.batches_ahead, 1)
+        check_at_least("parallel.shard_parameters", self.shard_parameters, 0)
 
     def pace(self, rows: Sequence[int] | None = None) -> Pace:
         """How a stream is delivered to this process, which needs the `rows` of each batch; None: all."""
@@ -64,14 +68,24 @@ def host_devices(config: ParallelConfig, seeds: int) -> int:
 
 
 def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:
-    """A mesh [seeds, data] of the first `devices`, or of all; it spans all processes.
+    """A mesh [seeds, data] of the first `devices`, or of all; it spans all processes."""
+    return mesh_of(jax.devices()[:devices], seeds)
+
+
+def mesh_of(devices: Sequence[Any], seeds: int = 1) -> Mesh:
+    """A mesh [seeds, data] of these devices.
 
     Devices share the seeds evenly if they can, because seeds need no communication. The devices that are left
     share the images of each batch. With several processes, each of them has all seeds, and so can save them.
     """
-    found = np.asarray(jax.devices()[:devices])
+    found = np.asarray(devices)
     groups = 1 if several() else math.gcd(seeds, len(found))
     return Mesh(found.reshape(groups, -1), (SEEDS, DATA))
+
+
+def platform(mesh: Mesh) -> str:
+    """What its devices are: cpu, gpu, tpu."""
+    return mesh.devices.flat[0].platform
 
 
 def data_axis(mesh: Mesh) -> str | None:
@@ -99,17 +113,29 @@ def check_batch(batch_size: int, ghost_batch: int, devices: int, parts: int = 1,
         raise InputError(f"`model.ghost_batch` must divide {images}{parted}; got {ghost_batch}")
 
 
-def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """The tree placed over the mesh. Every process holds the whole tree and places its devices' part."""
-    sharding = NamedSharding(mesh, spec)
-    if not several():
-        return jax.device_put(tree, sharding)
+def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
+    """The tree placed over the mesh, by a spec for all of it or one for each array.
 
-    def parts(leaf: Any) -> jax.Array:
+    Every process holds the whole tree and places its devices' part.
+    """
+    layout = shardings(spec, mesh)
+    if not several():
+        return jax.device_put(tree, layout)
+
+    def parts(leaf: Any, sharding: NamedSharding) -> jax.Array:
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(parts, tree)
+    if isinstance(layout, NamedSharding):
+        return jax.tree.map(lambda leaf: parts(leaf, layout), tree)
+    return jax.tree.map(parts, tree, layout)
+
+
+def shardings(specs: Any, mesh: Mesh) -> Any:
+    """The specs on a mesh."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda node: isinstance(node, PartitionSpec)
+    )
 
 
 def own_rows(mesh: Mesh, batch: int) -> list[int]:
@@ -131,15 +157,28 @@ def replicated(shapes: Any, mesh: Mesh) -> Any:
 
 
 def compiled(
-    function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any, *, quickly: bool, donate: tuple = ()
+    function: Callable,
+    mesh: Mesh,
+    in_specs: tuple,
+    out_specs: Any,
+    *,
+    quickly: bool,
+    donate: tuple = (),
+    as_one: bool = False,
 ) -> Any:
     """`function` as one program, which each device runs on its share of the arguments.
 
-    `quickly` as in compiler_options; `donate` are the arguments whose memory the results may take.
+    `quickly` as in compiler_options; `donate` are the arguments whose memory the results may take. With
+    `as_one`, `function` is of all devices together, and the compiler divides it.
     """
+    options = compiler_options(mesh, quickly=quickly)
+    if as_one:
+        # The compiler cannot divide what is native.
+        whole = by_xla_alone()(function) if platform(mesh) == "cpu" else function
+        results = shardings(out_specs, mesh)
+        return jax.jit(whole, donate_argnums=donate, compiler_options=options, out_shardings=results)
     if mesh.size > 1:
         function = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    options = compiler_options(mesh.size, quickly=quickly)
     return jax.jit(function, donate_argnums=donate, compiler_options=options)
 
 
@@ -150,17 +189,17 @@ def placing_last(program: Callable, mesh: Mesh, spec: PartitionSpec) -> Callable
     return lambda *arguments: program(*arguments[:-1], place(arguments[-1], mesh, spec))
 
 
-def compiler_options(devices: int, *, quickly: bool = False) -> dict[str, Any]:
-    """XLA's options for a program on `devices` devices; `quickly` compiles a scanned net in half the time.
+def compiler_options(mesh: Mesh, *, quickly: bool = False) -> dict[str, Any]:
+    """XLA's options for a program on a mesh; `quickly` compiles a scanned net in half the time.
 
     On a device with several processors, Eigen's convolutions are faster than YNNPACK's, because they use all
     processors: a step of WRN-16-4 on two takes 0.8 of the time. With one processor, YNNPACK's are faster.
     Compiling quickly slows no step that uses our own convolutions; with XLA's, steps of ResNet-110 took 1.28
     times as long.
     """
-    if not on_cpu():
+    if platform(mesh) != "cpu":
         return {}
-    shared = WITHOUT_YNN_CONVOLUTIONS if devices < processors() else {}
+    shared = WITHOUT_YNN_CONVOLUTIONS if mesh.size < processors() else {}
     return shared | (COMPILED_QUICKLY if quickly and native.in_use() else {})
 
 
@@ -169,8 +208,8 @@ def spec_of_seeds(seeds: int) -> PartitionSpec:
     return PartitionSpec(SEEDS) if seeds > 1 else PartitionSpec()
 
 
-def each_seed(function: Callable) -> Callable:
-    """`function` for each entry of the leading axis of all its arguments.
+def each_seed(function: Callable, mesh: Mesh) -> Callable:
+    """`function` for each entry of the leading axis of all its arguments, on the devices of a mesh.
 
     The CPU takes the entries one after the other, as caches hold what one needs; accelerators, which have
     processors to spare, all at once.
@@ -180,7 +219,7 @@ def each_seed(function: Callable) -> Callable:
         if len(jax.tree.leaves(arguments)[0]) == 1:  # a device's only seed needs no loop
             alone = jax.tree.map(lambda leaf: jax.numpy.squeeze(leaf, 0), arguments)
             return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-        if on_cpu():
+        if platform(mesh) == "cpu":
             return jax.lax.map(lambda entry: function(*entry), arguments)
         return jax.vmap(function)(*arguments)
 

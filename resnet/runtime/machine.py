@@ -100,11 +100,12 @@ def check_prepared(config: Config) -> None:
 
 def numerics(config: Config) -> dict[str, Any]:
     """What decides the numbers of this process, beside the config, the versions and the devices."""
+    on_cpu = jax.default_backend() == "cpu"
     return {
-        "deterministic": config.deterministic or jax.default_backend() == "cpu",
+        "deterministic": config.deterministic or on_cpu,
         "generator": GENERATOR,
         "partitionable": jax.config.jax_threefry_partitionable,  # type: ignore[attr-defined]
-        "native": native.in_use(),
+        "native": on_cpu and native.in_use(),
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -19,6 +19,7 @@ from resnet.runtime.devices import (
     compiler_options,
     data_axis,
     each_seed,
+    make_mesh,
     placing_last,
     spec_of_seeds,
 )
@@ -76,7 +77,7 @@ def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1) -> Call
     step = partial(eval_step, model=model, task=task, axis=data_axis(mesh))
 
     def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
-        return each_seed(lambda own: step(own, batch))(variables)
+        return each_seed(lambda own: step(own, batch), mesh)(variables)
 
     specs = (spec_of_seeds(seeds), PartitionSpec(DATA))
     function = each if seeds > 1 else step
@@ -86,5 +87,5 @@ def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1) -> Call
 
 def make_predict(*, model: Any, task: Task) -> Callable:
     """Compiled (variables, images) -> logits on one device."""
-    options = compiler_options(1, quickly=compiles_quickly(model.config))
+    options = compiler_options(make_mesh(1), quickly=compiles_quickly(model.config))
     return jax.jit(partial(predict, model=model, task=task), compiler_options=options)

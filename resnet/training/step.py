@@ -18,7 +18,6 @@ from resnet.data.batches import Delivered, Resident
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, MIX, random_key
 from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
-from resnet.runtime.devices import each_seed
 from resnet.training.config import TrainConfig
 from resnet.training.divergence import at_lowered_rate, guarded, initial_guard, watched
 from resnet.training.losses import example_losses, example_scores
@@ -67,7 +66,9 @@ class Step:
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values."""
     axis: str | None = None
-    """Mesh axis that each batch is shared over; None for a batch on one device."""
+    """Mesh axis that each batch is shared over; None for a batch on one device, or in a program of all."""
+    whole: Callable[[Any], Any] = lambda params: params
+    """Gathers parameters that are divided over devices, see runtime/sharding.py."""
 
     def init(self, seed: int | Int[Array, ""]) -> TrainState:
         """The state before the first step."""
@@ -84,13 +85,14 @@ class Step:
         self, state: TrainState, batch: Mapping[str, Array] | Resident | Delivered
     ) -> tuple[TrainState, dict[str, Float[Array, "..."]]]:
         """One optimiser step on raw uint8 images {"image", "label"}; metrics are means over the batch."""
-        images, dropout = self.augmented(state, batch["image"])
-        examples, scored = self.mixed(state, {"image": images, "label": batch["label"]})
+        with jax.named_scope("data"):
+            images, dropout = self.augmented(state, batch["image"])
+            examples, scored = self.mixed(state, {"image": images, "label": batch["label"]})
         model, settings = self.model.clone(axis_name=self.axis), self.settings
 
         def loss_function(params, batch_stats, examples, dropout):
             (logits, _), mutated = model.apply(
-                {"params": constant_where(self.freeze, params), "batch_stats": batch_stats},
+                {"params": constant_where(self.freeze, self.whole(params)), "batch_stats": batch_stats},
                 examples["image"],
                 train=True,
                 mutable=["batch_stats"],
@@ -182,9 +184,11 @@ def each_step(train: Callable, state: TrainState, batch: Resident | Delivered) -
     return lax.scan(lambda state, own: train(state, batch.of(own)), state, batch.own)
 
 
-def each_seed_of_batch(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
+def each_seed_of_batch(
+    train: Callable, mapped: Callable[[Callable], Callable], state: TrainState, batch: Resident | Delivered
+) -> Any:
     """`train` for each entry of the leading axis of the state and of the batch's own arrays."""
-    return each_seed(lambda state, own: train(state, batch.of(own)))(state, batch.own)
+    return mapped(lambda state, own: train(state, batch.of(own)))(state, batch.own)
 
 
 def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None = None) -> Step:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from resnet.config import Config
-from resnet.data.batches import Delivered, Resident
+from resnet.data.batches import Delivered, FlatImages, Resident
 from resnet.data.files.delivery import Pace
 from resnet.data.files.stream import StreamSplit, TrainingStream
 from resnet.data.order import batch_indices, steps_per_epoch
@@ -22,8 +22,10 @@ from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
 from resnet.runtime.devices import (
     DATA,
+    SEEDS,
     compiled,
     data_axis,
+    each_seed,
     own_rows,
     place,
     replicate,
@@ -32,6 +34,7 @@ from resnet.runtime.devices import (
 )
 from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
+from resnet.runtime.sharding import behind, divided_from, fetched, gathered, specs_of
 from resnet.training.evaluation import evaluate, make_evaluate
 from resnet.training.finetune import Tensors, begin, load_initial
 from resnet.training.losses import check_output
@@ -97,23 +100,39 @@ class Trainer:
 
     @property
     def _spec(self) -> PartitionSpec:
-        """How a state lies over the mesh."""
+        """How metrics lie over the mesh, and a state that is whole on each device."""
         return spec_of_seeds(len(self.seeds))
+
+    @cached_property
+    def _spec_of_state(self) -> Any:
+        """How a state lies over the mesh: one spec, or one for each array."""
+        if not (least := divided_from(self.config.parallel, self.mesh)):
+            return self._spec
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.shapes)
+        return behind(self._spec, specs_of(stack_blocks(self.config.model, zeros), self.mesh, least))
+
+    @property
+    def _divides_state(self) -> bool:
+        """Whether arrays of the state are divided over the devices that share a batch."""
+        return not isinstance(self._spec_of_state, PartitionSpec)
 
     def _spec_of_places(self, steps: int) -> PartitionSpec:
         """How the places of a batch lie over the mesh."""
         return PartitionSpec(*self._spec, *([None] if steps > 1 else []), DATA)
 
     def to_devices(self, states: Sequence[Any]) -> Any:
-        """A state of each seed, as programs take them: blocks that are scanned stacked, and so are seeds."""
+        """A state of each seed, as programs take them."""
         # On the host, where nothing has to be compiled for each shape.
-        trees = [stack_blocks(self.config.model, tree) for tree in jax.device_get(states)]
-        whole = stack_trees(trees, np.stack) if len(self.seeds) > 1 else trees[0]
-        return place(whole, self.mesh, self._spec)
+        return place(self.stacked(jax.device_get(states)), self.mesh, self._spec_of_state)
+
+    def stacked(self, states: Sequence[Any]) -> Any:
+        """States on the host as one: the blocks that are scanned along an axis, and so the seeds."""
+        trees = [stack_blocks(self.config.model, tree) for tree in states]
+        return stack_trees(trees, np.stack) if len(self.seeds) > 1 else trees[0]
 
     def to_host(self, tree: Any) -> list[Any]:
         """On the host, each seed's part of a state, of a part of it or of metrics, with its blocks apart."""
-        tree = jax.device_get(tree)
+        tree = fetched(tree)
         return [unstack_blocks(own) for own in (unstack_trees(tree) if len(self.seeds) > 1 else [tree])]
 
     @cached_property
@@ -136,10 +155,10 @@ class Trainer:
             self.stream.close()
 
     @cached_property
-    def resident(self) -> dict[str, jax.Array]:
+    def resident(self) -> dict[str, Any]:
         """The training images and labels, resident on every device."""
         train = self.dataset.train
-        return replicate({"image": train.images, "label": train.labels}, self.mesh)
+        return replicate({"image": FlatImages.of(train.images), "label": train.labels}, self.mesh)
 
     def batches(self, first: int) -> Iterator[tuple[range, Resident | Delivered]]:
         """(steps, batch) from `first` finished steps to the next pause.
@@ -161,7 +180,7 @@ class Trainer:
             return Delivered(place(found, self.mesh, self._spec_of_places(len(steps))))
         places = np.stack([[self.examples(seed, step) for step in steps] for seed in self.seeds])
         places = self._squeezed(places)
-        if several():
+        if several() or self._divides_state:
             places = place(places, self.mesh, self._spec_of_places(len(steps)))
         return Resident(self.resident, places)
 
@@ -198,11 +217,17 @@ class Trainer:
         if steps > 1:
             function = partial(each_step, function)
         if len(self.seeds) > 1:
-            function = partial(each_seed_of_batch, function)
+            together = partial(jax.vmap, spmd_axis_name=SEEDS)
+            mapped = together if self._divides_state else partial(each_seed, mesh=self.mesh)
+            function = partial(each_seed_of_batch, function, mapped)
+        specs, as_one = self.specs(steps), self._divides_state
+        quickly, results = compiles_quickly(self.config.model), (specs[0], self._spec)
+        return compiled(function, self.mesh, specs, results, quickly=quickly, donate=(0,), as_one=as_one)
+
+    def specs(self, steps: int = 1) -> tuple[Any, Resident | Delivered]:
+        """How the state and the batch that `train` takes lie over the mesh."""
         spec = self._spec_of_places(steps)
-        batch: Any = Delivered(spec) if self.stream else Resident(PartitionSpec(), spec)
-        quickly = compiles_quickly(self.config.model)
-        return compiled(function, self.mesh, (self._spec, batch), self._spec, quickly=quickly, donate=(0,))
+        return self._spec_of_state, Delivered(spec) if self.stream else Resident(PartitionSpec(), spec)
 
     @cached_property
     def eval_program(self) -> Callable:
@@ -240,6 +265,8 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
         total_steps=intervals.total,
     )
     step = make_step(config, task, schedule, data_axis(mesh))
+    if least := divided_from(config.parallel, mesh):
+        step = dataclasses.replace(step, axis=None, whole=partial(gathered, mesh=mesh, least=least))
     trainer = Trainer(config, dataset, task, mesh, step, intervals, tuple(seeds) or (config.seed,))
     check_multipliers(config.optimizer, trainer.shapes.params)
     check_matches("freeze", config.freeze, trainer.shapes.params)

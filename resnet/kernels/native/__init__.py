@@ -5,14 +5,12 @@ Where the compiler fails, a line of the log says why, and XLA's operations are u
 
 import functools
 import threading
-from collections.abc import Sequence
 
 import jax
 import numpy as np
 from absl import logging
 from jax import Array
 
-from resnet.kernels.backend import on_cpu
 from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
@@ -24,13 +22,16 @@ _registering = threading.Lock()
 
 
 def use(on: bool) -> None:
-    """Allows or forbids native operations in whatever this process traces from now on."""
+    """Allows or forbids native operations in whatever this process lowers from now on."""
     _switch["on"] = on
 
 
 def in_use() -> bool:
-    """Whether native operations are allowed and available; the first call compiles and registers them."""
-    if not _switch["on"] or not on_cpu():
+    """Whether native operations are allowed and available; the first call compiles and registers them.
+
+    To be called only for programs of the CPU.
+    """
+    if not _switch["on"]:
         return False
     with _registering:  # The cache alone would let a second thread compile and register as well.
         return _registered()
@@ -44,10 +45,12 @@ def run_convolution(
     return function(a, b, stride=np.int64(stride), padding=np.int64(padding))
 
 
-def sums(target: str, *arrays: Array) -> Sequence[Array]:
-    """Calls one of SUMS on arrays [rows, c] and [c]; returns two sums [c]. `vmap` makes one call."""
-    result = jax.ShapeDtypeStruct(arrays[0].shape[1:], np.float32)
-    return jax.ffi.ffi_call(f"resnet_{target}", (result, result), vmap_method="broadcast_all")(*arrays)
+def sums(target: str, *arrays: Array) -> tuple[Array, Array]:
+    """Calls one of SUMS on arrays […, rows, c] and […, c]; returns two sums […, c]."""
+    *mapped, _, channels = arrays[0].shape
+    result = jax.ShapeDtypeStruct((*mapped, channels), np.float32)
+    first, second = jax.ffi.ffi_call(f"resnet_{target}", (result, result))(*arrays)
+    return first, second
 
 
 @functools.cache

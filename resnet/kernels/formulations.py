@@ -1,0 +1,146 @@
+"""A convolution and its two gradients as they are fast on the CPU, written out as forward convolutions.
+
+| case          | formulation                                                                    |
+|---------------|--------------------------------------------------------------------------------|
+| 1x1           | slice and matrix product; the kernel's gradient our own where pixels are many  |
+| k x k         | our own (native) where the results have a multiple of 16 channels, in float32  |
+| other k x k   | convolutions, the kernel's gradient behind a fence                             |
+
+XLA's own gradients are slow there: inside a loop they leave the fast path, and outside one the producers of
+their operands are computed again for each kernel gradient.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from resnet.kernels import native
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+# From here on the kernel gradient of a 1x1 convolution was faster by our own than as a product of matrices.
+PIXELS_PER_CHANNEL = 4
+
+
+class Window(NamedTuple):
+    """What a convolution is beside its arrays."""
+
+    size: int
+    """Side of the kernel."""
+    stride: int
+    padding: int
+    groups: int
+    extent: tuple[int, int]
+    """Height and width of the input, which the shapes of kernel and result alone do not tell."""
+
+
+def result_shape(x, kernel, window: Window) -> tuple:
+    """(b, y, x, o); b is an expression where a program is exported for any batch."""
+    sides = (max(0, (n + 2 * window.padding - window.size) // window.stride + 1) for n in window.extent)
+    return x.shape[0], *sides, kernel.shape[3]
+
+
+def input_shape(g, kernel, window: Window) -> tuple:
+    return g.shape[0], *window.extent, window.groups * kernel.shape[2]
+
+
+def kernel_shape(x, g, window: Window) -> tuple:
+    return window.size, window.size, x.shape[3] // window.groups, g.shape[3]
+
+
+def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -> Array:
+    """The convolution as XLA's own operation; every other formulation is tested against it."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=NHWC,
+        feature_group_count=groups,
+    )  # fmt: skip
+
+
+# The three that follow have one group, and no array of theirs is empty.
+
+
+def forward(x: Array, kernel: Array, window: Window) -> Array:
+    size, stride, padding = window.size, window.stride, window.padding
+    if size > 1 and kernel.shape[3] % native.BLOCK == 0 and _native_serves(x, window):
+        shape = result_shape(x, kernel, window)
+        return native.run_convolution("forward", x, kernel, shape, stride, padding)
+    if size > 1 or padding:
+        return plain(x, kernel, stride, padding)
+    return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def input_gradient(g: Array, kernel: Array, window: Window) -> Array:
+    """Gradient to the input: g convolved with the turned kernel."""
+    size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
+    shape = input_shape(g, kernel, window)
+    if size > 1 and kernel.shape[2] % native.BLOCK == 0 and _native_serves(g, window):
+        return native.run_convolution("input_gradient", g, kernel, shape, stride, padding)
+    low = size - 1 - padding
+    highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
+    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    return lax.conv_general_dilated(
+        g,
+        turned,
+        (1, 1),
+        [(low, high) for high in highs],
+        lhs_dilation=(stride, stride),
+        dimension_numbers=NHWC,
+    )
+
+
+def kernel_gradient(x: Array, g: Array, window: Window) -> Array:
+    """Gradient to the kernel, as a forward convolution of x with g over the batch."""
+    size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
+    shape = kernel_shape(x, g, window)
+    # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
+    # matrices where the pixels are few against the channels.
+    inputs, outputs = x.shape[3], g.shape[3]
+    pointwise = size == 1 and not padding
+    product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
+    fits = outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product
+    if fits and _native_serves(x, window):
+        return native.run_convolution("kernel_gradient", x, g, shape, stride, padding)
+    if pointwise:
+        return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
+    highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
+
+    def gradient(x: Array, g: Array) -> Array:
+        by_channel = lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), [(padding, high) for high in highs],
+            rhs_dilation=(stride, stride), dimension_numbers=NHWC,
+        )  # fmt: skip
+        return by_channel.transpose(1, 2, 0, 3)
+
+    return _fenced(gradient, x, g)
+
+
+def _native_serves(x: Array, window: Window) -> bool:
+    """Whether native convolutions are at hand for arrays of this type, as `x`, and for this window."""
+    # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.
+    fits = window.padding < window.size and window.stride <= window.size + max(window.extent)
+    return fits and x.dtype == jnp.float32 and native.in_use()
+
+
+def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:
+    return lax.dot_general(x, g, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]
+
+
+def _fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
+    """f(x, g) with x and g computed once before it, not fused into it and computed again.
+
+    XLA drops `optimization_barrier` on the CPU but keeps a conditional it cannot fold. The condition
+    holds for every finite value, +inf and NaN; -inf gives NaN, so that divergence stays visible.
+    """
+    shape = jax.eval_shape(f, x, g)
+    probe = x.reshape(-1)[0]
+    return lax.cond(
+        ~(probe < jnp.finfo(x.dtype).min),
+        f,
+        lambda *_: jnp.full(shape.shape, jnp.nan, shape.dtype),
+        x,
+        g,
+    )
