@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "report",
     "analyze": "analyze",
     "describe": "describe",
+    "plan": "plan",
     "export": "export",
     "import": "import_weights",
     "completion": "completion",

@@ -72,19 +72,19 @@ def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> N
 def _forward(x: Array, kernel: Array, window: Window) -> Array:
     if window.groups > 1:
         return _grouped(x, kernel, window)
-    return formulations.forward(x, kernel, window)
+    return formulations.cpu_forward(x, kernel, window)
 
 
 def _input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     if window.groups > 1:
         return _transposed(lambda x: _grouped(x, kernel, window), input_shape(g, kernel, window), g)
-    return formulations.input_gradient(g, kernel, window)
+    return formulations.cpu_input_gradient(g, kernel, window)
 
 
 def _kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     if window.groups > 1:
         return _transposed(lambda kernel: _grouped(x, kernel, window), kernel_shape(x, g, window), g)
-    return formulations.kernel_gradient(x, g, window)
+    return formulations.cpu_kernel_gradient(x, g, window)
 
 
 def _grouped(x: Array, kernel: Array, window: Window) -> Array:

@@ -63,7 +63,7 @@ def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -
 # The three that follow have one group, and no array of theirs is empty.
 
 
-def forward(x: Array, kernel: Array, window: Window) -> Array:
+def cpu_forward(x: Array, kernel: Array, window: Window) -> Array:
     size, stride, padding = window.size, window.stride, window.padding
     if size > 1 and kernel.shape[3] % native.BLOCK == 0 and _native_serves(x, window):
         shape = result_shape(x, kernel, window)
@@ -73,7 +73,7 @@ def forward(x: Array, kernel: Array, window: Window) -> Array:
     return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
-def input_gradient(g: Array, kernel: Array, window: Window) -> Array:
+def cpu_input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     """Gradient to the input: g convolved with the turned kernel."""
     size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
     shape = input_shape(g, kernel, window)
@@ -92,7 +92,7 @@ def input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     )
 
 
-def kernel_gradient(x: Array, g: Array, window: Window) -> Array:
+def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     """Gradient to the kernel, as a forward convolution of x with g over the batch."""
     size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
     shape = kernel_shape(x, g, window)

@@ -16,18 +16,21 @@ PIXELS = tuple((i, j) for i in range(3) for j in range(3))
 
 def max_pool(x: Float[Array, "b h w c"], border: float = -np.inf) -> Float[Array, "b y x c"]:
     """3x3 at stride 2, one pixel of `border` on each side (not SAME, which pads one side only)."""
-    if xla_alone():
-        return _by_xla(x, border)
+    if xla_alone():  # in the form that converters have been tried with
+        return _reduced(_padded(x, border), 0)
     by_xla, ours = (functools.partial(pool, border=border) for pool in (_by_xla, _by_pixels))
     return lax.platform_dependent(x, tpu=by_xla, default=ours)
 
 
 def _by_xla(x: Array, border: float) -> Array:
     """XLA's own, which pads for itself with -inf. Its gradient is the better one on TPU."""
-    padding = (1, 1) if border == -np.inf else (0, 0)
-    x = x if border == -np.inf else _padded(x, border)
-    window = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), padding, padding, (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, *window)
+    return _reduced(x, 1) if border == -np.inf else _reduced(_padded(x, border), 0)
+
+
+def _reduced(x: Array, padding: int) -> Array:
+    sides = (padding, padding)
+    pads = ((0, 0), sides, sides, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
 
 
 def _by_pixels(x: Array, border: float) -> Array:

@@ -43,32 +43,27 @@ def behind(axis: PartitionSpec, specs: Any) -> Any:
 
 def gathered(tree: Any, mesh: Mesh, least: int) -> Any:
     """The tree whole on every device; the gradient to it is divided as the tree was."""
-
-    def whole(leaf: jax.Array) -> jax.Array:
-        spec = spec_of_shape(leaf.shape, mesh.shape[DATA], least)
-        return (
-            _gathered(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, spec), leaf) if spec else leaf
-        )
-
-    return jax.tree.map(whole, tree)
-
-
-def _gathered(whole: NamedSharding, part: NamedSharding, leaf: jax.Array) -> jax.Array:
-    gather = jax.custom_vjp(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole))
-    gather.defvjp(
-        lambda leaf: (jax.lax.with_sharding_constraint(leaf, whole), None),
-        lambda _, g: (jax.lax.with_sharding_constraint(g, part),),
+    return jax.tree.map(
+        lambda leaf: _gathered(leaf, mesh, spec_of_shape(leaf.shape, mesh.shape[DATA], least)), tree
     )
+
+
+def _gathered(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    constrained = jax.lax.with_sharding_constraint
+    whole, part = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, spec)
+    gather = jax.custom_vjp(lambda leaf: constrained(leaf, whole))
+    gather.defvjp(lambda leaf: (constrained(leaf, whole), None), lambda _, g: (constrained(g, part),))
     return gather(leaf)
 
 
-def fetched(tree: Any) -> Any:
+def fetched(tree: Any, mesh: Mesh) -> Any:
     """The tree on the host; what is divided over several processes comes to each of them, array by array."""
 
+    whole = NamedSharding(mesh, PartitionSpec())
+
     def on_host(leaf: Any) -> Any:
-        if not several() or leaf.is_fully_replicated:
+        if not several() or not isinstance(leaf, jax.Array) or leaf.is_fully_replicated:
             return leaf
-        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
         return jax.device_get(jax.jit(lambda array: array, out_shardings=whole)(leaf))
 
     return jax.device_get(jax.tree.map(on_host, tree))

@@ -132,7 +132,7 @@ class Trainer:
 
     def to_host(self, tree: Any) -> list[Any]:
         """On the host, each seed's part of a state, of a part of it or of metrics, with its blocks apart."""
-        tree = fetched(tree)
+        tree = fetched(tree, self.mesh)
         return [unstack_blocks(own) for own in (unstack_trees(tree) if len(self.seeds) > 1 else [tree])]
 
     @cached_property

@@ -23,6 +23,8 @@ class Shape:
     """1x1, 3x3 and 1x1 to four times as many channels, projections; else 3x3 and 3x3, zero padding."""
     imagenet: bool = False
     """A stem of 7x7 and max-pool; else of 3x3."""
+    dtype: str = "float32"
+    """What convolutions and norms compute in."""
 
 
 SHAPES = {
@@ -35,10 +37,10 @@ SHAPES = {
 def normed_convolution(
     x: Array, train: bool, width: int, size: int, stride: int, names: tuple[str, str]
 ) -> Array:
-    """Convolution and batch norm as submodules, by `names`, of the module that calls."""
+    """Convolution and batch norm as submodules, by `names`, of the module that calls; in the type of x."""
     pad = (size - 1) // 2
-    x = nn.Conv(width, (size, size), stride, pad, use_bias=False, name=names[0])(x)
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=names[1])(x)
+    x = nn.Conv(width, (size, size), stride, pad, use_bias=False, dtype=x.dtype, name=names[0])(x)
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=x.dtype, name=names[1])(x)
 
 
 class Stem(nn.Module):
@@ -115,7 +117,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        return nn.Dense(self.num_outputs, name="dense")(x.mean((1, 2)))
+        return nn.Dense(self.num_outputs, name="dense")(x.mean((1, 2)).astype(jnp.float32))
 
 
 class StockResNet(nn.Module):
@@ -126,7 +128,7 @@ class StockResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b n"]:
-        x = Stem(self.shape, name="stem")(x, train)
+        x = Stem(self.shape, name="stem")(x.astype(self.shape.dtype), train)
         for i in range(len(self.shape.blocks)):
             x = Stage(self.shape, i, name=f"stage{i + 1}")(x, train)
         return Head(self.num_outputs, name="head")(x)
@@ -137,3 +139,27 @@ def init(net: StockResNet, side: int) -> Any:
     return net.lazy_init(
         jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), train=False
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class InOurStep:
+    """A stock net in place of ours in a training step of ours, on one device."""
+
+    net: StockResNet
+    config: Any
+    """That of our net, which says what the outputs are."""
+
+    def clone(self, axis_name: str | None) -> "InOurStep":
+        """The same: it knows no axis."""
+        if axis_name:
+            raise ValueError("a stock net is compared on one device")
+        return self
+
+    def lazy_init(self, *arguments: Any, **options: Any) -> Any:
+        """Initial variables."""
+        return self.net.lazy_init(*arguments, **options)
+
+    def apply(self, variables: Any, images: Array, *, train: bool, **options: Any) -> Any:
+        """((logits, no features), updated statistics), as ours returns them in training."""
+        logits, updated = self.net.apply(variables, images, train=train, **options)
+        return (logits, {}), updated

@@ -1,0 +1,71 @@
+"""Plans a training for an accelerator that is not here: resnet plan --config=cifar10_resnet --for=v5e:2x2
+
+Compiles what `resnet train` would run there, by that device's own compiler, which needs no device, and tells
+whether it fits, the memory by kind, the least time of a step and of the training, what devices exchange, and
+what the step does that it should not. Nothing is trained or measured: times are lower bounds. Compiling takes
+minutes for a large net. TPUs need requirements-tpu.txt, GPUs requirements-cuda.txt; data that are not at hand
+are described by --images, --image_shape and --classes. Prints the plan as one JSON object.
+"""
+
+from absl import flags
+
+from resnet.cli import options as cli
+
+
+def define() -> None:
+    """Defines the flags of the command."""
+    cli.define_config()
+    flags.DEFINE_string("for", None, "The devices: v5e, v5e:2x2, v5p:2x2x1, v6e, h100, h100x8, …")
+    flags.DEFINE_integer(
+        "images", 0, "How many training images there are; by default, those of the data set."
+    )
+    flags.DEFINE_list("image_shape", [], "Their height, width and channels, such as 224,224,3.")
+    flags.DEFINE_integer("classes", 0, "Their classes; 1 for a regression.")
+    flags.DEFINE_bool("largest_batch", False, "Compile half the batch too, and tell the largest that fits.")
+    cli.define_path("picture", None, "File of a picture of where the time goes, by stage and kind.")
+    cli.define_path("output", None, "File for the JSON object; by default it is printed alone.")
+
+
+def main(overrides: list[str]) -> dict:
+    """One call of resnet.planning.plan.make_plan."""
+    cli.require("config", "for")
+    from resnet.planning.targets import parse_target, use_no_device
+
+    options = cli.FLAGS
+    target = parse_target(str(options["for"].value))
+    use_no_device()
+    config = cli.chosen_config(overrides)
+    from resnet.planning import picture, report
+    from resnet.planning.plan import largest_batch, make_plan
+
+    dataset = _dataset(config)
+    target.devices()  # first, as what is missing should be told before anything is traced
+    plan = make_plan(config, dataset, target)
+    record = plan.record()
+    if options.largest_batch:
+        record["largest_batch"] = largest_batch(plan, dataset)
+    print(report.table(record))
+    if options.picture and plan.compiled:
+        picture.draw_plan(plan, options.picture)
+    if options.output:
+        from resnet.runs.metrics.records import write_json
+
+        write_json(options.output, record)
+    return record
+
+
+def _dataset(config):
+    """The config's data set, or one that the flags describe."""
+    from resnet.data.datasets import load_dataset, shapes_of
+    from resnet.errors import InputError
+    from resnet.planning.compiling import imagined
+
+    options = cli.FLAGS
+    if not options.images:
+        return load_dataset(config.data)
+    shape, classes = tuple(map(int, options.image_shape)), options.classes
+    if not (shape and classes):
+        shape, classes = shapes_of(config.data)
+    if len(shape) != 3:
+        raise InputError(f"--image_shape must be height,width,channels; got {options.image_shape}")
+    return imagined(config.data, shape, classes, options.images)

@@ -1,0 +1,1 @@
+"""What a training would need on an accelerator that is not here, by that accelerator's own compiler."""

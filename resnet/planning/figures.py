@@ -1,0 +1,72 @@
+"""What a compiled step costs: by stage and kind of work, and what devices exchange."""
+
+import collections
+import dataclasses
+from typing import Any
+
+from resnet.planning.compiling import Compiled
+from resnet.planning.parts import collective, kind_of_work, name_of, part, phase
+from resnet.planning.program import Program
+from resnet.planning.traffic import moved_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The work of one part of the net in one phase, of one kind."""
+
+    part: str
+    phase: str
+    kind: str
+    bytes: int
+    """Moved between memory and processors."""
+    cycles: int
+    """As the compiler estimates; 0 where it does not."""
+
+
+def costs(program: Program) -> list[Cost]:
+    """What a device does in a step, most bytes first."""
+    sums: dict[tuple[str, str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+    for instruction, computation, times in program.scheduled():
+        moved = moved_bytes(instruction, computation, program)
+        if moved or instruction.cycles:
+            name = name_of(instruction, computation)
+            key = part(name), phase(name), kind_of_work(instruction, program)
+            sums[key][0] += times * moved
+            sums[key][1] += times * instruction.cycles
+    found = [Cost(*key, *values) for key, values in sums.items()]
+    return sorted(found, key=lambda cost: -cost.bytes)
+
+
+def collectives(program: Program) -> list[dict[str, Any]]:
+    """Exchanges between devices by kind, phase and content: how many, and the bytes of one device."""
+    sums: dict[tuple[str, str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+    for instruction, _, times in program.scheduled():
+        if name := collective(instruction):
+            size = sum(array.bytes for array in instruction.results)
+            content = "statistics" if "/norm" in instruction.op_name else "other"
+            key = name, phase(instruction.op_name), content
+            sums[key][0] += times
+            sums[key][1] += times * size
+    names = ("kind", "phase", "of")
+    return [
+        dict(zip(names, key, strict=True)) | {"count": count, "bytes": size}
+        for key, (count, size) in sorted(sums.items(), key=lambda item: -item[1][1])
+    ]
+
+
+def seconds(compiled: Compiled, chip: Any, macs: int) -> dict[str, float]:
+    """Least seconds of a step by "bytes", by "operations" and, where the compiler estimates them, "cycles".
+
+    Six operations a multiply-accumulate: two forward and four backward. Exchanges are in none of them.
+    """
+    config, mesh = compiled.trainer.config, compiled.trainer.mesh
+    images = config.train.batch_size * config.train.seeds / mesh.size
+    dtype = config.model.dtype
+    operations = 6.0 * macs * images
+    found = costs(compiled.program)
+    times = {
+        "bytes": sum(cost.bytes for cost in found) / chip.bandwidth,
+        "operations": operations / chip.operations.get(dtype, chip.operations["bfloat16"]),
+    }
+    cycles = sum(cost.cycles for cost in found)
+    return times | ({"cycles": cycles / chip.clock} if chip.clock and cycles else {})

@@ -1,0 +1,86 @@
+"""What a compiled step does that it should not: copies, wide activations, transfers, memory taken twice."""
+
+from resnet.planning.compiling import Compiled
+from resnet.planning.parts import phase
+from resnet.planning.program import DEVICE, HOST, Instruction, Program
+from resnet.planning.traffic import source
+
+# What is smaller costs next to nothing.
+LEAST = 1 << 20
+_COPIES = {"copy", "copy-start", "transpose"}
+_OF_COPIES = {*_COPIES, "fusion", "parameter", "bitcast"}
+_NAMES = {"bitcast", "get-tuple-element", "tuple", "parameter"}
+_TRANSFERS = {"infeed", "outfeed", "send", "recv", "send-done", "recv-done"}
+
+
+def findings(compiled: Compiled) -> list[str]:
+    """One line for each; [] for a step that is as it should be."""
+    program = compiled.program
+    return [
+        *_copied_arguments(program),
+        *_wide_activations(compiled),
+        *_transfers(program),
+        *_not_shared(compiled),
+    ]
+
+
+def _copied_arguments(program: Program) -> list[str]:
+    """Large arguments that are copied to another layout at every step."""
+    lines = []
+    for instruction, computation, _ in program.scheduled():
+        if instruction.bytes < LEAST or not _copies(instruction, program):
+            continue
+        copied = source(computation.operands(instruction)[0], computation)
+        if copied.opcode == "parameter" and computation is program.computations[program.entry]:
+            size = copied.bytes / 1e6
+            lines.append(
+                f"{copied.op_name or copied.name}, {size:.1f} MB, is copied to another layout at every step"
+            )
+    return lines
+
+
+def _copies(instruction: Instruction, program: Program) -> bool:
+    """Whether an instruction reads an array and writes the same values to the device's memory."""
+    if not instruction.operands or all(array.space for array in instruction.results[:1]):
+        return False
+    opcodes = program.opcodes(instruction)
+    return bool(opcodes & _COPIES) and opcodes <= _OF_COPIES
+
+
+def _wide_activations(compiled: Compiled) -> list[str]:
+    """Activations in float32 that a net in bfloat16 writes to memory."""
+    config, program = compiled.trainer.config, compiled.program
+    if config.model.dtype == "float32":
+        return []
+    images = config.train.batch_size // compiled.trainer.mesh.shape["data"]
+    found = [
+        array.bytes
+        for instruction, _, _ in program.scheduled()
+        if phase(instruction.op_name) in ("forward", "backward") and instruction.opcode not in _NAMES
+        for array in instruction.results
+        if (array.dtype, array.space) == ("f32", DEVICE) and array.bytes >= LEAST and images in array.dims
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} activations are written as float32, though the net computes in {config.model.dtype}: "
+        f"{sum(found) / 1e6:.1f} MB"
+    ]
+
+
+def _transfers(program: Program) -> list[str]:
+    """Exchanges with the host within a step."""
+    found = [
+        each.name
+        for each, _, _ in program.scheduled()
+        if each.opcode in _TRANSFERS or HOST in {array.space for array in each.results}
+    ]
+    return [f"{len(found)} transfers between device and host, such as {found[0]}"] if found else []
+
+
+def _not_shared(compiled: Compiled) -> list[str]:
+    """Memory that the new state takes beside the old one."""
+    missing = compiled.state - compiled.memory["shared"]
+    if missing <= 0:
+        return []
+    return [f"{missing / 1e6:.1f} of {compiled.state / 1e6:.1f} MB of the state are not donated"]

@@ -1,0 +1,69 @@
+"""Which part of a training step an instruction belongs to, and what kind of work it is."""
+
+import re
+
+from resnet.planning.program import Computation, Instruction, Program
+from resnet.planning.traffic import source
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+KINDS = ("convolution", "norm", "pool", "matrix product", "other arithmetic", "copy", "collective")
+DATA, FORWARD, BACKWARD, UPDATE = PHASES = ("data", "forward", "backward", "update")
+_PART = re.compile(r"(?:/|\['?)(stem|stage\d+|head)(?:/|'?\]|$)")
+_CONVOLUTIONS = ("__cudnn$conv", "convolution")
+
+
+def name_of(instruction: Instruction, computation: Computation) -> str:
+    """Where an instruction comes from in the traced program; of a copy without a name, what it copies."""
+    if instruction.op_name or not instruction.operands:
+        return instruction.op_name
+    operands = computation.operands(instruction)
+    return source(operands[0], computation).op_name if operands else ""
+
+
+def phase(name: str) -> str:
+    """One of PHASES: gather, normalise and augment; forward; backward; what becomes of gradients."""
+    if "transpose(" in name:
+        return BACKWARD
+    if "jvp(" in name or _PART.search(name):
+        return FORWARD
+    return DATA if f"/{DATA}/" in name or name.startswith("batch.") else UPDATE
+
+
+def part(name: str) -> str:
+    """stem, stage1 …, head, loss; else the phase."""
+    if found := _PART.search(name):
+        return found[1]
+    return "loss" if phase(name) in (FORWARD, BACKWARD) else phase(name)
+
+
+def kind_of_work(instruction: Instruction, program: Program) -> str:
+    """One of KINDS, by what an instruction fuses and by its name."""
+    if collective(instruction):
+        return "collective"
+    opcodes = program.opcodes(instruction)
+    if "convolution" in opcodes or any(word in instruction.target for word in _CONVOLUTIONS):
+        # XLA makes convolutions of matrix products on TPU; those of the head are what they were.
+        return "matrix product" if "dot_general" in instruction.op_name else "convolution"
+    if opcodes & {"dot"} or "gemm" in instruction.target or "matmul" in instruction.target:
+        return "matrix product"
+    if opcodes & {"reduce-window", "select-and-scatter"} or "/max_pool" in instruction.op_name:
+        return "pool"
+    if opcodes <= {
+        "copy",
+        "copy-start",
+        "transpose",
+        "fusion",
+        "parameter",
+        "bitcast",
+        "pad",
+        "slice",
+        "tuple",
+    }:
+        return "copy"
+    return "norm" if re.search(r"/norm\d*/", instruction.op_name) else "other arithmetic"
+
+
+def collective(instruction: Instruction) -> str:
+    """The kind of exchange between devices that begins here; "" if it is none."""
+    opcode = instruction.opcode.removesuffix("-start")
+    return opcode if opcode in COLLECTIVES else ""

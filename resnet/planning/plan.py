@@ -1,0 +1,109 @@
+"""A plan: whether a training fits a target, how long it takes there, and what its step does."""
+
+import dataclasses
+from typing import Any
+
+from resnet.config import Config
+from resnet.data.splits import Dataset
+from resnet.models.counts import count_parts, totals
+from resnet.planning.compiling import Compiled, TooLarge, compile_step, trainer_on
+from resnet.planning.figures import Cost, collectives, costs, seconds
+from resnet.planning.findings import findings
+from resnet.planning.targets import Target
+from resnet.training.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiler of a target says of a training there."""
+
+    target: Target
+    config: Config
+    compiled: Compiled | None
+    """None where the step does not fit."""
+    reason: str
+    """Why it does not fit."""
+    macs: int
+    """Multiply-accumulates of the net for one image."""
+
+    @property
+    def costs(self) -> list[Cost]:
+        """Of one step on one device."""
+        return costs(self.compiled.program) if self.compiled else []
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Least seconds of a step, by what they are spent on; the largest binds."""
+        return seconds(self.compiled, self.target.chip, self.macs) if self.compiled else {}
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device's memory holds what the step takes."""
+        return self.compiled is not None and self.compiled.peak <= self.target.chip.memory
+
+    def record(self) -> dict[str, Any]:
+        """The plan as a JSON object: bytes of one device, seconds of one step."""
+        about = {"target": self.target.name, "fits": self.fits}
+        compiled = self.compiled
+        if compiled is None:
+            return about | {"reason": self.reason}
+        times, trainer = self.times, compiled.trainer
+        batch = self.config.train.batch_size * self.config.train.seeds
+        bound = max(times, key=lambda name: times[name])
+        memory = {"state": compiled.state, "images": compiled.images} | compiled.memory
+        return about | {
+            "devices": trainer.mesh.size,
+            "batch_size": self.config.train.batch_size,
+            "seeds": self.config.train.seeds,
+            "memory": memory | {"peak": compiled.peak, "available": int(self.target.chip.memory)},
+            "seconds": times,
+            "bound": bound,
+            "images_per_second": batch / times[bound],
+            "steps": trainer.intervals.total,
+            "hours": trainer.intervals.total * times[bound] / 3600,
+            "bytes_moved": sum(cost.bytes for cost in self.costs),
+            "cycles": sum(cost.cycles for cost in self.costs),
+            "compiler": compiled.counted,
+            "collectives": collectives(compiled.program),
+            "findings": findings(compiled),
+            "costs": [dataclasses.asdict(cost) for cost in self.costs],
+        }
+
+
+def make_plan(config: Config, dataset: Dataset, target: Target) -> Plan:
+    """Compiles one step for the target, which takes minutes for a large net."""
+    return plan_of(trainer_on(config, dataset, target), target)
+
+
+def plan_of(trainer: Trainer, target: Target) -> Plan:
+    """The plan of a trainer on the target's devices."""
+    config, task = trainer.config, trainer.task
+    height, width, channels = task.image_shape
+    macs = totals(count_parts(config.model, task.num_outputs, (height, width, channels)))[1]
+    try:
+        return Plan(target, config, compile_step(trainer), "", macs)
+    except TooLarge as error:
+        return Plan(target, config, None, str(error), macs)
+
+
+def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
+    """The largest batch that should fit, from this one and another of half its size: memory is linear in it.
+
+    A multiple of what this batch has of images on a device, as compilers pad others; None where neither fits.
+    """
+    devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
+    whole = plan.config.train.batch_size
+    half = whole // 2 // devices * devices
+    if not half:
+        return None
+    train = dataclasses.replace(plan.config.train, batch_size=half)
+    other = make_plan(dataclasses.replace(plan.config, train=train), dataset, plan.target)
+    if other.compiled is None:
+        return None
+    if plan.compiled is None:
+        return half
+    each = (plan.compiled.peak - other.compiled.peak) / (whole - half)
+    if each <= 0:
+        return whole
+    room = plan.target.chip.memory - plan.compiled.peak
+    return int(whole + room / each) // devices * devices
