@@ -232,6 +232,8 @@ def test_a_dirac_net_pools_where_the_stride_is():
     model = make_model(config, NUM_OUTPUTS)
     _, features = jax.eval_shape(lambda x: model.apply(start(config)[1], x), images())
     assert features["stage2/block1"].shape == (4, 4, 4, 8)
+    _, odd = jax.eval_shape(lambda x: model.apply(start(config)[1], x), images(1, 9, 7, 3))
+    assert odd["stage2/block1"].shape == (1, 5, 4, 8)
     with_stride = dataclasses.replace(config, branch="single")
     more, fewer = (totals(count_parts(c, NUM_OUTPUTS, IMAGE))[1] for c in (config, with_stride))
     assert more == fewer

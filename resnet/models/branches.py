@@ -89,10 +89,10 @@ def convolution(layers: Layers, x: Array, place: Place, size: int, **options: An
 
 
 def pooled_convolution(layers: Layers, x: Array, place: Place, **options: Any) -> Array:
-    """A 3x3 convolution of stride 1; where the stride is 2, 2x2 max-pooling comes first (DiracNet)."""
+    """A 3x3 convolution of stride 1, behind 2x2 max-pooling where it is 2; odd sides round up (DiracNet)."""
     if place.stride > 1:
         window = (place.stride, place.stride)
-        x = nn.max_pool(x, window, window)
+        x = nn.max_pool(x, window, window, padding="SAME")
     return convolution(layers, x, dataclasses.replace(place, stride=1), 3, **options)
 
 
