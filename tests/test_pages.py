@@ -68,7 +68,7 @@ def test_the_pages_are_a_site_without_a_broken_link(tmp_path):
 
     assert build().returncode == 0
     site = (tmp_path / "build/site/index.html").read_text()
-    assert 'href="data.html"' in site and "results/studies/shortcut_on_off/depth.png" in site
+    assert 'href="data.html"' in site and "results/studies/fashion_depth/depth.png" in site
     with (tmp_path / "CONTRIBUTING.md").open("a") as file:
         file.write("\n[gone](docs/data.md#no-such-heading)\n")
     broken = build()
