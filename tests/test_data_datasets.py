@@ -213,7 +213,7 @@ def test_chosen_classes_are_labelled_by_their_place():
         ({"train_limit": -1}, "`data.train_limit` must be at least 0; got -1"),
         ({"train_limit": 1294}, "`data.train_limit` must be at most 1293, .* of digits; got 1294"),
         ({"image_size": -1}, "`data.image_size` must be at least 0; got -1"),
-        ({"image_size": 32}, "`data.image_size` is for image_folder only, .* digits; got 32"),
+        ({"image_size": 32}, "`data.image_size` is for image_folder and tfds:NAME, .* digits; got 32"),
         ({"shift": -1}, "`data.shift` must be at least 0; got -1"),
         ({"shift": 8}, "`data.shift` must be less than the images' sides, 8x8 pixels; got 8"),
         ({"cutout": -1}, "`data.cutout` must be at least 0; got -1"),

@@ -26,7 +26,7 @@ def table(record: dict[str, Any]) -> str:
     devices = f"{record['devices']} device" + ("s" if record["devices"] > 1 else "")
     seeds = f", {record['seeds']} seeds" if record["seeds"] > 1 else ""
     head = f"{record['target']}: {devices}, batch {record['batch_size']}{seeds}; predicted, not measured"
-    return f"{head}\n{tabulate.tabulate(rows, tablefmt='plain', disable_numparse=True)}"
+    return f"{head}\n{tabulate.tabulate(rows, (), 'plain', disable_numparse=True)}"
 
 
 def _batch(record: dict[str, Any]) -> list[tuple[str, str]]:

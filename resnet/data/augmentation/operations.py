@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Key
 from resnet.data.augmentation import pixels
 from resnet.data.augmentation.pixels import FIXED, Image
 
-Keys = Sequence[Key[Array, ""]]
+Keys = Sequence[Key[Array, ""]] | Key[Array, " n"]
 """The two keys that an operation draws from for an image."""
 Matrix = tuple[float, float, float, float, float, float]
 
