@@ -81,7 +81,7 @@ def _file(net: str, target: str, whose: str) -> str:
 
 def table(folder: Path) -> str:
     """All plans of a folder, as Markdown."""
-    from tabulate import tabulate
+    from resnet.runs.tables import markdown_table
 
     rows = []
     for path in sorted(folder.glob("*.json")):
@@ -102,7 +102,7 @@ def table(folder: Path) -> str:
         "net", "target", "whose", "GB a step", "ms by bytes", "by operations", "by cycles",
         "images/s at most", "temporaries MB", "peak MB", "exchanges", "findings",
     )  # fmt: skip
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    return markdown_table(rows, headers, disable_numparse=True)
 
 
 def main(overrides: list[str]) -> dict[str, Any]:

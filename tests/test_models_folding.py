@@ -28,7 +28,6 @@ MORE = {
     "the 1x1 alone": {"shortcut": "projection", "transition": "projection"} | SINGLE,
     "plain": {"shortcut": "none"},
     "plain, standardised": {"shortcut": "none", "weight_standardization": "scaled"},
-    "grouped": {"shortcut": "none", "groups": 2} | SINGLE,
     "no norm": {"shortcut": "skipinit", "norm": "none", "alpha_init": "inverse_sqrt"},
     "laurel": {"shortcut": "laurel", "low_rank": 2, "pad_side": "both"},
     "decayed, C": {"shortcut": "decayed_identity", "transition": "projection", "inner": 2.0},

@@ -51,7 +51,7 @@ def test_the_arms_of_a_study_can_be_built(path, scale):
     assert all(arm.parameters and arm.macs for arm in arms.values())
     assert len({str(arm.config) for arm in arms.values()}) == len(arms), "two arms are the same"
     data = {"paper": "cifar10", "small": "digits"}[scale]
-    data = "fashion_mnist" if path.stem.startswith("fashion") else data
+    data = "fashion_mnist" if path.stem.startswith(("fashion", "augmentation")) else data
     assert {arm.config.data.name for arm in arms.values()} == {data}
 
 

@@ -88,11 +88,7 @@ def _check_folds(config: ModelConfig) -> None:
         ("transition", SHORTCUTS[config.shortcut].changes_shape or not spatial, "it averages over pixels"),
         ("activation", relu or not carries, "only ReLU, after the sum too, leaves unchanged what carries x"),
         ("gain_corrected", not (config.gain_corrected and carries), "it would scale what carries x"),
-        (
-            "groups",
-            config.groups == 1 or config.shortcut == "none",
-            "what carries x would be divided into groups",
-        ),
+        ("groups", config.groups == 1, "its kernels are divided into groups"),
     ):
         if not folds:
             raise InputError(f"a net with model.{field}={getattr(config, field)!r} does not fold: {why}")
