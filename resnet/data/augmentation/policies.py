@@ -29,8 +29,32 @@ MOVES = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 TORCHVISION = ("Identity", *MOVES, *FACTORS, "Posterize", "Solarize", "AutoContrast", "Equalize")
 
 
+class Policy:
+    """Operations of Pillow, of which each image draws its own."""
+
+    on_pixels: ClassVar[bool] = True
+
+    def space(self, h: int, w: int) -> Space:
+        """The operations to draw from, with their arguments, for images of this size."""
+        raise NotImplementedError
+
+    def draw(self, keys: Keys) -> Draws:
+        """Draws the operations, and the number of each one's argument."""
+        raise NotImplementedError
+
+    def __call__(self, keys: Keys, image: Image) -> Image:
+        """Applies the operations that are drawn, one after the other."""
+        h, w, _ = image.shape
+        space = self.space(h, w)
+        which, entry = self.draw(keys)
+        either = _coins(jax.random.fold_in(keys[1], 1), len(which))
+        for layer in range(len(which)):
+            image = space.change(image, which[layer], entry[layer], either[layer])
+        return image
+
+
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Policy):
     """torchvision's RandAugment: in each layer one of 14 operations, at the same magnitude of 0 to 30."""
 
     layers: int = 2
@@ -39,7 +63,6 @@ class RandAugment:
     fill: str = "black"
 
     stream: ClassVar[int] = 4
-    on_pixels: ClassVar[bool] = True
 
     def check(self, field: str, sides: tuple[int, int] | None) -> None:
         """The magnitude has an entry, and interpolation and fill are known."""
@@ -52,23 +75,19 @@ class RandAugment:
         return _torchvision_space(TORCHVISION, h, w, BINS, self.interpolation, self.fill)
 
     def draw(self, keys: Keys) -> Draws:
-        """Operations uniformly, signs evenly."""
+        """Draws operations and signs uniformly."""
         which = jax.random.randint(keys[0], (self.layers,), 0, len(TORCHVISION))
         return which, 2 * self.magnitude + _coins(keys[1], self.layers)
 
-    def __call__(self, keys: Keys, image: Image) -> Image:
-        return _applied(self, keys, image)
-
 
 @dataclasses.dataclass(frozen=True)
-class TrivialAugmentWide:
+class TrivialAugmentWide(Policy):
     """One of 14 operations at a magnitude drawn evenly from wide ranges (Müller 2021, arXiv 2103.10158)."""
 
     interpolation: str = "nearest"
     fill: str = "black"
 
     stream: ClassVar[int] = 6
-    on_pixels: ClassVar[bool] = True
 
     def check(self, field: str, sides: tuple[int, int] | None) -> None:
         """Interpolation and fill are known."""
@@ -82,16 +101,13 @@ class TrivialAugmentWide:
         return Space(TORCHVISION, arguments, self.interpolation, self.fill)
 
     def draw(self, keys: Keys) -> Draws:
-        """Operation, magnitude and sign, all evenly."""
+        """Draws operation, magnitude and sign uniformly."""
         which = jax.random.randint(keys[0], (1,), 0, len(TORCHVISION))
         return which, jax.random.randint(keys[1], (1,), 0, 2 * BINS)
 
-    def __call__(self, keys: Keys, image: Image) -> Image:
-        return _applied(self, keys, image)
-
 
 @dataclasses.dataclass(frozen=True)
-class AutoAugment:
+class AutoAugment(Policy):
     """One of 25 pairs of operations that were found for a data set (Cubuk 2019, arXiv 1805.09501)."""
 
     policy: str
@@ -99,7 +115,6 @@ class AutoAugment:
     fill: str = "black"
 
     stream: ClassVar[int] = 8
-    on_pixels: ClassVar[bool] = True
     bins: ClassVar[int] = 10
 
     def check(self, field: str, sides: tuple[int, int] | None) -> None:
@@ -113,7 +128,7 @@ class AutoAugment:
         return _torchvision_space(names, h, w, self.bins, self.interpolation, self.fill)
 
     def draw(self, keys: Keys) -> Draws:
-        """A pair evenly; each of the two takes place with its own probability."""
+        """Draws a pair uniformly; each of the two takes place with its own probability."""
         names = self.space(1, 1).names
         pairs = PAIRS[self.policy]
         which = np.array([[names.index(name) for name, _, _ in pair] for pair in pairs])
@@ -125,12 +140,9 @@ class AutoAugment:
         chosen = jnp.where(happens, jnp.asarray(which)[pair], names.index("Identity"))
         return chosen, 2 * jnp.asarray(level)[pair] + _coins(keys[1], 2)
 
-    def __call__(self, keys: Keys, image: Image) -> Image:
-        return _applied(self, keys, image)
-
 
 @dataclasses.dataclass(frozen=True)
-class TimmRandAugment:
+class TimmRandAugment(Policy):
     """timm's RandAugment: "timm_rand_augment 2 7 0.5" is its rand-m7-mstd0.5-inc1.
 
     Each layer takes one of 15 operations and applies it with a probability, at a magnitude of 0 to 10 from a
@@ -146,7 +158,6 @@ class TimmRandAugment:
     fill: str = "imagenet"
 
     stream: ClassVar[int] = 10
-    on_pixels: ClassVar[bool] = True
 
     def check(self, field: str, sides: tuple[int, int] | None) -> None:
         """The magnitude lies in 0..10, and the other arguments are what they must be."""
@@ -162,7 +173,7 @@ class TimmRandAugment:
         return _timm_space(h, w, self.scale == "increasing", self.interpolation, self.fill)
 
     def draw(self, keys: Keys) -> Draws:
-        """Operations evenly, each with its own magnitude and sign."""
+        """Draws operations uniformly, each with its own magnitude and sign."""
         which_key, happens_key = jax.random.split(keys[0])
         level_key, sign_key = jax.random.split(keys[1])
         none = len(self.space(1, 1).names) - 1
@@ -174,20 +185,6 @@ class TimmRandAugment:
             level = self.magnitude + self.spread * jax.random.normal(level_key, (self.layers,))
         entry = jnp.round(GRAIN * jnp.clip(level, 0, HIGHEST)).astype(jnp.int32)
         return jnp.where(happens, which, none), 2 * entry + _coins(sign_key, self.layers)
-
-    def __call__(self, keys: Keys, image: Image) -> Image:
-        return _applied(self, keys, image)
-
-
-def _applied(policy, keys: Keys, image: Image) -> Image:
-    """The image after the operations that the policy draws, one after the other."""
-    h, w, _ = image.shape
-    space = policy.space(h, w)
-    which, entry = policy.draw(keys)
-    either = _coins(jax.random.fold_in(keys[1], 1), len(which))
-    for layer in range(len(which)):
-        image = space.change(image, which[layer], entry[layer], either[layer])
-    return image
 
 
 def _coins(key: Key[Array, ""], count: int) -> Int[Array, " count"]:
