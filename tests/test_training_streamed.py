@@ -50,7 +50,7 @@ def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
 
 @pytest.mark.thorough
 def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
-    """The run stops after four of six steps, and goes on with other threads, two steps a call and a tar."""
+    """A run stops early, and is resumed with more threads, two steps a call, and the images in a tar."""
     whole = train(config(folders(tmp_path / "data"), 10), tmp_path / "whole", mesh=make_mesh(1))
     train(config(tmp_path / "data", 4), tmp_path / "parts", mesh=make_mesh(1))
     again = config(one_tar(tmp_path / "tar"), 10)

@@ -32,31 +32,36 @@ class Law:
         """The verdict on a measurement; NO where there is none, or none that is finite."""
         if found is None or not all(map(math.isfinite, (found.low, found.high))):
             return NO
-        met, met_by_all = self._met(found.low, found.high)
-        if met_by_all:
+        if self._meets(found.low, found.high):
             return YES
         near = self.tolerance
         # A bound may be missed on one side alone; what is to be equal, on either.
         low = found.low * near if self.kind == "at least" else found.low / near
         high = found.high / near if self.kind == "at most" else found.high * near
-        if self._met(low, high)[1]:
+        if self._meets(low, high):
             return WITHIN
-        return UNDECIDED if met else NO
+        return UNDECIDED if self._touches(found.low, found.high) else NO
 
-    def _met(self, low: float, high: float) -> tuple[bool, bool]:
-        """Whether a value of an interval meets the law, and whether the interval as a whole does.
-
-        An interval meets "equal" where it holds the value.
-        """
+    @property
+    def _allowed(self) -> tuple[float, float]:
+        """The least and the greatest number that meet the law; an exact one is equal up to rounding."""
         slack = ROUNDING * abs(self.value)
-        reaches, starts = high >= self.value - slack, low <= self.value + slack
-        met = {
-            "equal": (reaches and starts, reaches and starts),
-            "at least": (high >= self.value, low >= self.value),
-            "at most": (low <= self.value, high <= self.value),
-            "within": (-self.value <= high and low <= self.value, -self.value <= low and high <= self.value),
+        return {
+            "equal": (self.value - slack, self.value + slack),
+            "at least": (self.value, math.inf),
+            "at most": (-math.inf, self.value),
+            "within": (-self.value, self.value),
         }[self.kind]
-        return bool(met[0]), bool(met[1])  # NumPy has a type of its own for what it compared
+
+    def _touches(self, low: float, high: float) -> bool:
+        """Whether some number of an interval meets the law."""
+        least, most = self._allowed
+        return bool(low <= most and high >= least)  # NumPy has a type of its own for what it compared
+
+    def _meets(self, low: float, high: float) -> bool:
+        """Whether an interval meets the law: all of its numbers do, or one of them is the equal one."""
+        least, most = self._allowed
+        return self._touches(low, high) if self.kind == "equal" else bool(least <= low and high <= most)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,12 +117,9 @@ class Lesion:
 
 def ask(subject: Subject, options: Options) -> Lesion:
     """Lesions of the net, and of the one to compare it with."""
-    subjects = [subject]
-    if options.against:
-        subjects.append(subject.beside(options.against))
     classes = jnp.issubdtype(subject.labels.dtype, jnp.integer)
     measure = "error (1 - top-1 accuracy)" if classes else "mean loss"
-    return Lesion(measure, [_lesions(each, options) for each in subjects])
+    return Lesion(measure, [_lesions(each, options) for each in subject.and_against(options.against)])
 
 
 def error(subject: Subject, logits: Array) -> float:

@@ -75,10 +75,7 @@ class Responses:
 
 def ask(subject: Subject, options: Options) -> Responses:
     """Responses of the net, and of the one to compare it with."""
-    subjects = [subject]
-    if options.against:
-        subjects.append(subject.beside(options.against))
-    return Responses([_responses(each, options.statistics) for each in subjects])
+    return Responses([_responses(each, options.statistics) for each in subject.and_against(options.against)])
 
 
 def _responses(subject: Subject, statistics: str) -> NetResponses:

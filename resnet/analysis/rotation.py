@@ -55,7 +55,7 @@ class Rotation:
 
     @property
     def effective_depth(self) -> float:
-        """The number of blocks that turn x, each counted by its share."""
+        """How many blocks share the turning of x: all, if each turns it as far; one, if one does all."""
         return float(self.angle.sum() ** 2 / np.square(self.angle).sum()) if self.angle.any() else 0.0
 
 
@@ -110,10 +110,7 @@ class Rotations:
 
 def ask(subject: Subject, options: Options) -> Rotations:
     """Angles and cosines of the net, and of the one to compare it with."""
-    subjects = [subject]
-    if options.against:
-        subjects.append(subject.beside(options.against))
-    return Rotations([_rotation(each, options.statistics) for each in subjects])
+    return Rotations([_rotation(each, options.statistics) for each in subject.and_against(options.against)])
 
 
 def _rotation(subject: Subject, statistics: str) -> Rotation:

@@ -89,6 +89,10 @@ class Subject:
         """Another run, or another step of it, asked about images drawn in the same way."""
         return of_run(workdir, self.data, len(self.images), step, self.sample.seed)
 
+    def and_against(self, workdir: str) -> "list[Subject]":
+        """This net and, where a folder is named, the run in it."""
+        return [self, self.beside(workdir)] if workdir else [self]
+
     def restarted(self, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> "Subject":
         """The same images with a new net: at its start, of another seed, with dotted fields changed."""
         config = replaced(self.config, dict(changes or {}) | ({} if seed is None else {"seed": seed}))

@@ -152,7 +152,7 @@ class Program:
 
 
 def read_program(text: str) -> Program:
-    """Reads what `compiled.as_text()` gives; ValueError where no entry computation is found."""
+    """Reads the text of a compiled program; ValueError if it has no entry computation."""
     computations, entry = {}, ""
     name, instructions, root = "", {}, ""
     for line in text.splitlines():

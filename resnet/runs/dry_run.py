@@ -38,7 +38,7 @@ class StepTried:
 
 
 def try_step(trainer: Trainer) -> StepTried:
-    """Compiles the training step, and times some steps on one batch that is there already."""
+    """Compiles the training step and times it on one batch, without the time to deliver that batch."""
     state, batch = trainer.start(), trainer.batch(range(1))
     begun = time.monotonic()
     program = trainer.train().lower(state, batch).compile()

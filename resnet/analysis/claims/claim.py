@@ -25,7 +25,7 @@ class Bench:
     rotation: Config
     """The config of configs/digits_rotation.py; regressions start from it."""
     runs: Path
-    """Folder of the runs. A run that is finished there is not trained again."""
+    """Folder of the nets that are trained. Those that are finished there serve as they are."""
     images: int = 32
     seeds: int = 2
     _measured: dict[Callable, Any] = dataclasses.field(default_factory=dict)
@@ -75,9 +75,8 @@ class Finding:
     @property
     def text(self) -> str:
         """The checks in words: those that fail first."""
-        return (
-            "; ".join(map(str, sorted(self.checks, key=lambda check: LEAST_FIRST.index(check.holds)))) + "."
-        )
+        in_order = sorted(self.checks, key=lambda check: LEAST_FIRST.index(check.holds))
+        return "; ".join(map(str, in_order)) + "."
 
 
 def signal_command(model: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def growth(bench: Bench, names: tuple[str, ...]) -> Rows:
 
 
 def rule_lost_or_blown_up(rows: Rows) -> list[Check]:
-    """Checks of each net that its gradient grows or shrinks by at least one power of ten."""
+    """Checks that the gradient of each net grows or shrinks at least tenfold."""
     return [
         Check(f"{row['net']}: powers of ten of the gradient", _powers(row["gradient"]), Law("at least", 1.0))
         for row in rows
@@ -53,7 +53,7 @@ def rule_lost_or_blown_up(rows: Rows) -> list[Check]:
 
 
 def rule_kept(rows: Rows) -> list[Check]:
-    """Checks of each net that signal and gradient grow or shrink by no more than the factor KEPT."""
+    """Checks that signal and gradient of each net grow or shrink by the factor KEPT at most."""
     law = Law("equal", 1.0, KEPT)
     return [Check(f"{row['net']}: {what}", row[what], law) for row in rows for what in ("signal", "gradient")]
 

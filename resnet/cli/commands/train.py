@@ -30,7 +30,7 @@ def define() -> None:
 
 
 def main(overrides: list[str]) -> dict | None:
-    """One call of resnet.training.loop.train, or of resnet.runs.dry_run.dry_run."""
+    """Trains by resnet.training.loop.train, or tries the training out by resnet.runs.dry_run.dry_run."""
     cli.require("config", *([] if cli.FLAGS.dry_run else ["workdir"]))
     from resnet.runtime.processes import in_all, index_of_this, together
 

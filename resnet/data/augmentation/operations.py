@@ -133,7 +133,7 @@ class Space:
         entry: Int[Array, ""],
         either: Int[Array, ""],
     ) -> Image:
-        """The image after operation `which` with its argument number `entry`.
+        """Applies the operation number `which` at its argument number `entry`.
 
         `either` is the number of the interpolation where there are two.
         """

@@ -201,10 +201,8 @@ class StreamSplit:
     def _decoded(self, example: int, worker: Worker, draws: np.ndarray | None) -> Image8:
         """The image for training if there are draws, else for evaluation."""
         entry, sizes = int(self.entries[example]), self.sizes
-        name, cut = (
-            self.listing.name(entry),
-            sizes.for_evaluation if draws is None else sizes.for_training(draws),
-        )
+        name = self.listing.name(entry)
+        cut = sizes.for_evaluation if draws is None else sizes.for_training(draws)
         with worker.timing(name) as is_read:
             content = self.listing.read(entry)
             is_read()

@@ -104,7 +104,7 @@ def orthogonal(at, x, branch):
 
 
 def orthogonal_image(at, x, branch):
-    """The same with inner products over all pixels and channels of an image (its form G)."""
+    """As `orthogonal`, with one s for an image, over all its pixels and channels (form G of Oh 2025)."""
     return _orthogonal(x, branch, (1, 2, 3))
 
 
