@@ -12,6 +12,7 @@ KEY, IMAGES = jax.random.key(3), jax.random.normal(jax.random.key(1), (16, 8, 6,
 MIXINGS = [Mixing(0.4, 0), Mixing(0, 1.0), Mixing(0.4, 1.0), Mixing(0.4, 1.0, each="pair")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_a_part_of_a_batch_is_mixed_as_in_the_whole(mixing):
     """Also each pixel is the image's or its partner's, in the share that the label has."""
@@ -79,6 +80,7 @@ def photographs():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_of_the_list_keeps_its_promises(name, photographs):
     """It changes some images, follows their keys, treats a part as the whole, and checks its arguments."""

@@ -134,6 +134,7 @@ def test_interpolation_in_float64_is_pillows_to_the_bit(interpolation):
             np.testing.assert_array_equal(found, by_pillow(name, argument, image, RESAMPLING[interpolation]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_applies_what_it_draws(policy):
     """In the drawn order; to the bit, as the nearest pixel is taken."""

@@ -59,6 +59,7 @@ def logits(config, variables, x):
     return apply(variables, x)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fields", CASES)
 def test_a_folded_net_is_the_same_net(fields):
     """On images of odd sides, so that strides and borders meet in every way."""

@@ -69,6 +69,7 @@ def case(request):
     return CASES[request.param], trainer, *run(trainer, 0, 4)
 
 
+@pytest.mark.thorough
 def test_two_devices_train_the_same_net(case):
     changes, _, state, losses = case
     found, others = run(trainer_of(changes, devices=2), 0, 4)
@@ -85,6 +86,7 @@ def test_going_on_from_the_host_gives_the_same_bits(case):
     np.testing.assert_array_equal(rest, losses[2:])
 
 
+@pytest.mark.thorough
 def test_steps_in_one_call_and_delivered_batches_give_the_same_bits(case):
     _, trainer, state, losses = case
     together, same = run(trainer, 0, 4, per_call=2)

@@ -14,7 +14,7 @@ from resnet.data.datasets import DataConfig
 from resnet.runtime.devices import make_mesh
 from resnet.training.loop import train
 from scripts.benchmarks import ours
-from scripts.benchmarks.streams import noise, write_tar
+from scripts.benchmarks.streams import noise, write_files
 from scripts.benchmarks.timing import compared
 from scripts.peers.torch_nets import Case
 
@@ -53,11 +53,11 @@ def streamed(case: Case, effort: Any) -> dict[str, Any]:
     values: dict[str, list[float]] = {"from memory": [], "streamed": []}
     with tempfile.TemporaryDirectory() as folder, _programs_kept(Path(folder) / "programs"):
         files = {f"train/{i % 10}/{i}.jpg": noise(case.side, i) for i in range(each)}
-        write_tar(Path(folder) / "images.tar", files)
+        write_files(Path(folder) / "images", files)
         for i in range(1 + min(5, effort.rounds)):
             for name, storage in (("from memory", "memory"), ("streamed", "stream")):
                 data = DataConfig(
-                    name="image_folder", dir=f"{folder}/images.tar", image_size=case.side, storage=storage
+                    name="image_folder", dir=f"{folder}/images", image_size=case.side, storage=storage
                 )
                 runs = [Path(folder) / f"{i}-{storage}-{n}" for n in (1, 3)]
                 short, long = (

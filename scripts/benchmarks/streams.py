@@ -5,7 +5,6 @@ import gc
 import importlib.util
 import io
 import os
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,21 +46,20 @@ def photographs(case: Case, effort: Any) -> dict[str, Any]:
     cores, count = CORES.get(case.name, 1), BATCH if case is TINY else COUNT
     with tempfile.TemporaryDirectory() as folder, on_cores(cores):
         root = Path(folder)
-        write_tar(
-            root / "photos.tar", {f"train/{i % 2}/{i}.jpg": photograph(i % DIFFERENT) for i in range(count)}
-        )
-        shrink_images(root / "photos.tar", root / "small.tar", 256, lambda *_: None)
-        plain = _train_split(root / "photos.tar")
+        photos = root / "photos"
+        write_files(photos, {f"train/{i % 2}/{i}.jpg": photograph(i % DIFFERENT) for i in range(count)})
+        shrink_images(photos, root / "small.tar", 256, lambda *_: None)
+        plain = _train_split(photos)
         steps = {
             "bare loop": _bare(plain, cores),
             "delivered": _delivered(plain, cores),
             "delivered, made smaller": _delivered(_train_split(root / "small.tar"), cores),
         }
         if importlib.util.find_spec("simplejpeg"):
-            quick = _train_split(root / "photos.tar", decoder="simplejpeg")
+            quick = _train_split(photos, decoder="simplejpeg")
             steps["delivered, simplejpeg"] = _delivered(quick, cores)
         if importlib.util.find_spec("torch"):
-            steps["PyTorch"] = torch_loader(_unpacked(root), BATCH, SIZE, cores)
+            steps["PyTorch"] = torch_loader(photos / "train", BATCH, SIZE, cores)
         found = compared(interleave(steps, effort.rounds, effort.seconds), "bare loop", "s")
     return found | {"images_per_second": count / found["medians"]["delivered"]}
 
@@ -184,20 +182,11 @@ def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
     return file.getvalue()
 
 
-def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
-    """A tar of files, by name."""
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def _unpacked(root: Path) -> Path:
-    """The folder of the photographs in the tar, for who reads folders alone."""
-    with tarfile.open(root / "photos.tar") as archive:
-        archive.extractall(root, filter="data")
-    return root / "train"
+def write_files(root: Path, files: Mapping[str, bytes]) -> None:
+    """Files in a folder, by name."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
 
 
 def _write_folder(root: Path, count: int) -> None:

@@ -162,6 +162,7 @@ def picture_of_widths(rows: Rows) -> dict[str, Any]:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="channels", ylabel="log(theory / measured), per block")
     axes.set_xticks([width for width, _ in found], [str(width) for width, _ in found])
+    axes.set_xticks([], minor=True)
     return {"widths.png": figure}
 
 
