@@ -14,6 +14,7 @@ from tests.test_pages import PAGES, ROOT, commands
 
 TINY = {
     "digits": ("data.train_limit=64",),
+    "digits_small": ("data.train_limit=64",),
     "digits_rotation": ("data.train_limit=64",),
     "cifar10_resnet": ("model.depth=8", "data.name=synthetic"),
     "image_folder": ("model.depth=8", "train.batch_size=4"),
@@ -31,6 +32,10 @@ STUDY = ("study", "--study=shortcut_on_off", "--study.scale=small", "--workdir=r
 NOT_RUN = {
     "cifar10 --dir": "fetches from the network; tests/test_published_fetch.py has a server of its own",
     "--ledger": "writes into results/",
+    "plan ": "needs the compiler of an accelerator; tests/test_planning.py runs it where there is one",
+    "tfds:": "needs a set that is prepared; tests/test_published_any_tfds.py prepares some",
+    "--data=imagenet": "needs a net of 1000 classes; tests/test_imagenet_sets.py makes such sets",
+    "--workdir=/shared": "needs two hosts; the page on reliability has the same with one",
 }
 
 
@@ -75,8 +80,13 @@ def trained(tmp_path_factory):
     """A folder with what the pages take as there: a run on digits, images in folders."""
     root = tmp_path_factory.mktemp("reader")
     run(tiny(["train", "--config=digits", "--workdir=runs/digits"]), root)
-    for name in ("plain_0", "plain_1", "identity_0"):
-        shutil.copytree(root / "runs/digits", root / "runs" / name)
+    shutil.copytree(root / "runs/digits", root / "runs/identity_0")
+    plain, repvgg = (
+        "--config.model.shortcut=none",
+        "--config.model.shortcut=repvgg --config.model.branch=single",
+    )
+    for name, fields in (("plain_0", plain), ("plain_1", f"{plain} --config.seed=1"), ("repvgg", repvgg)):
+        run(tiny(["train", "--config=digits", f"--workdir=runs/{name}", *fields.split()]), root)
     for split, count in (("train", 8), ("val", 4)):
         for name in ("cat", "dog"):
             pictures(root / "FOLDER" / split / name, count)
