@@ -104,7 +104,7 @@ def test_geometry_is_pillows(policy, interpolation, fill):
     space = policy.space(H, W)
     for name in [name for name in space.names if isinstance(PILLOW[name], Move)]:
         which = space.names.index(name)
-        stride = 3 if space.arguments.shape[1] < 70 else 23
+        stride = 23 if space.arguments.shape[1] > 70 else 1 if interpolation == "bicubic" else 3
         for entry in range(0, space.arguments.shape[1], stride):
             argument = space.arguments[which, entry]
             found = np.asarray(moved(policy, interpolation, fill)(images, which, entry), int)
@@ -114,12 +114,7 @@ def test_geometry_is_pillows(policy, interpolation, fill):
             off = np.abs(found - expected)
             if interpolation != "nearest":  # in float32, what lies on the edge falls on either side
                 off[:, on_edge(space.maps(H, W)[which, entry])] = 0
-            if (
-                interpolation == "bicubic"
-            ):  # a few pixels beside the edge are further off, up to 35 levels seen
-                assert (off > 1).mean() < 1e-3, f"{name} {argument}: {(off > 1).mean()}"
-            else:
-                assert off.max() <= (interpolation != "nearest"), f"{name} {argument}: {off.max()}"
+            assert off.max() <= (interpolation != "nearest"), f"{name} {argument}: {off.max()}"
             assert (off > 0).mean() < 0.05, f"{name} {argument}"
 
 

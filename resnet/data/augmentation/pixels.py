@@ -136,9 +136,20 @@ def _interpolated(image, map, fill, offsets, between):
 
 
 def _mapped(h: int, w: int, map: Num[Array, "2 3"]) -> tuple[Num[Array, "h w"], Num[Array, "h w"]]:
-    """The (x, y) of the source for each pixel."""
+    """The (x, y) of the source for each pixel: the same bits wherever a compiler computes them anew.
+
+    Joined with a sum, a product would be rounded in one place and not in another, and a source in the middle
+    of a pixel would take its weights as that pixel's and its values from the next.
+    """
     x, y = jnp.arange(w, dtype=map.dtype)[None, :], jnp.arange(h, dtype=map.dtype)[:, None]
-    return map[0, 0] * x + map[0, 1] * y + map[0, 2], map[1, 0] * x + map[1, 1] * y + map[1, 2]
+
+    def at(row):
+        products = (row[0] * x, row[1] * y)
+        if jnp.issubdtype(map.dtype, jnp.floating):
+            products = tuple(jnp.maximum(product, UNREACHED) for product in products)  # as in `blended`
+        return products[0] + products[1] + row[2]
+
+    return at(map[0]), at(map[1])
 
 
 def _pixels(image: Image, y: Int[Array, "h w"], x: Int[Array, "h w"]) -> Image:
