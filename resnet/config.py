@@ -18,7 +18,7 @@ from typing import Any
 
 from resnet import recipes
 from resnet.data.datasets import DataConfig
-from resnet.errors import InputError, check_regex
+from resnet.errors import InputError, check_at_least, check_regex
 from resnet.fields import Fields, fits, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
@@ -48,6 +48,9 @@ class Config(Fields, section=""):
     """Folder of a run, or weight file (.safetensors, .pth, …), to start from; empty: from random values."""
     init_drop: str = ""
     """Regular expression on the paths of tensors that start at random all the same, e.g. "^head/"."""
+    init_whitened: int = 0
+    """Training images whose patches give the first convolution its start, so that its outputs are
+    uncorrelated; `freeze` can keep it. 0 = a random start."""
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values, bit for bit.
 
@@ -98,6 +101,10 @@ def check_config(config: Config) -> None:
         check_regex(name, getattr(config, name))
     if config.init_drop and not config.init_from:
         raise InputError("`init_drop` says what not to take from `init_from`, which is empty")
+    check_at_least("init_whitened", config.init_whitened, 0)
+    if config.init_whitened and (config.init_from or config.model.weight_standardization != "none"):
+        raise InputError("`init_whitened` must be 0 with `init_from`, which gives the first convolution too, "
+                         "and with `model.weight_standardization`, which would undo it")  # fmt: skip
     config.check_shares(devices=1)
     if config.train.target_threshold and config.model.output != "sigmoid":
         raise InputError(

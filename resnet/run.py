@@ -89,7 +89,7 @@ def evaluate_run(
 def make_evaluator(run: Run, data: DataConfig, pace: Pace | None) -> Callable[[Examples], dict[str, Any]]:
     """A function that gives the metrics of a run's weights on images with its labels, see evaluate_run."""
     mesh = make_mesh()
-    program = make_evaluate(mesh, model=run.model, task=normalized_as(run, data))
+    program = make_evaluate(mesh, model=run.model, task=normalized_as(run, data), flip=data.eval_flip)
     variables = replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh)
     # Rounded up to whole shares: what is padded does not count.
     batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from resnet.data.augment import OPERATIONS, augment, normalize
+from resnet.data.augment import OPERATIONS, augment, normalize, shrunk, shrunk_shape
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_at_least
 
@@ -25,6 +27,16 @@ def operations_of(config):
 @functools.partial(jax.jit, static_argnames="config")
 def augmented(keys, images, config):
     return augment(keys, images, operations_of(config), *AS_THEY_ARE)
+
+
+@pytest.mark.parametrize("side", [20, 37])
+def test_small_images_are_pillows(side):
+    """Within one level, as Pillow rounds its weights; the longer side keeps its share."""
+    image = load_sample_images().images[0][:64, :96]
+    h, w = shrunk_shape(image.shape, side)
+    assert (h, w) == (side, round(1.5 * side))
+    expected = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR), int)
+    assert np.abs(np.asarray(shrunk(jnp.asarray(image[None]), side)[0], int) - expected).max() <= 1
 
 
 def test_nothing_asked_is_the_identity():

@@ -17,6 +17,7 @@ TINY = {
     "digits_small": ("data.train_limit=64",),
     "digits_rotation": ("data.train_limit=64",),
     "cifar10_resnet": ("model.depth=8", "data.name=synthetic"),
+    "cifar10_fast": ("model.depth=10", "model.width=0.25", "data.name=synthetic", "train.batch_size=8"),
     "image_folder": ("model.depth=8", "train.batch_size=4"),
     "imagenet_resnet50": ("model.width=0.125", "data.image_size=32", "train.batch_size=4"),
 }

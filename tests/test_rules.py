@@ -193,3 +193,17 @@ def test_no_public_name_is_defined_twice():
             if name not in NAMES_OF_ALL.get(path.parent, ()):
                 where[name].append(relative(path))
     assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
+# Lists of choices whose every entry must keep the promises of all: an entry is tested the day it is added.
+CHOICES_IN_TRAINING = ("PRECONDITIONERS", "SCHEDULES", "LOSSES", "OPERATIONS")
+
+
+@pytest.mark.parametrize("name", CHOICES_IN_TRAINING)
+def test_every_entry_of_a_list_goes_through_the_same_tests(name):
+    """Some test is parametrised by the list itself."""
+    calls = [
+        node for path in TESTS for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
+    parametrised = [node.args[1] for node in calls if ast.unparse(node.func) == "pytest.mark.parametrize"]
+    assert any(isinstance(values, ast.Name) and values.id == name for values in parametrised)

@@ -13,7 +13,7 @@ from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.models.scanning import STACKED
 from resnet.runtime.devices import make_mesh
-from resnet.training.step import TrainState
+from resnet.training.step import TrainState, sharpness_aware
 from resnet.training.trainer import make_trainer
 from tests.studies_cases import tiny_config
 
@@ -31,6 +31,14 @@ CASES = {
         "train.label_smoothing": 0.1,
         "data.augmentation": ("timm_rand_augment 2 7 0.5", "random_erasing 0.5 pixel"),
         "optimizer.name": "lamb",
+    },
+    "sharpness, repeats, mirrored in turn, smaller at first": {
+        "train.sam": 0.05,
+        "data.repeats": 2,
+        "data.alternate_flip": True,
+        "train.smaller_until": (("2 steps", 6),),
+        "train.mixup": 0.2,
+        "train.accumulate": 2,
     },
 }
 
@@ -53,7 +61,7 @@ def run(trainer, first, last, state=None, per_call=1):
     state, losses = state or trainer.start(), []
     for step in range(first, last, per_call):
         batch = trainer.batch(range(step, step + per_call))
-        state, metrics = trainer.train(per_call)(state, batch)
+        state, metrics = trainer.train(per_call, trainer.intervals.side(step))(state, batch)
         losses.append(jax.device_get(metrics["loss"]))
     return state, np.ravel(losses)
 
@@ -92,8 +100,8 @@ def test_steps_in_one_call_and_delivered_batches_give_the_same_bits(case):
     together, same = run(trainer, 0, 4, per_call=2)
     assert_same(together, state)
     np.testing.assert_array_equal(same, losses)
-    start, batch = trainer.start(), trainer.dataset.train[trainer.examples(0, 0)]
-    streamed = Delivered({"image": jnp.asarray(batch.images), "label": jnp.asarray(batch.labels)})
+    start, batch = trainer.start(), trainer.first_images(0, 0, 16)
+    streamed = Delivered({name: jnp.asarray(array) for name, array in batch.items()})
     first, _ = jax.jit(trainer.step.train)(start, streamed)
     resident, _ = jax.jit(trainer.step.train)(start, Resident(trainer.resident, trainer.examples(0, 0)))
     assert_same(first, resident)
@@ -152,6 +160,9 @@ def programs():
         {"train.mixup": 0.2, "train.mix_probability": 0.5},
         {"train.mixup": 0.2, "train.mix_each": "pair"},
         {"train.accumulate": 2},
+        {"train.sam": 0.05},
+        {"train.sam": 0.1},
+        {"data.alternate_flip": True},
         {"train.ema": 0.9, "train.ema_every": 3},
         {"model.output": "sigmoid"},
         {"model.output": "sigmoid", "train.target_threshold": 0.2},
@@ -178,6 +189,10 @@ def test_what_is_off_adds_nothing_to_the_program():
         ({"train.mixup": -1.0}, "`train.mixup` must be at least 0"),
         ({"train.mix_switch": 2.0}, "`train.mix_switch` must be between 0 and 1"),
         ({"train.mix_each": "element"}, "`train.mix_each` must be one of batch, pair"),
+        ({"train.sam": -0.1}, "`train.sam` must be at least 0"),
+        ({"train.smaller_until": (("soon", 6),)}, "`train.smaller_until` must be an amount and a unit"),
+        ({"init_whitened": -1}, "`init_whitened` must be at least 0"),
+        ({"init_whitened": 9, "init_from": "x"}, "`init_whitened` must be 0 with `init_from`"),
         ({"train.accumulate": 3}, "`train.accumulate` must divide the 16 images"),
         ({"train.mixup": 0.2, "train.batch_size": 5, "model.ghost_batch": 0}, "need pairs: the 5 images"),
         ({"train.accumulate": 8}, "`model.ghost_batch` must divide the 16 images .* in 8 parts each"),
@@ -197,6 +212,59 @@ def test_what_is_off_adds_nothing_to_the_program():
 def test_what_cannot_work_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         config_of(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.smaller_until": (("2 steps", 8),)}, "`train.smaller_until` must be between 1 and 7; got 8"),
+        ({"train.smaller_until": (("4 steps", 5), ("2 steps", 6))}, "must have durations that grow"),
+        (
+            {"train.smaller_until": (("2 steps", 2),), "data.shift": 3},
+            "`data.shift` must be less than .* 2x2",
+        ),
+        ({"train.smaller_until": (("2 steps", 6),), "data.normalization": "pixel_mean"}, "got pixel_mean"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        trainer_of(changes)
+
+
+def test_images_become_larger_when_they_are_to():
+    intervals = trainer_of({"train.smaller_until": (("3 steps", 5), ("50 %", 6))}).intervals
+    assert [intervals.side(step) for step in range(8)] == [5, 5, 5, 6, 0, 0, 0, 0]
+    assert [intervals.next_pause(step) for step in (0, 2, 3)] == [2, 3, 4]  # the second is a checkpoint
+
+
+def test_sam_follows_the_gradient_of_the_neighbour():
+    """On a x^2 / 2 the neighbour along the gradient lies further out, where it is steeper."""
+    slopes = jnp.array([1.0, 3.0])
+    gradient = jax.value_and_grad(lambda x, _: (0.5 * (slopes * x**2).sum(), "more"), has_aux=True)
+    x = jnp.array([2.0, -1.0])
+    (loss, more), found = sharpness_aware(gradient, 0.5, None, x, None)
+    assert loss == 3.5 and more == "more"
+    along = np.array([2.0, -3.0]) / np.sqrt(13)
+    np.testing.assert_allclose(found, slopes * (x + 0.5 * along), rtol=1e-5)
+
+
+def test_each_image_is_mirrored_in_every_other_epoch():
+    trainer = trainer_of({"data.alternate_flip": True})  # four steps an epoch
+    images = {"image": jnp.asarray(trainer.dataset.train.images), "place": jnp.arange(64)}
+
+    def mirrored(step, seed=0):
+        shown = trainer.step.shown(TrainState(jnp.int32(step), jnp.int32(seed), {}, {}, {}, {}), images)
+        same, turned = (
+            (shown == each).all((1, 2, 3)) for each in (images["image"], images["image"][:, :, ::-1])
+        )
+        assert (same | turned).all()
+        return np.asarray(turned)
+
+    first = mirrored(0)
+    assert 16 < first.sum() < 48
+    np.testing.assert_array_equal([mirrored(step) for step in (3, 8)], [first, first])
+    np.testing.assert_array_equal(mirrored(4), ~first)
+    assert (mirrored(0, seed=1) != first).any()
 
 
 def test_lighting_needs_colours():

@@ -10,7 +10,7 @@ from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
 from resnet.runtime import devices as runtime
 from resnet.runtime.devices import each_seed, make_mesh
-from resnet.training.evaluation import evaluate
+from resnet.training.evaluation import evaluate, predict
 from resnet.training.step import TrainState
 from resnet.training.trainer import make_trainer
 
@@ -127,6 +127,24 @@ def test_evaluation_counts_each_example_once_whatever_the_batch(trainer):
     for metrics in each[1:]:
         assert metrics["top1"] == each[0]["top1"]
         np.testing.assert_allclose(metrics["loss"], each[0]["loss"], rtol=1e-6)
+
+
+def test_an_evaluation_can_average_mirror_images(trainer):
+    """The mean of the logits of both, and so the same for an image that comes mirrored."""
+    start_ = start(trainer)
+    images = jnp.asarray(trainer.dataset.test.images[:5])
+    plain, mirrored, both, turned = (
+        predict(start_.variables, images, model=trainer.step.model, task=trainer.task, flip=flip)
+        for images, flip in (
+            (images, False),
+            (images[:, :, ::-1], False),
+            (images, True),
+            (images[:, :, ::-1], True),
+        )
+    )
+    np.testing.assert_allclose(both, (plain + mirrored) / 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(both, turned)
+    assert (both != plain).any()
 
 
 def test_what_is_padded_changes_nothing_not_even_nan(trainer):

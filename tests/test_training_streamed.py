@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from resnet.config import Config
+from resnet.config import Config, replaced
 from resnet.data.datasets import load_dataset
 from resnet.run import evaluate_run, load
 from resnet.runs.metrics.records import read_metrics
@@ -31,17 +31,35 @@ def config(root, steps=6, **data) -> Config:
     return config
 
 
+# All that a recipe can ask for, in batches whose parts and pairs two devices can share.
+EVERYTHING = {
+    "data.flip": False,
+    "data.alternate_flip": True,
+    "data.eval_flip": True,
+    "data.repeats": 2,
+    "data.augmentation": ("rand_augment 2 9",),
+    "model.ghost_batch": 2,
+    "train.batch_size": 8,
+    "train.mixup": 0.2,
+    "train.cutmix": 1.0,
+    "train.accumulate": 2,
+    "train.sam": 0.05,
+    "train.smaller_until": (("3 steps", 6),),
+}
+EXTRAS = pytest.mark.parametrize("extras", [{}, EVERYTHING], ids=["plain", "everything"])
+
+
 def losses(workdir):
     return [line["loss"] for line in read_metrics(workdir) if line["split"] == "train"]
 
 
 @pytest.mark.thorough
-def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
-    results = [
-        train(config(folders(tmp_path / "data"), random_resized_crop=0.0, eval_crop=0.0, storage=storage),
-              tmp_path / storage, mesh=make_mesh(1))
-        for storage in ("memory", "stream")
-    ]  # fmt: skip
+@EXTRAS
+def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path, extras):
+    root, results = folders(tmp_path / "data"), []
+    for storage in ("memory", "stream"):
+        settings = config(root, random_resized_crop=0.0, eval_crop=0.0, storage=storage)
+        results.append(train(replaced(settings, extras), tmp_path / storage, mesh=make_mesh(1)))
     assert "input" not in results[0] and results[1]["input"]["threads"] == 2
     assert 0 <= results[1]["input"]["waiting_share"] <= 1 and results[1]["input"]["decode_seconds"] > 0
     assert results[0]["sha256"] == results[1]["sha256"] and results[0]["loss"] == results[1]["loss"]
@@ -49,11 +67,13 @@ def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path):
 
 
 @pytest.mark.thorough
-def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
+@EXTRAS
+def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_path, extras):
     """A run stops early, and is resumed with more threads, two steps a call, and the images in a tar."""
-    whole = train(config(folders(tmp_path / "data"), 10), tmp_path / "whole", mesh=make_mesh(1))
-    train(config(tmp_path / "data", 4), tmp_path / "parts", mesh=make_mesh(1))
-    again = config(one_tar(tmp_path / "tar"), 10)
+    root = folders(tmp_path / "data")
+    whole = train(replaced(config(root, 10), extras), tmp_path / "whole", mesh=make_mesh(1))
+    train(replaced(config(root, 4), extras), tmp_path / "parts", mesh=make_mesh(1))
+    again = replaced(config(one_tar(tmp_path / "tar"), 10), extras)
     again.parallel.decoder_threads, again.parallel.batches_ahead = 5, 1
     again.train.steps_per_call = 2
     parts = train(again, tmp_path / "parts", mesh=make_mesh(1))
@@ -63,19 +83,20 @@ def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_pa
 
 
 @pytest.mark.thorough
-def test_each_seed_of_a_program_is_a_run_of_its_own(tmp_path):
+@EXTRAS
+def test_each_seed_of_a_program_is_a_run_of_its_own(tmp_path, extras):
     root = one_tar(tmp_path)
-    alone = train(config(root), tmp_path / "alone", mesh=make_mesh(1))
-    together = config(root)
-    together.train.seeds = 2
+    alone = train(replaced(config(root), extras), tmp_path / "alone", mesh=make_mesh(1))
+    together = replaced(config(root), extras | {"train.seeds": 2})
     found = train(together, tmp_path / "two", mesh=make_mesh(1, seeds=2))
     assert found["runs"][0]["sha256"] == alone["sha256"] != found["runs"][1]["sha256"]
 
 
 @pytest.mark.thorough
-def test_devices_share_the_places(tmp_path):
+@EXTRAS
+def test_devices_share_the_places(tmp_path, extras):
     root = folders(tmp_path / "data")
-    one, two = (train(config(root), tmp_path / str(n), mesh=make_mesh(n)) for n in (1, 2))
+    one, two = (train(replaced(config(root), extras), tmp_path / str(n), mesh=make_mesh(n)) for n in (1, 2))
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
@@ -109,7 +130,10 @@ def test_a_run_is_evaluated_on_its_stream_and_at_another_size(tmp_path):
     run = load(tmp_path / "run")
     found = evaluate_run(run, "validation")
     assert found["loss"] == pytest.approx(result["loss"], rel=1e-5) and found["n"] == 12
-    settings.data.eval_size = 16
+    settings.data.eval_flip = True
+    both = evaluate_run(run, "validation", settings.data)
+    assert both["n"] == 12 and both["loss"] != found["loss"]
+    settings.data.eval_flip, settings.data.eval_size = False, 16
     larger = evaluate_run(run, "validation", settings.data)
     assert larger["n"] == 12 and larger["loss"] != found["loss"]
     images = load_dataset(settings.data).validation.images

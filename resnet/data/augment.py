@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Key, Num
+from jaxtyping import Array, Bool, Float32, Int, Key, Num, UInt8
 
 from resnet.data.augmentation.colour import ColorJitter, Grey, Lighting
 from resnet.data.augmentation.erasing import RandomErasing
@@ -176,6 +176,34 @@ def augment(
     if on_pixels:
         images = each_image(functools.partial(_changed, on_pixels), keys, images)
     return jax.vmap(functools.partial(_changed, after))(keys, normalize(images, mean, std))
+
+
+def mirrored_in_turn(
+    key: Key[Array, ""],
+    places: Int[Array, " b"],
+    epoch: Int[Array, ""],
+    images: Num[Array, "b h w c"],
+) -> Num[Array, "b h w c"]:
+    """The images, each mirrored left to right in every other epoch (Jordan 2024, arXiv 2404.00498).
+
+    Whether it is in the first epoch is drawn from the key for each place in the data set.
+    """
+    first = jax.vmap(lambda place: jax.random.bernoulli(jax.random.fold_in(key, place)))(places)
+    now = first ^ (epoch % 2 == 1)
+    return jnp.where(now[:, None, None, None], images[:, :, ::-1], images)
+
+
+def shrunk_shape(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Height and width of an image [h, w, ...] whose shorter side is to have so many pixels."""
+    return tuple(round(length * side / min(shape[:2])) for length in shape[:2])  # type: ignore[return-value]
+
+
+def shrunk(images: UInt8[Array, "b h w c"], side: int) -> UInt8[Array, "b y x c"]:
+    """The images with so many pixels on the shorter side: means under a triangle, as Pillow's bilinear."""
+    count, *shape, channels = images.shape
+    shape = (count, *shrunk_shape(tuple(shape), side), channels)
+    smaller = jax.image.resize(images.astype(jnp.float32), shape, "linear")
+    return jnp.clip(jnp.round(smaller), 0, 255).astype(jnp.uint8)
 
 
 def _changed(

@@ -51,8 +51,8 @@ class Resident:
     """[batch]; with leading axes for several steps or seeds."""
 
     def __getitem__(self, name: str) -> Array:
-        """The images, or the labels, of the batch."""
-        return self.arrays[name][self.places]
+        """The images, the labels, or the places of the batch."""
+        return self.places if name == "place" else self.arrays[name][self.places]
 
     @property
     def own(self) -> Any:
@@ -70,10 +70,11 @@ class Delivered:
     """A batch that a stream delivers."""
 
     own: Any
-    """{"image": [batch, h, w, c], "label": [batch]}; with leading axes for several steps or seeds."""
+    """{"image": [batch, h, w, c], "label": [batch], "place": [batch]}; with leading axes for several steps or
+    seeds."""
 
     def __getitem__(self, name: str) -> Array:
-        """The images, or the labels, of the batch."""
+        """The images, the labels, or the places of the batch."""
         return self.own[name]
 
     def of(self, own: Any) -> "Delivered":

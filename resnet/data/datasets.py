@@ -23,15 +23,8 @@ from resnet.files import check_path, local_path
 
 ON_BAD_IMAGE = ("error", "skip")
 # Fields that say something of image files.
-OF_FILES = (
-    "image_size",
-    "random_resized_crop",
-    "eval_size",
-    "eval_crop",
-    "decoder",
-    "storage",
-    "on_bad_image",
-)
+OF_FILES = ("image_size", "random_resized_crop", "eval_size", "eval_crop", "decoder", "storage",
+            "on_bad_image")  # fmt: skip
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -65,6 +58,8 @@ class DataConfig(Fields, section="data"):
     eval_crop: float = 0.0
     """eval_size over the shorter side that such an image is resized to before its middle is cut out (the
     usual 224 of 256 is 0.875); 0: the whole middle is resized"""
+    eval_flip: bool = False
+    """average the logits of each image that is evaluated and of its mirror image"""
     decoder: str = "pillow"
     """what decodes image_folder's JPEGs: pillow, or simplejpeg, faster because it decodes them at a fraction
     of their size where that serves; the pixels differ"""
@@ -84,6 +79,8 @@ class DataConfig(Fields, section="data"):
     """what a shift brings into view: zero (after normalisation, the mean) or reflect"""
     flip: bool = False
     """mirror half of the training images left to right"""
+    alternate_flip: bool = False
+    """mirror each training image in every other epoch instead; in which ones is drawn once for each image"""
     cutout: int = 0
     """side in pixels of a square erased from each training image (DeVries & Taylor 2017); 0: none"""
     normalization: str = "channel"
@@ -116,7 +113,7 @@ class DataConfig(Fields, section="data"):
         check_choice("data.shift_fill", self.shift_fill, Shift.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
-        for field in ("validation", "split_seed", "train_limit", "image_size"):
+        for field in ("validation", "split_seed", "train_limit", "image_size", "eval_size", "memory_gb"):
             check_at_least(f"data.{field}", getattr(self, field), 0)
         check_at_least("data.repeats", self.repeats, 1)
         check_path("data.dir", self.dir)
@@ -155,8 +152,12 @@ class DataConfig(Fields, section="data"):
         operations = self.operations()
         for field, operation in operations:
             operation.check(field, None)
-            if self.name == "digits_rotation" and isinstance(operation, Flip):
-                raise InputError(f"`{field}` must not flip digits_rotation: it reverses angles")
+            if isinstance(operation, Flip) and self.alternate_flip:
+                raise InputError(f"`data.alternate_flip` takes the place of `{field}`: set one of the two")
+        mirrors = [field for field, operation in operations if isinstance(operation, Flip)]
+        mirrors += [f"data.{field}" for field in ("alternate_flip", "eval_flip") if getattr(self, field)]
+        if self.name == "digits_rotation" and mirrors:
+            raise InputError(f"`{mirrors[0]}` must not mirror digits_rotation: it reverses angles")
         if len({type(operation) for _, operation in operations}) < len(operations):
             raise InputError(
                 f"`data.augmentation` must have each operation once, and none that another field asks for; "
@@ -167,8 +168,6 @@ class DataConfig(Fields, section="data"):
         """What is said of images in files must apply, and be sizes and shares."""
         check_choice("data.storage", self.storage, STORAGES)
         check_decoder("data.decoder", self.decoder)
-        check_at_least("data.eval_size", self.eval_size, 0)
-        check_at_least("data.memory_gb", self.memory_gb, 0)
         for field in ("random_resized_crop", "eval_crop", "bad_limit"):
             check_within(f"data.{field}", getattr(self, field), 0, 1)
         for field in () if self.in_files else OF_FILES:

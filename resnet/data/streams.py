@@ -8,7 +8,7 @@ from jaxtyping import Array, Float64, Int, Key
 GENERATOR = "threefry2x32"
 PARTITIONABLE = True
 # What tells the streams of one seed apart; the values are arbitrary, but part of what a seed means.
-INIT, AUGMENT, DROPOUT, CROP, MIX, ORDER = 0, 1, 2, 3, 4, 0x0D
+INIT, AUGMENT, DROPOUT, CROP, MIX, MIRROR, ORDER = 0, 1, 2, 3, 4, 5, 0x0D
 
 
 def random_key(seed: int | Int[Array, ""], stream: int) -> Key[Array, ""]:

@@ -15,7 +15,7 @@ from resnet.interop import onnx
 from resnet.interop.card import CARD, model_card
 from resnet.kernels.backend import by_xla_alone
 from resnet.run import Run
-from resnet.training.step import predict
+from resnet.training.evaluation import predict
 from resnet.weights.files import creating
 
 CLASSES = "classes.txt"

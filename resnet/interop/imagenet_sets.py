@@ -83,7 +83,7 @@ def imagenet_real(run: Run, root: Path, data: DataConfig, pace: Pace) -> dict[st
     split = _split(run, listing, data.sizes, data)
     accepted = [lists[_number(listing, row, len(lists)) - 1] for row in range(len(listing))]
     order = _standard_order(run.task.class_names)
-    predict = make_predict(model=run.model, task=normalized_as(run, data))
+    predict = make_predict(model=run.model, task=normalized_as(run, data), flip=data.eval_flip)
     right = []
     for i, (images, _, mask) in enumerate(padded_batches(split, run.config.train.batch_size, pace)):
         best = order[np.asarray(predict(run.variables, images)).argmax(-1)]

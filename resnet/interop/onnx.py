@@ -15,7 +15,7 @@ from resnet.errors import InputError, check_installed
 from resnet.kernels.backend import by_xla_alone
 from resnet.models.resnet import make_model
 from resnet.run import Run
-from resnet.training.step import predict
+from resnet.training.evaluation import predict
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 21  # the oldest that jax2onnx writes all of our operations in; read since onnxruntime 1.18

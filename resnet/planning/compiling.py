@@ -119,7 +119,8 @@ def _arguments(trainer: Trainer) -> tuple[Any, Any]:
     rows = (len(trainer.seeds), *rows) if len(trainer.seeds) > 1 else rows
     if isinstance(train, StreamSplit):
         images = laid((*rows, *train.image_shape), jnp.uint8, own)
-        return state, Delivered({"image": images, "label": laid(rows, train.labels.dtype, own)})
+        numbers = {name: laid(rows, jnp.int32, own) for name in ("label", "place")}
+        return state, Delivered({"image": images, **numbers})
     whole = PartitionSpec()
     pixels = laid((len(train), math.prod(train.image_shape)), train.images.dtype, whole)
     labels = laid((len(train),), train.labels.dtype, whole)

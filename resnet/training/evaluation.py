@@ -1,13 +1,17 @@
-"""Metrics over a whole split: exactly its n examples, whatever the batch."""
+"""Predictions, and metrics over a whole split: exactly its n examples, whatever the batch."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Num
 
+from resnet.data.augment import normalize
 from resnet.data.batches import padded_batches
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
@@ -23,7 +27,7 @@ from resnet.runtime.devices import (
     placing_last,
     spec_of_seeds,
 )
-from resnet.training.step import eval_step, predict
+from resnet.training.losses import example_losses, example_scores
 
 # Batches on their way to the device at a time: enough that it never waits, and few to wait for.
 AHEAD = 2
@@ -64,17 +68,51 @@ def evaluate(
     return {name: total / n for name, total in totals.items()} | {"n": n}
 
 
+def eval_step(
+    variables: dict[str, Any],
+    batch: dict[str, Array],
+    *,
+    model: Any,
+    task: Task,
+    axis: str | None = None,
+    flip: bool = False,
+) -> dict[str, Float[Array, ""]]:
+    """Sums over {"image", "label"} where "mask" is 1: n, loss (without smoothing) and the scores."""
+    logits = predict(variables, batch["image"], model=model, task=task, flip=flip)
+    losses = example_losses(logits, batch["label"], output=model.config.output)
+    each = {"loss": losses} | example_scores(logits, batch["label"], task.target_scale)
+    # `where`, because 0 * NaN of a padded image would spoil the sum.
+    sums = {name: jnp.where(batch["mask"] > 0, value, 0.0).sum() for name, value in each.items()}
+    sums["n"] = batch["mask"].sum()
+    return lax.psum(sums, axis) if axis else sums
+
+
+def predict(
+    variables: dict[str, Any], images: Num[Array, "b h w c"], *, model: Any, task: Task, flip: bool = False
+) -> Float[Array, "b outputs"]:
+    """Logits of images of pixels from 0 to 255, normalised as in training.
+
+    With `flip`, the mean of those of each image and of its mirror image.
+    """
+
+    def logits(images):
+        return model.apply(variables, normalize(images, task.mean, task.std), train=False)[0]
+
+    return (logits(images) + logits(images[:, :, ::-1])) / 2 if flip else logits(images)
+
+
 def as_numbers(metrics: dict[str, Any]) -> dict[str, float]:
     """The metrics of one run as Python has them: n an int, the others floats."""
     return {name: int(value) if name == "n" else float(value) for name, value in metrics.items()}
 
 
-def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1) -> Callable:
+def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1, flip: bool = False) -> Callable:
     """Compiled (variables, batch) -> sums of eval_step, each batch shared over the mesh.
 
-    With several seeds, variables and sums have a leading axis of them, and the batch is one for all.
+    With several seeds, variables and sums have a leading axis of them, and the batch is one for all. `flip`
+    as in predict.
     """
-    step = partial(eval_step, model=model, task=task, axis=data_axis(mesh))
+    step = partial(eval_step, model=model, task=task, axis=data_axis(mesh), flip=flip)
 
     def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         return each_seed(lambda own: step(own, batch), mesh)(variables)
@@ -85,7 +123,7 @@ def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1) -> Call
     return placing_last(program, mesh, specs[1])
 
 
-def make_predict(*, model: Any, task: Task) -> Callable:
+def make_predict(*, model: Any, task: Task, flip: bool = False) -> Callable:
     """Compiled (variables, images) -> logits on one device."""
     options = compiler_options(make_mesh(1), quickly=compiles_quickly(model.config))
-    return jax.jit(partial(predict, model=model, task=task), compiler_options=options)
+    return jax.jit(partial(predict, model=model, task=task, flip=flip), compiler_options=options)

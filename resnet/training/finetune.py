@@ -1,4 +1,4 @@
-"""Fine-tuning: the first state with the weights of a run or of a file, where they fit and are wanted."""
+"""The first state with weights of a run or of a file, where they fit and are wanted, or made from images."""
 
 import dataclasses
 import re
@@ -12,6 +12,8 @@ import numpy as np
 from absl import logging
 
 from resnet.config import Config
+from resnet.data.splits import Examples
+from resnet.data.statistics import whitening_kernel
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.paths import check_matches, leaf_paths, parameter_path
@@ -62,6 +64,20 @@ def load_initial(config: Config, task: Task) -> Tensors:
         _check_head(source, known, task)
     logging.info("%d of %d tensors start from %s", len(initial), len(wanted), source)
     return initial
+
+
+def whitened_start(config: Config, task: Task, train: Examples) -> Tensors:
+    """The first kernel of the stem, from `init_whitened` training images; {} where none are to be used."""
+    if not config.init_whitened:
+        return {}
+    size, _, inputs, outputs = variable_shapes(config, task)["params"]["stem"]["conv1"]["kernel"].shape
+    if outputs % 2 or outputs > 2 * size * size * inputs:
+        raise InputError(
+            f"`init_whitened` needs an even number of channels in the first convolution, at most "
+            f"{2 * size * size * inputs} for its {size}x{size} pixels; `model.stem_width` gives {outputs}"
+        )
+    kernel = whitening_kernel(train[: config.init_whitened], task.mean, task.std, size, outputs)
+    return {"params/stem/conv1/kernel": kernel}
 
 
 def begin(state: TrainState, initial: Tensors) -> TrainState:

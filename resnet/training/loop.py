@@ -52,7 +52,8 @@ def train(
                         look(run, state, stop, evaluate=True, replace=True)
                     while run.step < trainer.intervals.total and run.active:
                         for steps, batch in trainer.batches(run.step):
-                            state, metrics = trainer.train(len(steps))(state, batch)
+                            program = trainer.train(len(steps), trainer.intervals.side(steps.start))
+                            state, metrics = program(state, batch)
                             run.log(steps, state, metrics)
                             if stop.waiting:
                                 break

@@ -1,4 +1,4 @@
-"""Learning-rate schedules."""
+"""What follows from the step: the learning rate, what is due, and how large the images are."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from resnet.durations import parse_duration
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.fields import Fields
+from resnet.training.config import TrainConfig
 
 Schedule = Callable[[Any], Array]
 
@@ -114,3 +115,52 @@ def make_schedule(
         return config.learning_rate * jnp.where(step < warmup, rising, falling)
 
     return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """How long the training is, how often something is due, and how long images are smaller, in steps."""
+
+    total: int
+    epoch: int
+    log: int
+    evaluate: int
+    checkpoint: int
+    telemetry: int
+    """0: never."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(the first step without them, shorter side) of images that are smaller than the data set's."""
+
+    def next_pause(self, step: int) -> int:
+        """The first step after `step` at which the net is evaluated or saved, or images become larger."""
+        due = [(step // every + 1) * every for every in (self.evaluate, self.checkpoint)]
+        return min(self.total, *due, *(end for end, _ in self.sizes if end > step))
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due at this step, whatever comes of its evaluation."""
+        return step % self.checkpoint == 0 or step == self.total
+
+    def side(self, step: int) -> int:
+        """The shorter side of the images that the update after `step` finished ones sees; 0: the data's."""
+        return next((side for end, side in self.sizes if step < end), 0)
+
+
+def make_intervals(train: TrainConfig, checkpoint_every: str, steps_per_epoch: int) -> Intervals:
+    """The durations of a config in steps."""
+    counts = {"batch_size": train.batch_size, "steps_per_epoch": steps_per_epoch}
+    total = parse_duration("train.duration", train.duration).steps(**counts)
+    if not 0 <= total < 2**31:
+        raise InputError(f"`train.duration` must be below 2**31 steps; got {train.duration!r}")
+
+    def in_steps(field: str, text: str) -> int:
+        return parse_duration(field, text).steps(**counts, total_steps=total)
+
+    return Intervals(
+        total=total,
+        epoch=steps_per_epoch,
+        log=max(in_steps("train.log_every", train.log_every), 1),
+        evaluate=max(in_steps("train.evaluate_every", train.evaluate_every), 1),
+        checkpoint=max(in_steps("checkpoint.every", checkpoint_every), 1),
+        telemetry=in_steps("train.telemetry_every", train.telemetry_every),
+        sizes=tuple((in_steps("train.smaller_until", end), side) for end, side in train.smaller_until),
+    )

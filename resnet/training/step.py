@@ -1,4 +1,4 @@
-"""A training step, an evaluation step and a prediction, as pure functions of their arguments."""
+"""A training step as a pure function of its arguments."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Num, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
-from resnet.data.augment import ImageOperation, augment, normalize
+from resnet.data.augment import ImageOperation, augment, mirrored_in_turn, shrunk
 from resnet.data.augmentation.mixing import partners
 from resnet.data.batches import Delivered, Resident
-from resnet.data.streams import AUGMENT, DROPOUT, INIT, MIX, random_key
+from resnet.data.streams import AUGMENT, DROPOUT, INIT, MIRROR, MIX, random_key
 from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
@@ -67,6 +67,10 @@ class Step:
     """Regular expression on the paths of parameters that keep their first values."""
     axis: str | None = None
     """Mesh axis that each batch is shared over; None for a batch on one device, or in a program of all."""
+    mirrored_every: int = 0
+    """Steps of an epoch where each image is mirrored in every other one; 0: none is."""
+    side: int = 0
+    """Shorter side of the images it sees; 0: as they are."""
     whole: Callable[[Any], Any] = lambda params: params
     """Gathers parameters that are divided over devices, see runtime/sharding.py."""
 
@@ -84,9 +88,12 @@ class Step:
     def train(
         self, state: TrainState, batch: Mapping[str, Array] | Resident | Delivered
     ) -> tuple[TrainState, dict[str, Float[Array, "..."]]]:
-        """One optimiser step on raw uint8 images {"image", "label"}; metrics are means over the batch."""
+        """One optimiser step on raw uint8 images {"image", "label"}; metrics are means over the batch.
+
+        "place", the examples' places in the training split, is read where images are mirrored in turn.
+        """
         with jax.named_scope("data"):
-            images, dropout = self.augmented(state, batch["image"])
+            images, dropout = self.augmented(state, self.shown(state, batch))
             examples, scored = self.mixed(state, {"image": images, "label": batch["label"]})
         model, settings = self.model.clone(axis_name=self.axis), self.settings
 
@@ -111,6 +118,8 @@ class Step:
         gradient = jax.value_and_grad(loss_function, has_aux=True)
         if settings.accumulate > 1:
             gradient = partial(accumulated, gradient, settings.accumulate)
+        if settings.sam:
+            gradient = partial(sharpness_aware, gradient, settings.sam, self.axis)
         (loss, (logits, batch_stats)), grads = gradient(state.params, state.batch_stats, examples, dropout)
         scores = example_scores(logits, scored, self.task.target_scale)
         metrics = {"loss": loss} | {name: score.mean() for name, score in scores.items()}
@@ -124,6 +133,16 @@ class Step:
         return (
             guarded(state, new, metrics, grads, self.settings) if watched(self.settings) else (new, metrics)
         )
+
+    def shown(
+        self, state: TrainState, batch: Mapping[str, Array] | Resident | Delivered
+    ) -> UInt8[Array, "b h w c"]:
+        """The images of a batch at their size, and on the side, that this step has them."""
+        images = shrunk(batch["image"], self.side) if self.side else batch["image"]
+        if not self.mirrored_every:
+            return images
+        key = random_key(state.seed, MIRROR)
+        return mirrored_in_turn(key, batch["place"], state.step // self.mirrored_every, images)
 
     def augmented(
         self, state: TrainState, images: UInt8[Array, "b h w c"]
@@ -177,6 +196,18 @@ def accumulated(
     (batch_stats, total), (losses, logits) = lax.scan(add, start, (jnp.arange(parts), apart))
     grads = jax.tree.map(lambda each: each / parts, total)
     return (losses.mean(), (logits.reshape(-1, logits.shape[-1]), batch_stats)), grads
+
+
+def sharpness_aware(gradient: Callable, distance: float, axis: str | None, params: Any, *others: Any) -> Any:
+    """What `gradient` gives, but the gradient is that of a neighbour: SAM (Foret 2021, arXiv 2010.01412).
+
+    The neighbour lies so far along the gradient of the whole batch, over all devices of `axis`.
+    """
+    here, grads = gradient(params, *others)
+    grads = lax.pmean(grads, axis) if axis else grads
+    scale = distance / (optax.tree.norm(grads) + 1e-12)
+    neighbour = jax.tree.map(lambda param, grad: param + scale * grad, params, grads)
+    return here, gradient(neighbour, *others)[1]
 
 
 def each_step(train: Callable, state: TrainState, batch: Resident | Delivered) -> Any:
@@ -234,24 +265,3 @@ def moving_average(state: TrainState, variables: dict[str, Any], settings: Train
     if every == 1:
         return update(state.ema)
     return lax.cond((state.step + 1) % every == 0, update, lambda ema: ema, state.ema)
-
-
-def eval_step(
-    variables: dict[str, Any], batch: dict[str, Array], *, model: Any, task: Task, axis: str | None = None
-) -> dict[str, Float[Array, ""]]:
-    """Sums over {"image", "label"} where "mask" is 1: n, loss (without smoothing) and the scores."""
-    logits = predict(variables, batch["image"], model=model, task=task)
-    losses = example_losses(logits, batch["label"], output=model.config.output)
-    each = {"loss": losses} | example_scores(logits, batch["label"], task.target_scale)
-    # `where`, because 0 * NaN of a padded image would spoil the sum.
-    sums = {name: jnp.where(batch["mask"] > 0, value, 0.0).sum() for name, value in each.items()}
-    sums["n"] = batch["mask"].sum()
-    return lax.psum(sums, axis) if axis else sums
-
-
-def predict(
-    variables: dict[str, Any], images: Num[Array, "b h w c"], *, model: Any, task: Task
-) -> Float[Array, "b outputs"]:
-    """Logits of images of pixels from 0 to 255, normalised as in training."""
-    logits, _ = model.apply(variables, normalize(images, task.mean, task.std), train=False)
-    return logits

@@ -25,7 +25,8 @@ def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
     """The flow through the net of one run, its blocks apart, on the first images_seen of a raw batch."""
     state = jax.tree.map(jnp.asarray, state)
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
-    x, _ = dataclasses.replace(step, axis=None).augmented(state, batch["image"])
+    alone = dataclasses.replace(step, axis=None)
+    x, _ = alone.augmented(state, alone.shown(state, batch))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     chain = parts(step.model.config, step.task.num_outputs, variables, "batch")
 

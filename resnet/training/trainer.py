@@ -10,13 +10,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from resnet.config import Config
+from resnet.data.augment import shrunk_shape
 from resnet.data.batches import Delivered, FlatImages, Resident
 from resnet.data.files.delivery import Pace
 from resnet.data.files.stream import StreamSplit, TrainingStream
 from resnet.data.order import batch_indices, steps_per_epoch
 from resnet.data.splits import Dataset, Examples
-from resnet.durations import parse_duration
-from resnet.errors import InputError
+from resnet.errors import InputError, check_within
 from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
 from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
@@ -36,32 +36,11 @@ from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
 from resnet.runtime.sharding import behind, divided_from, fetched, gathered, specs_of
 from resnet.training.evaluation import evaluate, make_evaluate
-from resnet.training.finetune import Tensors, begin, load_initial
+from resnet.training.finetune import Tensors, begin, load_initial, whitened_start
 from resnet.training.losses import check_output
 from resnet.training.optimizers import check_multipliers
-from resnet.training.schedules import make_schedule
+from resnet.training.schedules import Intervals, make_intervals, make_schedule
 from resnet.training.step import Step, TrainState, each_seed_of_batch, each_step, make_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Intervals:
-    """How long the training is, and how often something is due, in steps."""
-
-    total: int
-    epoch: int
-    log: int
-    evaluate: int
-    checkpoint: int
-    telemetry: int
-    """0: never."""
-
-    def next_pause(self, step: int) -> int:
-        """The first step after `step` at which the net is evaluated or saved."""
-        return min(self.total, *((step // every + 1) * every for every in (self.evaluate, self.checkpoint)))
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due at this step, whatever comes of its evaluation."""
-        return step % self.checkpoint == 0 or step == self.total
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,8 +66,9 @@ class Trainer:
 
     @cached_property
     def initial(self) -> Tensors:
-        """What the first states take from `init_from`; a source that does not fit is an InputError."""
-        return load_initial(self.config, self.task)
+        """What the first states take from `init_from` or from images; what does not fit is an InputError."""
+        whitened = whitened_start(self.config, self.task, self.dataset.train)
+        return load_initial(self.config, self.task) | whitened
 
     def first_states(self) -> list[TrainState]:
         """Each seed's state before the first step, its blocks apart."""
@@ -190,30 +170,34 @@ class Trainer:
         return array if len(self.seeds) > 1 else array[0]
 
     def first_images(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
-        """The first images and labels of a step's batch, on the host."""
+        """The first images of a step's batch, with labels and places, on the host."""
         if self.stream:
             return self.stream.now(seed, step, count)
-        part = self.dataset.train[self.examples(seed, step)[:count]]
-        return {"image": part.images, "label": part.labels}
+        places = self.examples(seed, step)[:count]
+        part = self.dataset.train[places]
+        return {"image": part.images, "label": part.labels, "place": places}
 
     def examples(self, seed: int, step: int) -> np.ndarray:
         """The places in the training split of the batch of a step, from 0."""
         batch, repeats = self.config.train.batch_size, self.config.data.repeats
         return batch_indices(seed, step, len(self.dataset.train), batch, repeats)
 
-    def train(self, steps: int = 1) -> Any:
-        """The compiled program (state, batch) -> (state, metrics) of so many steps; the state is donated."""
-        if steps not in self._programs:
-            self._programs[steps] = self._program(steps)
-        return self._programs[steps]
+    def train(self, steps: int = 1, side: int = 0) -> Any:
+        """The compiled program (state, batch) -> (state, metrics) of so many steps; the state is donated.
+
+        `side` is the shorter side of the images that it sees, see Intervals.side.
+        """
+        if (steps, side) not in self._programs:
+            self._programs[steps, side] = self._program(steps, side)
+        return self._programs[steps, side]
 
     @cached_property
-    def _programs(self) -> dict[int, Any]:
-        """Those of `train`, by steps; they go with the trainer, as its images do."""
+    def _programs(self) -> dict[tuple[int, int], Any]:
+        """Those of `train`, by its arguments; they go with the trainer, as its images do."""
         return {}
 
-    def _program(self, steps: int) -> Any:
-        function = self.step.train
+    def _program(self, steps: int, side: int) -> Any:
+        function = (dataclasses.replace(self.step, side=side) if side else self.step).train
         if steps > 1:
             function = partial(each_step, function)
         if len(self.seeds) > 1:
@@ -232,7 +216,8 @@ class Trainer:
     @cached_property
     def eval_program(self) -> Callable:
         """Compiled (variables, batch) -> sums of eval_step, for each seed."""
-        return make_evaluate(self.mesh, model=self.step.model, task=self.task, seeds=len(self.seeds))
+        seeds, flip = len(self.seeds), self.config.data.eval_flip
+        return make_evaluate(self.mesh, model=self.step.model, task=self.task, seeds=seeds, flip=flip)
 
     def evaluate(self, variables: Any, split: Examples, halt: Callable[[], bool]) -> list[dict[str, Any]]:
         """Each seed's metrics over a split, see evaluation.evaluate."""
@@ -257,7 +242,8 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     task = task_of(dataset)
     check_output(config.model.output, task.kind)
     per_epoch = steps_per_epoch(len(dataset.train), config.train.batch_size)
-    intervals = make_intervals(config, per_epoch)
+    intervals = make_intervals(config.train, config.checkpoint.every, per_epoch)
+    _check_sizes(config, dataset, intervals)
     schedule = make_schedule(
         config.schedule,
         batch_size=config.train.batch_size,
@@ -265,6 +251,8 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
         total_steps=intervals.total,
     )
     step = make_step(config, task, schedule, data_axis(mesh))
+    if config.data.alternate_flip:
+        step = dataclasses.replace(step, mirrored_every=per_epoch)
     if least := divided_from(config.parallel, mesh):
         step = dataclasses.replace(step, axis=None, whole=partial(gathered, mesh=mesh, least=least))
     trainer = Trainer(config, dataset, task, mesh, step, intervals, tuple(seeds) or (config.seed,))
@@ -274,21 +262,15 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     return trainer
 
 
-def make_intervals(config: Config, steps_per_epoch: int) -> Intervals:
-    """The durations of a config in steps."""
-    counts = {"batch_size": config.train.batch_size, "steps_per_epoch": steps_per_epoch}
-    total = parse_duration("train.duration", config.train.duration).steps(**counts)
-    if not 0 <= total < 2**31:
-        raise InputError(f"`train.duration` must be below 2**31 steps; got {config.train.duration!r}")
-
-    def every(field: str, text: str) -> int:
-        return parse_duration(field, text).steps(**counts, total_steps=total)
-
-    return Intervals(
-        total=total,
-        epoch=steps_per_epoch,
-        log=max(every("train.log_every", config.train.log_every), 1),
-        evaluate=max(every("train.evaluate_every", config.train.evaluate_every), 1),
-        checkpoint=max(every("checkpoint.every", config.checkpoint.every), 1),
-        telemetry=every("train.telemetry_every", config.train.telemetry_every),
-    )
+def _check_sizes(config: Config, dataset: Dataset, intervals: Intervals) -> None:
+    """InputError unless the images can be smaller as `train.smaller_until` says."""
+    ends, given = [end for end, _ in intervals.sizes], config.train.smaller_until
+    if ends != sorted({*ends}):
+        raise InputError(f"`train.smaller_until` must have durations that grow; got {given!r}")
+    for _, side in intervals.sizes:
+        most = min(dataset.image_shape[:2]) - 1
+        check_within("train.smaller_until", side, 1, most)
+        for field, operation in config.data.operations():
+            operation.check(field, shrunk_shape(dataset.image_shape, side))
+    if intervals.sizes and dataset.mean.ndim > 1:
+        raise InputError("`train.smaller_until` needs `data.normalization` channel or none; got pixel_mean")

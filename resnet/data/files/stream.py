@@ -135,13 +135,13 @@ class StreamSplit:
     def training_work(
         self, seeds: Sequence[int], step: int, batch: int, rows: Sequence[int], repeats: int = 1
     ) -> Work:
-        """The batch of a step: {"image": [seeds, batch, h, w, c], "label"}, of which `rows` are filled.
+        """The batch of a step: {"image": [seeds, batch, h, w, c], "label", "place"}; `rows` are filled.
 
         Images and crops are functions of (seed, step, place). The place of an image that cannot be read
         takes the next in the order of the epoch.
         """
         images = np.empty((len(seeds), batch, *self.image_shape), np.uint8)
-        labels = np.zeros((len(seeds), batch), np.int32)
+        labels, taken = (np.zeros((len(seeds), batch), np.int32) for _ in range(2))
         epoch, places = batch_places(step, len(self), batch, repeats)
 
         def job(i: int, row: int, order: np.ndarray, draws: np.ndarray, worker: Worker) -> None:
@@ -150,7 +150,7 @@ class StreamSplit:
                 example = int(order[at % len(self)])
                 image = self._or_none(example, worker, draws, among=len(self))
                 if image is not None:
-                    images[i, row], labels[i, row] = image, self.labels[example]
+                    images[i, row], labels[i, row], taken[i, row] = image, self.labels[example], example
                     return
             raise InputError(f"none of {len(self)} training images can be read: {self.bad[0]}")
 
@@ -159,7 +159,7 @@ class StreamSplit:
             order = epoch_order(seed, epoch, len(self))
             draws = host_draws(seed, CROP, step, batch * math.prod(DRAWS)).reshape(batch, *DRAWS)
             jobs += [functools.partial(job, i, row, order, draws[row]) for row in rows]
-        return Work({"image": images, "label": labels}, jobs)
+        return Work({"image": images, "label": labels, "place": taken}, jobs)
 
     def evaluation_work(self, start: int, batch: int, rows: Sequence[int]) -> Work:
         """A batch from the example `start` on: {"image", "label", "mask"}, of which `rows` are filled.
@@ -225,7 +225,7 @@ class TrainingStream:
         """Whether the devices have something to do, so that no batch is waited for."""
 
     def take(self, steps: range) -> dict[str, np.ndarray]:
-        """{"image": [seeds, steps, batch, h, w, c], "label"} of these steps."""
+        """{"image": [seeds, steps, batch, h, w, c], "label", "place"} of these steps."""
         if self._delivery is None or steps.start != self._next:
             self.close()
             rows = self.pace.needed(self.batch)
@@ -261,7 +261,7 @@ class TrainingStream:
         )
 
     def now(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
-        """The first `count` images and labels of a step's batch, beside the order."""
+        """The first `count` examples of a step's batch, beside the order."""
         rows = range(min(count, self.batch))
         whole = self.split.training_work([seed], step, self.batch, rows, self.repeats).now()
         return {name: array[0, :count] for name, array in whole.items()}
