@@ -1,31 +1,47 @@
 """A state divided over devices: the numbers of a whole one, in a part of the memory."""
 
 import collections
+import json
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from resnet.config import Config, replaced
+import resnet
+from resnet.config import load_config, replaced
 from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
+from resnet.runs.checkpoints import checkpoint, sealing
+from resnet.runs.checkpoints.saver import Saver
+from resnet.runs.rollbacks import Diverged, check_state
 from resnet.runtime.devices import ParallelConfig, make_mesh
 from resnet.runtime.sharding import spec_of_shape
+from resnet.training import loop
 from resnet.training.trainer import make_trainer
+from tests.sharding_cases import DIVIDED, LEAST, get_config
+from tests.stream_cases import STATISTICS, one_tar
+from tests.tally import record
 
-LEAST = 64
+ROOT = Path(__file__).parents[1]
 
 
 def tiny(**fields):
-    config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
-    config.model.family, config.model.blocks, config.model.width = "chain", (4,), 1.0
-    config.train.batch_size, config.train.ema = 8, 0.9
-    config.schedule.name, config.schedule.learning_rate = "constant", 0.01
-    return replaced(config, fields)
+    return replaced(get_config(), fields)
+
+
+def streamed(folder):
+    """Fields of a run on a stream of the images in a tar."""
+    fields = {"name": "image_folder", "dir": str(one_tar(folder)), "image_size": 8, "train_limit": 0}
+    fields |= {"random_resized_crop": 0.3} | STATISTICS
+    return {f"data.{name}": value for name, value in fields.items()}
 
 
 def after_steps(config, devices, seeds=(0,), steps=3):
@@ -68,6 +84,7 @@ def test_the_largest_dimension_that_divides_is_divided(shape, spec):
     (
         {"optimizer.clip_norm": 0.5},
         {"optimizer.name": "lamb"},
+        {"optimizer.name": "lars"},
         {"model.scan_blocks": True, "model.ghost_batch": 4},
     ),
     ids=str,
@@ -75,7 +92,7 @@ def test_the_largest_dimension_that_divides_is_divided(shape, spec):
 def test_steps_equal_those_of_a_whole_state(fields):
     """Gradients, the norms of all of them, moments and averages; of the device's bytes, what was computed."""
     whole = tiny(**fields)
-    divided = tiny(**fields, **{"parallel.shard_parameters": LEAST})
+    divided = tiny(**fields, **DIVIDED)
     expected = after_steps(whole, 1)
     trainer, state, states, metrics = after_steps(divided, 2)
     assert_equal_but_for_rounding((states, metrics), expected[2:])
@@ -91,7 +108,7 @@ def test_steps_equal_those_of_a_whole_state(fields):
 @pytest.mark.thorough
 def test_several_seeds_are_divided_alike():
     seeds = (0, 1, 2)
-    config = tiny(**{"parallel.shard_parameters": LEAST, "train.seeds": 3})
+    config = tiny(**DIVIDED, **{"train.seeds": 3})
     _, state, states, metrics = after_steps(config, 2, seeds, steps=2)
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {2}
     for seed in seeds:
@@ -101,7 +118,7 @@ def test_several_seeds_are_divided_alike():
 
 def test_parameters_are_gathered_and_gradients_divided():
     """What the program exchanges; on the CPU, XLA adds up whole gradients and keeps a part of each."""
-    config = tiny(**{"parallel.shard_parameters": LEAST})
+    config = tiny(**DIVIDED)
     trainer = make_trainer(config, load_dataset(config.data), make_mesh(2))
     arguments = trainer.start(), trainer.batch(range(1))
     assert isinstance(arguments[1], Resident)
@@ -112,6 +129,104 @@ def test_parameters_are_gathered_and_gradients_divided():
     assert not collections.Counter(divided) - collections.Counter(gathered)
     assert len(gathered) <= len(divided) + 1  # and what the scores need of the logits
     assert " all-reduce(" in text
+
+
+def test_on_one_device_the_program_is_that_of_a_whole_state():
+    """And so are its bits."""
+    texts = []
+    for fields in ({}, DIVIDED):
+        config = replaced(load_config(ROOT / "configs/digits_small.py"), fields)
+        trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
+        state = trainer.layout.together
+        texts.append(trainer.train().lower(state, trainer.batch(range(1))).as_text())
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.thorough
+def test_a_state_is_saved_and_restored_in_parts(tmp_path, monkeypatch):
+    """What is divided comes to no device or host as a whole; later steps change nothing of a save."""
+    config = tiny(**DIVIDED, **{"model.scan_blocks": True, "train.seeds": 3})
+    trainer, state, states, _ = after_steps(config, 2, (0, 1, 2), steps=1)
+    apart = trainer.layout.to_save(state)
+    for leaf, wanted in zip(jax.tree.leaves(apart[1]), jax.tree.leaves(trainer.shapes), strict=True):
+        assert leaf.sharding == wanted.sharding and leaf.shape == wanted.shape
+        part = leaf.addressable_shards[0].data.size
+        assert part == leaf.size // (2 if spec_of_shape(leaf.shape, 2, LEAST) else 1)
+    monkeypatch.setattr(sealing, "AT_A_TIME", 1000)
+    saver = Saver(tmp_path)
+    saver.save(apart[1], {}, score=None)
+    for step in (1, 2):
+        state, _ = trainer.train()(state, trainer.batch(range(step, step + 1)))
+    saver.close()
+    assert not saver.failure
+    restored, _ = checkpoint.restore(tmp_path, 1, trainer.shapes)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), states[1])
+    for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(trainer.shapes), strict=True):
+        assert leaf.sharding == wanted.sharding
+    together = trainer.to_devices([restored] * 3)
+    jax.tree.map(np.testing.assert_array_equal, trainer.to_host(together)[2], states[1])
+    written = json.loads((tmp_path / "checkpoints/1/state/array_metadatas/process_0").read_text())
+    arrays = [each["array_metadata"] for each in written["array_metadatas"]]
+    parts = {array["param_name"]: tuple(array["write_shape"]) for array in arrays}
+    kernel = trainer.shapes.params["head"]["dense"]["kernel"]
+    assert parts["params.head.dense.kernel"] == kernel.sharding.shard_shape(kernel.shape) != kernel.shape
+    check_state(restored, 1)
+    with pytest.raises(Diverged, match="not finite at step 1"):
+        check_state(jax.tree.map(lambda leaf: leaf * jnp.nan, restored.params), 1)
+
+
+@pytest.fixture
+def on_four(tmp_path):
+    """Trains on four devices in a process of its own; the folder of the run."""
+
+    def run(**fields):
+        command = [sys.executable, "scripts/train.py", "--config=tests/sharding_cases.py"]
+        command += [f"--workdir={tmp_path / 'four'}", "--config.parallel.host_devices=4"]
+        command += [f"--config.{name}={value}" for name, value in fields.items()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr
+        return tmp_path / "four"
+
+    return run
+
+
+def assert_same_run(folder, expected):
+    """The losses of all steps, and the weights in the end."""
+
+    def losses(workdir):
+        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if line["split"] == "train"]
+
+    assert_equal_but_for_rounding(
+        (losses(folder), resnet.load(folder).variables), (losses(expected), resnet.load(expected).variables)
+    )
+
+
+@pytest.mark.thorough
+def test_saved_on_four_devices_taken_up_by_two_and_by_one(on_four, tmp_path):
+    fields = DIVIDED | {"optimizer.name": "lamb", "optimizer.clip_norm": 0.5}
+    saved = on_four(**fields)
+    loop.train(tiny(**fields), tmp_path / "alone", mesh=make_mesh(1))
+    assert_same_run(saved, tmp_path / "alone")
+    for devices in (2, 1):
+        taken_up = tmp_path / str(devices)
+        shutil.copytree(saved, taken_up)
+        (taken_up / "result.json").unlink()
+        shutil.rmtree(taken_up / "checkpoints/4")
+        loop.train(tiny(**fields), taken_up, mesh=make_mesh(devices))
+        assert_same_run(taken_up, tmp_path / "alone")
+    record("divided", "a divided state saved on four devices", "taken up by two and by one", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("two seeds", "stream"))
+def test_four_devices_share_seeds_and_streams(kind, on_four, tmp_path):
+    fields = {"train.seeds": 2} if kind == "two seeds" else streamed(tmp_path / "data")
+    folder = on_four(**fields, **DIVIDED)
+    alone = loop.train(tiny(**fields), tmp_path / "alone", mesh=make_mesh(1))
+    assert len(alone.get("runs", [alone])) == fields.get("train.seeds", 1)
+    for name in ("seed0", "seed1") if kind == "two seeds" else (".",):
+        assert_same_run(folder / name, tmp_path / "alone" / name)
 
 
 def test_a_negative_size_is_refused():

@@ -54,14 +54,14 @@ def unstack_trees(tree: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i, ...], tree) for i in range(count)]
 
 
-def stack_blocks(config: ModelConfig, tree: Any) -> Any:
-    """A tree of variables on the host, or of a state, with the blocks that are scanned as one."""
+def stack_blocks(config: ModelConfig, tree: Any, stack: Callable = np.stack) -> Any:
+    """A tree of variables, or of a state, with the blocks that are scanned as one; on the host by default."""
 
     def stage(node: Any) -> Any:
         if not _is_stage(node) or not scans(config, len(node)):
             return node
         names = [f"block{i}" for i in range(2, len(node) + 1)]
-        return {"block1": node["block1"], STACKED: stack_trees([node[name] for name in names], np.stack)}
+        return {"block1": node["block1"], STACKED: stack_trees([node[name] for name in names], stack)}
 
     return jax.tree.map(stage, tree, is_leaf=_is_stage)
 

@@ -85,7 +85,7 @@ def compile_step(trainer: Trainer) -> Compiled:
 
     Where one call makes several steps (`train.steps_per_call`), one of them.
     """
-    state, batch = _arguments(trainer)
+    state, batch = arguments(trainer)
     lowered = trainer.train().lower(state, batch)
     try:
         compiled = lowered.compile()
@@ -104,17 +104,14 @@ def compile_step(trainer: Trainer) -> Compiled:
     )
 
 
-def _arguments(trainer: Trainer) -> tuple[Any, Any]:
+def arguments(trainer: Trainer) -> tuple[Any, Any]:
     """Shapes of the state and of a batch, as they lie on the devices."""
 
     def laid(shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(trainer.mesh, spec))
 
-    state_spec, batch_spec = trainer.specs()
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.shapes)
-    stacked = trainer.stacked([zeros] * len(trainer.seeds))
-    state = jax.tree.map(lambda leaf: laid(leaf.shape, leaf.dtype, state_spec), stacked)
-    train, own = trainer.dataset.train, batch_spec.own
+    state = trainer.layout.together
+    train, own = trainer.dataset.train, trainer.spec_of_batch().own
     rows = (trainer.config.train.batch_size,)
     rows = (len(trainer.seeds), *rows) if len(trainer.seeds) > 1 else rows
     if isinstance(train, StreamSplit):

@@ -18,6 +18,7 @@ from resnet.config import Config, config_to_dict
 from resnet.runs.metrics.records import read_json, write_json
 from resnet.runs.tables import code
 from resnet.runtime.machine import devices, numerics
+from resnet.runtime.sharding import fetched
 
 FILE = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -110,8 +111,8 @@ def versions() -> dict[str, str]:
 def digest(tree: Any) -> str:
     """SHA-256 of paths, types, shapes and bytes of all arrays in a tree: equal only to the last bit."""
     found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
-        array = np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(fetched(leaf))  # one by one, as all may be more than the host holds
         found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         found.update(array.tobytes())
     return found.hexdigest()

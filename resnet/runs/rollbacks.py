@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from resnet.paths import leaf_paths
 from resnet.runs.metrics.records import read_json, write_json
+from resnet.runtime.sharding import finite
 from resnet.runtime.signals import RunStopped
 
 FILE = "rollbacks.json"
@@ -44,8 +44,8 @@ def reason(values: Mapping[str, float], spike_factor: float = 0.0) -> str:
 
 
 def check_state(state: Any, step: int) -> None:
-    """Raises Diverged if a number of a state on the host is not finite: no such checkpoint is written."""
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
+    """Raises Diverged if a number of a state is not finite: no such checkpoint is written."""
+    if not all(finite(state)):
         raise Diverged("a state that is not finite", step, (step, step))
 
 
@@ -53,10 +53,8 @@ def offending(params: Any, norms: np.ndarray | None) -> str:
     """The parameters to look at: first those of gradients that are not finite, or are largest."""
     paths = leaf_paths(params)
     if norms is None:
-        finite = [bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)]
-        if all(finite):
-            return "all parameters are finite"
-        return _named("parameters not finite", paths, finite)
+        good = finite(params)
+        return "all parameters are finite" if all(good) else _named("parameters not finite", paths, good)
     if np.isfinite(norms).all():
         largest = [paths[i] for i in np.argsort(-norms)[:SHOWN]]
         return f"the largest gradients are those of {', '.join(largest)}"

@@ -123,6 +123,8 @@ def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
         return jax.device_put(tree, layout)
 
     def parts(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 

@@ -98,7 +98,7 @@ class Runs:
         self.clock = Clock(trainer.config.train.batch_size * len(self.runs))
         if restored:
             logging.info("resuming at step %d of %d", self.step, intervals.total)
-        pairs = zip(jax.device_get(states), self.runs, strict=True)
+        pairs = zip(states, self.runs, strict=True)
         return trainer.to_devices([at_rate(own, len(r.rollbacks), trainer.config.train) for own, r in pairs])
 
     def log(self, steps: range, state: TrainState, metrics: dict[str, Any]) -> None:
@@ -136,11 +136,11 @@ class Runs:
     def _observe(self, steps: range, state: TrainState) -> None:
         """Writes the telemetry that fell due in these steps, of the batch that comes next."""
         every, trainer = self.trainer.intervals.telemetry, self.trainer
-        if not every or steps.stop // every == steps.start // every or index_of_this() != 0:
+        if not every or steps.stop // every == steps.start // every:
             return
-        seen = dataclasses.replace(state, opt_state=(), ema=())
-        for run, own in zip(self.runs, trainer.to_host(seen), strict=True):
-            if not run.failed:
+        seen = trainer.to_host(dataclasses.replace(state, opt_state=(), ema=()))  # by all, who may share it
+        for run, own in zip(self.runs, seen, strict=True):
+            if not run.failed and index_of_this() == 0:
                 batch = trainer.first_images(run.config.seed, steps.stop, images_seen(trainer.config.model))
                 run.log_flow(steps.stop, observe(trainer.step, own, batch))
 
@@ -180,7 +180,7 @@ class Runs:
             return
         self._remove_old()
         seconds = time.monotonic() - self.started
-        for run, own in zip(self.runs, self.trainer.to_host(state), strict=True):
+        for run, own in zip(self.runs, self.trainer.layout.to_save(state), strict=True):
             try:
                 if run in runs:
                     run.save(own, seconds, evaluated=evaluated, replace=replace)
@@ -221,9 +221,9 @@ class Runs:
             tested = self._test(state)
         except Halted:
             raise self.stopped() from None
-        for run, variables in zip(self.runs, self.trainer.to_host(state.variables), strict=True):
+        for run, own in zip(self.runs, self.trainer.layout.to_save(state), strict=True):
             if not run.failed:
-                tested[run]["sha256"] = digest(variables)
+                tested[run]["sha256"] = digest(own.variables)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // len(self.runs)
         common = {
             "parameters": parameters,

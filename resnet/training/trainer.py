@@ -17,7 +17,7 @@ from resnet.data.files.stream import StreamSplit, TrainingStream
 from resnet.data.order import batch_indices, steps_per_epoch
 from resnet.data.splits import Dataset, Examples
 from resnet.errors import InputError, check_within
-from resnet.models.scanning import compiles_quickly, stack_blocks, stack_trees, unstack_blocks, unstack_trees
+from resnet.models.scanning import compiles_quickly
 from resnet.paths import check_matches
 from resnet.runs.task import Task, task_of
 from resnet.runtime.devices import (
@@ -29,12 +29,10 @@ from resnet.runtime.devices import (
     own_rows,
     place,
     replicate,
-    replicated,
-    spec_of_seeds,
 )
 from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
-from resnet.runtime.sharding import behind, divided_from, fetched, gathered, specs_of
+from resnet.runtime.sharding import Layout, divided_from, gathered
 from resnet.training.evaluation import evaluate, make_evaluate
 from resnet.training.finetune import Tensors, begin, load_initial, whitened_start
 from resnet.training.losses import check_output
@@ -60,9 +58,16 @@ class Trainer:
     seeds: tuple[int, ...]
 
     @cached_property
+    def layout(self) -> Layout:
+        """How states lie on the devices."""
+        least = divided_from(self.config.parallel, self.mesh)
+        shapes = jax.eval_shape(self.step.init, 0)
+        return Layout(self.config.model, self.mesh, len(self.seeds), least, shapes)
+
+    @property
     def shapes(self) -> TrainState:
         """Shapes of one run's state, its blocks apart: as it lies on disk, and is restored."""
-        return replicated(jax.eval_shape(self.step.init, 0), self.mesh)
+        return self.layout.apart
 
     @cached_property
     def initial(self) -> Tensors:
@@ -78,42 +83,17 @@ class Trainer:
         """The state before the first step, on the devices."""
         return self.to_devices(self.first_states())
 
-    @property
-    def _spec(self) -> PartitionSpec:
-        """How metrics lie over the mesh, and a state that is whole on each device."""
-        return spec_of_seeds(len(self.seeds))
-
-    @cached_property
-    def _spec_of_state(self) -> Any:
-        """How a state lies over the mesh: one spec, or one for each array."""
-        if not (least := divided_from(self.config.parallel, self.mesh)):
-            return self._spec
-        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.shapes)
-        return behind(self._spec, specs_of(stack_blocks(self.config.model, zeros), self.mesh, least))
-
-    @property
-    def _divides_state(self) -> bool:
-        """Whether arrays of the state are divided over the devices that share a batch."""
-        return not isinstance(self._spec_of_state, PartitionSpec)
-
     def _spec_of_places(self, steps: int) -> PartitionSpec:
         """How the places of a batch lie over the mesh."""
-        return PartitionSpec(*self._spec, *([None] if steps > 1 else []), DATA)
+        return PartitionSpec(*self.layout.spec, *([None] if steps > 1 else []), DATA)
 
     def to_devices(self, states: Sequence[Any]) -> Any:
         """A state of each seed, as programs take them."""
-        # On the host, where nothing has to be compiled for each shape.
-        return place(self.stacked(jax.device_get(states)), self.mesh, self._spec_of_state)
-
-    def stacked(self, states: Sequence[Any]) -> Any:
-        """States on the host as one: the blocks that are scanned along an axis, and so the seeds."""
-        trees = [stack_blocks(self.config.model, tree) for tree in states]
-        return stack_trees(trees, np.stack) if len(self.seeds) > 1 else trees[0]
+        return self.layout.to_devices(states)
 
     def to_host(self, tree: Any) -> list[Any]:
         """On the host, each seed's part of a state, of a part of it or of metrics, with its blocks apart."""
-        tree = fetched(tree, self.mesh)
-        return [unstack_blocks(own) for own in (unstack_trees(tree) if len(self.seeds) > 1 else [tree])]
+        return self.layout.to_host(tree)
 
     @cached_property
     def pace(self) -> Pace:
@@ -160,7 +140,7 @@ class Trainer:
             return Delivered(place(found, self.mesh, self._spec_of_places(len(steps))))
         places = np.stack([[self.examples(seed, step) for step in steps] for seed in self.seeds])
         places = self._squeezed(places)
-        if several() or self._divides_state:
+        if several() or self.layout.least:
             places = place(places, self.mesh, self._spec_of_places(len(steps)))
         return Resident(self.resident, places)
 
@@ -197,21 +177,32 @@ class Trainer:
         return {}
 
     def _program(self, steps: int, side: int) -> Any:
+        specs = self.layout.specs, self.spec_of_batch(steps)
+        return compiled(
+            self.function(steps, side),
+            self.mesh,
+            specs,
+            (specs[0], self.layout.spec),
+            quickly=compiles_quickly(self.config.model),
+            donate=(0,),
+            as_one=bool(self.layout.least),
+        )
+
+    def function(self, steps: int = 1, side: int = 0) -> Callable:
+        """What `train` compiles; to be exported, too."""
         function = (dataclasses.replace(self.step, side=side) if side else self.step).train
         if steps > 1:
             function = partial(each_step, function)
-        if len(self.seeds) > 1:
-            together = partial(jax.vmap, spmd_axis_name=SEEDS)
-            mapped = together if self._divides_state else partial(each_seed, mesh=self.mesh)
-            function = partial(each_seed_of_batch, function, mapped)
-        specs, as_one = self.specs(steps), self._divides_state
-        quickly, results = compiles_quickly(self.config.model), (specs[0], self._spec)
-        return compiled(function, self.mesh, specs, results, quickly=quickly, donate=(0,), as_one=as_one)
+        if len(self.seeds) == 1:
+            return function
+        together = partial(jax.vmap, spmd_axis_name=SEEDS)
+        mapped = together if self.layout.least else partial(each_seed, mesh=self.mesh)
+        return partial(each_seed_of_batch, function, mapped)
 
-    def specs(self, steps: int = 1) -> tuple[Any, Resident | Delivered]:
-        """How the state and the batch that `train` takes lie over the mesh."""
+    def spec_of_batch(self, steps: int = 1) -> Resident | Delivered:
+        """How the batch that `train` takes lies over the mesh."""
         spec = self._spec_of_places(steps)
-        return self._spec_of_state, Delivered(spec) if self.stream else Resident(PartitionSpec(), spec)
+        return Delivered(spec) if self.stream else Resident(PartitionSpec(), spec)
 
     @cached_property
     def eval_program(self) -> Callable:

@@ -5,8 +5,10 @@ Where the compiler fails, a line of the log says why, and XLA's operations are u
 
 import functools
 import threading
+from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 from absl import logging
 from jax import Array
@@ -15,6 +17,7 @@ from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
+TARGETS = tuple(f"resnet_{name}" for name in CONVOLUTIONS + SUMS)
 # Channels of a result, or of what is summed, come in blocks of so many.
 BLOCK = 16
 _switch = {"on": True}
@@ -35,6 +38,14 @@ def in_use() -> bool:
         return False
     with _registering:  # The cache alone would let a second thread compile and register as well.
         return _registered()
+
+
+def allowed_in_exports() -> list[Any]:
+    """What jax.export is to be given as `disabled_checks`: it refuses calls that it does not know.
+
+    On a CPU, the process that loads such a program calls `in_use` first, which registers them.
+    """
+    return [jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]
 
 
 def run_convolution(
@@ -58,10 +69,7 @@ def _registered() -> bool:
     """Compiles the library and registers its functions with XLA; False, with a warning, if that fails."""
     try:
         loaded = library.load_library()
-        handlers = {
-            f"resnet_{target}": jax.ffi.pycapsule(getattr(loaded, f"resnet_{target}"))
-            for target in CONVOLUTIONS + SUMS
-        }
+        handlers = {name: jax.ffi.pycapsule(getattr(loaded, name)) for name in TARGETS}
         for name, handler in handlers.items():
             jax.ffi.register_ffi_target(name, handler, platform="cpu")
     except Exception as error:

@@ -1,5 +1,7 @@
 """The end of a save: the first checkpoint of a process is read back, each gets its manifest."""
 
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from resnet.runs.checkpoints.alias import plain_path
 
 # Orbax adds the time to this one after all else is done, and nothing here reads it.
 _STAMPED = ("_CHECKPOINT_METADATA",)
+# Bytes that are read back together: a state that several hosts share may be more than one of them holds.
+AT_A_TIME = 256 << 20
 
 
 class Seal:
@@ -38,7 +42,20 @@ def _read_back(path: Path) -> None:
 
     handler: Any = ocp.PyTreeCheckpointHandler()  # annotated with a Path of its own
     with plain_path(path / "state") as folder:
-        arguments = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
-        )
-        handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=arguments))
+        leaves, structure = jax.tree.flatten(handler.metadata(folder).tree)
+        arguments = structure.unflatten([ocp.RestoreArgs(restore_type=np.ndarray)] * len(leaves))
+        for part in _parts([math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves]):
+            wanted = [leaf if i in part else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+            item = structure.unflatten(wanted)
+            handler.restore(folder, args=ocp.args.PyTreeRestore(item, restore_args=arguments))
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[range]:
+    """Ranges of arrays that are read together, given the bytes of each."""
+    first = held = 0
+    for i, size in enumerate(sizes):
+        if held and held + size > AT_A_TIME:
+            yield range(first, i)
+            first, held = i, 0
+        held += size
+    yield range(first, len(sizes))
