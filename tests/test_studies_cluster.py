@@ -8,11 +8,14 @@ import pytest
 from resnet.config import replaced
 from resnet.errors import InputError
 from resnet.runs.lock import WorkdirHeld
+from resnet.runtime.devices import make_mesh
 from resnet.studies import runner
 from resnet.studies.cluster import check_parameters
 from resnet.studies.folder import load_folder, open_folder
 from resnet.studies.launch import launch
 from resnet.studies.runner import Piece, pieces_of_work
+from resnet.training.loop import train
+from tests.processes_cases import free_port
 from tests.studies_cases import tiny_config, tiny_study
 from tests.studies_slurm import missing, slurm, slurm_says, wait_until
 
@@ -79,6 +82,31 @@ def results(workdir):
 def says(workdir, text, job=""):
     """Whether the jobs, or one of them, have logged it, and how often."""
     return sum(path.read_text().count(text) for path in (workdir / "slurm").glob(f"{job}*.err"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing() or "there is Slurm")
+def test_the_tasks_of_a_job_train_each_run_together(tmp_path, monkeypatch):
+    """One job of two tasks: the weights are those of one process with two devices, seed by seed."""
+    pytest.importorskip("submitit", reason="submitit is not installed (requirements-slurm.txt)")
+    # The one node of this Slurm has no name that the network knows.
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{free_port()}")
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    study = tiny_study(base=replaced(tiny_config(), {"parallel.host_devices": 1}))
+    parameters = {"partition": "main", "time": "10", "nodes": "1", "ntasks_per_node": "2"}
+    (tmp_path / "cluster").mkdir()
+    there = tmp_path / "there"
+    with slurm(tmp_path / "cluster"):
+        submitted = launch(study, there, launcher="slurm", slurm=parameters, only=("identity",))["submitted"]
+        assert len(submitted) == 1
+        wait_until(lambda: not slurm_says("squeue", "--noheader"), 300)
+    assert says(there, "process 1 of 2") or says(there, "process 0 of 2")
+    config = load_folder(there).arms["identity"].at(0, None)
+    expected = train(config, {seed: tmp_path / f"here{seed}" for seed in (0, 1)}, mesh=make_mesh(2))
+    found = {run.seed: run.result for run in load_folder(there).runs("identity")}
+    assert {seed: found[seed]["sha256"] for seed in found} == {
+        seed: expected[seed]["sha256"] for seed in expected
+    }
 
 
 @pytest.mark.slow

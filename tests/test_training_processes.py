@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from resnet.errors import InputError
 from resnet.runtime import processes
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
+from tests.processes_cases import CONFIG, free_port, lines, losses, wait_for_steps
 from tests.stream_cases import STATISTICS, one_tar
 from tests.studies_slurm import missing, slurm
 from tests.tally import record
@@ -26,24 +26,13 @@ from tests.tally import record
 ROOT = Path(__file__).parents[1]
 RUN = "run [0.1]"  # which each process has a link of its own to
 SAME = "the same losses of 4 steps and final weights, bit for bit"
-CONFIG = """
-from resnet.config import Config
-
-def get_config():
-    config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
-    config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
-    config.train.batch_size, config.train.duration, config.train.ema = 8, "{duration}", 0.9
-    config.train.log_every, config.checkpoint.every = "1 steps", "2 steps"
-    config.schedule.name, config.schedule.learning_rate = "constant", 0.01
-    return config
-"""
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def in_mpi(index: int, count: int) -> dict[str, str]:
+    """What `mpirun` sets in the environment of a process."""
+    world = {"SIZE": count, "RANK": index, "LOCAL_RANK": index}
+    variables = {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in world.items()}
+    return variables | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
 
 
 @pytest.fixture
@@ -52,18 +41,22 @@ def train(tmp_path):
     started = []
 
     def start(
-        processes: int, duration: str = "4 steps", last: tuple[str, ...] = (), **environment: str
+        processes: int, duration: str = "4 steps", last: tuple[str, ...] = (), by_mpi: bool = False
     ) -> list[subprocess.Popen]:
-        """`last` are options of the last process only."""
+        """`last` are options of the last process only; `by_mpi`, they find each other as Open MPI's do."""
         (tmp_path / "config.py").write_text(CONFIG.format(duration=duration))
         command = [sys.executable, "scripts/train.py", f"--config={tmp_path}/config.py"]
         command += [f"--workdir={tmp_path / RUN}", "--config.parallel.host_devices=1"]
-        meeting = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"]
+        port = free_port()
+        meeting = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
         for index in range(processes):
-            own = [*meeting, f"--process={index}"] if processes > 1 else []
+            own, environment = [*meeting, f"--process={index}"] if processes > 1 else [], dict(os.environ)
+            if by_mpi:
+                own = ["--coordinator=auto"]
+                environment |= in_mpi(index, processes) | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"}
             own += last if index == processes - 1 else ()
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-            started.append(subprocess.Popen([*command, *own], env=os.environ | environment, **pipes))
+            started.append(subprocess.Popen([*command, *own], env=environment, **pipes))
         return started[-processes:]
 
     yield start
@@ -80,14 +73,6 @@ def finish(runs: list[subprocess.Popen], code: int = 0) -> list[str]:
     return [output.splitlines()[-1] for output, _ in outputs]
 
 
-def lines(workdir: Path) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(workdir: Path) -> list[float]:
-    return [line["loss"] for line in lines(workdir) if line["split"] == "train"]
-
-
 def alone(folder: Path, workdir: Path) -> dict:
     """The result of the same run in this process, with two devices."""
     config = load_config(folder / "config.py")
@@ -102,8 +87,9 @@ def go_back(workdir: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_two_processes_equal_one_with_two_devices(train, tmp_path):
-    first, second = finish(train(2))
+@pytest.mark.parametrize("by_mpi", (False, pytest.param(True, marks=pytest.mark.slow)))
+def test_two_processes_equal_one_with_two_devices(train, tmp_path, by_mpi):
+    first, second = finish(train(2, by_mpi=by_mpi))
     result, workdir = json.loads(first), tmp_path / RUN
     assert not second.startswith("{") and result == json.loads((workdir / "result.json").read_text())
     assert [line["step"] for line in lines(workdir) if line["split"] == "train"] == [1, 2, 3, 4]
@@ -166,13 +152,6 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
     result = json.loads((tmp_path / RUN / "result.json").read_text())
     assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
     record("srun", "two tasks of Slurm for one process with two devices", "the same weights, bit for bit", 1)
-
-
-def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
-    end = time.monotonic() + 600
-    while not (workdir / "metrics.jsonl").exists() or len(losses(workdir)) < n:
-        assert time.monotonic() < end and all(run.poll() is None for run in runs)
-        time.sleep(0.05)
 
 
 @pytest.mark.thorough

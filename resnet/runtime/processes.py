@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -19,6 +20,7 @@ from absl import logging
 from jax._src import distributed  # as orbax does: JAX has no public way to the texts that processes share
 
 from resnet.errors import InputError
+from resnet.runtime.watch import watching
 
 T = TypeVar("T")
 SECONDS = 30  # after which a process that is silent counts as dead, and the others end
@@ -33,6 +35,8 @@ class _Self:
     count: int = 1
     gathered: int = 0
     """How often all have told each other something."""
+    begun: int = 0
+    """Training steps that this process has begun."""
 
 
 _SELF = _Self()
@@ -48,15 +52,17 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
     """
     if arguments := _arguments(coordinator, count, index):
         _start(arguments)
-    try:
+    if not several():
         yield
-        if several():
-            _gathered("finished")  # the first may be writing its result; the wait below has a limit
+        return
+    try:
+        with watching(distributed.global_state.client, _SELF.index, lambda: _SELF.begun):
+            yield
+        _gathered("finished")  # the first may be writing its result; the wait below has a limit
     finally:
         # A joint wait: the first to go would take the others down otherwise.
-        if several():
-            jax.distributed.shutdown()
-            _SELF.index, _SELF.count, _SELF.gathered = 0, 1, 0
+        jax.distributed.shutdown()
+        _SELF.index, _SELF.count, _SELF.gathered, _SELF.begun = 0, 1, 0, 0
 
 
 def _arguments(coordinator: str, count: int, index: int) -> dict[str, Any]:
@@ -86,9 +92,10 @@ def _start(arguments: dict[str, Any]) -> None:
     state = distributed.global_state
     _SELF.index, _SELF.count = state.process_id, state.num_processes
     logging.info(
-        "process %d of %d; should another end early, this one ends within a minute, and says so",
+        "process %d of %d, on %s; should another end early, this one ends within a minute, and says so",
         _SELF.index,
         _SELF.count,
+        socket.gethostname(),
     )
     if _SELF.index:
         # What the first says of the run is enough.
@@ -171,9 +178,13 @@ def _gathered(text: str) -> list[str]:
 
 
 def asked_to_stop(count: int) -> bool:
-    """Whether all processes should stop here, because one received SIGTERM; `count` numbers the calls."""
+    """Whether all processes should stop here, because one received SIGTERM; `count` numbers the calls.
+
+    To be called after each step that was begun.
+    """
     if not several():
         return False
+    _SELF.begun += 1
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.reached_preemption_sync_point(count))

@@ -21,6 +21,7 @@ from resnet.runs.lock import holding
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.logs import log_to_stderr
 from resnet.runtime.machine import prepare
+from resnet.runtime.processes import together
 from resnet.runtime.signals import BEFORE_LEAVING, RunStopped, may_end_process
 from resnet.studies.folder import StudyFolder, load_folder
 from resnet.studies.runner import Piece, run_piece
@@ -28,7 +29,15 @@ from resnet.studies.study import JOBS_FOLDER as FOLDER
 
 JOBS = "jobs.json"
 
-_NUMBERS = ("time", "cpus_per_task", "gpus_per_node", "array_parallelism")
+_NUMBERS = (
+    "time",
+    "nodes",
+    "ntasks_per_node",
+    "cpus_per_task",
+    "gpus_per_node",
+    "gpus_per_task",
+    "array_parallelism",
+)
 _WORDS = ("partition", "mem", "account", "qos", "constraint")
 _NOTICE = 120  # seconds between the signal that asks a job to save and the end of its time
 _LEAST_MINUTES = 5
@@ -170,25 +179,31 @@ def _not_in(queued: dict[str, Piece], pieces: list[Piece]) -> list[Piece]:
 
 
 def run_job(workdir: str, piece: Piece, command: str) -> None:
-    """Works on a job's piece from where the study's folder stands; each requeue calls it again."""
+    """Works on a job's piece from where the study's folder stands; each requeue calls it again.
+
+    The tasks of a job, on one node or several, train each run together.
+    """
     log_to_stderr()
     folder = load_folder(workdir)
-    prepare(folder.arms[piece.arm].config)
     may_end_process()
     BEFORE_LEAVING.append(_requeue_if_running)
     try:
-        run_piece(folder, piece, command)
+        with together():
+            prepare(folder.arms[piece.arm].config)
+            run_piece(folder, piece, command)
     except RunStopped:
         _requeue_if_running()
         raise
 
 
 def _requeue_if_running() -> None:
-    """Puts this job back into the queue if its state in Slurm is still "running".
+    """Puts this job back into the queue if its state in Slurm is still "running"; the first task does.
 
     In that state the signal announced a preemption or the end of the job's time. A job that was cancelled or
     requeued by others has another state.
     """
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        return
     array, index = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
     job = f"{array}_{index}" if array else os.environ["SLURM_JOB_ID"]
     asked = ["squeue", f"--jobs={job}", "--noheader", "--format=%T"]

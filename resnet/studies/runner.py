@@ -11,6 +11,7 @@ from absl import logging
 
 from resnet.runs.lock import WorkdirHeld
 from resnet.runs.metrics import records
+from resnet.runtime.processes import first_says
 from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states
 from resnet.training.loop import train
 
@@ -92,6 +93,8 @@ def _run(
         except WorkdirHeld as held:
             logging.warning("%s; these seeds are left to it", held)
             continue
+        # Other processes of a run go on once the first has written what the next choice is made by.
+        first_says(lambda: None)
         for seed, outcome in outcomes.items():
             if "failed" in outcome:
                 logging.warning("%s failed: %s", left[seed].workdir, outcome["failed"])

@@ -30,7 +30,10 @@ def define() -> None:
     )
     flags.DEFINE_string("launcher", "local", "local, or slurm: submit an array job, and return at once.")
     flags.DEFINE_list(
-        "slurm", [], "partition=…,time=MINUTES,cpus_per_task=…,gpus_per_node=…,mem=… of each job."
+        "slurm",
+        [],
+        "partition=…,time=MINUTES,cpus_per_task=…,gpus_per_node=…,mem=… of each job; with nodes=… or "
+        "ntasks_per_node=…, its tasks train each run together.",
     )
 
 
