@@ -67,6 +67,11 @@ def _steps() -> dict[str, Step]:
     checks = (f"--workdir={workdir / 'checks_runs'}",)
     return {
         "checks": Step("device_checks", checks, ("--steps=2",)),
+        "planned": Step(
+            "planned",
+            ("--nets=resnet20,resnet20x16,resnet50", f"--output={workdir / 'planned.json'}"),
+            ("--nets=resnet8", "--steps=1", "--chip=h100"),
+        ),
         "limits": benchmark("limits", "--dtype=bfloat16"),
         "speed": benchmark("training,memory", "--dtype=bfloat16", "--compiled"),
         "seeds": benchmark("seeds"),

@@ -174,6 +174,18 @@ def optimized():
 
 
 @pytest.mark.slow
+def test_a_divided_state_is_gathered_and_scattered_on_tpus(optimized):
+    pytest.importorskip("libtpu", reason="libtpu, an optional extra, is not installed")
+    config = tiny()
+    config.train.batch_size, config.parallel.shard_parameters = 512, 1024
+    plan = make_plan(config, imagined(config.data, (32, 32, 3), 10, 50_000), parse_target("v5e:2x2"))
+    record = plan.record()
+    kinds = {each["kind"] for each in record["collectives"]}
+    assert {"all-gather", "reduce-scatter"} <= kinds and record["findings"] == []
+    assert record["memory"]["shared"] >= record["memory"]["state"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", (1, 2))
 def test_our_step_compiled_for_four_tpus(seeds, optimized):
     """State donated, images not copied, nothing exchanged with the host, gradients in one all-reduce."""

@@ -37,6 +37,15 @@ def costs(program: Program) -> list[Cost]:
     return sorted(found, key=lambda cost: -cost.bytes)
 
 
+def kernels(program: Program) -> int:
+    """Instructions of a step that move anything; on a GPU, each starts a kernel or more."""
+    return sum(
+        times
+        for instruction, computation, times in program.scheduled()
+        if moved_bytes(instruction, computation, program)
+    )
+
+
 def collectives(program: Program) -> list[dict[str, Any]]:
     """Exchanges between devices by kind, phase and content: how many, and the bytes of one device."""
     sums: dict[tuple[str, str, str], list[int]] = collections.defaultdict(lambda: [0, 0])

@@ -7,7 +7,7 @@ from resnet.config import Config
 from resnet.data.splits import Dataset
 from resnet.models.counts import count_parts, totals
 from resnet.planning.compiling import Compiled, TooLarge, compile_step, trainer_on
-from resnet.planning.figures import Cost, collectives, costs, seconds
+from resnet.planning.figures import Cost, collectives, costs, kernels, seconds
 from resnet.planning.findings import findings
 from resnet.planning.targets import Target
 from resnet.training.trainer import Trainer
@@ -63,6 +63,7 @@ class Plan:
             "hours": trainer.intervals.total * times[bound] / 3600,
             "bytes_moved": sum(cost.bytes for cost in self.costs),
             "cycles": sum(cost.cycles for cost in self.costs),
+            "kernels": kernels(compiled.program),
             "compiler": compiled.counted,
             "collectives": collectives(compiled.program),
             "findings": findings(compiled),

@@ -20,6 +20,7 @@ def table(record: dict[str, Any]) -> str:
         *((f"  by {name}", f"{1e3 * value:.3f} ms") for name, value in times.items()),
         ("images a second, at most", f"{record['images_per_second']:,.0f}"),
         (f"hours for {record['steps']:,} steps, at least", f"{record['hours']:.2f}"),
+        ("kernels in a step", f"{record['kernels']:,}"),
         *_exchanges(record["collectives"]),
         *(("finding", line) for line in record["findings"]),
     ]

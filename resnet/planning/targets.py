@@ -37,6 +37,8 @@ class Chip:
     clock: float = 0.0
     """Cycles a second, which the compiler's estimates are in: the peak over what the matrix units do in a
     cycle; 0 where the compiler makes no estimate."""
+    kinds: tuple[str, ...] = ()
+    """What JAX calls the devices."""
     description: str = ""
     """What the compiler is told of a GPU: a text of the message GpuTargetConfigProto."""
 
@@ -65,12 +67,26 @@ A100 = _gpu(
     memory_bandwidth=2039040000000, device_memory_size=85100068864,
 )  # fmt: skip
 CHIPS = {
-    "v4": Chip(TPU, 32 << 30, 1228e9, {"bfloat16": 275e12}, 1.05e9),
-    "v5e": Chip(TPU, 16 << 30, 819e9, {"bfloat16": 197e12}, 1.5e9),
-    "v5p": Chip(TPU, 95 << 30, 2765e9, {"bfloat16": 459e12}, 1.75e9),
-    "v6e": Chip(TPU, 32 << 30, 1640e9, {"bfloat16": 918e12}, 1.75e9),
-    "h100": Chip(GPU, 80e9, 3352e9, {"bfloat16": 989e12, "float32": 495e12}, description=H100),
-    "a100": Chip(GPU, 80e9, 2039e9, {"bfloat16": 312e12, "float32": 156e12}, description=A100),
+    "v4": Chip(TPU, 32 << 30, 1228e9, {"bfloat16": 275e12}, 1.05e9, ("TPU v4",)),
+    "v5e": Chip(TPU, 16 << 30, 819e9, {"bfloat16": 197e12}, 1.5e9, ("TPU v5 lite", "TPU v5e")),
+    "v5p": Chip(TPU, 95 << 30, 2765e9, {"bfloat16": 459e12}, 1.75e9, ("TPU v5", "TPU v5p")),
+    "v6e": Chip(TPU, 32 << 30, 1640e9, {"bfloat16": 918e12}, 1.75e9, ("TPU v6 lite", "TPU v6e")),
+    "h100": Chip(
+        GPU,
+        80e9,
+        3352e9,
+        {"bfloat16": 989e12, "float32": 495e12},
+        kinds=("NVIDIA H100 80GB HBM3",),
+        description=H100,
+    ),
+    "a100": Chip(
+        GPU,
+        80e9,
+        2039e9,
+        {"bfloat16": 312e12, "float32": 156e12},
+        kinds=("NVIDIA A100-SXM4-80GB",),
+        description=A100,
+    ),
 }
 # Devices of the smallest slice that a compiler knows as a whole; one chip alone needs another description.
 _ONE_CHIP = {"v5e": "v5e:1x1", "v6e": "v6e:1x1"}

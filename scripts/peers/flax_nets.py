@@ -25,6 +25,8 @@ class Shape:
     """A stem of 7x7 and max-pool; else of 3x3."""
     dtype: str = "float32"
     """What convolutions and norms compute in."""
+    axis: str | None = None
+    """Mapped axis of devices, over which batch statistics are averaged."""
 
 
 SHAPES = {
@@ -35,12 +37,17 @@ SHAPES = {
 
 
 def normed_convolution(
-    x: Array, train: bool, width: int, size: int, stride: int, names: tuple[str, str]
+    x: Array, train: bool, axis: str | None, layer: tuple[int, int, int], names: tuple[str, str]
 ) -> Array:
-    """Convolution and batch norm as submodules, by `names`, of the module that calls; in the type of x."""
+    """Convolution and batch norm as submodules, by `names`, of the module that calls; in the type of x.
+
+    A layer is its width, the side of its kernel and its stride.
+    """
+    width, size, stride = layer
     pad = (size - 1) // 2
     x = nn.Conv(width, (size, size), stride, pad, use_bias=False, dtype=x.dtype, name=names[0])(x)
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=x.dtype, name=names[1])(x)
+    norm = nn.BatchNorm(not train, momentum=0.9, dtype=x.dtype, axis_name=axis, name=names[1])
+    return norm(x)
 
 
 class Stem(nn.Module):
@@ -50,8 +57,8 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x o"]:
-        size, stride = (7, 2) if self.shape.imagenet else (3, 1)
-        x = normed_convolution(x, train, self.shape.widths[0], size, stride, ("conv1", "norm1"))
+        layer = (self.shape.widths[0], *((7, 2) if self.shape.imagenet else (3, 1)))
+        x = normed_convolution(x, train, self.shape.axis, layer, ("conv1", "norm1"))
         x = nn.relu(x)
         if not self.shape.imagenet:
             return x
@@ -61,16 +68,17 @@ class Stem(nn.Module):
 class Shortcut(nn.Module):
     """x in the shape of the branch."""
 
+    shape: Shape
     width: int
     stride: int
-    bottleneck: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x o"]:
         if self.width == x.shape[-1]:
             return x
-        if self.bottleneck:
-            return normed_convolution(x, train, self.width, 1, self.stride, ("projection", "norm"))
+        if self.shape.bottleneck:
+            layer = (self.width, 1, self.stride)
+            return normed_convolution(x, train, self.shape.axis, layer, ("projection", "norm"))
         side = (self.width - x.shape[-1]) // 2
         return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (side, side)))
 
@@ -78,20 +86,20 @@ class Shortcut(nn.Module):
 class Block(nn.Module):
     """relu(x + F(x))."""
 
+    shape: Shape
     width: int
     stride: int
-    bottleneck: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x o"]:
         layers = [(self.width, 3, self.stride), (self.width, 3, 1)]
-        if self.bottleneck:
+        if self.shape.bottleneck:
             layers = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
         y = x
         for i, layer in enumerate(layers, 1):
             y = nn.relu(y) if i > 1 else y
-            y = normed_convolution(y, train, *layer, (f"conv{i}", f"norm{i}"))
-        shortcut = Shortcut(y.shape[-1], self.stride, self.bottleneck, name="shortcut")
+            y = normed_convolution(y, train, self.shape.axis, layer, (f"conv{i}", f"norm{i}"))
+        shortcut = Shortcut(self.shape, y.shape[-1], self.stride, name="shortcut")
         return nn.relu(shortcut(x, train) + y)
 
 
@@ -105,7 +113,7 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x o"]:
         for i in range(self.shape.blocks[self.index]):
             stride = 2 if self.index and not i else 1
-            block = Block(self.shape.widths[self.index], stride, self.shape.bottleneck, name=f"block{i + 1}")
+            block = Block(self.shape, self.shape.widths[self.index], stride, name=f"block{i + 1}")
             x = block(x, train)
         return x
 
@@ -143,17 +151,16 @@ def init(net: StockResNet, side: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class InOurStep:
-    """A stock net in place of ours in a training step of ours, on one device."""
+    """A stock net in place of ours in a training step of ours."""
 
     net: StockResNet
     config: Any
     """That of our net, which says what the outputs are."""
 
     def clone(self, axis_name: str | None) -> "InOurStep":
-        """The same: it knows no axis."""
-        if axis_name:
-            raise ValueError("a stock net is compared on one device")
-        return self
+        """The same, with batch statistics averaged over an axis of devices."""
+        shape = dataclasses.replace(self.net.shape, axis=axis_name)
+        return dataclasses.replace(self, net=self.net.clone(shape=shape))
 
     def lazy_init(self, *arguments: Any, **options: Any) -> Any:
         """Initial variables."""

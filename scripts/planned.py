@@ -1,0 +1,86 @@
+"""Sets plans beside measured times, on the device that is here: python scripts/planned.py --nets=resnet20
+
+Each net of scripts/plans.py is compiled for one device of this machine. The least time of a step is read from
+its program, as `resnet plan` does for a device that is elsewhere, and then steps are timed. Images are blank,
+which decides nothing of the speed. Prints milliseconds, and the measured ones over the least ones.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import cli
+import plans
+from absl import flags
+
+flags.DEFINE_list("nets", ["resnet20", "resnet50"], "Nets, as scripts/plans.py names them.")
+flags.DEFINE_integer("steps", 50, "Steps of each of five rounds.", lower_bound=1)
+flags.DEFINE_string("chip", "", "What limits to compare with, such as h100; by default those of the device.")
+cli.define_path("output", None, "File for the JSON object; by default it is printed alone.")
+
+ROUNDS = 5
+
+
+def _target() -> Any:
+    """One device of the kind that is here, or of --chip."""
+    import jax
+
+    from resnet.planning.targets import CHIPS, Target
+
+    kind = jax.devices()[0].device_kind
+    name = cli.FLAGS.chip or next((name for name, chip in CHIPS.items() if kind in chip.kinds), kind)
+    if name not in CHIPS:
+        raise cli.InputError(f"--chip must be one of {', '.join(CHIPS)}; got {name!r}")
+    return Target(name, CHIPS[name], "1")
+
+
+def _measured(trainer: Any) -> float:
+    """Seconds of a step: the median of rounds."""
+    import jax
+    import numpy as np
+
+    from resnet.planning.compiling import arguments
+
+    def blank(shape: Any) -> jax.Array:
+        return jax.device_put(np.zeros(shape.shape, shape.dtype), shape.sharding)
+
+    state, batch = trainer.start(), jax.tree.map(blank, arguments(trainer)[1])
+    program, rounds = trainer.train(), []
+    state, _ = jax.block_until_ready(program(state, batch))
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        for _ in range(cli.FLAGS.steps):
+            state, metrics = program(state, batch)
+        jax.block_until_ready((state, metrics))
+        rounds.append((time.perf_counter() - begun) / cli.FLAGS.steps)
+    return statistics.median(rounds)
+
+
+def main(overrides: list[str]) -> dict[str, Any]:
+    """Compiles, reads and times one net after the other."""
+    if overrides:
+        raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
+    from resnet.planning.compiling import imagined
+    from resnet.planning.plan import plan_of
+    from resnet.runs.metrics.records import write_json
+    from resnet.runtime.devices import make_mesh
+    from resnet.training.trainer import make_trainer
+
+    target, found = _target(), {}
+    for net in cli.FLAGS.nets:
+        config, images = plans.config_of(net, devices=1)
+        seeds = tuple(range(config.train.seeds))
+        trainer = make_trainer(config, imagined(config.data, *images), make_mesh(1), seeds)
+        record = plan_of(trainer, target).record()
+        least, measured = record["seconds"][record["bound"]], _measured(trainer)
+        found[net] = {
+            "least_ms": 1e3 * least, "bound": record["bound"], "kernels": record["kernels"],
+            "measured_ms": 1e3 * measured, "ratio": measured / least,
+        }  # fmt: skip
+        if cli.FLAGS.output:
+            write_json(cli.FLAGS.output, found)
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)
