@@ -8,7 +8,7 @@ import pytest
 from resnet.kernels import native
 from resnet.kernels.backend import by_xla_alone
 from resnet.kernels.moments import _one_pass, _plain_projections, _two_passes, moments, projections
-from resnet.kernels.settled import settled
+from resnet.kernels.once import computed_once
 
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 BOTH = (moments, projections), (_two_passes, _plain_projections)
@@ -152,7 +152,7 @@ def test_lowered_by_platform(platform):
 @pytest.mark.parametrize("platform, barriers", (("cpu", 0), ("tpu", 0), ("cuda", 1)))
 def test_numbers_of_channels_are_computed_once_on_gpus_alone(platform, barriers):
     arrays = jnp.arange(3.0), jnp.arange(4.0)
-    for found, expected in zip(settled(*arrays), arrays, strict=True):
+    for found, expected in zip(computed_once(*arrays), arrays, strict=True):
         np.testing.assert_array_equal(found, expected)
-    text = jax.jit(settled).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+    text = jax.jit(computed_once).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("optimization_barrier") == barriers

@@ -50,7 +50,7 @@ def test_parameters_of_jobs_are_checked_before_anything_is_submitted():
         "gpus_per_node": 1,
     }
     for wrong, message in (
-        ({"gpu": "1"}, "--slurm knows time, cpus_per_task"),
+        ({"gpu": "1"}, "--slurm knows time, nodes, ntasks_per_node"),
         ({"time": "1:00:00"}, "--slurm=time=… must be a whole number; got '1:00:00'"),
         ({"time": "2"}, "must be at least 5 minutes"),
     ):

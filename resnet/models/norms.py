@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from resnet.errors import InputError
 from resnet.kernels.moments import moments, projections
-from resnet.kernels.settled import settled
+from resnet.kernels.once import computed_once
 from resnet.models.config import ModelConfig
 
 
@@ -94,7 +94,7 @@ def batch_normalize(
             mean, variance = shift + distance, jnp.maximum(square - jnp.square(distance), 0.0)
         rstd = lax.rsqrt(variance + epsilon)
         slope = scale * rstd
-        slope, offset = settled(slope, bias - mean * slope)
+        slope, offset = computed_once(slope, bias - mean * slope)
         y = wide * slope[None, None, None] + offset[None, None, None]
         return (y.astype(x.dtype), mean, variance), (x, scale, mean, rstd)
 
@@ -107,7 +107,7 @@ def batch_normalize(
         dbias_mean, dscale_mean = average((dbias / count, dscale / count))
         a = scale * rstd
         slope = -a * rstd * dscale_mean
-        a, slope, offset = settled(a, slope, -a * dbias_mean - slope * mean)
+        a, slope, offset = computed_once(a, slope, -a * dbias_mean - slope * mean)
         dx = a[None, None, None] * dy + slope[None, None, None] * wide + offset[None, None, None]
         return dx.astype(x.dtype), dscale, dbias, None
 

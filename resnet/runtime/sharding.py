@@ -23,7 +23,7 @@ from resnet.runtime.processes import several
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
+class StateLayout:
     """Puts the states of several seeds on the devices of a mesh, and brings them back.
 
     On the devices they are one tree, as programs take it: seeds, and blocks that are scanned, lie along axes.

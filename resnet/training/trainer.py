@@ -32,7 +32,7 @@ from resnet.runtime.devices import (
 )
 from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
-from resnet.runtime.sharding import Layout, divided_from, gathered
+from resnet.runtime.sharding import StateLayout, divided_from, gathered
 from resnet.training.evaluation import evaluate, make_evaluate
 from resnet.training.finetune import Tensors, begin, load_initial, whitened_start
 from resnet.training.losses import check_output
@@ -58,11 +58,11 @@ class Trainer:
     seeds: tuple[int, ...]
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> StateLayout:
         """How states lie on the devices."""
         least = divided_from(self.config.parallel, self.mesh)
         shapes = jax.eval_shape(self.step.init, 0)
-        return Layout(self.config.model, self.mesh, len(self.seeds), least, shapes)
+        return StateLayout(self.config.model, self.mesh, len(self.seeds), least, shapes)
 
     @property
     def shapes(self) -> TrainState:

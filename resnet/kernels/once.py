@@ -8,7 +8,7 @@ from jaxtyping import Array
 from resnet.kernels.backend import xla_alone
 
 
-def settled(*arrays: Array) -> Any:
+def computed_once(*arrays: Array) -> Any:
     """The same arrays. On a GPU, XLA does not compute them anew for each pixel.
 
     It does otherwise, and then finds a fusion too costly that spares an array of all pixels. On TPU it
