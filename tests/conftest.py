@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jaxtyping
 import pytest
+from absl import logging
 from beartype import BeartypeConf, beartype
 from hypothesis import settings
 
@@ -70,6 +71,15 @@ jaxtyping.install_import_hook("resnet", f"{__name__}.check_types")
 # The same examples in every run, however slow the machine.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def verbosity_stays():
+    """Takes back the log level of a script that a test called: other tests look at their log."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+
 
 # When the tests that have not begun are skipped: a machine that is slow today says what it has tried.
 END = time.monotonic() + 60 * float(os.environ.get("TEST_MINUTES", "inf"))

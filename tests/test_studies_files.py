@@ -12,6 +12,7 @@ from resnet.data.datasets import load_dataset
 from resnet.runtime.devices import make_mesh
 from resnet.studies.study import SCALES, load_study, resolve
 from resnet.training.trainer import make_trainer
+from tests import models_cases
 
 STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"))
 NAMES = [path.stem for path in STUDIES]
@@ -20,8 +21,9 @@ OF_OUR_OWN = {"finetune", "half_width_rate"}
 PAPERS = [path for path in STUDIES if path.stem not in OF_OUR_OWN]
 # The smallest net and a few images; `blocks` goes before the depths of the arms.
 TINY = {
-    "model.blocks": (1, 1, 1),
-    "model.width": 0.25,
+    "model.family": models_cases.TINY["family"],
+    "model.blocks": models_cases.TINY["blocks"],
+    "model.width": 1.0,
     "data.train_limit": 64,
     "train.batch_size": 16,
     "train.duration": "2 steps",
