@@ -75,6 +75,7 @@ def test_images_of_a_split_that_is_sorted_by_class_are_of_all_classes(monkeypatc
     assert first.sample.classes >= 8 and first.sample.small
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_tensor(monkeypatch, value):
     asked = tiny()

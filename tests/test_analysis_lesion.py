@@ -47,6 +47,7 @@ def test_a_deleted_block_is_the_identity_and_the_net_goes_on():
     assert net.deleted["stage1/block2"] == 0 and net.intact > 0
 
 
+@pytest.mark.thorough
 def test_of_a_plain_net_only_blocks_that_keep_the_shape_can_go():
     config = Config()
     config.model.blocks, config.model.width, config.model.shortcut = (2, 1, 2), 0.25, "none"
@@ -62,6 +63,7 @@ def test_a_lesion_is_drawn_and_tabled():
     assert [text.get_text() for text in answer.plot().legends[0].get_texts()] == ["net _$x$"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_paths_of_isometric_branches_weigh_as_their_number_times_scale(scale):
     # Every branch is an orthogonal matrix times scale^2 (two convolutions), the shortcut the identity.
@@ -82,6 +84,7 @@ def test_a_plain_net_has_no_paths():
         paths.ask(subject(shortcut="none"), paths.Options())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ["postactivation", "preactivation"])
 def test_responses_behind_batch_norms_have_deviation_one(order):
     asked = responses.Options(statistics="batch")

@@ -21,6 +21,7 @@ def asked(**model):
     return rotation.ask(of_config("chain", config, images=4), rotation.Options()).nets[0]
 
 
+@pytest.mark.thorough
 def test_blocks_that_do_not_turn_x():
     """F(x) = x doubles it: no angle, cosine 1, no effective depth."""
     found = asked()
@@ -54,6 +55,7 @@ def test_directions_that_have_nothing_to_do_with_each_other():
     assert abs(cosine) < 0.05
 
 
+@pytest.mark.thorough
 def test_a_net_whose_blocks_all_change_the_shape_is_refused():
     config = Config(model=ModelConfig(blocks=(1, 1, 1), stem_width=8, transition="projection"))
     with pytest.raises(InputError, match="has no block that keeps the shape of x"):

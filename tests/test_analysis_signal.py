@@ -46,6 +46,7 @@ def test_depths_are_rounded_to_whole_blocks():
     assert at_depth(Config(), 1) == {"model.blocks": (1, 1, 1)}
 
 
+@pytest.mark.thorough
 def test_a_scan_over_depths_and_seeds():
     subject = of_config("tiny", tiny(shortcut="none"), images=4)
     answer = signal.ask(subject, signal.Options(depths=(4, 10), seeds=2))
@@ -54,6 +55,7 @@ def test_a_scan_over_depths_and_seeds():
     assert "| 10 |" in markdown(answer).replace("  ", "")
 
 
+@pytest.mark.thorough
 def test_real_images_start_with_the_gradient_of_the_loss():
     subject = of_config("tiny", tiny(zero_head=True), data="train", images=4)
     assert np.isnan(signal.measure_flow(subject).gradient).all()

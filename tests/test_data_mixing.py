@@ -29,6 +29,7 @@ def test_a_part_of_a_batch_is_mixed_as_in_the_whole(mixing):
     )
 
 
+@pytest.mark.thorough
 def test_draws_are_those_of_the_papers():
     """Shares of mixup follow Beta(a, a), CutMix's boxes have its mean area but for the clipping."""
     keys = jax.random.split(KEY, 2000)

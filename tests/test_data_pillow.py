@@ -19,6 +19,7 @@ from resnet.data.augmentation.policies import (
     TrivialAugmentWide,
 )
 from scripts.peers.pillow import RESAMPLING, by_pillow, drawn, policy_by_pillow
+from tests.few import few
 
 H, W = 48, 40
 POLICIES = {
@@ -50,7 +51,7 @@ def compiled(name):
     )
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", few(1, POLICIES))
 @pytest.mark.parametrize("name", [name for name, kind in PILLOW.items() if not isinstance(kind, Move)])
 def test_colours_are_pillows_at_every_magnitude(name, policy):
     space = POLICIES[policy].space(H, W)
@@ -93,9 +94,9 @@ def on_edge(map):
     return (np.abs(gaps) < 1e-3).any(-1)
 
 
-@pytest.mark.parametrize("fill", ["black", "imagenet"])
+@pytest.mark.parametrize("fill", few(1, ["imagenet", "black"]))
 @pytest.mark.parametrize("interpolation", RESAMPLING)
-@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment", "timm"])
+@pytest.mark.parametrize("policy", few(1, ["timm", "rand_augment", "trivial_augment"]))
 def test_geometry_is_pillows(policy, interpolation, fill):
     """To the bit for the nearest pixel; else within one level, in less than a twentieth of the values."""
     if fill == "imagenet" and policy != "timm":
@@ -118,6 +119,7 @@ def test_geometry_is_pillows(policy, interpolation, fill):
             assert (off > 0).mean() < 0.05, f"{name} {argument}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_interpolation_in_float64_is_pillows_to_the_bit(interpolation):
     image = photographs()[0]
@@ -141,7 +143,7 @@ def test_a_policy_applies_what_it_draws(policy):
         np.testing.assert_array_equal(policy(keys, jnp.asarray(images[i])), expected)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", few(1, POLICIES))
 def test_a_policy_draws_all_that_it_has(policy):
     """Each operation, and of a magnitude that is drawn many; both signs."""
     policy = POLICIES[policy]
@@ -196,6 +198,7 @@ def test_smooth_is_pillows_filter():
         np.testing.assert_array_equal(pixels.smoothed(jnp.asarray(image)), expected)
 
 
+@pytest.mark.thorough
 def test_stretching_is_exact_for_all_extremes():
     """The list of roundings is needed: without it, some of these tables differ by one."""
     table = jax.jit(lambda low, high: pixels.stretching_table(jnp.stack([low, high]).reshape(1, 2, 1)))

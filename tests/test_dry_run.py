@@ -18,6 +18,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(dry_run, "IMAGES", 16)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("storage", ["memory", "stream"])
 def test_what_a_training_would_take(tmp_path, storage):
     root = folders(tmp_path / "data")
@@ -56,6 +57,7 @@ def test_what_to_change(times, speeds, memory, says):
     assert says in advice
 
 
+@pytest.mark.thorough
 def test_the_command_needs_no_workdir_and_prints_one_object(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(options, "prepare_process", lambda config: None)  # this process has begun already
     recipe = tmp_path / "recipe.py"

@@ -39,6 +39,7 @@ def assigned(name: str) -> None:
     exec(f"c.{name} = 3", {"c": Config()})
 
 
+@pytest.mark.thorough
 def test_every_misspelt_field_is_refused_in_a_file_as_on_the_command_line():
     # One way for each in the suite, which has no time for all.
     tried = [(name, wrong) for i, name in enumerate(NAMES) for wrong in in_turn(misspelt(name), i)]

@@ -115,6 +115,7 @@ def test_any_of_the_reassessed_labels_is_right(run, validation, monkeypatch):
         evaluate_on(run, "imagenet_real", data(run, validation), Pace())
 
 
+@pytest.mark.thorough
 def test_corruption_errors_are_over_alexnets_and_nothing_is_resized(run, tmp_path, monkeypatch):
     """Under the k-th corruption, k of 12 classes look like another; each severity is alike."""
     answers(run, monkeypatch, number)

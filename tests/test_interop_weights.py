@@ -191,6 +191,7 @@ def imported(tmp_path):
     return tmp_path / "run", variables
 
 
+@pytest.mark.thorough
 def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
     workdir, variables = imported
     run = load(workdir)

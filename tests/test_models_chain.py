@@ -69,12 +69,14 @@ def test_an_identity_block_without_its_branch_returns_its_input():
     assert (jax.grad(lambda x: (block.join(x, jnp.zeros_like(x)) * 3).sum())(x) == 3).all()
 
 
+@pytest.mark.thorough
 def test_equal_blocks_share_a_program():
     first, *others = [part.module for part in chain_of(ModelConfig(**LINEAR))[1:-1]]
     assert all(other == others[0] and hash(other) == hash(others[0]) for other in others)
     assert first != others[0]
 
 
+@pytest.mark.thorough
 def test_norms_that_keep_their_statistics_do_so_in_the_chain():
     config = net(bn_fixed="stage1/.*norm1")
     logits, _ = output(config, train=True)

@@ -98,6 +98,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("fields", "message"), REFUSED)
 def test_what_does_not_fold_is_refused(fields, message):
     config = ModelConfig(**TINY | fields)
@@ -117,6 +118,7 @@ def test_a_norm_before_a_convolution_is_another_function_at_the_border():
     assert not any(same[i, j] for i, j in itertools.product((0, 3), (0, 3)))
 
 
+@pytest.mark.thorough
 def test_a_folded_net_is_again_folded_without_change():
     config = ModelConfig(**TINY, branch="single", shortcut="repvgg")
     once = fold(config, trained(config))

@@ -132,6 +132,7 @@ def test_squeeze_and_excitation():
 SPEC = BlockSpec(stage=2, block=1, index=1, inputs=8, inner=8, outputs=8, stride=1)
 
 
+@pytest.mark.thorough
 def test_stochastic_depth_drops_the_whole_branch():
     """Training: x, or x + F(x), of all images; evaluation: x + p F(x)."""
     x, config = images(4, 5, 5, 8), net(order="preactivation", stochastic_depth=0.5)

@@ -58,6 +58,7 @@ def test_a_large_mean_cancels_nothing():
     assert_close(y, plain(x, SCALE, BIAS), 1e-3)
 
 
+@pytest.mark.thorough
 def test_sums_over_many_pixels_round_little():
     x = images(1, 128, 128, 8) + 1
     params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}

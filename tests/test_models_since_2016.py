@@ -52,6 +52,7 @@ def test_what_is_left_of_x_behind_decayed_identities(blocks, end, product):
     np.testing.assert_allclose(np.diff(factors), (end - 1) / blocks)
 
 
+@pytest.mark.thorough
 def test_signal_and_gradient_through_decayed_identities():
     """Branches of zeros leave the product of the factors, up the chain and down."""
     config = ModelConfig(
@@ -71,6 +72,7 @@ def test_no_decay_is_the_identity_bit_for_bit():
 # Branches scaled by depth (2309.16620, 2310.02244).
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("blocks", (4, 16))
 def test_the_signal_grows_to_the_same_size_at_any_depth(blocks):
     """(1 + 1 / L)^L of its variance, of linear blocks with kernels of variance 1 / fan-in."""
@@ -114,6 +116,7 @@ def shaken(rate, x, f, key, block=SPEC):
     return ShortcutPath(config, block).apply({}, x, f, True, key, number)
 
 
+@pytest.mark.thorough
 def test_shake_drop_multiplies_forward_and_backward_by_different_numbers():
     """Means over 40,000 values: p in the forward pass, (1 + p) / 2 in the gradient; p = 0.75 here."""
     first = dataclasses.replace(SPEC, index=0)
@@ -186,6 +189,7 @@ def test_parameters_of_repvgg_b0(monkeypatch):
     assert ours + matrix_of_stem - norm_that_stride_removes == 15_817_960
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("shortcut", "variance"), [("repvgg", 3), ("projection", 2), ("normed_identity", 2)])
 def test_variance_of_a_repvgg_block_at_its_start(shortcut, variance):
     """Each of its normed addends has variance 1, and they have little to do with each other."""

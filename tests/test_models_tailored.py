@@ -100,6 +100,7 @@ def test_activations_in_a_chain(fields, count):
     assert count_activations(ModelConfig(**fields)) == count
 
 
+@pytest.mark.thorough
 def test_kernels_that_keep_the_mean_square():
     """Exactly where channels do not become fewer; else in expectation."""
     for inputs, outputs, tolerance in ((8, 8, 1e-5), (3, 16, 1e-5), (64, 32, 0.1)):

@@ -128,6 +128,7 @@ def test_formats_say_the_same(run, folder, monkeypatch):
         assert prediction.file in FORMATS["table"](predictions)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

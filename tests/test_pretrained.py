@@ -113,6 +113,7 @@ def test_another_number_of_classes_has_a_head_at_random(weights):
         jax.tree.map(np.testing.assert_array_equal, params[part], given[part])
 
 
+@pytest.mark.thorough
 def test_a_run_and_its_exported_file_bring_what_they_know(tmp_path):
     run = resnet.load(RUN)
     export_weights(RUN, tmp_path / "run.safetensors")
@@ -198,6 +199,7 @@ def hub(tmp_path, weights, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.thorough
 def test_weights_come_from_hugging_face_with_what_is_said_of_them(hub, images):
     net = resnet.make("tiny", weights="timm/tiny.test")
     assert_same(net, net_at_random())

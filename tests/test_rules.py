@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +63,23 @@ COMMAND_LINE = ROOT / "resnet/cli"
 COMPOSED_BY = "resnet/config.py"
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The source of a file as a tree, which no test may change."""
+    return ast.parse(path.read_text())
+
+
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path, for_types: bool = False) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, for_types: bool = False) -> list[str]:
     """Modules that run when `path` does, wherever in the file; those under TYPE_CHECKING if `for_types`."""
+    return list(_imports(path, for_types))
+
+
+def _imports(path: Path, for_types: bool) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     for node in list(ast.walk(tree)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not for_types:
@@ -124,7 +136,7 @@ def test_flax_and_orbax_have_one_owner(path):
 
 @pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
 def test_no_json_has_nan(path):
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    calls = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
     for call in calls:
         if ast.unparse(call.func) in ("json.dump", "json.dumps"):
             assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
@@ -146,7 +158,7 @@ def test_the_backend_is_asked_for_in_few_places(path):
 
 @pytest.mark.parametrize("path", [p for p in LIBRARY if COMMAND_LINE not in p.parents], ids=relative)
 def test_only_the_command_line_reads_arguments_and_prints(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if not isinstance(node, ast.Attribute | ast.Call):
             continue
         text = ast.unparse(node)
@@ -173,7 +185,7 @@ def test_every_module_says_what_it_is(path):
 
 def public_names(path: Path) -> Iterator[str]:
     """Functions, classes and type aliases that a module of the library defines for others."""
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names = [node.name]
         else:

@@ -85,5 +85,6 @@ def test_six_frames_from_the_script_to_the_loss(reached):
     ]
 
 
+@pytest.mark.thorough
 def test_a_config_is_checked_once_where_it_is_made_and_once_where_it_is_trained(reached):
     assert reached[0] == CHECKS

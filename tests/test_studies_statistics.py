@@ -55,6 +55,7 @@ def test_the_interval_holds_the_mean_in_95_of_100_samples(n):
     assert abs(np.mean(held) - 0.95) < 0.024  # three standard errors
 
 
+@pytest.mark.thorough
 def test_the_unpaired_interval_holds_the_difference_in_95_of_100_samples():
     random = np.random.default_rng(0)
     found = [unpaired(random.normal(3, 2, 5), random.normal(1, 2, 5)) for _ in range(800)]

@@ -100,6 +100,7 @@ def test_a_disk_full_to_the_end_fails_and_resumes(undisturbed, small_disk, monke
     assert_like(undisturbed, workdir, train(tiny(), workdir))
 
 
+@pytest.mark.thorough
 def test_a_workdir_that_is_away_for_a_while(undisturbed, tmp_path, monkeypatch, caplog):
     workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     actions = {3: lambda: workdir.rename(elsewhere), 7: lambda: elsewhere.rename(workdir)}

@@ -54,6 +54,7 @@ def test_nothing_is_watched_by_default(tmp_path):
     assert "is_finite" not in text
 
 
+@pytest.mark.thorough
 def test_stop_names_the_window_the_parameters_and_the_checkpoint(tmp_path):
     config = tiny()
     config.schedule.name, config.schedule.learning_rate = "constant", 1e30

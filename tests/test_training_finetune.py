@@ -82,6 +82,7 @@ def test_everything_is_taken(source, kind):
     )
 
 
+@pytest.mark.thorough
 def test_a_new_head_is_drawn_by_the_seed(source):
     given, state = first_state(angles(seed=5, init_from=str(source[0]), init_drop="^head/"))
     drawn, _ = first_state(angles(seed=5))
@@ -93,6 +94,7 @@ def test_a_new_head_is_drawn_by_the_seed(source):
     assert state.step == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [0, 1], ids=["run", "file"])
 def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
     config = angles(init_from=str(source[kind]))
@@ -105,6 +107,7 @@ def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
         load_initial(deeper, task_of(load_dataset(deeper.data)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("classes", [tuple("9876543210"), tuple("abcdefghij")], ids=["order", "names"])
 def test_a_head_is_kept_for_the_same_classes_alone(source, classes, monkeypatch):
     lines = []
@@ -173,6 +176,7 @@ def test_seeds_are_tuned_together_as_each_alone(source, tmp_path):
         assert not frozen or np.array_equal(both[0][path], source[2][path]), path
 
 
+@pytest.mark.thorough
 def test_no_gradient_goes_where_nothing_is_learned():
     config = tiny(freeze=".")
     trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
@@ -202,6 +206,7 @@ def test_a_run_that_goes_on_needs_its_source_no_more(source, tmp_path):
     assert again["loss"] == result["loss"]
 
 
+@pytest.mark.thorough
 def test_features_of_a_run_are_its_nets_in_order(source):
     run = load(source[0])
     images = load_dataset(tiny().data).test.images[:3]

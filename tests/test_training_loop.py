@@ -216,6 +216,7 @@ def test_other_data_must_put_the_same_question(finished):
         evaluate_run(run, "test", data)
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_over_leaves_no_images_behind(tmp_path, monkeypatch):
     """A study trains hundreds of runs in one process, each with its images on the device."""
     resident = []

@@ -86,6 +86,7 @@ def test_two_devices_train_the_same_net(case):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_going_on_from_the_host_gives_the_same_bits(case):
     _, trainer, state, losses = case
     halfway, _ = run(trainer, 0, 2)
@@ -119,6 +120,7 @@ def test_seeds_together_and_scanned_blocks_train_the_same_nets(case):
     np.testing.assert_allclose(same, losses, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_parts_have_the_gradient_of_ghost_batches():
     """Gradients of parts, averaged, are those of a batch whose norms see the same parts."""
     plain = trainer_of({"optimizer.momentum": 0.0})
@@ -128,6 +130,7 @@ def test_parts_have_the_gradient_of_ghost_batches():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_an_average_every_few_steps_has_the_decay_of_as_many():
     trainer = trainer_of({"train.ema": 0.5, "train.ema_every": 2})
     first, _ = run(trainer, 0, 1)
@@ -149,6 +152,7 @@ def programs():
     return {program_of({})}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [
@@ -176,6 +180,7 @@ def test_each_field_changes_the_program(changes, programs):
     programs.add(program)
 
 
+@pytest.mark.thorough
 def test_what_is_off_adds_nothing_to_the_program():
     program = program_of({})
     assert not any(word in program for word in ("cond[", "while[", "random_gamma", "scatter-add[ uint8"))
@@ -272,6 +277,7 @@ def test_lighting_needs_colours():
         program_of({"data.augmentation": ("lighting 0.1",)})
 
 
+@pytest.mark.thorough
 def test_an_images_draws_follow_its_place():
     trainer = trainer_of(CASES["pairs, a policy, erasing"])
     state = TrainState(jnp.int32(3), jnp.int32(0), {}, {}, {}, {})

@@ -116,6 +116,7 @@ def test_several_seeds_are_divided_alike():
         assert_equal_but_for_rounding((states[seed], metrics[seed]), (alone[2][0], alone[3][0]))
 
 
+@pytest.mark.thorough
 def test_parameters_are_gathered_and_gradients_divided():
     """What the program exchanges; on the CPU, XLA adds up whole gradients and keeps a part of each."""
     config = tiny(**DIVIDED)

@@ -100,6 +100,7 @@ def test_devices_share_the_places(tmp_path, extras):
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_bad_image_is_listed_in_the_run_and_counted(tmp_path):
     bad = ("n01/train_2.JPEG", "n03/train_7.JPEG")
     root = folders(tmp_path / "data", TRAIN | dict.fromkeys(bad, b"no JPEG"))

@@ -42,6 +42,7 @@ def test_training_is_the_same_to_the_last_bit(with_and_without):
     assert not (with_and_without / "without" / telemetry.FILE).exists()
 
 
+@pytest.mark.thorough
 def test_rows_of_every_block_at_every_interval(with_and_without):
     rows = telemetry.read(with_and_without / "with")
     assert [(row["step"], row["block"]) for row in rows] == [
