@@ -92,7 +92,7 @@ def pytest_runtest_setup(item):
 
 
 # Processor seconds that a test of `make test` may take, its processes and compiling included.
-MOST_SECONDS = 5.0
+MOST_SECONDS = 3.0
 
 
 @pytest.hookimpl(wrapper=True)
