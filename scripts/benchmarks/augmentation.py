@@ -32,8 +32,10 @@ def augmentation_steps(case: Case) -> dict[str, Callable[[], Any]]:
     steps: dict[str, Callable[[], Any]] = {}
     for name, policy in POLICIES.items():
         steps |= _pair(name, *_of_policy(policy, images))
-    for name in PILLOW:
-        steps |= _pair(name, *_of_operation(name, images))
+    space = Space(tuple(PILLOW), np.array([[ARGUMENTS.get(name, 0.6)] for name in PILLOW]), "bilinear")
+    program = jax.jit(partial(each_image, partial(_changed, space)))
+    for number, name in enumerate(PILLOW):
+        steps |= _pair(name, *_of_operation(name, number, program, images))
     return steps
 
 
@@ -50,19 +52,23 @@ def _of_policy(policy: Any, images: np.ndarray) -> tuple[Callable[[], Any], Call
     return pillow, _compiled(policy, keys, images)
 
 
-def _of_operation(name: str, images: np.ndarray) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """One operation by Pillow, and by ours; bilinear where it moves pixels."""
-    argument = ARGUMENTS.get(name, 0.6)
-    space, resample = Space((name,), np.array([[argument]]), "bilinear"), RESAMPLING["bilinear"]
-
-    def changed(zero, image):
-        return space.change(image, zero, zero, zero)
+def _of_operation(
+    name: str, number: int, program: Callable, images: np.ndarray
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """One operation by Pillow, and by our program of all; bilinear where it moves pixels."""
 
     def by_name(_, pixels):
-        return by_pillow(name, argument, pixels, resample)
+        return by_pillow(name, ARGUMENTS.get(name, 0.6), pixels, RESAMPLING["bilinear"])
 
-    zeros = jnp.zeros(len(images), jnp.int32)
-    return partial(_each, by_name, zeros, images), _compiled(changed, zeros, images)
+    numbers, on_device = jnp.full(len(images), number, jnp.int32), jnp.asarray(images)
+    ours = lambda: jax.block_until_ready(program(numbers, on_device))  # noqa: E731
+    return partial(_each, by_name, numbers, images), ours
+
+
+def _changed(space: Space, which: Any, image: Any) -> Any:
+    """The image after this operation of the space, at its one argument."""
+    zero = jnp.zeros((), jnp.int32)
+    return space.change(image, which, zero, zero)
 
 
 def _each(function: Callable, draws: Any, images: np.ndarray) -> list[np.ndarray]:
