@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from resnet.errors import InputError
-from resnet.training.optimizers import PRECONDITIONERS, OptimizerConfig, check_multipliers, make_optimizer
+from resnet.training.optimizers import PRECONDITIONERS, OptimizerConfig, check_paths, make_optimizer
 from tests.few import few
 
 PARAMS = {
@@ -163,10 +163,22 @@ def test_clipping_bounds_the_gradient():
     np.testing.assert_allclose(optax.tree.norm(moved), 1.0, rtol=1e-6)
 
 
-def test_a_multiplier_that_matches_nothing():
-    config = OptimizerConfig(lr_multipliers=(("heed", 0.1),))
+@pytest.mark.parametrize("name", PRECONDITIONERS)
+def test_bounds_hold_after_each_step(name):
+    """Those that are named lie within them; the others have the bits that they would have had."""
+    config = OptimizerConfig(name=name, within=(("^head/", 2.9), ("bias$", 0.45)))
+    grads = jax.tree.map(lambda leaf: -jnp.ones_like(leaf), PARAMS)
+    plain, bounded = (update(each, grads, steps=3) for each in (OptimizerConfig(name=name), config))
+    np.testing.assert_allclose(bounded["head"]["kernel"], 2.9, rtol=1e-6)
+    np.testing.assert_allclose(bounded["conv"]["bias"], 0.45, rtol=1e-6)
+    np.testing.assert_array_equal(bounded["conv"]["kernel"], plain["conv"]["kernel"])
+
+
+@pytest.mark.parametrize("field", ("lr_multipliers", "within"))
+def test_an_expression_that_matches_nothing(field):
+    config = OptimizerConfig(**{field: (("heed", 0.1),)})
     with pytest.raises(InputError, match=r"'heed' matches no parameter.*conv/bias"):
-        check_multipliers(config, PARAMS)
+        check_paths(config, PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +191,8 @@ def test_a_multiplier_that_matches_nothing():
         ({"weight_decay": -1.0}, "`optimizer.weight_decay`"),
         ({"name": "lamb", "nesterov": True}, "`optimizer.nesterov`"),
         ({"lr_multipliers": (("(", 1.0),)}, "no regular expression"),
+        ({"within": (("(", 1.0),)}, "no regular expression"),
+        ({"within": (("head", -1.0),)}, "`optimizer.within` must be at least 0; got -1.0"),
     ],
 )
 def test_wrong_fields(fields, message):

@@ -18,6 +18,7 @@ FROZEN = "block3/conv"
 CASES = {
     "multipliers, frozen ones, kernels' decay": {
         "optimizer.lr_multipliers": (("block[24]/", 0.5), ("stage1/.*norm", 2.0)),
+        "optimizer.within": (("block3/.*norm1/scale", 0.5),),
         "optimizer.decay": "kernels",
         "freeze": FROZEN,
     },

@@ -1,6 +1,7 @@
 """Optimisers as one optax chain: clipping, decay, momentum or moments, multipliers and learning rate."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,9 @@ class OptimizerConfig(Fields, section="optimizer"):
     """Largest global norm of the gradient; a longer one is scaled down. 0 = no clipping."""
     lr_multipliers: tuple[tuple[str, float], ...] = ()
     """Pairs (regular expression on the '/'-joined parameter path, factor); first match; 0 freezes."""
+    within: tuple[tuple[str, float], ...] = ()
+    """Pairs (regular expression on the path, b) of parameters that each step leaves between -b and b
+    (weighted residuals: shortcut/alpha, 1); first match."""
 
     def check(self) -> None:
         """Raises InputError naming the field."""
@@ -63,15 +67,19 @@ class OptimizerConfig(Fields, section="optimizer"):
                 f"`optimizer.nesterov` needs a momentum above 0 and one of the optimisers {names}; "
                 f"got name {self.name!r}, momentum {self.momentum}"
             )
-        for pair in self.lr_multipliers:
-            _check_multiplier(pair)
+        for field in PAIRS:
+            for pair in getattr(self, field):
+                _check_pair(f"optimizer.{field}", pair)
 
 
-def _check_multiplier(pair: Any) -> None:
-    """Raises InputError unless `pair` is (valid regular expression, factor >= 0)."""
-    field = "optimizer.lr_multipliers"
+PAIRS = ("lr_multipliers", "within")
+"""Fields that give numbers to parameters by their paths."""
+
+
+def _check_pair(field: str, pair: Any) -> None:
+    """Raises InputError unless `pair` is (valid regular expression, number >= 0)."""
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-        raise InputError(f"`{field}` must hold pairs (regular expression, factor); got {pair!r}")
+        raise InputError(f"`{field}` must hold pairs (regular expression, number); got {pair!r}")
     check_regex(field, pair[0])
     check_at_least(field, pair[1], 0)
 
@@ -174,17 +182,32 @@ PRECONDITIONERS = {
 WITH_NESTEROV = ("sgd", "adamw", "lars", "muon")
 
 
-def _multipliers(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Scales each update by the factor of the first expression that its path matches, else 1."""
+def _first_match(pairs: tuple[tuple[str, float], ...], otherwise: float) -> Callable[[str], float]:
+    """The number of the first expression that a path matches."""
+    return lambda path: next((number for regex, number in pairs if re.search(regex, path)), otherwise)
 
-    def factor(path):
-        matches = (f for regex, f in config.lr_multipliers if re.search(regex, path))
-        return next(matches, 1.0)
+
+def _multipliers(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Scales each update by its factor in `lr_multipliers`, else 1."""
+    factor = _first_match(config.lr_multipliers, 1.0)
 
     def scale(updates, params):
         return jax.tree.map(jnp.multiply, updates, by_path(factor, updates))
 
     return optax.stateless(scale)
+
+
+def _within(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Shortens the updates that would leave the bounds of `within`; the others keep their bits."""
+    bound = _first_match(config.within, math.inf)
+
+    def project(updates, params):
+        def inside(update, param, b):
+            return jnp.where(jnp.isinf(b), update, jnp.clip(param + update, -b, b) - param)
+
+        return jax.tree.map(inside, updates, params, by_path(bound, updates))
+
+    return optax.stateless(project)
 
 
 def _matches(regex: str) -> Callable[[str], bool]:
@@ -223,11 +246,13 @@ def make_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     multipliers = [_multipliers(config)] if config.lr_multipliers else []
     rate = [*multipliers, optax.scale_by_learning_rate(schedule)]
+    within = [_within(config)] if config.within else []
     frozen = [_frozen(freeze)] if freeze else []
-    return optax.chain(*clip, *PRECONDITIONERS[config.name](config, rate), *frozen)
+    return optax.chain(*clip, *PRECONDITIONERS[config.name](config, rate), *within, *frozen)
 
 
-def check_multipliers(config: OptimizerConfig, params: Any) -> None:
-    """Raises InputError for an expression of `lr_multipliers` that matches no parameter."""
-    for regex, _ in config.lr_multipliers:
-        check_matches("optimizer.lr_multipliers", regex, params)
+def check_paths(config: OptimizerConfig, params: Any) -> None:
+    """Raises InputError for an expression of `lr_multipliers` or `within` that matches no parameter."""
+    for field in PAIRS:
+        for regex, _ in getattr(config, field):
+            check_matches(f"optimizer.{field}", regex, params)

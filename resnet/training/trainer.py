@@ -36,7 +36,7 @@ from resnet.runtime.sharding import StateLayout, divided_from, gathered
 from resnet.training.evaluation import evaluate, make_evaluate
 from resnet.training.finetune import Tensors, begin, load_initial, whitened_start
 from resnet.training.losses import check_output
-from resnet.training.optimizers import check_multipliers
+from resnet.training.optimizers import check_paths
 from resnet.training.schedules import Intervals, make_intervals, make_schedule
 from resnet.training.step import Step, TrainState, each_seed_of_batch, each_step, make_step
 
@@ -247,7 +247,7 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     if least := divided_from(config.parallel, mesh):
         step = dataclasses.replace(step, axis=None, whole=partial(gathered, mesh=mesh, least=least))
     trainer = Trainer(config, dataset, task, mesh, step, intervals, tuple(seeds) or (config.seed,))
-    check_multipliers(config.optimizer, trainer.shapes.params)
+    check_paths(config.optimizer, trainer.shapes.params)
     check_matches("freeze", config.freeze, trainer.shapes.params)
     check_matches("model.bn_fixed", config.model.bn_fixed, trainer.shapes.batch_stats)
     return trainer
