@@ -1,6 +1,7 @@
 """All questions by name. A new one is a module with Options and ask(subject, options), and an entry here."""
 
 from resnet.analysis import (
+    alignment,
     curvature,
     gates,
     landscape,
@@ -22,6 +23,7 @@ QUESTIONS = {
     "telemetry": Question(telemetry.ask, telemetry.Options),
     "responses": Question(responses.ask, responses.Options),
     "rotation": Question(rotation.ask, rotation.Options),
+    "alignment": Question(alignment.ask, alignment.Options),
     "lesion": Question(lesion.ask, lesion.Options),
     "paths": Question(paths.ask, paths.Options),
     "shattering": Question(shattering.ask, shattering.Options),
