@@ -1,5 +1,6 @@
-"""The figures of a study: learning curves, score against depth, paired differences, seconds per step."""
+"""The figures of a study: curves, scores and grids against depth, paired differences, seconds per step."""
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ WIDE = 20  # differences beyond it would hide the small ones on a linear axis
 
 FIGURES = {
     "depth.png": "Last epoch against depth: each dot a seed, lines through the means.",
+    "rates.png": (
+        "Validation loss against learning rate at each depth: means over the seeds that try the whole grid; "
+        "the filled mark is the chosen rate."
+    ),
     "curves.png": "Learning curves: means over seeds, bands from the lowest to the highest.",
     "differences.png": (
         "Paired differences to the reference arm: each dot a seed, the mean with its 95 % interval."
@@ -57,6 +62,8 @@ def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: M
     drawn = {"seconds.png": _seconds(folder, finished)}
     if series := depth_series(folder, finished):
         drawn["depth.png"] = _depth(folder, series, finished, metric)
+        if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
+            drawn["rates.png"] = _rates(folder, series)
     recorded = any(curve(run, "train", "loss") for runs in finished.values() for run in runs)
     if recorded and len(finished) <= MOST_CURVES:
         drawn["curves.png"] = _curves(finished, metric)
@@ -147,6 +154,31 @@ def _depth(folder: StudyFolder, series: dict, finished: dict[str, list[StudyRun]
         axes.set_ylim(low, high)
     _legend(figure)
     return figure
+
+
+def _rates(folder: StudyFolder, series: dict[str, dict[int, str]]) -> Any:
+    """The grids: a panel for each series of arms that differ in depth alone, a line for each depth."""
+    figure = _figure(len(series), width=3.6)
+    for place, (label, arms) in enumerate(series.items(), 1):
+        axes = figure.add_subplot(1, len(series), place, sharey=figure.axes[0] if figure.axes else None)
+        for i, (depth, arm) in enumerate(arms.items()):
+            losses = {rate: _validation_loss(runs) for rate, runs in sorted(folder.grid(arm).items())}
+            style = _style(i) | {"marker": MARKERS[i % len(MARKERS)]}
+            axes.plot(list(losses), list(losses.values()), label=f"{depth} layers", **style,
+                      markerfacecolor="white")  # fmt: skip
+            if (chosen := folder.chosen_rate(arm)) is not None:
+                axes.plot(chosen, losses[chosen], linestyle="", marker=style["marker"], color=style["color"])
+        axes.set(xlabel="learning rate", xscale="log", yscale="log", title=label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("validation loss")
+    _legend(figure)
+    return figure
+
+
+def _validation_loss(runs: list[StudyRun]) -> float:
+    """The mean over the seeds; not a number where one has none, since it failed."""
+    losses = [(run.result.get("validation") or {}).get("loss") for run in runs]
+    return statistics.mean(math.nan if loss is None else loss for loss in losses)
 
 
 def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, split: str) -> list[float]:
