@@ -15,6 +15,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.geometry import FAMILIES
 from resnet.models.grammar import CHOICES, check_net
 from resnet.models.resnet import ResNet, make_model
+from resnet.models.shortcuts.table import SHORTCUTS
 
 # A family that compiles in a second: one block that keeps the shape and one that changes it.
 FAMILIES["tiny"] = (4, 8)
@@ -97,6 +98,7 @@ PLAIN_PARAMS = [
         marks=[] if config.shortcut == "identity" or name in FIRST.values() else pytest.mark.thorough,
     )
     for name, config in PLAIN.items()
+    if not SHORTCUTS[config.shortcut].streams  # these have tests of their own: test_models_streams.py
 ]
 MIXED = mixed_cases()
 

@@ -37,7 +37,7 @@ def sigmoid(x):
 
 
 # The start of the branch, the rest of it, and what follows the sum: p are the block's parameters, s
-# the stride. He 2016, Table 2.
+# the stride. He 2016, Table 2; Han 2017.
 ORDERS = {
     "postactivation": (
         lambda p, x: x,
@@ -67,7 +67,14 @@ ORDERS = {
         lambda p, x, s: convolve(relu(norm(convolve(x, p["conv1"], s), p.get("norm2"))), p["conv2"]),
         lambda p, y: y,
     ),
+    "pyramid": (
+        lambda p, x: norm(x, p.get("norm1")),
+        lambda p, x, s: norm(convolve(relu(norm(convolve(x, p["conv1"], s), p.get("norm2"))), p["conv2"]),
+                             p.get("norm3")),
+        lambda p, y: y,
+    ),
 }  # fmt: skip
+ORDERS["shake_shake"] = ORDERS["activation_only_preactivation"]
 
 
 def fixup_branch(p, x, s):
@@ -150,6 +157,11 @@ def transition(kind, p, u, stride, channels):
         b, h, w, c = u.shape
         u = u.reshape(b, h // stride, stride, w // stride, stride, c).mean((2, 4))
         return norm(convolve(u, p["projection"]), p.get("norm"))
+    if kind == "shifted_projection":
+        shifted = np.zeros_like(u)
+        shifted[:, 1:, 1:] = u[:, :-1, :-1]
+        paths = convolve(u, p["projection1"], stride), convolve(shifted, p["projection2"], stride)
+        return norm(np.concatenate(paths, -1), p.get("norm"))
     return np.pad(u[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (0, channels - u.shape[-1])))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from resnet.models.counts import count_parts, totals
+from resnet.models.geometry import block_specs
 from resnet.models.grammar import CHOICES
 from resnet.models.resnet import make_model
 from tests.models_cases import (
@@ -46,6 +47,8 @@ def test_the_cases_hold_every_choice():
     assert refused == {
         *(f"fixup-{order}" for order in CHOICES["order"] if order != "postactivation"),
         *(f"normalizer_free-{order}" for order in CHOICES["order"] if order != "preactivation"),
+        *(f"reversible-{order}" for order in ("postactivation", "norm_after_sum")),
+        *(f"depth_attention-{order}" for order in ("postactivation", "norm_after_sum")),
     }
 
 
@@ -60,7 +63,7 @@ def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     assert logits.shape == (2, NUM_OUTPUTS) and logits.dtype == jnp.float32
     assert {name: leaf.shape[1:] for name, leaf in features.items()} == {
         **{part.name: part.shape for part in parts[:-1]},
-        "pooled": parts[-2].shape[-1:],
+        "pooled": (block_specs(config)[-1].outputs,),
     }
     for part in parts:
         tree = variables["params"]

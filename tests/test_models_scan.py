@@ -15,6 +15,10 @@ CASES = {
     "stochastic depth and dropout": net(**DEEP, stochastic_depth=0.5, branch_dropout=0.25, head_dropout=0.5),
     "dropped shortcuts": net(**DEEP, shortcut="dropout", order="norm_after_sum", norm="group"),
     "gates": net(**DEEP, shortcut="highway", order="preactivation", transition="projection"),
+    "decayed": net(**DEEP, shortcut="decayed_identity"),
+    "streams": net(**DEEP, shortcut="hyper_dynamic", order="preactivation"),
+    "reversible": net(**DEEP, shortcut="reversible", order="preactivation", branch_dropout=0.25),
+    "attention over depth": net(**DEEP, shortcut="depth_attention", order="preactivation"),
     "scaled input": net(**DEEP, shortcut="normalizer_free", order="preactivation"),
 }
 FORMS = {
@@ -26,7 +30,8 @@ PAIRS = [("ghost batches", "scanned")] + [
     pytest.param(case, form, marks=pytest.mark.thorough)
     for case in CASES
     for form in FORMS
-    if case == "stochastic depth and dropout" or (form == "scanned" and case != "ghost batches")
+    if case in ("stochastic depth and dropout", "reversible")
+    or (form == "scanned" and case != "ghost batches")
 ]
 
 

@@ -16,6 +16,7 @@ CHANGES["decayed"] = {SHORTCUT: "decayed_identity", "model.shortcut_scale": 0.6}
 CHANGES |= {name: {SHORTCUT: name} for name in ("orthogonal", "laurel")}
 CHANGES["layer-scale"] = {SHORTCUT: "layer_scale", "model.layer_scale": 0.1}
 CHANGES["repvgg"] = {SHORTCUT: "repvgg", BRANCH: "single"}
+CHANGES["hyper"] = {SHORTCUT: "hyper_dynamic"}
 CHANGES["dirac"] = {SHORTCUT: "none", BRANCH: "dirac"}
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from resnet.analysis import pictures
 from resnet.analysis.subject import Subject
 from resnet.models.branches import BRANCHES, ORDERS
-from resnet.models.config import ModelConfig
+from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import stem_layers
 from resnet.models.layers import NORM
+from resnet.models.shortcuts.table import before_branch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,17 +86,17 @@ def _responses(subject: Subject, statistics: str) -> NetResponses:
         names = (
             stem_responses(subject.config.model)
             if part.name == "stem"
-            else block_responses(subject.config.model)
+            else block_responses(subject.config.model, part.module.spec)
         )
         found |= {f"{part.name}/{conv}": outputs[response].std() for conv, response in names.items()}
         x = part(x)
     return NetResponses(subject.name, {name: float(value) for name, value in jax.device_get(found).items()})
 
 
-def block_responses(config: ModelConfig) -> dict[str, str]:
+def block_responses(config: ModelConfig, block: BlockSpec) -> dict[str, str]:
     """{convolution: the layer whose output is its response} of a residual branch."""
     order, count = ORDERS[config.order], len(BRANCHES[config.branch].operations)
-    skipped = order.before.count(NORM)
+    skipped = before_branch(config, block).count(NORM)
     normed = count if NORM in order.after else count - 1
     if config.norm == "none":
         normed = 0
@@ -104,8 +105,8 @@ def block_responses(config: ModelConfig) -> dict[str, str]:
 
 def stem_responses(config: ModelConfig) -> dict[str, str]:
     """The same of the stem."""
-    normed = config.norm != "none"
+    order, normed = ORDERS[config.order], config.norm != "none"
     return {
-        layer.name: f"norm{i}" if layer.normed and normed else layer.name
+        layer.name: f"norm{i}" if NORM in order.of_stem(layer.last) and normed else layer.name
         for i, layer in enumerate(stem_layers(config), 1)
     }

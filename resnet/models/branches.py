@@ -1,12 +1,14 @@
-"""The residual branch F(x): its operations, in one of the five orders of He 2016, Table 2."""
+"""The residual branch F(x): its operations, in one of He 2016's five orders or of two others."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers, SqueezeExcitation
@@ -16,7 +18,8 @@ from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers, SqueezeExcit
 class Order:
     """What stands before the first operation of a branch, between two, after the last, and after the sum.
 
-    Beside the blocks: what follows a convolution of the stem, begins the head, and follows its pooling.
+    Beside the blocks: what follows a convolution of the stem, and its last if that differs, begins the head,
+    and follows its pooling.
     """
 
     before: tuple[str, ...] = ()
@@ -24,6 +27,7 @@ class Order:
     after: tuple[str, ...] = ()
     after_sum: tuple[str, ...] = ()
     stem: tuple[str, ...] = (NORM, ACTIVATION)
+    stem_end: tuple[str, ...] | None = None
     head: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
 
@@ -32,13 +36,22 @@ class Order:
         """Whether blocks begin with an activation."""
         return ACTIVATION in self.before
 
+    def of_stem(self, last: bool) -> tuple[str, ...]:
+        """What follows a convolution of the stem."""
+        return self.stem if self.stem_end is None or not last else self.stem_end
+
 
 ORDERS = {
     "postactivation": Order(after=(NORM,), after_sum=(ACTIVATION,)),
     "norm_after_sum": Order(after_sum=(NORM, ACTIVATION)),
     "activation_before_sum": Order(after=(NORM, ACTIVATION)),
-    "activation_only_preactivation": Order(before=(ACTIVATION,), after=(NORM,), head=(NORM, ACTIVATION)),
-    "preactivation": Order(before=(NORM, ACTIVATION), head=(NORM, ACTIVATION)),
+    # The stem of a pre-activation net ends in a bare convolution: the first block has its norm.
+    "activation_only_preactivation": Order(
+        before=(ACTIVATION,), after=(NORM,), stem_end=(), head=(NORM, ACTIVATION)
+    ),
+    "preactivation": Order(before=(NORM, ACTIVATION), stem_end=(), head=(NORM, ACTIVATION)),
+    "pyramid": Order(before=(NORM,), after=(NORM,), stem_end=(NORM,), head=(NORM, ACTIVATION)),
+    "shake_shake": Order(before=(ACTIVATION,), after=(NORM,), stem_end=(NORM,), head=(ACTIVATION,)),
 }
 
 
@@ -51,6 +64,7 @@ class Place:
     outputs: int
     stride: int
     groups: int
+    copies: int
     last: bool
     kernel_init: str
     init_scale: float
@@ -72,18 +86,20 @@ class Branch:
     """The operations of F(x), each a layer of the net's depth; norm and activation stand between them.
 
     `expansion`: channels that leave it over its stage's width. `strided`: the operation that carries the
-    stride, unless the config gives it to the first.
+    stride, unless the config gives it to the first. `copies`: 2 for two branches of these operations, side by
+    side in the channels until `shake` makes one F(x) of them.
     """
 
     operations: tuple[Operation, ...]
     expansion: int = 1
     strided: int = 0
+    copies: int = 1
 
 
 def convolution(layers: Layers, x: Array, place: Place, size: int, **options: Any) -> Array:
     """A convolution with a kernel of size x size."""
     return layers.conv(
-        x, place.name, place.outputs, size, place.stride, groups=place.groups,
+        x, place.name, place.outputs, size, place.stride, groups=place.groups, copies=place.copies,
         kernel_init=place.kernel_init, init_scale=place.init_scale, **options,
     )  # fmt: skip
 
@@ -104,6 +120,7 @@ DIRAC3 = Operation(functools.partial(pooled_convolution, dirac=True))
 BRANCHES = {
     "basic": Branch((CONV3, CONV3)),
     "bottleneck": Branch((CONV1, CONV3, CONV1), expansion=4, strided=1),
+    "shake_shake": Branch((CONV3, CONV3), copies=2),
     "single": Branch((CONV3,)),
     "pooled": Branch((POOLED3,)),
     "dirac": Branch((DIRAC3,)),
@@ -113,9 +130,9 @@ BRANCHES = {
 def places(config: ModelConfig, block: BlockSpec) -> tuple[Place, ...]:
     """The places of a branch's operations: conv1, conv2, …"""
     branch = BRANCHES[config.branch]
-    count = len(branch.operations)
+    count, copies = len(branch.operations), branch.copies
     strided = 0 if config.stride_at == "first" else branch.strided
-    widths = (block.inputs, *(block.inner,) * (count - 1), block.outputs)
+    widths = (block.inputs, *(copies * block.inner,) * (count - 1), copies * block.outputs)
     # A norm that an activation follows must not start at 0: ReLU would pass no gradient.
     zero = config.zero_gamma and not ORDERS[config.order].after
     return tuple(
@@ -124,7 +141,8 @@ def places(config: ModelConfig, block: BlockSpec) -> tuple[Place, ...]:
             inputs=widths[i],
             outputs=widths[i + 1],
             stride=block.stride if i == strided else 1,
-            groups=config.groups if operation.grouped else 1,
+            groups=(config.groups if operation.grouped else 1) * (copies if i else 1),
+            copies=copies,
             last=i == count - 1,
             kernel_init="zero" if zero and i == count - 1 else config.kernel_init,
             init_scale=config.branch_init_scale,
@@ -136,16 +154,30 @@ def places(config: ModelConfig, block: BlockSpec) -> tuple[Place, ...]:
 def residual_branch(
     layers: Layers, order: Order, places: Sequence[Place], x: Array, key: Array | None
 ) -> Array:
-    """F(x), from what enters its first operation; `key` draws the dropout."""
-    config = layers.config
-    for operation, place in zip(BRANCHES[config.branch].operations, places, strict=True):
+    """F(x), from what enters its first operation; `key` draws the dropout, or what is shaken."""
+    config, branch = layers.config, BRANCHES[layers.config.branch]
+    for operation, place in zip(branch.operations, places, strict=True):
         if place is not places[0]:
             x = layers.apply(order.between, x)
         if place.last and config.branch_dropout:
             x = Dropout(config.branch_dropout)(x, key)
         x = operation.apply(layers, x, place)
     x = layers.apply(order.after, x, config.zero_gamma)
+    x = shake(x, key) if branch.copies > 1 else x
     return SqueezeExcitation(config.squeeze, name="squeeze")(x) if config.squeeze else x
+
+
+def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Array, "b h w c"]:
+    """u F1 + (1 - u) F2, and v in place of u where the gradient flows (Gastaldi 2017, arXiv 1705.07485).
+
+    u and v ~ U(0, 1), drawn for each image; in evaluation the mean of both branches.
+    """
+    one, other = jnp.split(branches, 2, axis=-1)
+    if key is None:
+        return (one + other) / 2
+    u, v = jax.random.uniform(jax.random.fold_in(key, 1), (2, len(branches), 1, 1, 1), branches.dtype)
+    backward = v * one + (1 - v) * other
+    return backward + jax.lax.stop_gradient(u * one + (1 - u) * other - backward)
 
 
 def after_sum(layers: Layers, order: Order, y: Array) -> Array:

@@ -171,7 +171,7 @@ def _responses(module, train, variables, arrays, x: Array) -> dict[str, Array]:
 
 
 def _is_layer(module: nn.Module, method: str) -> bool:
-    return method == "__call__" and module.name is not None and module.name != "shortcut"
+    return method == "__call__" and module.name not in (None, "shortcut", "streams")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

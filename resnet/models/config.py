@@ -22,6 +22,9 @@ class ModelConfig(Fields, section="model"):
     """residual blocks of each stage, instead of `depth`"""
     width: float = 1.0
     """factor on the family's widths (WRN-28-10: 10)"""
+    widening: float = 0.0
+    """channels that all blocks together add to the family's first width (PyramidNet: 48 to 270), each as
+    many, in place of its other widths; 0 for those"""
     stem_width: int = 0
     """channels that leave the stem (Wide ResNet: 16), 0 for the family's first width times `width`"""
     stem: str = "cifar"
@@ -31,10 +34,12 @@ class ModelConfig(Fields, section="model"):
     # The residual branch F(x).
     branch: str = "basic"
     """convolutions of F: basic (3x3, 3x3), bottleneck (1x1, 3x3, 1x1), single (3x3), pooled (3x3, its
-    stride a max-pool before it), dirac (the same with the identity in its kernel: DiracNet)"""
+    stride a max-pool before it), dirac (the same with the identity in its kernel: DiracNet), shake_shake (two
+    basic branches, mixed at random)"""
     order: str = "postactivation"
     """He 2016 Table 2, a to e: postactivation, norm_after_sum, activation_before_sum,
-    activation_only_preactivation, preactivation"""
+    activation_only_preactivation, preactivation; pyramid (PyramidNet: a norm before, between and after,
+    one activation), shake_shake (as activation_only_preactivation, the head's norm in the stem)"""
     inner: float = 1.0
     """inner width of a branch over its stage's width (ResNeXt-50 32x4d and WRN-50-2: 2)"""
     groups: int = 1
@@ -58,9 +63,11 @@ class ModelConfig(Fields, section="model"):
     """how x and F(x) are joined: none, identity, projection, constant_scaling, exclusive_gating,
     shortcut_only_gating, highway, dropout, rezero, skipinit, fixup, normalizer_free; since 2016:
     decayed_identity, depth_scaled, layer_scale, laurel_weights, laurel_low_rank, laurel, orthogonal,
-    orthogonal_image, normed_identity, repvgg, shake_drop"""
+    orthogonal_image, normed_identity, repvgg, shake_drop; of several streams: hyper_static, hyper_dynamic,
+    hyper_stochastic, reversible, laurel_previous, depth_attention"""
     transition: str = "pad"
-    """x where the shape changes: pad (option A), projection (B), average_projection (ResNet-D), none"""
+    """x where the shape changes: pad (option A), projection (B), average_projection (ResNet-D),
+    shifted_projection (Shake-Shake), none"""
     pad_mode: str = "subsample"
     """spatial part of a zero-padding transition: subsample (He 2015) or average (stochastic depth)"""
     pad_side: str = "end"
@@ -85,6 +92,9 @@ class ModelConfig(Fields, section="model"):
     """start of the branch's multipliers in layer_scale (CaiT: 0.1 to 18 layers, 1e-5 at 24, 1e-6 beyond)"""
     low_rank: int = 16
     """rank of laurel's map of x (LAuReL: 16)"""
+    streams: int = 2
+    """streams of x in hyper-connections (Zhu 2024: 2 for images, 4 for text); in laurel_previous, outputs of
+    blocks that each block is given"""
     stochastic_depth: float = 0.0
     """probability of dropping the last branch in training (Huang 2016: 0.5)"""
     stochastic_depth_rule: str = "linear"
@@ -134,7 +144,8 @@ class ModelConfig(Fields, section="model"):
     """run the identical blocks of a stage as one scanned block, which is compiled once for all; None: where
     a stage has more than nine"""
     remat: bool = False
-    """recompute each block in the backward pass instead of storing its activations"""
+    """recompute each block in the backward pass instead of storing its activations; reversible blocks, where
+    they are scanned, from their outputs"""
 
 
 @dataclasses.dataclass(frozen=True)

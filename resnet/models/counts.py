@@ -16,7 +16,7 @@ from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import FAMILIES, block_specs, kind
 from resnet.models.resnet import Block, Head, Stem
 from resnet.models.scanning import block_arrays
-from resnet.models.shortcuts.table import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS, streams_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,10 @@ def count_parts(
     # Initial values change no count, and kernels of zeros are traced in no time.
     net = dataclasses.replace(config, kernel_init="zero", gate_init="zero", zero_head=True)
     parts = [_part("stem", "", Stem(net, parent=None), image_shape)]
-    # What a block computes follows from its spec: nets of other depths and widths share its counts.
-    stages = len(FAMILIES[config.family])
-    any_net = dataclasses.replace(net, depth=0, blocks=(1,) * stages, width=1.0, stem_width=0)
+    any_net, stages = net, len(FAMILIES[config.family])
+    if streams_of(config) is None:
+        # What a block computes follows from its spec: nets of other depths and widths share its counts.
+        any_net = dataclasses.replace(net, depth=0, blocks=(1,) * stages, width=1.0, stem_width=0)
     for spec in block_specs(config):
         block = Block(any_net, kind(spec), parent=None)
         parts.append(_part(spec.name, _shortcut(config, spec), block, parts[-1].shape))

@@ -77,7 +77,8 @@ def _carries(config: ModelConfig) -> bool:
 
 def _check_folds(config: ModelConfig) -> None:
     """Raises InputError, naming the field, for a net that is not the same as any plain one."""
-    spatial = config.transition == "average_projection" or config.pad_mode == "average"
+    several = ("average_projection", "shifted_projection")
+    spatial = config.transition in several or config.pad_mode == "average"
     relu = config.activation == "relu" and config.after_sum in ("auto", "relu")
     carries = _carries(config)
     for field, folds, why in (
@@ -85,9 +86,10 @@ def _check_folds(config: ModelConfig) -> None:
         ("norm", config.norm in ("batch", "none"), "its factors depend on the image"),
         ("order", config.order == "postactivation", "no norm may come before a convolution, or be shared"),
         ("squeeze", not config.squeeze, "its gates depend on the image"),
-        ("transition", SHORTCUTS[config.shortcut].changes_shape or not spatial, "it averages over pixels"),
+        ("transition", SHORTCUTS[config.shortcut].changes_shape or not spatial, "it joins several pixels"),
         ("activation", relu or not carries, "only ReLU, after the sum too, leaves unchanged what carries x"),
         ("gain_corrected", not (config.gain_corrected and carries), "it would scale what carries x"),
+        ("branch", BRANCHES[config.branch].copies == 1, "it is the mean of two"),
         ("groups", config.groups == 1, "its kernels are divided into groups"),
     ):
         if not folds:

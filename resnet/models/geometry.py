@@ -4,6 +4,7 @@ This is the one place that decides which blocks change shape; modules, counts an
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -63,21 +64,20 @@ STEMS = {
 
 @dataclasses.dataclass(frozen=True)
 class StemLayer:
-    """A convolution of the stem; `normed`: whether norm and activation follow."""
+    """A convolution of the stem."""
 
     name: str
     size: int
     stride: int
     outputs: int
-    normed: bool
+    last: bool
 
 
 def stem_layers(config: ModelConfig) -> tuple[StemLayer, ...]:
-    """The convolutions of the stem. In pre-activation nets the last is bare: the first block has the norm."""
+    """The convolutions of the stem."""
     width, convolutions = stem_width(config), STEMS[config.stem].convolutions
-    normed = len(convolutions) - ORDERS[config.order].preactivation
     return tuple(
-        StemLayer(f"conv{i}", size, stride, scaled_width(width, share), normed=i <= normed)
+        StemLayer(f"conv{i}", size, stride, scaled_width(width, share), last=i == len(convolutions))
         for i, (size, stride, share) in enumerate(convolutions, 1)
     )
 
@@ -127,16 +127,24 @@ def stem_width(config: ModelConfig) -> int:
     return config.stem_width or scaled_width(FAMILIES[config.family][0], config.width)
 
 
+def pyramid_width(config: ModelConfig, block: int) -> int:
+    """w + `widening` l / L in block l of L, w the first width, halves rounded up; 0 if nothing widens."""
+    if not config.widening:
+        return 0
+    added = config.widening * block / sum(blocks_per_stage(config))
+    return math.floor(FAMILIES[config.family][0] * config.width + added + 0.5)
+
+
 def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
     """The blocks of the net in order; the first block of stages 2 and up has stride 2."""
     specs, inputs = [], stem_width(config)
     for stage, (blocks, base) in enumerate(
         zip(blocks_per_stage(config), FAMILIES[config.family], strict=True), 1
     ):
-        width = scaled_width(base, config.width)
-        outputs = width * BRANCHES[config.branch].expansion
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
+            width = pyramid_width(config, len(specs) + 1) or scaled_width(base, config.width)
+            outputs = width * BRANCHES[config.branch].expansion
             inner = scaled_width(width, config.inner)
             specs.append(BlockSpec(stage, block, len(specs), inputs, inner, outputs, stride))
             inputs = outputs
@@ -146,7 +154,7 @@ def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
 def count_activations(config: ModelConfig) -> int:
     """Activations that a signal passes through from image to head, in the branches and beside them."""
     order, branch = ORDERS[config.order], BRANCHES[config.branch]
-    of_stem = sum(layer.normed for layer in stem_layers(config)) * order.stem.count(ACTIVATION)
+    of_stem = sum(order.of_stem(layer.last).count(ACTIVATION) for layer in stem_layers(config))
     around = sum(steps.count(ACTIVATION) for steps in (order.before, order.after, order.after_sum))
     inside = (len(branch.operations) - 1) * order.between.count(ACTIVATION)
     return of_stem + sum(blocks_per_stage(config)) * (around + inside) + order.head.count(ACTIVATION)

@@ -14,7 +14,7 @@ from resnet.models.layers import (
     STANDARDIZATIONS,
 )
 from resnet.models.norms import NORMS
-from resnet.models.shortcuts.table import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS, block_of_stream
 from resnet.models.shortcuts.tailored import TAILORED
 from resnet.models.shortcuts.transitions import PAD_MODES, PAD_SIDES, TRANSITIONS
 
@@ -58,9 +58,10 @@ def check_net(config: ModelConfig) -> None:
     _check_choices(config)
     _check_ranges(config)
     _check_combinations(config)
-    _check_norm_groups(config, "stem", [layer.outputs for layer in stem_layers(config) if layer.normed])
+    normed = [each for each in stem_layers(config) if NORM in ORDERS[config.order].of_stem(each.last)]
+    _check_norm_groups(config, "stem", [layer.outputs for layer in normed])
     for block in block_specs(config):
-        _check_block(config, block)
+        _check_block(config, block_of_stream(config, block))
 
 
 def _check_choices(config: ModelConfig) -> None:
@@ -76,7 +77,10 @@ def _check_ranges(config: ModelConfig) -> None:
     for field in ("width", "inner", "norm_epsilon"):
         if not getattr(config, field) > 0:
             raise InputError(f"`model.{field}` must be above 0; got {getattr(config, field)}")
-    least_of = {"groups": 1, "norm_groups": 1, "ghost_batch": 0, "stem_width": 0, "low_rank": 1}
+    least_of = {
+        "groups": 1, "norm_groups": 1, "ghost_batch": 0, "stem_width": 0, "low_rank": 1, "streams": 1,
+        "widening": 0,
+    }  # fmt: skip
     for field, least in least_of.items():
         check_at_least(f"model.{field}", getattr(config, field), least)
 
@@ -96,9 +100,11 @@ def _check_combinations(config: ModelConfig) -> None:
         if config.norm != "batch" and getattr(config, field):
             raise InputError(f"`model.{field}` is for batch norm; `model.norm` is {config.norm!r}")
     check_regex("model.bn_fixed", config.bn_fixed)
-    if config.bn_fixed and config.scan_blocks:
-        raise InputError("`model.bn_fixed` tells blocks apart, which `model.scan_blocks` runs as one; set "
-                         "model.scan_blocks=None")  # fmt: skip
+    for field in ("bn_fixed", "widening"):
+        if config.scan_blocks and getattr(config, field):
+            raise InputError(f"`model.{field}` tells blocks apart, which `model.scan_blocks` runs as one; "
+                             "set model.scan_blocks=None")  # fmt: skip
+    _check_copies(config)
     shortcut.check(config)
     if config.groups > 1 and config.kernel_init in DENSE_INITS:
         raise InputError(
@@ -114,6 +120,20 @@ def _check_combinations(config: ModelConfig) -> None:
         raise InputError(f"`model.zero_gamma` with model.order={config.order!r} would start branches at an "
                          "activation of 0, through which ReLU passes no gradient; set "
                          "model.zero_gamma=False, or model.shortcut=rezero")  # fmt: skip
+
+
+def _check_copies(config: ModelConfig) -> None:
+    """Raises InputError where branches that lie side by side would be mixed."""
+    if BRANCHES[config.branch].copies == 1:
+        return
+    for field, apart, remedy in (
+        ("norm", config.norm in ("batch", "instance", "none"), "batch"),
+        ("groups", config.groups == 1, "1"),
+        ("squeeze", not config.squeeze, "0"),
+    ):
+        if not apart:
+            raise InputError(f"branch {config.branch!r} has two branches side by side, which model.{field}="
+                             f"{getattr(config, field)!r} would mix; set model.{field}={remedy}")  # fmt: skip
 
 
 def _check_block(config: ModelConfig, block: BlockSpec) -> None:

@@ -138,8 +138,9 @@ def dirac(kernel: Array, a: Float[Array, " o"], b: Float[Array, " o"]) -> Array:
 class Conv(nn.Module):
     """A convolution with a square kernel of `size` pixels, padded by (size - 1) / 2 on each side.
 
-    Its initial kernel is `kernel_init`, or else the config's, times `init_scale`. `dirac`: the identity is
-    part of its kernel, as DiracNet has it (Zagoruyko 2017, arXiv 1706.00388), which starts at I + 0.1 W/|W|.
+    Its initial kernel is `kernel_init`, or else the config's, times `init_scale`; `copies` of it, each drawn
+    anew, lie side by side. `dirac`: the identity is part of its kernel, which starts at I + 0.1 W/|W|
+    (DiracNet, Zagoruyko 2017, arXiv 1706.00388).
     """
 
     config: ModelConfig
@@ -151,14 +152,14 @@ class Conv(nn.Module):
     bias_start: float = 0.0
     kernel_init: str = ""
     init_scale: float = 1.0
+    copies: int = 1
     dirac: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
         config, size = self.config, self.size
-        draw = KERNEL_INITS[self.kernel_init or config.kernel_init]
-        shape = (size, size, x.shape[-1] // self.groups, self.outputs)
-        kernel = self.param("kernel", lambda *a: self.init_scale * draw(*a), shape)
+        shape = (size, size, x.shape[-1] // self.groups, self.outputs // self.copies)
+        kernel = self.param("kernel", self._initial, shape)
         kernel = self._reparametrized(kernel).astype(x.dtype)
         padding = (size - 1) // 2
         if config.padding != "zero" and padding:
@@ -170,6 +171,11 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.constant(self.bias_start), (self.outputs,))
             y = y + bias.astype(y.dtype)[None, None, None]
         return y
+
+    def _initial(self, key: Array, of_one: tuple[int, ...]) -> Array:
+        draw = KERNEL_INITS[self.kernel_init or self.config.kernel_init]
+        keys = jax.random.split(key, self.copies) if self.copies > 1 else [key]
+        return self.init_scale * jnp.concatenate([draw(each, of_one) for each in keys], axis=-1)
 
     def _reparametrized(self, kernel: Array) -> Array:
         """The kernel that is used, from the one that is learned."""

@@ -14,7 +14,17 @@ from resnet.models.geometry import STEMS, block_specs, stem_layers
 from resnet.models.grammar import check_net
 from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout
 from resnet.models.scanning import BlockArrays, block_arrays, is_random, scan_blocks, scans
-from resnet.models.shortcuts.table import ShortcutPath, branch_places, make_layers, order_of, starts_inside
+from resnet.models.shortcuts.table import (
+    ShortcutPath,
+    before_branch,
+    begin_streams,
+    branch_places,
+    end_streams,
+    make_layers,
+    order_of,
+    read_streams,
+    starts_inside,
+)
 
 
 class Stem(nn.Module):
@@ -28,10 +38,10 @@ class Stem(nn.Module):
         layers = make_layers(self, train)
         for layer in stem_layers(self.config):
             x = layers.conv(x, layer.name, layer.outputs, layer.size, layer.stride)
-            if layer.normed:
-                x = layers.apply(order_of(self.config).stem, x)
+            x = layers.apply(order_of(self.config).of_stem(layer.last), x)
         stem = STEMS[self.config.stem]
-        return max_pool(x, stem.border) if stem.max_pool else x
+        x = max_pool(x, stem.border) if stem.max_pool else x
+        return begin_streams(layers, x)
 
 
 class Block(nn.Module):
@@ -47,13 +57,14 @@ class Block(nn.Module):
     ) -> Float[Array, "b y x o"]:
         config, spec, order = self.config, self.spec, order_of(self.config)
         layers = make_layers(self, train)
-        start = arrays.scaled(layers.apply(order.before, x))
+        given, mixture = read_streams(self, x, train, arrays.number)
+        start = arrays.scaled(layers.apply(before_branch(config, spec), given))
         branch_key, survival_key, shortcut_key = arrays.keys()
         f = residual_branch(layers, order, branch_places(config, spec), start, branch_key)
         f = arrays.survive(f, survival_key)
         shortcut = ShortcutPath(config, spec, self.axis_name, name="shortcut")
         begin = start if starts_inside(config, spec) else x
-        y = shortcut(begin, f, train, shortcut_key, arrays.number)
+        y = shortcut(begin, f, train, shortcut_key, arrays.number, mixture)
         return after_sum(layers, order, y)
 
 
@@ -79,7 +90,7 @@ class Stage(nn.Module):
             features[name] = x
         if scanned:
             block = Block(config, self.specs[1], self.axis_name, parent=None)
-            x, others = scan_blocks(self, block, names[1:], arrays[1:], x, train, config.remat)
+            x, others = scan_blocks(self, block, names[1:], arrays[1:], x, train)
             features |= others
         return x, features
 
@@ -94,10 +105,10 @@ class Head(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, key: Array | None
-    ) -> tuple[Float[Array, "b n"], Float[Array, "b c"]]:
+    ) -> tuple[Float[Array, "b n"], Float[Array, "b p"]]:
         config, order = self.config, order_of(self.config)
         layers = make_layers(self, train, numbered=False)
-        pooled = layers.apply(order.head, x).mean((1, 2), dtype=jnp.float32)
+        pooled = layers.apply(order.head, end_streams(layers, x)).mean((1, 2), dtype=jnp.float32)
         y = Dropout(config.head_dropout)(layers.apply(order.pooled, pooled), key)
         draw = KERNEL_INITS["zero"] if config.zero_head else HEAD_INIT
         dense = nn.Dense(self.num_outputs, kernel_init=lambda key, shape, _: draw(key, shape), name="dense")

@@ -15,9 +15,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet.models.branches import BRANCHES
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import blocks_per_stage
-from resnet.models.shortcuts.table import SHORTCUTS
+from resnet.models.shortcuts.table import SHORTCUTS, streams_of
 from resnet.paths import parameter_path
 
 # Blocks of a stage that are compiled one by one in seconds: up to ResNet-56, and all but ResNet-101 and 152.
@@ -29,7 +30,7 @@ STACKED = "blocks"
 def scans(config: ModelConfig, blocks: int) -> bool:
     """Whether a stage of so many blocks runs them as one."""
     if config.scan_blocks is None:
-        return blocks > UNROLLED and not config.bn_fixed
+        return blocks > UNROLLED and not config.bn_fixed and not config.widening
     return config.scan_blocks and blocks > 2
 
 
@@ -170,17 +171,16 @@ def survival_probability(config: ModelConfig, block: BlockSpec) -> float:
 def is_random(config: ModelConfig) -> bool:
     """Whether training draws random numbers inside the net."""
     rates = (config.branch_dropout, config.head_dropout, config.stochastic_depth)
-    return any(rates) or SHORTCUTS[config.shortcut].draws
+    return any(rates) or SHORTCUTS[config.shortcut].draws or BRANCHES[config.branch].copies > 1
 
 
 def scan_blocks(
     stage: nn.Module,
-    block: nn.Module,
+    block: Any,
     names: Sequence[str],
     arrays: Sequence[BlockArrays],
     x: Array,
     train: bool,
-    remat: bool,
 ) -> tuple[Array, dict[str, Array]]:
     """(output, outputs by name) of the blocks `names` of a stage, run as `block` with the variables of each.
 
@@ -191,15 +191,21 @@ def scan_blocks(
         for collection, tree in stage.variables.items()
         if STACKED in tree or names[0] in tree
     }
-    updates = train and stage.is_mutable_collection("batch_stats")
+    params = variables.pop("params")
+    config, updates = block.config, train and stage.is_mutable_collection("batch_stats")
 
     def step(x, inputs):
-        variables, arrays = inputs
+        params, (others, arrays) = inputs
+        variables = {"params": params, **others}
         y, updated = block.apply(variables, x, arrays, train, mutable=["batch_stats"] if updates else [])
         return y, (y, updated)
 
-    step = jax.checkpoint(step) if remat else step
-    x, (outputs, updated) = jax.lax.scan(step, x, (variables, stack_trees(arrays)))
+    streams = streams_of(config)
+    if config.remat and streams and streams.scan:
+        scan = streams.scan
+    else:
+        scan, step = jax.lax.scan, jax.checkpoint(step) if config.remat else step
+    x, (outputs, updated) = scan(step, x, (params, (variables, stack_trees(arrays))))
     for collection, tree in updated.items():
         if STACKED in stage.variables[collection]:
             stage.put_variable(collection, STACKED, tree)

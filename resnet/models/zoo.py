@@ -25,6 +25,7 @@ class KnownNet:
 IMAGENET = {"num_outputs": 1000, "image_shape": (224, 224, 3)}
 PAPERS = "counted from the published definition"
 TIMM = "timm 1.0.31, {}"
+PYRAMID = "github jhkim89/PyramidNet"
 HIGHWAY = "github flukeskywalker/highway-resnet-comparison"
 
 
@@ -43,6 +44,31 @@ def _resnext29(groups: int) -> ModelConfig:
     """ResNeXt-29 for CIFAR (Xie 2017): `groups` groups of 64 channels in the first stage."""
     return ModelConfig(
         depth=29, branch="bottleneck", width=4, inner=groups, groups=groups, transition="projection"
+    )
+
+
+def _pyramid(depth: int, widening: int, **fields: Any) -> ModelConfig:
+    """PyramidNet for CIFAR (Han 2017): wider by the same number of channels in each block."""
+    return ModelConfig(depth=depth, widening=widening, order="pyramid", pad_mode="average", **fields)
+
+
+def _shake(width: int) -> ModelConfig:
+    """Shake-Shake-26 for CIFAR (Gastaldi 2017): 2 x 16 `width` channels in the first stage."""
+    return ModelConfig(
+        depth=26, width=width, stem_width=16, branch="shake_shake", order="shake_shake",
+        transition="shifted_projection",
+    )  # fmt: skip
+
+
+def _revnet(depth: int) -> ModelConfig:
+    """RevNet for CIFAR (Gomez 2017): two streams, each as wide as a ResNet."""
+    return ModelConfig(
+        depth=depth,
+        width=2,
+        shortcut="reversible",
+        order="preactivation",
+        pad_mode="average",
+        pad_side="both",
     )
 
 
@@ -171,6 +197,17 @@ ZOO = {
     "fixup110": KnownNet(
         _cifar(110, shortcut="fixup", norm="none", zero_head=True), 1720138, 252887680, "hongyi-zhang/Fixup"
     ),
+    # Han 2017 (arXiv 1610.02915) rounds these to 1.7M, 3.8M, 28.3M, 27.0M and 26.0M parameters.
+    "pyramid110_48": KnownNet(_pyramid(110, 48), 1772706, None, PYRAMID),
+    "pyramid110_84": KnownNet(_pyramid(110, 84), 3904446, None, PYRAMID),
+    "pyramid110_270": KnownNet(_pyramid(110, 270), 28485477, None, PYRAMID),
+    "pyramid164_270": KnownNet(_pyramid(164, 270, branch="bottleneck"), 27216021, None, PYRAMID),
+    "pyramid272_200": KnownNet(_pyramid(272, 200, branch="bottleneck"), 26210842, None, PYRAMID),
+    # Gastaldi 2017 (arXiv 1705.07485), Table 1: 2.9M, 11.7M and 26.2M parameters.
+    "shake26_2x32d": KnownNet(_shake(2), 2923162, None, "github xgastaldi/shake-shake"),
+    "shake26_2x64d": KnownNet(_shake(4), 11653978, None, "github xgastaldi/shake-shake"),
+    "shake26_2x96d": KnownNet(_shake(6), 26192922, None, "github xgastaldi/shake-shake"),
+    "revnet110": KnownNet(_revnet(110), 1729194, None, "github renmengye/revnet-public"),
     # Xie 2017, Table 7: 34.4M and 68.1M parameters.
     "resnext29_8x64d": KnownNet(_resnext29(8), 34426698, None, "github prlz77/ResNeXt.pytorch"),
     # timm counts 25,557,032: it leaves out the learned gain of each of the 16 blocks.

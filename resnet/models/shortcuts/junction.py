@@ -10,6 +10,22 @@ from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import blocks_per_stage
 from resnet.models.layers import Layers
 
+Carried = Float[Array, "b h w _"]
+"""n streams, one behind another in the channels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What a block does with n streams H_i at each pixel; b, h and w are 1 where all pixels share it.
+
+    Its branch F is applied to sum_i read_i H_i; then H_j becomes sum_i mix_ij H_i + write_j F, or without
+    `mix` H_j + write_j F.
+    """
+
+    read: Float[Array, "#b #h #w n"]
+    mix: Float[Array, "#b #h #w n n"] | None
+    write: Float[Array, "#b #h #w n"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Junction:
@@ -23,6 +39,8 @@ class Junction:
     """Of random draws; None in evaluation."""
     number: Float[Array, "..."] | None = None
     """What the shortcut's `number` gives for this block."""
+    mixture: Mixture | None = None
+    """Of the streams, where they are mixed."""
 
     @property
     def config(self) -> ModelConfig:
@@ -40,6 +58,24 @@ class Junction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Streams:
+    """Several streams of x, which go from block to block in place of one.
+
+    `count` of them. `begin(x, n)` makes them of what leaves the stem. `read(at, carried)` gives what a branch
+    is applied to, and the mixture for `merge`; `end(layers, carried, n)` gives what the head is applied to.
+    `shared`: the channels of stem and blocks are divided among them; else each has all. `scan`: in place of
+    `jax.lax.scan` where blocks are recomputed in the backward pass.
+    """
+
+    read: Callable[[Junction, Carried], tuple[Array, Mixture | None]]
+    begin: Callable[[Array, int], Carried]
+    end: Callable[[Layers, Carried, int], Array]
+    count: Callable[[ModelConfig], int] = lambda config: config.streams
+    shared: bool = False
+    scan: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Shortcut:
     """merge(at, x, F(x)) gives the sum; the rest says what the merge allows, and what it asks of the net.
 
@@ -50,7 +86,8 @@ class Shortcut:
     sets. `check` raises InputError for other nets that it is not defined for. `order` replaces the order of
     activation, `place` that of an operation of the branch; `input_scale` is a factor on what enters the
     branch. `number` of a block is what `merge` reads as `at.number`: blocks that are scanned as one differ in
-    nothing else.
+    nothing else. `streams`: what the net carries from block to block, if that is more than x; `merge` is then
+    given them.
     """
 
     merge: Callable[[Junction, Array, Array], Array]
@@ -65,6 +102,7 @@ class Shortcut:
     place: Callable[[ModelConfig, Place], Place] = lambda config, place: place
     input_scale: Callable[[ModelConfig, BlockSpec], float] | None = None
     number: Callable[[ModelConfig, BlockSpec], float] | None = None
+    streams: Streams | None = None
 
 
 UNNORMED = {"norm": "none", "ghost_batch": 0}

@@ -30,10 +30,29 @@ def average_project(at: Junction, x: Array) -> Array:
     return _project(at, average_pool(x, at.block.stride), 1)
 
 
+def shifted_project(at: Junction, x: Array) -> Array:
+    """Two matrices, on every stride-th pixel and on its neighbour above to the left, then a norm.
+
+    Each gives half of the channels. Source: github xgastaldi/shake-shake.
+    """
+    stride, half = at.block.stride, at.block.outputs // 2
+    neighbours = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))[:, :-1, :-1]
+    paths = [
+        at.layers.conv(x, "projection1", at.block.outputs - half, 1, stride),
+        at.layers.conv(neighbours, "projection2", half, 1, stride),
+    ]
+    return at.layers.norm(jnp.concatenate(paths, axis=-1), "norm")
+
+
 def _project(at: Junction, x: Array, stride: int) -> Array:
     """Pre-activation nets put no norm behind."""
     x = at.layers.conv(x, "projection", at.block.outputs, 1, stride)
     return x if ORDERS[at.config.order].preactivation else at.layers.norm(x, "norm")
 
 
-TRANSITIONS = {"pad": pad, "projection": project, "average_projection": average_project}
+TRANSITIONS = {
+    "pad": pad,
+    "projection": project,
+    "average_projection": average_project,
+    "shifted_projection": shifted_project,
+}
