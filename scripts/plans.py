@@ -80,8 +80,9 @@ def _file(net: str, target: str, whose: str) -> str:
 
 
 def read_plans(folder: Path) -> list[dict[str, Any]]:
-    """All plans of a folder, by net and target."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    """All plans of a folder, by net and target, and in the order of WHOSE."""
+    plans = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(plans, key=lambda plan: (plan["net"], plan["target"], WHOSE.index(plan["whose"])))
 
 
 def table(plans: list[dict[str, Any]]) -> str:
@@ -96,15 +97,15 @@ def table(plans: list[dict[str, Any]]) -> str:
         times = {name: 1e3 * value for name, value in plan["seconds"].items()}
         exchanges = sum(each["count"] for each in plan["collectives"])
         numbers = (
-            f"{plan['bytes_moved'] / 1e9:.2f}", f"{times['bytes']:.2f}", f"{times['operations']:.2f}",
-            f"{times['cycles']:.2f}" if "cycles" in times else "", f"{plan['images_per_second']:,.0f}",
+            f"{plan['bytes_moved'] / 1e9:.3f}", f"{times['bytes']:.3f}", f"{times['operations']:.3f}",
+            f"{times['cycles']:.3f}" if "cycles" in times else "", f"{plan['images_per_second']:,.0f}",
             f"{plan['memory']['temporaries'] / 1e6:,.0f}", f"{plan['memory']['peak'] / 1e6:,.0f}",
-            str(exchanges or ""), str(len(plan["findings"]) or ""),
+            str(plan["kernels"]), str(exchanges or ""), str(len(plan["findings"]) or ""),
         )  # fmt: skip
         rows.append((plan["net"], plan["target"], plan["whose"], *numbers))
     headers = (
         "net", "target", "whose", "GB a step", "ms by bytes", "by operations", "by cycles",
-        "images/s at most", "temporaries MB", "peak MB", "exchanges", "findings",
+        "images/s at most", "temporaries MB", "peak MB", "kernels", "exchanges", "findings",
     )  # fmt: skip
     return markdown_table(rows, headers, disable_numparse=True)
 
