@@ -181,6 +181,9 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
     seconds = time.monotonic() - began
     assert runs[1 - victim].returncode != 0 and seconds < 60
     assert "another task died" in errors
+    assert (
+        "the leader task was" if victim == 0 else "unhealthy (stopped sending heartbeats):\n1\n"
+    ) in errors
     happens = f"the other ended after {seconds:.0f} s, saying that another task died"
     record(f"death_of_process_{victim}", f"process {victim} of two is killed", happens, 1)
 
