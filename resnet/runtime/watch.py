@@ -38,7 +38,7 @@ def watching(client: Any, index: int, begun: Callable[[], int]) -> Iterator[None
 
 def _watch(client: Any, index: int, begun: Callable[[], int], over: threading.Event) -> None:
     host = socket.gethostname()
-    known: dict[str, int] = {}
+    known: dict[int, tuple[int, str]] = {}
     since = time.monotonic()
     while not over.wait(LOOK_SECONDS):
         try:
@@ -49,18 +49,21 @@ def _watch(client: Any, index: int, begun: Callable[[], int], over: threading.Ev
         found = dict(map(_read, said))
         if found != known:
             known, since = found, time.monotonic()
-        elif time.monotonic() - since > STALL_SECONDS and (stalled := behind(found)):
-            os.write(2, f"error: {stalled}, for which the others wait; this process ends\n".encode())
+        elif time.monotonic() - since > STALL_SECONDS and (stalled := _behind(found, index)):
+            what = f"begins no step for {STALL_SECONDS:g} s, and this one waits for it"
+            os.write(2, f"error: {', '.join(stalled)} {what}\n".encode())
             os._exit(1)
 
 
-def _read(said: tuple[str, str]) -> tuple[str, int]:
-    """("process 1 on HOST", steps) of what it said."""
+def _read(said: tuple[str, str]) -> tuple[int, tuple[int, str]]:
+    """(number, (steps, host)) of what a process said."""
     key, (steps, host) = said[0], said[1].split(" ", 1)
-    return f"process {key.rsplit('/', 1)[-1]} on {host}", int(steps)
+    return int(key.rsplit("/", 1)[-1]), (int(steps), host)
 
 
-def behind(steps: dict[str, int]) -> str:
-    """Who has begun fewer steps than others; "" where all have begun as many."""
-    fewest = [name for name in sorted(steps) if steps[name] < max(steps.values())]
-    return f"{', '.join(fewest)} begins no step for {STALL_SECONDS:g} s" if fewest else ""
+def _behind(found: dict[int, tuple[int, str]], index: int) -> list[str]:
+    """Who has begun fewer steps than this process, which waits for them; none where it has to catch up."""
+    most = max(steps for steps, _ in found.values())
+    if found[index][0] < most:
+        return []
+    return [f"process {each} on {host}" for each, (steps, host) in sorted(found.items()) if steps < most]
