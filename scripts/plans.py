@@ -3,7 +3,7 @@
 Each net of --nets is compiled for each of --targets, 128 images a device in bfloat16: ours and, except for
 several seeds, that of stock Flax in our training step. A plan goes to <net>_<target>_<whose>.json in
 --output, and a plan that is there is not made again. The table of all plans in the folder goes to plans.md,
-and their bytes and cycles side by side to plans.png.
+and a picture of their times to plans.png.
 """
 
 import dataclasses
@@ -111,29 +111,28 @@ def table(plans: list[dict[str, Any]]) -> str:
 
 
 def draw(plans: list[dict[str, Any]], path: Path) -> None:
-    """Writes a picture of the least time of a step, by bytes and by cycles, of each net and target."""
+    """Writes a picture of the least time of a step, of each net and target."""
     from matplotlib.figure import Figure
 
     from resnet.files import save_png
 
     plans = [plan for plan in plans if "memory" in plan]
-    groups = sorted({(plan["net"], plan["target"]) for plan in plans})
-    figure = Figure(figsize=(9, 1 + 0.45 * len(groups)), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("bytes", "cycles"), strict=True):
-        for i, whose in enumerate(WHOSE):
-            found = {(p["net"], p["target"]): p["seconds"] for p in plans if p["whose"] == whose}
-            # As shares of ours: steps of a hundredth of a millisecond stand beside those of a hundred.
-            ours = {(p["net"], p["target"]): p["seconds"] for p in plans if p["whose"] == "ours"}
-            there = [g for g in groups if kind in found.get(g, ()) and kind in ours.get(g, ())]
-            places = [groups.index(group) + 0.27 * (i - 1) for group in there]
-            axes.barh(places, [found[g][kind] / ours[g][kind] for g in there], 0.25, label=whose)
-        axes.axvline(1, color="gray", linewidth=0.8)
-        axes.set_xlabel(f"by {kind}, ours = 1")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_yticks(range(len(groups)), [f"{net}, {target}" for net, target in groups])
-    figure.axes[0].invert_yaxis()
-    figure.axes[1].legend(frameon=False, fontsize="small")
-    figure.suptitle("Least time of a training step: predicted, not measured", fontsize="medium")
+    groups = list(dict.fromkeys((plan["net"], plan["target"]) for plan in plans))
+    figure = Figure(figsize=(8, 1.2 + 0.3 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for whose, marker in zip(WHOSE, "s>o", strict=True):
+        own = [plan for plan in plans if plan["whose"] == whose]
+        times = [1e3 * plan["seconds"][plan["bound"]] for plan in own]
+        places = [groups.index((plan["net"], plan["target"])) for plan in own]
+        axes.plot(times, places, marker, label=whose, fillstyle="none")
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(groups)), [f"{net}, {target}" for net, target in groups])
+    axes.invert_yaxis()
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_xlabel("ms, by what binds: bytes, operations or the compiler's cycles")
+    axes.set_title("Least time of a training step: predicted, not measured", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize="small", loc="outside right upper")
     save_png(figure, path, dpi=120)
 
 
