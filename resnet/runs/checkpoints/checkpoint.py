@@ -67,6 +67,8 @@ def managing(workdir: Path) -> Iterator[Any]:
         best_fn=operator.itemgetter("score"),
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=Seal(folder)),
+        # Several processes wait for each other by this name; seeds that are saved at once have their own.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=str(workdir)),
     )
     with (
         plain_path(folder) as plain,
