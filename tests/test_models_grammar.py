@@ -4,6 +4,7 @@ The mixed cases have every choice of every field, the plain ones every shortcut 
 """
 
 import math
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from resnet.models.grammar import CHOICES
 from resnet.models.resnet import make_model
 from tests.models_cases import (
     FAST_COMPILE,
+    FIRST,
     MIXED,
     NUM_OUTPUTS,
     PLAIN,
@@ -28,10 +30,11 @@ from tests.models_cases import (
 )  # fmt: skip
 
 
-def cases(few: int) -> list:
-    """Lists all nets as parameters of a test. All but the first `few` are marked thorough."""
+def cases(few: int, slow: Collection[str] = ()) -> list:
+    """Lists all nets as parameters of a test. All but the first `few` are thorough, or slow if named so."""
+    marks = [pytest.mark.slow if name in slow else pytest.mark.thorough for name in MIXED | PLAIN]
     return [
-        pytest.param(config, id=name, marks=[] if index < few else pytest.mark.thorough)
+        pytest.param(config, id=name, marks=[] if index < few else marks[index])
         for index, (name, config) in enumerate((MIXED | PLAIN).items())
     ]
 
@@ -74,7 +77,7 @@ def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("config", cases(1))
+@pytest.mark.parametrize("config", cases(1, slow=PLAIN.keys() - FIRST.values()))
 def test_finite_gradients_jit_and_vmap(config):
     """Gradients are finite; jit equals eager; seeds under vmap equal one by one, each within 1e-5.
 
