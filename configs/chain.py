@@ -16,5 +16,5 @@ def get_config() -> Config:
     config.model.family, config.model.blocks = "chain", (40,)
     config.model.width = 4.0
     config.model.padding = "circular"
-    config.model.order = "preactivation"
+    config.model.activation_order = "preactivation"
     return config

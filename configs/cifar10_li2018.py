@@ -11,7 +11,7 @@ from resnet.config import Config
 def get_config() -> Config:
     config = Config()
     config.data.name, config.data.validation = "cifar10", 0.0
-    config.data.shift, config.data.flip = 4, True
+    config.data.random_crop, config.data.flip = 4, True
     config.model.depth, config.model.transition = 56, "projection"
     config.schedule.name, config.schedule.learning_rate = "step", 0.1
     config.schedule.milestones = ("150 epochs", "225 epochs", "275 epochs")

@@ -12,6 +12,6 @@ from resnet.config import Config
 def get_config() -> Config:
     config = he2016()
     config.model.depth = 164
-    config.model.branch, config.model.order = "bottleneck", "preactivation"
+    config.model.branch, config.model.activation_order = "bottleneck", "preactivation"
     config.model.transition = "projection"
     return config

@@ -13,7 +13,7 @@ def get_config() -> Config:
     config = Config()
     config.data.name, config.data.validation = "cifar10", 0.1
     config.data.normalization = "pixel_mean"
-    config.data.shift, config.data.flip = 4, True
+    config.data.random_crop, config.data.flip = 4, True
     config.model.depth = 20
     config.model.kernel_init = "he_fan_in"  # the default of Caffe, in which the paper was done
     config.model.ghost_batch = 64  # two GPUs shared a batch

@@ -11,10 +11,10 @@ from resnet.config import Config
 def get_config() -> Config:
     config = Config()
     config.data.name, config.data.validation = "cifar10", 0.0
-    config.data.shift, config.data.shift_fill, config.data.flip = 4, "reflect", True
+    config.data.random_crop, config.data.random_crop_fill, config.data.flip = 4, "reflect", True
     config.model.family, config.model.depth, config.model.width = "wide", 16, 4.0
     config.model.stem_width = 16
-    config.model.order, config.model.transition = "preactivation", "projection"
+    config.model.activation_order, config.model.transition = "preactivation", "projection"
     config.schedule.name, config.schedule.learning_rate = "step", 0.1
     config.schedule.milestones = ("60 epochs", "120 epochs", "160 epochs")
     config.schedule.factor = 0.2

@@ -12,7 +12,7 @@ from resnet.config import Config
 def get_config() -> Config:
     config = Config()
     config.data.name = "digits"
-    config.data.shift = 1
+    config.data.random_crop = 1
     config.model.depth = 20
     config.schedule.name = "cosine"
     config.schedule.learning_rate = 0.1

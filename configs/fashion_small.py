@@ -14,7 +14,7 @@ from resnet.config import Config
 def get_config() -> Config:
     config = digits()
     config.data.name, config.data.train_limit = "fashion_mnist", 20_000
-    config.data.shift, config.data.flip = 2, True
+    config.data.random_crop, config.data.flip = 2, True
     config.model.width = 0.5
     config.schedule.learning_rate = 0.05
     config.train.batch_size = 128

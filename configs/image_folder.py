@@ -14,7 +14,7 @@ def get_config() -> Config:
     config = Config()
     config.data.name, config.data.dir = "image_folder", "images"
     config.data.image_size = 32
-    config.data.shift, config.data.flip = 4, True
+    config.data.random_crop, config.data.flip = 4, True
     config.model.depth = 20
     config.schedule.name, config.schedule.learning_rate = "cosine", 0.1
     config.schedule.warmup = "5 %"

@@ -16,7 +16,7 @@ def get_config() -> Config:
     config = resnet50()
     config.data.image_size, config.data.augmentation = 160, ("timm_rand_augment 2 10 0 original 1.0",)
     config.model.stem, config.model.transition = "deep_strided", "average_projection"
-    config.model.squeeze, config.model.head_dropout, config.model.bn_momentum = 0.25, 0.25, 0.0
+    config.model.se_ratio, config.model.head_dropout, config.model.bn_momentum = 0.25, 0.25, 0.0
     config.schedule.name, config.schedule.learning_rate, config.schedule.milestones = "cosine", 1.6, ()
     config.schedule.warmup, config.schedule.warmup_factor = "5 epochs", 0.0
     config.optimizer.weight_decay, config.optimizer.decay = 4e-5, "kernels"

@@ -19,7 +19,7 @@ from typing import Any
 from resnet import recipes
 from resnet.data.datasets import DataConfig
 from resnet.errors import InputError, check_at_least, check_regex
-from resnet.fields import Fields, fits, type_name, unknown_field
+from resnet.fields import FORMER, Fields, fits, present_name, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
@@ -198,6 +198,7 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy of `config` with dotted fields set, unchecked; an unknown field is an InputError."""
     config, names = copy.deepcopy(config), field_types()
     for name, value in changes.items():
+        name = present_name(name)
         if name not in names:
             raise unknown_field(name)
         *sections, field = name.split(".")
@@ -208,9 +209,11 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
 def config_hash(config: Config) -> str:
     """Twelve hex digits of what a config sets apart from the defaults, but for the seed.
 
-    A field that is added later, with a default that changes nothing, changes no hash.
+    A field that is added later, with a default that changes nothing, changes no hash, nor does a new name.
     """
-    fields = [(name, new) for name, _, new in differences(Config(seed=config.seed), config)]
+    first = {now: before for before, now in FORMER.items()}
+    changed = differences(Config(seed=config.seed), config)
+    fields = [(first.get(name, name), new) for name, _, new in changed]
     return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 

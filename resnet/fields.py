@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from resnet.errors import InputError
 
+# Fields under the names that they had before, which earlier config files and runs have.
+FORMER = {
+    "model.order": "model.activation_order",
+    "model.inner": "model.branch_width",
+    "model.squeeze": "model.se_ratio",
+    "data.shift": "data.random_crop",
+    "data.shift_fill": "data.random_crop_fill",
+}
+
+
+def present_name(name: str) -> str:
+    """The name that a dotted field has now, of that or an earlier one."""
+    return FORMER.get(name, name)
+
 
 class UnknownField(InputError, AttributeError):
     """A name that is no field; an AttributeError too, as `hasattr` and `copy` need it."""
@@ -49,14 +63,21 @@ class Fields(Declared):
     if not TYPE_CHECKING:
 
         def __setattr__(self, name: str, value: Any) -> None:
+            name = self._present(name)
             self._check_declared(name)
             super().__setattr__(name, value)
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):  # a protocol of Python's that we do not have
                 raise AttributeError(name)
+            if (present := self._present(name)) != name:
+                return getattr(self, present)
             self._check_declared(name)
             raise UnknownField(f"`{_dotted(self._section, name)}` is missing")
+
+    @classmethod
+    def _present(cls, name: str) -> str:
+        return present_name(_dotted(cls._section, name)).rpartition(".")[2]
 
     @classmethod
     def _unknown(cls, name: str) -> UnknownField:
@@ -70,7 +91,8 @@ def unknown_field(name: str) -> UnknownField:
         for kind in Fields.__subclasses__()
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
-    return UnknownField(f"unknown field `{name}`{closest(name, known - {name})}; --help lists all")
+    hint = f"; it is `{FORMER[name]}` now" if name in FORMER else closest(name, known - {name})
+    return UnknownField(f"unknown field `{name}`{hint}; --help lists all")
 
 
 def closest(name: str, names: Iterable[str]) -> str:

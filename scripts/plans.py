@@ -39,7 +39,7 @@ def config_of(net: str, devices: int) -> tuple[Any, tuple]:
         blocks = (1, 1, 1, 1) if net.endswith("1111") else ()
         config.model = dataclasses.replace(ZOO["resnet50"].config, blocks=blocks)
     else:
-        config.data.shift = 4
+        config.data.random_crop = 4
         config.model.blocks = (1, 1, 1) if net == "resnet8" else ()
         config.train.seeds = 16 if net.endswith("x16") else 1
     config.model = dataclasses.replace(config.model, dtype="bfloat16")

@@ -41,7 +41,7 @@ from resnet.config import Config
 
 def get_config():
     config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
     config.model.blocks, config.model.width = (1, 1, 1), 0.25
     config.train.batch_size, config.train.duration, config.train.ema = 8, "{STEPS} steps", 0.9
     config.train.evaluate_every, config.train.log_every = "6 steps", "1 steps"

@@ -37,8 +37,8 @@ NEEDS = {
 # Choices that are no table's.
 NUMBERS = {
     "groups": (1, 2),
-    "inner": (1.0, 2.0),
-    "squeeze": (0.0, 0.25),
+    "branch_width": (1.0, 2.0),
+    "se_ratio": (0.0, 0.25),
     "gain_corrected": (False, True),
     "gate_norm": (False, True),
     "zero_head": (False, True),
@@ -50,7 +50,7 @@ NUMBERS = {
 VARIED = {
     field: tuple(choices)
     for field, choices in (CHOICES | NUMBERS).items()
-    if field not in ("family", "shortcut", "order", "dtype")
+    if field not in ("family", "shortcut", "activation_order", "dtype")
 }
 
 
@@ -70,20 +70,24 @@ def net(**fields: Any) -> ModelConfig | None:
 
 def plain_cases() -> dict[str, ModelConfig]:
     """Every shortcut in every order that it allows, with nothing but what it needs."""
-    pairs = itertools.product(CHOICES["shortcut"], CHOICES["order"])
-    made = {f"{s}-{o}": net(shortcut=s, order=o) for s, o in pairs}
+    pairs = itertools.product(CHOICES["shortcut"], CHOICES["activation_order"])
+    made = {f"{s}-{o}": net(shortcut=s, activation_order=o) for s, o in pairs}
     return {name: config for name, config in made.items() if config}
 
 
 def mixed_cases() -> dict[str, ModelConfig]:
     """Few nets that together have every shortcut, every order and every choice of the other fields."""
-    fields = {"shortcut": tuple(CHOICES["shortcut"]), "order": tuple(CHOICES["order"]), **VARIED}
+    fields = {
+        "shortcut": tuple(CHOICES["shortcut"]),
+        "activation_order": tuple(CHOICES["activation_order"]),
+        **VARIED,
+    }
     had, cases = set(), {}
     for n in range(10 * len(fields["shortcut"])):
         # Orders move on with each round, so that every shortcut meets every order.
         config = net(**{field: choices[n % len(choices)] for field, choices in fields.items()})
         if config and not had >= (values := {(field, getattr(config, field)) for field in fields}):
-            cases[f"{config.shortcut}-{config.order}-{n}"] = config
+            cases[f"{config.shortcut}-{config.activation_order}-{n}"] = config
             had |= values
     return cases
 

@@ -11,7 +11,7 @@ from resnet.config import Config
 
 def get_config():
     config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
     config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
     config.train.batch_size, config.train.duration, config.train.ema = 8, "{duration}", 0.9
     config.train.log_every, config.checkpoint.every = "1 steps", "2 steps"

@@ -6,7 +6,7 @@ from resnet.studies.study import Arm, Study
 
 def tiny_config() -> Config:
     config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
     config.model.blocks, config.model.width = (1, 1, 1), 0.25
     config.train.batch_size, config.train.duration, config.train.log_every = 16, "8 steps", "2 steps"
     config.checkpoint.every = "2 steps"

@@ -88,7 +88,7 @@ def test_a_plain_net_has_no_paths():
 @pytest.mark.parametrize("order", ["postactivation", "preactivation"])
 def test_responses_behind_batch_norms_have_deviation_one(order):
     asked = responses.Options(statistics="batch")
-    (net,) = responses.ask(subject(blocks=2, order=order), asked).nets
+    (net,) = responses.ask(subject(blocks=2, activation_order=order), asked).nets
     found = {
         name: value for name, value in net.layers.items() if order == "postactivation" or "conv1" in name
     }

@@ -84,7 +84,7 @@ def test_fewer_steps_give_bounds():
 
 @pytest.mark.thorough
 def test_a_net_at_its_start_has_the_statistics_of_its_images():
-    subject = tiny(images=6, order="preactivation")
+    subject = tiny(images=6, activation_order="preactivation")
     net = settled(subject)
     wanted, _ = subject.model.apply(
         subject.variables, subject.images, train=True, mutable=["batch_stats"]

@@ -6,18 +6,22 @@ import types
 
 import pytest
 
+from resnet.cli.options import override
 from resnet.config import (
     Config,
     check_config,
     config_from_dict,
+    config_hash,
     config_to_dict,
     differences,
     field_help,
     load_config,
     load_saved_config,
+    replaced,
     save_config,
 )
 from resnet.errors import InputError
+from resnet.fields import FORMER
 
 
 def test_json_gives_back_the_same(tmp_path):
@@ -38,6 +42,32 @@ def test_unknown_and_unreadable_files(tmp_path):
     (tmp_path / "config.json").write_text('{"model": {"dept": 20}}')
     with pytest.raises(InputError, match=r"unknown field `model.dept`; did you mean `model.depth`"):
         load_saved_config(tmp_path)
+
+
+FORMERLY = {"data.shift": 2, "data.shift_fill": "reflect", "model.order": "preactivation", "model.inner": 2.0,
+            "model.squeeze": 0.25}  # fmt: skip
+
+
+def test_fields_answer_to_the_names_that_they_had(tmp_path):
+    """In a config file, on the command line, in the changes of an arm and in config.json; the hash stays."""
+    assert FORMERLY.keys() == FORMER.keys()
+    expected = replaced(Config(), {FORMER[name]: value for name, value in FORMERLY.items()})
+    assert replaced(Config(), FORMERLY) == expected
+    assert override(Config(), [f"--config.{name}={value}" for name, value in FORMERLY.items()]) == expected
+    lines = [
+        f"config.{name} = {value!r}\n    assert config.{name} == {value!r}"
+        for name, value in FORMERLY.items()
+    ]
+    path = tmp_path / "config.py"
+    start = "from resnet.config import Config\n\ndef get_config():\n    config = Config()\n    "
+    path.write_text(start + "\n    ".join([*lines, "return config"]))
+    assert load_config(path) == expected
+    saved = config_to_dict(expected)
+    for before, now in FORMER.items():
+        section = saved[now.split(".")[0]]
+        section[before.split(".")[1]] = section.pop(now.split(".")[1])
+    assert config_from_dict(saved) == expected
+    assert config_hash(expected) == "5fb6009564a8"  # of commit 800c5de
 
 
 def test_differences_name_the_fields():

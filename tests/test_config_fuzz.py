@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from resnet.cli import options
 from resnet.config import Config, field_help
-from resnet.data.augment import Shift
+from resnet.data.augment import RandomCrop
 from resnet.data.augmentation.mixing import EACH
 from resnet.data.datasets import DATASETS, NORMALIZATIONS, load_dataset
 from resnet.errors import InputError
@@ -49,7 +49,7 @@ ANY += ["", " ", "a\nb", "((('a', 1),),)", "50 %", "'50 %', '75 %'", "__import__
 OTHER_CHOICES = {
     "data.name": DATASETS,
     "data.normalization": NORMALIZATIONS,
-    "data.shift_fill": tuple(Shift.modes),
+    "data.random_crop_fill": tuple(RandomCrop.modes),
     "optimizer.name": PRECONDITIONERS,
     "optimizer.decay": CHOSEN,
     "optimizer.adapt": CHOSEN,

@@ -17,7 +17,7 @@ from resnet.errors import InputError, check_at_least
 KEYS = jax.random.split(jax.random.key(0), 64)
 IMAGES = jax.random.normal(jax.random.key(1), (64, 8, 6, 3))
 AS_THEY_ARE = np.zeros(1, np.float32), np.ones(1, np.float32)  # the mean and the standard deviation
-ALL = DataConfig(shift=2, flip=True, cutout=3)
+ALL = DataConfig(random_crop=2, flip=True, cutout=3)
 
 
 def operations_of(config):
@@ -55,8 +55,8 @@ def test_draws_follow_the_keys():
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("zero", "constant"), ("reflect", "reflect")])
-def test_shift_takes_every_window_of_the_padded_image(fill, mode):
-    config = DataConfig(shift=1, shift_fill=fill)
+def test_a_random_crop_takes_every_window_of_the_padded_image(fill, mode):
+    config = DataConfig(random_crop=1, random_crop_fill=fill)
     image = np.asarray(IMAGES[0])
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode)
     windows = [padded[y : y + 8, x : x + 6] for y in range(3) for x in range(3)]
@@ -92,7 +92,7 @@ def test_cutout_erases_one_square(side):
 
 
 def test_padding_is_the_mean_colour():
-    """What a shift brings in is what the mean image becomes: zero, in normalised units."""
+    """What a random crop brings in is what the mean image becomes: zero, in normalised units."""
     raw = np.full((64, 8, 6, 3), 200, np.uint8)
     mean, std = np.full(3, 200, np.float32), np.ones(3, np.float32)
     images = normalize(raw, mean, std)
@@ -115,11 +115,11 @@ def test_each_field_changes_the_program():
 
     variants = [
         program(),
-        program(shift=2),
-        program(shift=2, shift_fill="reflect"),
+        program(random_crop=2),
+        program(random_crop=2, random_crop_fill="reflect"),
         program(flip=True),
         program(cutout=2),
-        program(shift=2, augmentation=("cutout 2",)),
+        program(random_crop=2, augmentation=("cutout 2",)),
     ]
     assert len(set(variants)) == len(variants)
 
@@ -146,8 +146,8 @@ def test_draws_are_those_of_earlier_versions():
 @pytest.mark.parametrize(
     ("operations", "fields"),
     [
-        (("shift 2", "flip", "cutout 3"), {"shift": 2, "flip": True, "cutout": 3}),
-        (("shift 1 reflect",), {"shift": 1, "shift_fill": "reflect"}),
+        (("random_crop 2", "flip", "cutout 3"), {"random_crop": 2, "flip": True, "cutout": 3}),
+        (("random_crop 1 reflect",), {"random_crop": 1, "random_crop_fill": "reflect"}),
     ],
 )
 def test_an_operation_is_the_same_by_name_and_by_field(operations, fields):
@@ -181,14 +181,17 @@ def test_a_new_operation_is_an_entry_of_the_list(monkeypatch):
 @pytest.mark.parametrize(
     ("operations", "message"),
     [
-        (("rotate 3",), r"`data.augmentation` must be one of shift, flip, cutout, .*; got 'rotate'"),
-        (("shift",), r"`data.augmentation` must be shift pixels \[fill\]; got 'shift'"),
-        (("shift 1.5",), r"must be shift pixels \[fill\]; got 'shift 1.5'"),
+        (("rotate 3",), r"`data.augmentation` must be one of random_crop, flip, cutout, .*; got 'rotate'"),
+        (("random_crop",), r"`data.augmentation` must be random_crop pixels \[fill\]; got 'random_crop'"),
+        (("random_crop 1.5",), r"must be random_crop pixels \[fill\]; got 'random_crop 1.5'"),
         (("flip 3",), r"must be flip; got 'flip 3'"),
-        (("shift 2 wrap",), r"`data.augmentation: shift_fill` must be one of zero, reflect; got 'wrap'"),
+        (
+            ("random_crop 2 wrap",),
+            r"`data.augmentation: random_crop_fill` must be one of zero, reflect; got 'wrap'",
+        ),
         (("flip", "flip"), r"must have each operation once, .* got \('flip', 'flip'\)"),
         (("cutout 2",), r"must have each operation once, and none that another field asks for"),
-        (("",), r"must be one of shift, flip, cutout, .*; got ''"),
+        (("",), r"must be one of random_crop, flip, cutout, .*; got ''"),
     ],
 )
 def test_what_is_no_operation_is_refused(operations, message):

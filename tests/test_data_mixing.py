@@ -59,7 +59,7 @@ def test_labels_are_mixed_as_images_are():
 
 
 ARGUMENTS = {
-    "shift": "2",
+    "random_crop": "2",
     "cutout": "3",
     "rand_augment": "2 9 bilinear",
     "timm_rand_augment": "2 7 0.5",

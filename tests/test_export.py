@@ -67,10 +67,11 @@ MODELS = {
     "cifar": ModelConfig(blocks=(1, 1, 1), width=0.25, dtype="bfloat16", scan_blocks=True),
     "imagenet": ModelConfig(
         family="imagenet", stem="deep", blocks=(1, 1, 1, 1), width=0.125, branch="bottleneck", groups=2,
-        transition="average_projection", squeeze=0.25,
+        transition="average_projection", se_ratio=0.25,
     ),
     "bit": ModelConfig(
-        family="imagenet", stem="bit", blocks=(1, 2, 1, 1), width=0.125, order="preactivation", norm="group",
+        family="imagenet", stem="bit", blocks=(1, 2, 1, 1), width=0.125, norm="group",
+        activation_order="preactivation",
         norm_groups=4, weight_standardization="plain", transition="projection",
     ),
 }  # fmt: skip

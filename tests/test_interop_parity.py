@@ -45,9 +45,9 @@ def test_resnet20_and_its_training():
             ModelConfig(**BOTTLENECK | {"stem": "deep", "transition": "average_projection"}),
             "timm",
         ),
-        ("seresnet50", ModelConfig(**BOTTLENECK, squeeze=1 / 16), "timm"),
-        ("resnext50_32x4d", ModelConfig(**BOTTLENECK, groups=32, inner=2.0), "timm"),
-        ("resnetv2_50", ModelConfig(**BOTTLENECK, order="preactivation"), "timm_v2"),
+        ("seresnet50", ModelConfig(**BOTTLENECK, se_ratio=1 / 16), "timm"),
+        ("resnext50_32x4d", ModelConfig(**BOTTLENECK, groups=32, branch_width=2.0), "timm"),
+        ("resnetv2_50", ModelConfig(**BOTTLENECK, activation_order="preactivation"), "timm_v2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -68,7 +68,12 @@ def test_bit():
         convolution = functools.partial(StdConv2d, eps=1e-8)
         return ResNetV2(**SMALL, num_classes=num_outputs, stem_type="fixed", conv_layer=convolution)
 
-    fields = {"stem": "bit", "order": "preactivation", "norm": "group", "weight_standardization": "plain"}
+    fields = {
+        "stem": "bit",
+        "activation_order": "preactivation",
+        "norm": "group",
+        "weight_standardization": "plain",
+    }
     assert_parity(peers.Peer(build, ModelConfig(**BOTTLENECK | fields), "timm_v2", "timm BiT"))
 
 

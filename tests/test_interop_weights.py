@@ -23,12 +23,12 @@ IMAGENET = {"family": "imagenet", "blocks": (1, 2, 1, 1), "width": 0.125, "trans
 BOTTLENECK = IMAGENET | {"stem": "imagenet", "branch": "bottleneck"}
 NETS = {
     "cifar": ("cifar", ModelConfig(**SMALL, transition="projection")),
-    "cifar_preact": ("cifar", ModelConfig(**SMALL, order="preactivation")),
+    "cifar_preact": ("cifar", ModelConfig(**SMALL, activation_order="preactivation")),
     "basic": ("torchvision", ModelConfig(**IMAGENET, stem="imagenet")),
-    "squeeze": ("torchvision", ModelConfig(**BOTTLENECK, squeeze=0.25)),
+    "squeeze": ("torchvision", ModelConfig(**BOTTLENECK, se_ratio=0.25)),
     "grouped": ("transformers", ModelConfig(**BOTTLENECK, groups=2)),
     "rs": ("timm", ModelConfig(**BOTTLENECK | {"stem": "deep_strided", "transition": "average_projection"})),
-    "v2": ("timm_v2", ModelConfig(**BOTTLENECK, order="preactivation", norm="layer")),
+    "v2": ("timm_v2", ModelConfig(**BOTTLENECK, activation_order="preactivation", norm="layer")),
 }
 
 

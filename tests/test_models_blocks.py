@@ -16,8 +16,8 @@ from resnet.models.shortcuts.transitions import TRANSITIONS
 from tests import models_reference as reference
 from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, PLAIN, PLAIN_PARAMS, images
 
-KEEPS = BlockSpec(stage=1, block=2, index=1, inputs=4, inner=4, outputs=4, stride=1)
-CHANGES = BlockSpec(stage=2, block=1, index=1, inputs=4, inner=8, outputs=8, stride=2)
+KEEPS = BlockSpec(stage=1, block=2, index=1, inputs=4, width=4, outputs=4, stride=1)
+CHANGES = BlockSpec(stage=2, block=1, index=1, inputs=4, width=8, outputs=8, stride=2)
 
 
 def make_block(config, spec=KEEPS, seed=0, noise=0.3):
@@ -72,7 +72,8 @@ def test_a_block_is_its_papers_formula(config, kind):
     x = features(spec)
     scale = SHORTCUTS[config.shortcut].input_scale
     expected = reference.block(
-        variables["params"], np.asarray(x, np.float64), order=config.order, shortcut=config.shortcut,
+        variables["params"], np.asarray(x, np.float64), order=config.activation_order,
+        shortcut=config.shortcut,
         kind=kind, shared=starts_inside(config, spec),
         input_scale=scale(config, spec) if scale else 1.0,
     )  # fmt: skip
@@ -85,7 +86,7 @@ STARTS_AT_IDENTITY = {
     "skipinit": ModelConfig(shortcut="skipinit", norm="none", after_sum="identity"),
     "fixup": ModelConfig(shortcut="fixup", norm="none", after_sum="identity"),
     "normalizer_free": PLAIN["normalizer_free-preactivation"],
-    "zero_gamma": ModelConfig(zero_gamma=True, order="preactivation"),
+    "zero_gamma": ModelConfig(zero_gamma=True, activation_order="preactivation"),
     "zero_gamma, postactivation": ModelConfig(zero_gamma=True, after_sum="identity"),
 }
 
@@ -105,7 +106,7 @@ def test_starts_as_the_identity_forward_and_backward(config):
 
 def test_a_chain_of_identity_blocks_hands_on_the_gradient():
     """dE/dx_l = dE/dx_L * (1 + ...): with branches of zeros the term 1 is all there is, for any depth."""
-    config = ModelConfig(order="preactivation")
+    config = ModelConfig(activation_order="preactivation")
     block, variables = make_block(config)
     zero = jax.tree.map(jnp.zeros_like, variables)
     x, cotangent = features(), features(seed=8)

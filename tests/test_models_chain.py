@@ -13,9 +13,9 @@ from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, images, net, start
 
 CASES = {
     "postactivation": net(),
-    "preactivation": net(order="preactivation", transition="projection"),
+    "preactivation": net(activation_order="preactivation", transition="projection"),
     "highway": net(shortcut="highway"),
-    "normalizer_free": net(shortcut="normalizer_free", order="preactivation"),
+    "normalizer_free": net(shortcut="normalizer_free", activation_order="preactivation"),
     "fixup": net(shortcut="fixup"),
     "stochastic depth": net(stochastic_depth=0.5),
 }
@@ -56,14 +56,14 @@ def test_the_chain_is_the_net_and_its_blocks_come_apart(name):
 
 
 def test_the_chain_uses_batch_statistics():
-    config = net(order="preactivation")
+    config = net(activation_order="preactivation")
     found = through(chain_of(config, "batch"), images())
     np.testing.assert_allclose(found, output(config, train=True)[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(found, output(config)[0], rtol=1e-2)
 
 
 def test_an_identity_block_without_its_branch_returns_its_input():
-    block = chain_of(net(order="preactivation", blocks=(2, 1)))[2]
+    block = chain_of(net(activation_order="preactivation", blocks=(2, 1)))[2]
     x = images(4, 8, 8, 4)
     assert (block.join(x, jnp.zeros_like(x)) == x).all()
     assert (jax.grad(lambda x: (block.join(x, jnp.zeros_like(x)) * 3).sum())(x) == 3).all()
@@ -84,7 +84,7 @@ def test_norms_that_keep_their_statistics_do_so_in_the_chain():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("fields", [{"order": "preactivation"}, {"shortcut": "highway"}])
+@pytest.mark.parametrize("fields", [{"activation_order": "preactivation"}, {"shortcut": "highway"}])
 def test_branch_and_shortcut_share_the_gradient(fields):
     chain = chain_of(net(**fields), "batch")
     x = chain[0](images())

@@ -30,7 +30,7 @@ MORE = {
     "plain, standardised": {"shortcut": "none", "weight_standardization": "scaled"},
     "no norm": {"shortcut": "skipinit", "norm": "none", "alpha_init": "inverse_sqrt"},
     "laurel": {"shortcut": "laurel", "low_rank": 2, "pad_side": "both"},
-    "decayed, C": {"shortcut": "decayed_identity", "transition": "projection", "inner": 2.0},
+    "decayed, C": {"shortcut": "decayed_identity", "transition": "projection", "branch_width": 2.0},
     "depth, deep stem": {"shortcut": "depth_scaled", "stem": "deep", "padding": "circular"},
     "dropout": {"shortcut": "dropout", "dropout_kind": "plain"},
     "weighted": {"shortcut": "rezero", "alpha_init": "inverse_sqrt"},
@@ -85,11 +85,11 @@ def test_blocks_of_one_convolution_keep_their_size_and_longer_ones_grow():
 
 
 REFUSED = [
-    ({"order": "preactivation"}, "model.order='preactivation' does not fold"),
+    ({"activation_order": "preactivation"}, "model.activation_order='preactivation' does not fold"),
     ({"norm": "group"}, "model.norm='group' does not fold"),
     ({"shortcut": "exclusive_gating"}, "model.shortcut='exclusive_gating' does not fold"),
     ({"shortcut": "orthogonal"}, "model.shortcut='orthogonal' does not fold"),
-    ({"squeeze": 0.25}, "model.squeeze=0.25 does not fold"),
+    ({"se_ratio": 0.25}, "model.se_ratio=0.25 does not fold"),
     ({"transition": "average_projection"}, "model.transition='average_projection' does not fold"),
     ({"activation": "tanh"}, "model.activation='tanh' does not fold"),
     ({"groups": 2}, "model.groups=2 does not fold"),

@@ -44,12 +44,14 @@ def count(tree) -> int:
 
 
 def test_the_cases_hold_every_choice():
-    for field, choices in {**VARIED, "shortcut": CHOICES["shortcut"], "order": CHOICES["order"]}.items():
+    for field in (*VARIED, "shortcut", "activation_order"):
+        choices = VARIED.get(field, CHOICES.get(field))
         assert {getattr(config, field) for config in MIXED.values()} == set(choices), field
-    refused = {f"{s}-{o}" for s in CHOICES["shortcut"] for o in CHOICES["order"]} - set(PLAIN)
+    orders = CHOICES["activation_order"]
+    refused = {f"{s}-{o}" for s in CHOICES["shortcut"] for o in orders} - set(PLAIN)
     assert refused == {
-        *(f"fixup-{order}" for order in CHOICES["order"] if order != "postactivation"),
-        *(f"normalizer_free-{order}" for order in CHOICES["order"] if order != "preactivation"),
+        *(f"fixup-{order}" for order in orders if order != "postactivation"),
+        *(f"normalizer_free-{order}" for order in orders if order != "preactivation"),
         *(f"reversible-{order}" for order in ("postactivation", "norm_after_sum")),
         *(f"depth_attention-{order}" for order in ("postactivation", "norm_after_sum")),
     }
@@ -126,7 +128,9 @@ def test_training_under_vmap_equals_one_by_one():
 @pytest.mark.parametrize("order", ("postactivation", "preactivation"))
 def test_bfloat16_stays_near_float32(order):
     """Activations in bfloat16, parameters, statistics and logits in float32."""
-    narrow, wide = (net(order=order, squeeze=0.25, dtype=dtype) for dtype in ("bfloat16", "float32"))
+    narrow, wide = (
+        net(activation_order=order, se_ratio=0.25, dtype=dtype) for dtype in ("bfloat16", "float32")
+    )
     (model, variables), x = start(wide), images()
     (logits, features), state = start(narrow)[0].apply(variables, x, train=True, mutable=["batch_stats"])
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, state, start(narrow)[1]))} == {

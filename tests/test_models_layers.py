@@ -129,14 +129,14 @@ def test_squeeze_and_excitation():
     np.testing.assert_allclose(module.apply(variables, x), np.asarray(x) * gate[:, None, None], rtol=1e-5)
 
 
-SPEC = BlockSpec(stage=2, block=1, index=1, inputs=8, inner=8, outputs=8, stride=1)
+SPEC = BlockSpec(stage=2, block=1, index=1, inputs=8, width=8, outputs=8, stride=1)
 
 
 @pytest.mark.thorough
 def test_stochastic_depth_drops_the_whole_branch():
     """Training: x, or x + F(x), of all images; evaluation: x + p F(x)."""
-    x, config = images(4, 5, 5, 8), net(order="preactivation", stochastic_depth=0.5)
-    block, plain = Block(config, SPEC), Block(net(order="preactivation"), SPEC)
+    x, config = images(4, 5, 5, 8), net(activation_order="preactivation", stochastic_depth=0.5)
+    block, plain = Block(config, SPEC), Block(net(activation_order="preactivation"), SPEC)
     own = block_arrays(config, SPEC, None)
     assert float(own.survival) == 0.5
     variables = block.init(jax.random.key(0), x, own, False)

@@ -14,7 +14,7 @@ from resnet.models.resnet import Block
 from resnet.models.scanning import block_arrays
 from tests.models_cases import images, net, split
 
-SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, inner=4, outputs=4, stride=1)
+SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, width=4, outputs=4, stride=1)
 
 
 # PyramidNet (1610.02915).
@@ -39,7 +39,7 @@ def test_halves_are_rounded_up():
 
 def test_new_channels_are_of_the_branch_alone():
     """The shortcut adds zeros to them."""
-    config = net(order="pyramid", widening=4.0)
+    config = net(activation_order="pyramid", widening=4.0)
     spec = dataclasses.replace(SPEC, outputs=6)
     block, x, own = Block(config, spec), images(2, 4, 4, 4), block_arrays(config, spec, None)
     variables = block.init(jax.random.key(0), x, own, False)
@@ -71,7 +71,7 @@ def test_two_branches_are_mixed_forward_and_backward_by_different_numbers():
 
 def test_evaluation_takes_the_mean_of_both_branches():
     """Of two branches on their own, with the same kernels and norms."""
-    config = net(branch="shake_shake", order="shake_shake")
+    config = net(branch="shake_shake", activation_order="shake_shake")
     block, x, own = Block(config, SPEC), images(2, 4, 4, 4), block_arrays(config, SPEC, None)
     variables = block.init(jax.random.key(0), x, own, False)
     params, state = split(variables)
@@ -88,8 +88,8 @@ def test_evaluation_takes_the_mean_of_both_branches():
 
 def test_both_branches_start_from_draws_of_their_own():
     """Each as wide as a single branch draws it."""
-    config = net(branch="shake_shake", order="shake_shake", width=8.0)
-    spec = dataclasses.replace(SPEC, inputs=32, inner=32, outputs=32)
+    config = net(branch="shake_shake", activation_order="shake_shake", width=8.0)
+    spec = dataclasses.replace(SPEC, inputs=32, width=32, outputs=32)
     shape = jax.ShapeDtypeStruct((1, 4, 4, 32), jnp.float32)
     params = Block(config, spec).lazy_init(jax.random.key(0), shape, block_arrays(config, spec, None), False)
     kernel = params["params"]["conv1"]["kernel"]

@@ -15,12 +15,12 @@ from resnet.models.scanning import BlockArrays
 from resnet.models.shortcuts.reversible import invert
 from tests.models_cases import FAST_COMPILE, images, loss, net, split, start
 
-SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, inner=4, outputs=4, stride=1)
+SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, width=4, outputs=4, stride=1)
 
 
 def reversible_block(spec=SPEC):
     """(block in training as a function of (state, params), the state, the parameters)."""
-    config = net(shortcut="reversible", order="preactivation")
+    config = net(shortcut="reversible", activation_order="preactivation")
     block, x = Block(config, spec), images(2, 5, 5, spec.inputs)
     variables = block.init(jax.random.key(0), x, BlockArrays(), False)
     params, others = split(variables)
@@ -72,7 +72,9 @@ def test_the_error_of_the_inverse_grows_as_rounding_does():
 def test_parameters_of_revnets(monkeypatch, depth, widths, parameters):
     """Counted from the definition of the authors' code."""
     monkeypatch.setitem(FAMILIES, "revnet", widths)
-    config = ModelConfig(family="revnet", depth=depth, shortcut="reversible", order="preactivation")
+    config = ModelConfig(
+        family="revnet", depth=depth, shortcut="reversible", activation_order="preactivation"
+    )
     assert totals(count_parts(config, 10, (32, 32, 3)))[0] == parameters
 
 
@@ -91,7 +93,9 @@ def gradients(config, seeds=1):
 @pytest.mark.parametrize("shortcut", ("reversible", "hyper_dynamic"))
 def test_several_seeds_are_each_alone(shortcut):
     """Scanned and recomputed: the first of two seeds in one program has the numbers of a single one."""
-    config = net(shortcut=shortcut, order="preactivation", blocks=(1, 3), scan_blocks=True, remat=True)
+    config = net(
+        shortcut=shortcut, activation_order="preactivation", blocks=(1, 3), scan_blocks=True, remat=True
+    )
     for alone, both in zip(
         jax.tree.leaves(gradients(config)), jax.tree.leaves(gradients(config, 2)), strict=True
     ):
@@ -104,7 +108,11 @@ def test_recomputed_reversible_blocks_keep_one_state():
 
     def temporary(blocks, remat):
         config = net(
-            shortcut="reversible", order="preactivation", blocks=(blocks, 1), scan_blocks=True, remat=remat
+            shortcut="reversible",
+            activation_order="preactivation",
+            blocks=(blocks, 1),
+            scan_blocks=True,
+            remat=remat,
         )
         model, variables = start(config)
         params, state = split(variables)

@@ -13,13 +13,13 @@ DEEP = {"family": "tiny", "blocks": (1, 3)}
 CASES = {
     "ghost batches": net(**DEEP, ghost_batch=2),
     "stochastic depth and dropout": net(**DEEP, stochastic_depth=0.5, branch_dropout=0.25, head_dropout=0.5),
-    "dropped shortcuts": net(**DEEP, shortcut="dropout", order="norm_after_sum", norm="group"),
-    "gates": net(**DEEP, shortcut="highway", order="preactivation", transition="projection"),
+    "dropped shortcuts": net(**DEEP, shortcut="dropout", activation_order="norm_after_sum", norm="group"),
+    "gates": net(**DEEP, shortcut="highway", activation_order="preactivation", transition="projection"),
     "decayed": net(**DEEP, shortcut="decayed_identity"),
-    "streams": net(**DEEP, shortcut="hyper_dynamic", order="preactivation"),
-    "reversible": net(**DEEP, shortcut="reversible", order="preactivation", branch_dropout=0.25),
-    "attention over depth": net(**DEEP, shortcut="depth_attention", order="preactivation"),
-    "scaled input": net(**DEEP, shortcut="normalizer_free", order="preactivation"),
+    "streams": net(**DEEP, shortcut="hyper_dynamic", activation_order="preactivation"),
+    "reversible": net(**DEEP, shortcut="reversible", activation_order="preactivation", branch_dropout=0.25),
+    "attention over depth": net(**DEEP, shortcut="depth_attention", activation_order="preactivation"),
+    "scaled input": net(**DEEP, shortcut="normalizer_free", activation_order="preactivation"),
 }
 FORMS = {
     "scanned": {"scan_blocks": True},

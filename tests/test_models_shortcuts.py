@@ -14,9 +14,9 @@ from tests import models_reference as reference
 from tests.few import few
 from tests.models_cases import CHOICES, PLAIN, PLAIN_PARAMS, images, net, split
 
-FIRST = BlockSpec(stage=1, block=1, index=0, inputs=8, inner=8, outputs=8, stride=1)
-SAME = BlockSpec(stage=2, block=2, index=3, inputs=8, inner=8, outputs=8, stride=1)
-CHANGE = BlockSpec(stage=2, block=1, index=2, inputs=4, inner=8, outputs=8, stride=2)
+FIRST = BlockSpec(stage=1, block=1, index=0, inputs=8, width=8, outputs=8, stride=1)
+SAME = BlockSpec(stage=2, block=2, index=3, inputs=8, width=8, outputs=8, stride=1)
+CHANGE = BlockSpec(stage=2, block=1, index=2, inputs=4, width=8, outputs=8, stride=2)
 
 
 def initial(config, spec=SAME):
@@ -55,18 +55,18 @@ def test_where_the_shortcut_starts(order):
     preactivation = ORDERS[order].preactivation
     for kind in CHOICES["transition"]:
         for shortcut in ("identity", "projection"):
-            config = net(order=order, transition=kind, shortcut=shortcut)
+            config = net(activation_order=order, transition=kind, shortcut=shortcut)
             by_matrix = shortcut == "projection" or config.transition != "pad"
             shared = [starts_inside(config, spec) for spec in (FIRST, SAME, CHANGE)]
             assert shared == [preactivation, False, preactivation and by_matrix]
-    fixup = net(shortcut="fixup", order="postactivation")
+    fixup = net(shortcut="fixup", activation_order="postactivation")
     assert [starts_inside(fixup, spec) for spec in (FIRST, SAME, CHANGE)] == [False, False, True]
 
 
 @pytest.mark.parametrize("order", [name for name, order in ORDERS.items() if order.preactivation])
 @pytest.mark.parametrize("shortcut", ("identity", "projection", "exclusive_gating"))
 def test_the_first_block_of_a_preactivation_net_shares_its_activation(shortcut, order):
-    apply, variables = initial(net(shortcut=shortcut, order=order), FIRST)
+    apply, variables = initial(net(shortcut=shortcut, activation_order=order), FIRST)
     params, state = split(variables)
     params, x = shaken(params), images(2, 6, 6, 8)
     expected = reference.block(params, np.asarray(x, np.float64), order=order, shortcut=shortcut, shared=True)
@@ -85,13 +85,13 @@ def test_without_its_branch_a_block_is_its_shortcut(config):
     y = apply({"params": params, **state}, x)
     begin = np.asarray(x, np.float64)
     by_matrix = SHORTCUTS[config.shortcut].changes_shape and config.shortcut != "none"
-    if by_matrix and ORDERS[config.order].preactivation:
-        begin = reference.ORDERS[config.order][0](params, begin)
+    if by_matrix and ORDERS[config.activation_order].preactivation:
+        begin = reference.ORDERS[config.activation_order][0](params, begin)
     own = {"params": params["shortcut"], "batch_stats": state.get("batch_stats", {}).get("shortcut", {})}
     path = ShortcutPath(config, CHANGE)
     given = (jnp.float32(begin), jnp.zeros_like(y), True, None, block_arrays(config, CHANGE, None).number)
     joined, _ = path.apply(own, *given, mutable=["batch_stats"])
-    expected = reference.ORDERS[config.order][2](params, np.asarray(joined, np.float64))
+    expected = reference.ORDERS[config.activation_order][2](params, np.asarray(joined, np.float64))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -103,7 +103,10 @@ def starts_at_identity():
                 yield f"{shortcut}-{order}", PLAIN[f"{shortcut}-{order}"]
         for branch in ("basic", "bottleneck", "single"):
             if order != "activation_before_sum":
-                yield f"zero_gamma-{order}-{branch}", net(order=order, branch=branch, zero_gamma=True)
+                yield (
+                    f"zero_gamma-{order}-{branch}",
+                    net(activation_order=order, branch=branch, zero_gamma=True),
+                )
 
 
 PROMISED = dict(starts_at_identity())
@@ -112,7 +115,7 @@ ZEROED = {f"identity-{order}": PLAIN[f"identity-{order}"] for order in ORDERS}
 CHAINS = {
     name: config
     for name, config in (PROMISED | ZEROED).items()
-    if config.order != "norm_after_sum" or config.norm == "none"
+    if config.activation_order != "norm_after_sum" or config.norm == "none"
 }
 
 
@@ -124,7 +127,10 @@ def test_a_chain_of_identities_returns_its_input_bit_for_bit(name, after_sum):
     `identity` with the branch's kernels at zero, the others as they start. relu after the sum returns
     x where x is not negative.
     """
-    own = {key: getattr(CHAINS[name], key) for key in ("shortcut", "order", "branch", "norm", "zero_gamma")}
+    own = {
+        key: getattr(CHAINS[name], key)
+        for key in ("shortcut", "activation_order", "branch", "norm", "zero_gamma")
+    }
     apply, variables = initial(net(**own, after_sum=after_sum))
     if name in ZEROED:
         variables = variables | {"params": without_branch(variables["params"])}
@@ -164,14 +170,14 @@ def test_gates_open_and_shut_in_every_order(shortcut, order):
     x = images(2, 6, 6, 8)
 
     def output(kind, **fields):
-        apply, variables = initial(net(shortcut=kind, order=order, **fields))
-        branch = initial(net(order=order))[1]["params"]
+        apply, variables = initial(net(shortcut=kind, activation_order=order, **fields))
+        branch = initial(net(activation_order=order))[1]["params"]
         return apply({**variables, "params": variables["params"] | branch}, x)
 
     np.testing.assert_array_equal(output(shortcut, gate_bias=1e4), output("none"))
     expected = output("identity")
     if shortcut != "shortcut_only_gating":
         expected = reference.ORDERS[order][2](
-            initial(net(order=order))[1]["params"], np.asarray(x, np.float64)
+            initial(net(activation_order=order))[1]["params"], np.asarray(x, np.float64)
         )
     np.testing.assert_allclose(output(shortcut, gate_bias=-1e4), expected, rtol=1e-5, atol=1e-6)

@@ -19,7 +19,7 @@ from resnet.models.shortcuts.sums import decayed
 from resnet.models.shortcuts.table import ShortcutPath
 from tests.models_cases import NUM_OUTPUTS, TINY, images, net, start
 
-SPEC = BlockSpec(stage=1, block=2, index=1, inputs=8, inner=8, outputs=8, stride=1)
+SPEC = BlockSpec(stage=1, block=2, index=1, inputs=8, width=8, outputs=8, stride=1)
 IMAGE = (8, 8, 3)
 CHAIN = {"family": "chain", "norm": "none", "padding": "circular", "after_sum": "identity"}
 
@@ -78,7 +78,7 @@ def test_the_signal_grows_to_the_same_size_at_any_depth(blocks):
     """(1 + 1 / L)^L of its variance, of linear blocks with kernels of variance 1 / fan-in."""
     config = ModelConfig(
         **CHAIN, blocks=(blocks,), width=4.0, branch="single", kernel_init="lecun", shortcut="depth_scaled",
-        activation="identity", order="preactivation",
+        activation="identity", activation_order="preactivation",
     )  # fmt: skip
     grown = []
     for seed in range(3):
@@ -194,7 +194,7 @@ def test_parameters_of_repvgg_b0(monkeypatch):
 def test_variance_of_a_repvgg_block_at_its_start(shortcut, variance):
     """Each of its normed addends has variance 1, and they have little to do with each other."""
     config = net(shortcut=shortcut, branch="single", after_sum="identity")
-    spec = dataclasses.replace(SPEC, inputs=32, inner=32, outputs=32)
+    spec = dataclasses.replace(SPEC, inputs=32, width=32, outputs=32)
     block, x = Block(config, spec), images(8, 8, 8, 32)
     variables = block.init(jax.random.key(0), x, BlockArrays(), False)
     y = block.apply(variables, x, BlockArrays(), True, mutable=["batch_stats"])[0]

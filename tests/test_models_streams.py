@@ -18,7 +18,7 @@ from resnet.models.shortcuts.streams import apart, each_stream, mix_streams, sid
 from resnet.models.shortcuts.table import SHORTCUTS, StreamReader, streams_of
 from tests.models_cases import FAST_COMPILE, images, net, split, start
 
-SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, inner=4, outputs=4, stride=1)
+SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, width=4, outputs=4, stride=1)
 LAYERS = Layers(SimpleNamespace(config=net()), False, False, 0)  # of a merge that adds none
 HYPER = ("hyper_static", "hyper_dynamic", "hyper_stochastic")
 STREAMS = [name for name, shortcut in SHORTCUTS.items() if shortcut.streams]
@@ -62,7 +62,7 @@ def test_every_entry_of_the_table_is_tested_here():
 @pytest.mark.parametrize("shortcut", ("hyper_static", "hyper_dynamic", "laurel_previous"))
 def test_streams_start_as_the_residual_net(shortcut):
     """The streams of hyper-connections, and the first of LAuReL's; through a change of shape too."""
-    config = net(shortcut=shortcut, streams=3, order="preactivation")
+    config = net(shortcut=shortcut, streams=3, activation_order="preactivation")
     variables = start(config)[1]
     found = features(config, variables)
     same = {name: with_identity(tree) for name, tree in variables.items()}
@@ -73,7 +73,7 @@ def test_streams_start_as_the_residual_net(shortcut):
 
 
 def test_a_single_stream_is_the_identity_bit_for_bit():
-    config = net(shortcut="hyper_static", streams=1, order="preactivation")
+    config = net(shortcut="hyper_static", streams=1, activation_order="preactivation")
     variables = start(config)[1]
     same = {name: with_identity(tree) for name, tree in variables.items()}
     expected = features(dataclasses.replace(config, shortcut="identity"), same)
@@ -168,7 +168,7 @@ def test_a_block_adds_the_input_of_the_one_before():
 @pytest.mark.parametrize("index", (0, 2))
 def test_attention_starts_as_the_mean_of_what_is_known(index):
     """The stem's output and those of the branches before; F is written behind them."""
-    config = net(shortcut="depth_attention", order="preactivation", blocks=(2, 2))
+    config = net(shortcut="depth_attention", activation_order="preactivation", blocks=(2, 2))
     mixture, params = mixture_of(config, images(2, 3, 3, 20), index)
     known = np.arange(5) <= index
     np.testing.assert_allclose(mixture.read, np.broadcast_to(known / known.sum(), (2, 3, 3, 5)), rtol=1e-6)
@@ -179,7 +179,7 @@ def test_attention_starts_as_the_mean_of_what_is_known(index):
 def test_attention_follows_the_query():
     """Weights are the softmax of w . v / rms(v)."""
     config, carried = (
-        net(shortcut="depth_attention", order="preactivation", blocks=(1, 1)),
+        net(shortcut="depth_attention", activation_order="preactivation", blocks=(1, 1)),
         images(2, 3, 3, 12),
     )
     w = images(4, seed=3)
@@ -206,7 +206,7 @@ def test_a_transition_is_applied_to_every_stream():
 @pytest.mark.parametrize("shortcut", [name for name in STREAMS if name != "reversible"])
 def test_streams_get_gradients(shortcut):
     """Every parameter of the mixture, once the streams differ."""
-    config = net(shortcut=shortcut, streams=2, order="preactivation", blocks=(2, 1))
+    config = net(shortcut=shortcut, streams=2, activation_order="preactivation", blocks=(2, 1))
     n, own = streams_of(config).count(config), block_arrays(config, SPEC, None)
     block, carried = Block(config, SPEC), images(2, 3, 3, 4 * n)
     params, others = split(block.init(jax.random.key(0), carried, own, False))

@@ -88,11 +88,11 @@ def test_depths_without_a_solution_are_refused():
     ("fields", "count"),
     [
         ({"depth": 20}, 19),
-        ({"depth": 56, "order": "preactivation"}, 55),
-        ({"depth": 110, "order": "preactivation"}, 109),
-        ({"depth": 20, "branch": "single", "order": "activation_only_preactivation"}, 19),
+        ({"depth": 56, "activation_order": "preactivation"}, 55),
+        ({"depth": 110, "activation_order": "preactivation"}, 109),
+        ({"depth": 20, "branch": "single", "activation_order": "activation_only_preactivation"}, 19),
         ({"family": "imagenet", "stem": "imagenet", "branch": "bottleneck", "depth": 50,
-          "order": "preactivation"}, 49),
+          "activation_order": "preactivation"}, 49),
     ],
 )  # fmt: skip
 def test_activations_in_a_chain(fields, count):

@@ -34,7 +34,7 @@ def program():
 def tiny(dtype="bfloat16"):
     config = Config()
     config.model.blocks, config.model.dtype = (1, 1, 1), dtype
-    config.data.shift, config.data.flip = 4, True
+    config.data.random_crop, config.data.flip = 4, True
     config.train.batch_size = 128
     return config
 

@@ -14,7 +14,7 @@ from resnet.training import loop
 
 def tiny(**fields) -> Config:
     config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
     config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
     config.train.batch_size, config.train.duration, config.train.ema = 8, "4 steps", 0.9
     config.train.evaluate_every, config.checkpoint.every = "4 steps", "2 steps"

@@ -28,7 +28,7 @@ from resnet.training.trainer import make_trainer
 
 def tiny() -> Config:
     config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
     config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
     config.train.batch_size, config.train.duration, config.train.ema = 8, "9 steps", 0.9
     config.train.evaluate_every = config.train.log_every = "4 steps"
@@ -211,7 +211,7 @@ def test_what_cannot_be_loaded(finished, tmp_path):
 def test_other_data_must_put_the_same_question(finished):
     _, workdir, _ = finished
     run, data = resnet.load(workdir), tiny().data
-    data.name, data.shift = "digits_rotation", 0
+    data.name, data.random_crop = "digits_rotation", 0
     with pytest.raises(InputError, match="the run was trained with kind classification"):
         evaluate_run(run, "test", data)
 

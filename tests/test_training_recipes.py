@@ -225,8 +225,8 @@ def test_what_cannot_work_is_refused(changes, message):
         ({"train.smaller_until": (("2 steps", 8),)}, "`train.smaller_until` must be between 1 and 7; got 8"),
         ({"train.smaller_until": (("4 steps", 5), ("2 steps", 6))}, "must have durations that grow"),
         (
-            {"train.smaller_until": (("2 steps", 2),), "data.shift": 3},
-            "`data.shift` must be less than .* 2x2",
+            {"train.smaller_until": (("2 steps", 2),), "data.random_crop": 3},
+            "`data.random_crop` must be less than .* 2x2",
         ),
         ({"train.smaller_until": (("2 steps", 6),), "data.normalization": "pixel_mean"}, "got pixel_mean"),
     ],

@@ -20,7 +20,7 @@ BATCH = 16
 def tiny(**train):
     """A config of seconds."""
     config = Config()
-    config.data.name, config.data.train_limit, config.data.shift = "digits", 64, 1
+    config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
     config.model.blocks, config.model.width = (1, 1, 1), 0.25
     config.train.batch_size, config.train.duration = BATCH, "100 steps"
     for name, value in train.items():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.data.augment import Cutout, Flip, Shift, augment
+from resnet.data.augment import Cutout, Flip, RandomCrop, augment
 from resnet.data.order import epoch_order
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, ORDER, pin_streams, random_key
 from resnet.models.config import ModelConfig
@@ -35,7 +35,7 @@ def augmented() -> list[int]:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(random_key(0, AUGMENT), jnp.arange(4))
     images = jnp.broadcast_to(jnp.arange(1.0, 65.0).reshape(1, 8, 8, 1), (4, 8, 8, 1))
     shifted = augment(
-        keys, images, [Shift(2), Flip(), Cutout(2)], np.zeros(1, np.float32), np.ones(1, np.float32)
+        keys, images, [RandomCrop(2), Flip(), Cutout(2)], np.zeros(1, np.float32), np.ones(1, np.float32)
     )
     return [int(value) for value in shifted[:, 4, 4, 0]]
 

@@ -20,7 +20,7 @@ def get_study(scale: str) -> Study:
     base.model.width = {"paper": 1.0, "small": 0.5}[scale]
     base.train.evaluate_every = "25 %"
     arms = {
-        "none": Arm({"data.shift": 0, "data.flip": False}),
+        "none": Arm({"data.random_crop": 0, "data.flip": False}),
         "flip-shift": Arm(),
         "cutout": Arm({"data.cutout": 8}),
         "mixup": Arm({"train.mixup": 0.2}),

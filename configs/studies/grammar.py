@@ -21,7 +21,7 @@ def get_study(scale: str) -> Study:
     for name, shortcut in SHORTCUTS.items():
         needs = {f"model.{field}": value for field, value in shortcut.needs.items()}
         for order in ORDERS:
-            changes = {"model.shortcut": name, "model.order": order} | needs
+            changes = {"model.shortcut": name, "model.activation_order": order} | needs
             with contextlib.suppress(InputError):
                 check_net(replaced(base, changes).model)
                 arms[f"{name}-{order}"] = Arm(changes, f"identity-{order}")

@@ -20,7 +20,7 @@ def get_study(scale: str) -> Study:
     arms = {}
     for i, (depth, net) in enumerate(zip(depths, ({}, BOTTLENECK), strict=True)):
         for order, errors in ERRORS.items():
-            changes = net | {"model.depth": depth, "model.order": order}
+            changes = net | {"model.depth": depth, "model.activation_order": order}
             arms[f"{order}-{depth}"] = Arm(changes, f"postactivation-{depth}", published=Published(errors[i]))
     paper = "He 2016 (arXiv 1603.05027)"
     return Study("Five orders of a block", base, arms, next(iter(arms)), paper=paper, table="Table 2")

@@ -21,7 +21,7 @@ def get_study(scale: str) -> Study:
         net = {"model.branch": branch, "model.depth": depth}
         net |= {"model.transition": "projection"} if branch == "bottleneck" else {}
         for order, error in zip(("postactivation", "preactivation"), errors, strict=True):
-            changes, published = net | {"model.order": order}, Published(error) if error else None
+            changes, published = net | {"model.activation_order": order}, Published(error) if error else None
             reference = f"{branch}-{depth}-postactivation"
             arms[f"{branch}-{depth}-{order}"] = Arm(changes, reference, published=published)
     title, paper = "Original and pre-activation blocks, over depth", "He 2016 (arXiv 1603.05027)"

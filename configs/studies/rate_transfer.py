@@ -16,7 +16,7 @@ RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 
 def get_study(scale: str) -> Study:
     base = {"paper": cifar10, "small": digits}[scale]()
-    base.model.order, base.model.scan_blocks = "preactivation", True
+    base.model.activation_order, base.model.scan_blocks = "preactivation", True
     arms = {
         f"{name}-{depth}": Arm({"model.shortcut": shortcut, "model.depth": depth}, f"identity-{depth}")
         for name, shortcut in SHORTCUTS.items()

@@ -12,7 +12,7 @@ from resnet.config import replaced
 from resnet.studies.budget import Match
 from resnet.studies.study import Arm, Published, Study
 
-WIDE = {"model.family": "wide", "model.order": "preactivation", "model.transition": "projection"}
+WIDE = {"model.family": "wide", "model.activation_order": "preactivation", "model.transition": "projection"}
 
 
 def get_study(scale: str) -> Study:

@@ -11,7 +11,7 @@ from configs.digits_small import get_config as digits
 from resnet.studies.study import Arm, Study
 
 NONE = {"model.shortcut": "none"}
-BARE = NONE | {"model.norm": "none", "model.ghost_batch": 0, "model.order": "preactivation"}
+BARE = NONE | {"model.norm": "none", "model.ghost_batch": 0, "model.activation_order": "preactivation"}
 BARE |= {"model.kernel_init": "scaled_delta_orthogonal"}
 
 

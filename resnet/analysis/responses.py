@@ -95,7 +95,7 @@ def _responses(subject: Subject, statistics: str) -> NetResponses:
 
 def block_responses(config: ModelConfig, block: BlockSpec) -> dict[str, str]:
     """{convolution: the layer whose output is its response} of a residual branch."""
-    order, count = ORDERS[config.order], len(BRANCHES[config.branch].operations)
+    order, count = ORDERS[config.activation_order], len(BRANCHES[config.branch].operations)
     skipped = before_branch(config, block).count(NORM)
     normed = count if NORM in order.after else count - 1
     if config.norm == "none":
@@ -105,7 +105,7 @@ def block_responses(config: ModelConfig, block: BlockSpec) -> dict[str, str]:
 
 def stem_responses(config: ModelConfig) -> dict[str, str]:
     """The same of the stem."""
-    order, normed = ORDERS[config.order], config.norm != "none"
+    order, normed = ORDERS[config.activation_order], config.norm != "none"
     return {
         layer.name: f"norm{i}" if NORM in order.of_stem(layer.last) and normed else layer.name
         for i, layer in enumerate(stem_layers(config), 1)

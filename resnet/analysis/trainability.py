@@ -151,7 +151,7 @@ def _chosen(name: str, given: tuple[str, ...], known: dict) -> list[str]:
 
 def _cell(subject: Subject, shortcut: str, order: str, options: Options) -> Cell:
     """Measures one combination, or says why the grammar refuses it."""
-    chain = {"family": "chain", "blocks": (options.blocks,), "shortcut": shortcut, "order": order}
+    chain = {"family": "chain", "blocks": (options.blocks,), "shortcut": shortcut, "activation_order": order}
     changes = {f"model.{name}": value for name, value in {**chain, **SHORTCUTS[shortcut].needs}.items()}
     first = subject.config.seed
     try:

@@ -187,14 +187,15 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def override(config: "Config", overrides: list[str]) -> "Config":
     """A copy of `config` with the fields named in `overrides` set, checked as a whole."""
     from resnet.config import check_config, field_types
-    from resnet.fields import unknown_field
+    from resnet.fields import present_name, unknown_field
 
     types = field_types()
     groups: dict[str, list[str]] = {}
     for argument in overrides:
         match = _OVERRIDE.fullmatch(argument)
         assert match is not None
-        name, value = match[2], match[3] or match[1]
+        name, value = present_name(match[2]), match[3] or match[1]
+        argument = argument.replace(match[2], name, 1)
         if name not in types:
             raise unknown_field(name)
         if value is None and types[name] != "bool":

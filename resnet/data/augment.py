@@ -3,7 +3,7 @@
 An augmentation is a list of operations. Each is a frozen dataclass with an entry in OPERATIONS: its fields
 are the arguments, `check` refuses those that cannot work, and a call changes one image.
 Those that change uint8 images, as Pillow does, come first. Then images are normalised, so that the zeros
-that shift, cutout and erasing bring in are the mean colour, as in He 2015, who pads mean-subtracted images,
+that crops, cutout and erasing bring in are the mean colour, as in He 2015, who pads mean-subtracted images,
 and in fb.resnet.torch.
 """
 
@@ -49,10 +49,10 @@ class ImageOperation(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Shift:
-    """Moves an image along both axes by at most so many pixels; He 2015's "pad 4, crop 32" is a shift of 4.
+class RandomCrop:
+    """Pads an image by so many pixels on each side, and crops its own size out at random (He 2015: 4).
 
-    What comes into view is zero, the mean of normalised images, or the image reflected.
+    The padding is zero, the mean of normalised images, or the image reflected.
     """
 
     pixels: int
@@ -112,7 +112,7 @@ class Cutout:
 
 
 OPERATIONS: dict[str, type] = {
-    "shift": Shift,
+    "random_crop": RandomCrop,
     "flip": Flip,
     "cutout": Cutout,
     "rand_augment": RandAugment,
@@ -126,6 +126,10 @@ OPERATIONS: dict[str, type] = {
 }
 
 
+# Operations under the names that they had before, which earlier config files and runs have.
+RENAMED = {"random_crop": "random_crop"}
+
+
 def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
     check_at_least(field, pixels, 0)
     if sides and pixels >= min(sides):
@@ -136,8 +140,9 @@ def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
 
 
 def parse_operation(field: str, text: str) -> tuple[str, ImageOperation]:
-    """(what errors call it, the operation) of a name and its arguments, such as "shift 4 reflect"."""
+    """(what errors call it, the operation) of a name and its arguments, such as "random_crop 4 reflect"."""
     name, *words = text.split() or [""]
+    name = RENAMED.get(name, name)
     check_choice(field, name, OPERATIONS)
     arguments = dataclasses.fields(OPERATIONS[name])
     try:

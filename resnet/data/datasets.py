@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resnet.data import splits
-from resnet.data.augment import Cutout, Flip, ImageOperation, Shift, parse_operation
+from resnet.data.augment import Cutout, Flip, ImageOperation, RandomCrop, parse_operation
 from resnet.data.embedded import load_digits, load_digits_rotation, load_synthetic
 from resnet.data.files.decoders import check_decoder
 from resnet.data.files.layout import find_listings
@@ -61,8 +61,7 @@ class DataConfig(Fields, section="data"):
     eval_flip: bool = False
     """average the logits of each image that is evaluated and of its mirror image"""
     decoder: str = "pillow"
-    """what decodes image_folder's JPEGs: pillow, or simplejpeg, faster because it decodes them at a fraction
-    of their size where that serves; the pixels differ"""
+    """what decodes JPEGs: pillow, or simplejpeg, faster at a fraction of their size; the pixels differ"""
     storage: str = "auto"
     """where image_folder's images are held: memory, or stream, decoded for each batch; auto: a stream where
     they are cut anew each time or would take more than memory_gb"""
@@ -73,10 +72,10 @@ class DataConfig(Fields, section="data"):
     with the run"""
     bad_limit: float = 0.001
     """share of a stream's training images that may be bad: others take their places, and they are listed"""
-    shift: int = 0
-    """largest random shift in pixels, each way; He 2015's "pad 4, crop 32" is 4"""
-    shift_fill: str = "zero"
-    """what a shift brings into view: zero (after normalisation, the mean) or reflect"""
+    random_crop: int = 0
+    """pixels of padding around a training image, out of which a crop of its own size is drawn (He 2015: 4)"""
+    random_crop_fill: str = "zero"
+    """what the padding holds: zero (after normalisation, the mean) or reflect, the image mirrored"""
     flip: bool = False
     """mirror half of the training images left to right"""
     alternate_flip: bool = False
@@ -91,8 +90,8 @@ class DataConfig(Fields, section="data"):
     std: tuple[float, ...] = ()
     """standard deviation of each channel, in units of 0..1; empty: that of the training images"""
     augmentation: tuple[str, ...] = ()
-    """operations of data/augment.py with their arguments, e.g. "shift 4 reflect", "rand_augment 2 9"; those
-    of the fields shift, flip and cutout come before; those that change pixels come first of all"""
+    """operations of data/augment.py, e.g. "random_crop 4 reflect"; those of the fields random_crop, flip and
+    cutout come before; those that change pixels come first of all"""
     repeats: int = 1
     """times that a batch has each of its images, with draws of its own each (Hoffer 2019: "repeated
     augmentation"); an epoch is as long as without, and has fewer different images"""
@@ -100,7 +99,9 @@ class DataConfig(Fields, section="data"):
     def operations(self) -> list[tuple[str, ImageOperation]]:
         """The augmentation of a training image: (what asks for it, the operation), in order."""
         fields = {
-            "data.shift": Shift(self.shift, self.shift_fill) if self.shift else None,
+            "data.random_crop": RandomCrop(self.random_crop, self.random_crop_fill)
+            if self.random_crop
+            else None,
             "data.flip": Flip() if self.flip else None,
             "data.cutout": Cutout(self.cutout) if self.cutout else None,
         }
@@ -110,7 +111,7 @@ class DataConfig(Fields, section="data"):
     def check(self) -> None:
         """Raises InputError naming the first field that cannot work."""
         self._check_name()
-        check_choice("data.shift_fill", self.shift_fill, Shift.modes)
+        check_choice("data.random_crop_fill", self.random_crop_fill, RandomCrop.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)
         check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
         for field in ("validation", "split_seed", "train_limit", "image_size", "eval_size", "memory_gb"):

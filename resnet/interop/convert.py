@@ -182,6 +182,6 @@ def _usual_naming(config: Config) -> str:
     """cifar for nets with its stem, else timm's of the order."""
     if config.model.stem == "cifar":
         return "cifar"
-    naming = "timm_v2" if config.model.order == "preactivation" else "torchvision"
+    naming = "timm_v2" if config.model.activation_order == "preactivation" else "torchvision"
     assert naming in NAMINGS
     return naming

@@ -132,9 +132,9 @@ def places(config: ModelConfig, block: BlockSpec) -> tuple[Place, ...]:
     branch = BRANCHES[config.branch]
     count, copies = len(branch.operations), branch.copies
     strided = 0 if config.stride_at == "first" else branch.strided
-    widths = (block.inputs, *(copies * block.inner,) * (count - 1), copies * block.outputs)
+    widths = (block.inputs, *(copies * block.width,) * (count - 1), copies * block.outputs)
     # A norm that an activation follows must not start at 0: ReLU would pass no gradient.
-    zero = config.zero_gamma and not ORDERS[config.order].after
+    zero = config.zero_gamma and not ORDERS[config.activation_order].after
     return tuple(
         Place(
             name=f"conv{i + 1}",
@@ -164,7 +164,7 @@ def residual_branch(
         x = operation.apply(layers, x, place)
     x = layers.apply(order.after, x, config.zero_gamma)
     x = shake(x, key) if branch.copies > 1 else x
-    return SqueezeExcitation(config.squeeze, name="squeeze")(x) if config.squeeze else x
+    return SqueezeExcitation(config.se_ratio, name="squeeze")(x) if config.se_ratio else x
 
 
 def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Array, "b h w c"]:

@@ -36,17 +36,17 @@ class ModelConfig(Fields, section="model"):
     """convolutions of F: basic (3x3, 3x3), bottleneck (1x1, 3x3, 1x1), single (3x3), pooled (3x3, its
     stride a max-pool before it), dirac (the same with the identity in its kernel: DiracNet), shake_shake (two
     basic branches, mixed at random)"""
-    order: str = "postactivation"
+    activation_order: str = "postactivation"
     """He 2016 Table 2, a to e: postactivation, norm_after_sum, activation_before_sum,
     activation_only_preactivation, preactivation; pyramid (PyramidNet: a norm before, between and after,
     one activation), shake_shake (as activation_only_preactivation, the head's norm in the stem)"""
-    inner: float = 1.0
-    """inner width of a branch over its stage's width (ResNeXt-50 32x4d and WRN-50-2: 2)"""
+    branch_width: float = 1.0
+    """width inside a branch over its stage's width (ResNeXt-50 32x4d and WRN-50-2: 2)"""
     groups: int = 1
     """groups of the branch's 3x3 convolutions (ResNeXt: 32)"""
     stride_at: str = "3x3"
     """convolution of a bottleneck that carries the stride: first (v1) or 3x3 (v1.5)"""
-    squeeze: float = 0.0
+    se_ratio: float = 0.0
     """squeeze-and-excitation: its hidden width over the block's outputs, 0 for none (SE: 1/16)"""
     branch_dropout: float = 0.0
     """dropout rate before the last convolution of a branch (Wide ResNet: 0.3)"""
@@ -156,7 +156,7 @@ class BlockSpec:
     block: int
     index: int
     inputs: int
-    inner: int
+    width: int
     outputs: int
     stride: int
 

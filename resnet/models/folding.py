@@ -58,14 +58,14 @@ def fold(config: ModelConfig, variables: dict[str, Any]) -> tuple[ModelConfig, d
         config, shortcut="none", norm="none", weight_standardization="none", zero_gamma=False, ghost_batch=0,
         bn_fixed="", gate_norm=False, stochastic_depth=0.0,
         branch="pooled" if config.branch == "dirac" else config.branch,
-        inner=config.inner + BRANCHES[config.branch].expansion * _carries(config),
+        branch_width=config.branch_width + BRANCHES[config.branch].expansion * _carries(config),
     )  # fmt: skip
     params: dict[str, Any] = {"stem": {}, "head": variables["params"]["head"]}
     for layer in stem_layers(config):
         params["stem"][layer.name] = _convolution(config, variables, ("stem",), layer.name).params()
     for block, wider in zip(block_specs(config), block_specs(plain), strict=True):
         stage = params.setdefault(f"stage{block.stage}", {})
-        layers = _folded_block(config, variables, block, wider.inner)
+        layers = _folded_block(config, variables, block, wider.width)
         stage[f"block{block.block}"] = {name: layer.params() for name, layer in layers.items()}
     return plain, {"params": params}
 
@@ -84,8 +84,12 @@ def _check_folds(config: ModelConfig) -> None:
     for field, folds, why in (
         ("shortcut", SHORTCUTS[config.shortcut].by_pixel, "it does not multiply each pixel by one matrix"),
         ("norm", config.norm in ("batch", "none"), "its factors depend on the image"),
-        ("order", config.order == "postactivation", "no norm may come before a convolution, or be shared"),
-        ("squeeze", not config.squeeze, "its gates depend on the image"),
+        (
+            "activation_order",
+            config.activation_order == "postactivation",
+            "no norm may come before a convolution, or be shared",
+        ),
+        ("se_ratio", not config.se_ratio, "its gates depend on the image"),
         ("transition", SHORTCUTS[config.shortcut].changes_shape or not spatial, "it joins several pixels"),
         ("activation", relu or not carries, "only ReLU, after the sum too, leaves unchanged what carries x"),
         ("gain_corrected", not (config.gain_corrected and carries), "it would scale what carries x"),
@@ -129,16 +133,16 @@ def _folded_block(
     layers[-1] = Affine(last.kernel @ of_branch, last.bias @ of_branch + constant)
     if len(layers) == 1:
         return {names[0]: layers[0].at_centre(of_x)}
-    if _carries(config) and block.inner + block.inputs > hidden:
+    if _carries(config) and block.width + block.inputs > hidden:
         raise InputError(
-            f"{block.name} has {block.inputs} channels to carry, and room for {hidden - block.inner}: a net "
+            f"{block.name} has {block.inputs} channels to carry, and room for {hidden - block.width}: a net "
             "with a stem wider than its first stage does not fold"
         )
     widths = [block.inputs, *[hidden] * (len(layers) - 1), block.outputs]
     wide = [layer.within(*between) for layer, between in zip(layers, itertools.pairwise(widths), strict=True)]
     if _carries(config):
         carry = np.zeros((block.inputs, hidden))
-        carry[:, block.inner : block.inner + block.inputs] = np.eye(block.inputs)
+        carry[:, block.width : block.width + block.inputs] = np.eye(block.inputs)
         wide[0] = wide[0].at_centre(carry)
         wide[1:-1] = [layer.at_centre(carry.T @ carry) for layer in wide[1:-1]]
         wide[-1] = wide[-1].at_centre(carry.T @ of_x)

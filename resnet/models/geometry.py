@@ -145,15 +145,15 @@ def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
             stride = 2 if stage > 1 and block == 1 else 1
             width = pyramid_width(config, len(specs) + 1) or scaled_width(base, config.width)
             outputs = width * BRANCHES[config.branch].expansion
-            inner = scaled_width(width, config.inner)
-            specs.append(BlockSpec(stage, block, len(specs), inputs, inner, outputs, stride))
+            inside = scaled_width(width, config.branch_width)
+            specs.append(BlockSpec(stage, block, len(specs), inputs, inside, outputs, stride))
             inputs = outputs
     return tuple(specs)
 
 
 def count_activations(config: ModelConfig) -> int:
     """Activations that a signal passes through from image to head, in the branches and beside them."""
-    order, branch = ORDERS[config.order], BRANCHES[config.branch]
+    order, branch = ORDERS[config.activation_order], BRANCHES[config.branch]
     of_stem = sum(order.of_stem(layer.last).count(ACTIVATION) for layer in stem_layers(config))
     around = sum(steps.count(ACTIVATION) for steps in (order.before, order.after, order.after_sum))
     inside = (len(branch.operations) - 1) * order.between.count(ACTIVATION)

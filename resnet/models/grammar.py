@@ -22,7 +22,7 @@ CHOICES = {
     "family": FAMILIES,
     "stem": STEMS,
     "branch": BRANCHES,
-    "order": ORDERS,
+    "activation_order": ORDERS,
     "stride_at": ("first", "3x3"),
     "activation": (*ACTIVATIONS, *TAILORED),
     "after_sum": ("auto", *ACTIVATIONS),
@@ -44,7 +44,7 @@ CHOICES = {
 # Initial kernels that are a map of all input channels.
 DENSE_INITS = ("identity", "delta_orthogonal", "scaled_delta_orthogonal")
 FRACTIONS = (
-    "squeeze",
+    "se_ratio",
     "branch_dropout",
     "shortcut_dropout",
     "stochastic_depth",
@@ -58,7 +58,9 @@ def check_net(config: ModelConfig) -> None:
     _check_choices(config)
     _check_ranges(config)
     _check_combinations(config)
-    normed = [each for each in stem_layers(config) if NORM in ORDERS[config.order].of_stem(each.last)]
+    normed = [
+        each for each in stem_layers(config) if NORM in ORDERS[config.activation_order].of_stem(each.last)
+    ]
     _check_norm_groups(config, "stem", [layer.outputs for layer in normed])
     for block in block_specs(config):
         _check_block(config, block_of_stream(config, block))
@@ -74,7 +76,7 @@ def _check_ranges(config: ModelConfig) -> None:
         value = getattr(config, field)
         if not 0 <= value < 1:
             raise InputError(f"`model.{field}` must be at least 0 and below 1; got {value}")
-    for field in ("width", "inner", "norm_epsilon"):
+    for field in ("width", "branch_width", "norm_epsilon"):
         if not getattr(config, field) > 0:
             raise InputError(f"`model.{field}` must be above 0; got {getattr(config, field)}")
     least_of = {
@@ -86,7 +88,7 @@ def _check_ranges(config: ModelConfig) -> None:
 
 
 def _check_combinations(config: ModelConfig) -> None:
-    shortcut, order = SHORTCUTS[config.shortcut], ORDERS[config.order]
+    shortcut, order = SHORTCUTS[config.shortcut], ORDERS[config.activation_order]
     if config.norm == "none":
         for field, off in (("zero_gamma", False), ("gate_norm", False)):
             if getattr(config, field) != off:
@@ -117,7 +119,8 @@ def _check_combinations(config: ModelConfig) -> None:
             "is no sum of x and F(x); set model.stochastic_depth=0 or model.shortcut=identity"
         )
     if config.zero_gamma and order.after[-1:] == (ACTIVATION,):
-        raise InputError(f"`model.zero_gamma` with model.order={config.order!r} would start branches at an "
+        raise InputError("`model.zero_gamma` with model.activation_order="
+                         f"{config.activation_order!r} would start branches at an "
                          "activation of 0, through which ReLU passes no gradient; set "
                          "model.zero_gamma=False, or model.shortcut=rezero")  # fmt: skip
 
@@ -129,7 +132,7 @@ def _check_copies(config: ModelConfig) -> None:
     for field, apart, remedy in (
         ("norm", config.norm in ("batch", "instance", "none"), "batch"),
         ("groups", config.groups == 1, "1"),
-        ("squeeze", not config.squeeze, "0"),
+        ("squeeze", not config.se_ratio, "0"),
     ):
         if not apart:
             raise InputError(f"branch {config.branch!r} has two branches side by side, which model.{field}="
@@ -153,7 +156,7 @@ def _check_block(config: ModelConfig, block: BlockSpec) -> None:
                 f"`model.groups` must divide the channels of {block.name}/{place.name} "
                 f"({place.inputs} to {place.outputs}); got {config.groups}"
             )
-    widths = [block.inner, block.outputs] + [block.inputs] * (NORM in ORDERS[config.order].before)
+    widths = [block.width, block.outputs] + [block.inputs] * (NORM in ORDERS[config.activation_order].before)
     _check_norm_groups(config, block.name, widths)
 
 

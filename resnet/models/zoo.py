@@ -36,26 +36,33 @@ def _cifar(depth: int, **fields: Any) -> ModelConfig:
 def _wide(depth: int, width: int) -> ModelConfig:
     """Wide ResNet (Zagoruyko 2016): pre-activation, projections, a stem of 16 channels."""
     return ModelConfig(
-        family="wide", depth=depth, width=width, stem_width=16, order="preactivation", transition="projection"
+        family="wide",
+        depth=depth,
+        width=width,
+        stem_width=16,
+        activation_order="preactivation",
+        transition="projection",
     )
 
 
 def _resnext29(groups: int) -> ModelConfig:
     """ResNeXt-29 for CIFAR (Xie 2017): `groups` groups of 64 channels in the first stage."""
     return ModelConfig(
-        depth=29, branch="bottleneck", width=4, inner=groups, groups=groups, transition="projection"
+        depth=29, branch="bottleneck", width=4, branch_width=groups, groups=groups, transition="projection"
     )
 
 
 def _pyramid(depth: int, widening: int, **fields: Any) -> ModelConfig:
     """PyramidNet for CIFAR (Han 2017): wider by the same number of channels in each block."""
-    return ModelConfig(depth=depth, widening=widening, order="pyramid", pad_mode="average", **fields)
+    return ModelConfig(
+        depth=depth, widening=widening, activation_order="pyramid", pad_mode="average", **fields
+    )
 
 
 def _shake(width: int) -> ModelConfig:
     """Shake-Shake-26 for CIFAR (Gastaldi 2017): 2 x 16 `width` channels in the first stage."""
     return ModelConfig(
-        depth=26, width=width, stem_width=16, branch="shake_shake", order="shake_shake",
+        depth=26, width=width, stem_width=16, branch="shake_shake", activation_order="shake_shake",
         transition="shifted_projection",
     )  # fmt: skip
 
@@ -66,7 +73,7 @@ def _revnet(depth: int) -> ModelConfig:
         depth=depth,
         width=2,
         shortcut="reversible",
-        order="preactivation",
+        activation_order="preactivation",
         pad_mode="average",
         pad_side="both",
     )
@@ -84,15 +91,15 @@ def _imagenet(depth: int, **fields: Any) -> ModelConfig:
 
 
 RESNET_D = {"stem": "deep", "transition": "average_projection"}
-RESNET_RS = {"stem": "deep_strided", "transition": "average_projection", "squeeze": 0.25}
-PREACTIVATION = {"order": "preactivation", "transition": "projection"}
+RESNET_RS = {"stem": "deep_strided", "transition": "average_projection", "se_ratio": 0.25}
+PREACTIVATION = {"activation_order": "preactivation", "transition": "projection"}
 # fb.resnet.torch and resnet-1k-layers stride the first 1x1 of a bottleneck.
 BOTTLENECK = {"branch": "bottleneck", "stride_at": "first", "transition": "projection"}
 C = {"shortcut": "projection", "transition": "projection"}
 GATE = {"shortcut": "exclusive_gating"}
-BIT = {"stem": "bit", "order": "preactivation", "norm": "group", "weight_standardization": "plain"}
+BIT = {"stem": "bit", "activation_order": "preactivation", "norm": "group", "weight_standardization": "plain"}
 NF = {
-    "order": "preactivation",
+    "activation_order": "preactivation",
     "norm": "none",
     "weight_standardization": "scaled",
     "shortcut": "normalizer_free",
@@ -127,11 +134,11 @@ _CIFAR = {
     "resnet56_c": (_cifar(56, **C), 900858, 132301440),
     "resnet110_c": (_cifar(110, **C), 1826202, 266781312),
     "resnet1202_c": (_cifar(1202, **C), 20538714, 2986263168),
-    "preact20": (_cifar(20, order="preactivation"), 269722, 40551040),
+    "preact20": (_cifar(20, activation_order="preactivation"), 269722, 40551040),
     "preact20_b": (_cifar(20, **PREACTIVATION), 272282, 40813184),
-    "preact56": (_cifar(56, order="preactivation"), 853018, 125485696),
+    "preact56": (_cifar(56, activation_order="preactivation"), 853018, 125485696),
     "preact56_b": (_cifar(56, **PREACTIVATION), 855578, 125747840),
-    "preact110": (_cifar(110, order="preactivation"), 1727962, 252887680),
+    "preact110": (_cifar(110, activation_order="preactivation"), 1727962, 252887680),
     "preact110_b": (_cifar(110, **PREACTIVATION), 1730522, 253149824),
     "resnet164": (_cifar(164, **BOTTLENECK), 1704154, 244500992),
     "resnet1001": (_cifar(1001, **BOTTLENECK), 10328602, 1487849984),
@@ -170,11 +177,11 @@ _TIMM = {
     "resnet101d": (_imagenet(101, **RESNET_D), 44568392, 8041046016),
     "resnet152d": (_imagenet(152, **RESNET_D), 60212040, 11753267200),
     "resnet200d": (_imagenet(200, **RESNET_D), 64693064, 15247122432),
-    "resnext50_32x4d": (_imagenet(50, groups=32, inner=2.0), 25028904, 4230479872),
-    "resnext101_32x4d": (_imagenet(101, groups=32, inner=2.0), 44177704, 7969996800),
-    "resnext101_32x8d": (_imagenet(101, groups=32, inner=4.0), 88791336, 16414015488),
-    "wide_resnet50_2": (_imagenet(50, inner=2.0), 68883240, 11398021120),
-    "seresnet50": (_imagenet(50, squeeze=1 / 16), 28088024, 4091699200),
+    "resnext50_32x4d": (_imagenet(50, groups=32, branch_width=2.0), 25028904, 4230479872),
+    "resnext101_32x4d": (_imagenet(101, groups=32, branch_width=2.0), 44177704, 7969996800),
+    "resnext101_32x8d": (_imagenet(101, groups=32, branch_width=4.0), 88791336, 16414015488),
+    "wide_resnet50_2": (_imagenet(50, branch_width=2.0), 68883240, 11398021120),
+    "seresnet50": (_imagenet(50, se_ratio=1 / 16), 28088024, 4091699200),
     "resnetrs50": (_imagenet(50, **RESNET_RS), 35691912, 4454490112),
     "resnetrs101": (_imagenet(101, **RESNET_RS), 63618696, 8175624192),
     "resnetrs152": (_imagenet(152, **RESNET_RS), 86621576, 11895185408),

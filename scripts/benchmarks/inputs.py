@@ -36,7 +36,7 @@ def input_steps(case: Case) -> dict[str, Callable[[], Any]]:
 def _augmentation(case: Case) -> Callable[[], Any]:
     """Shift by up to 4 pixels and flip, as He 2015 has it for CIFAR, inside a program of their own."""
     config, task = ours.config_of(case), ours.task_of(case)
-    config.data.shift, config.data.flip = 4, True
+    config.data.random_crop, config.data.flip = 4, True
     images = jnp.zeros((case.batch, *task.image_shape), jnp.uint8)
     step_of = make_step(config, task, ours.schedule)
 

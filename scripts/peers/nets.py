@@ -161,7 +161,9 @@ PEERS = {
     "resnet20": RESNET20,
     **{name: timm_peer(name, ZOO[name].config) for name in _TIMM},
     "resnetv2_50": timm_peer(
-        "resnetv2_50", dataclasses.replace(ZOO["resnet50"].config, order="preactivation"), "timm_v2"
+        "resnetv2_50",
+        dataclasses.replace(ZOO["resnet50"].config, activation_order="preactivation"),
+        "timm_v2",
     ),
     "resnetv2_50x1_bit": timm_peer("resnetv2_50x1_bit", ZOO["resnetv2_50x1_bit"].config, "timm_v2"),
     "transformers-18": transformers_peer(18, ZOO["resnet18"].config, depths=[2, 2, 2, 2], **_BASIC),

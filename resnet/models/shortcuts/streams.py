@@ -172,7 +172,7 @@ def check_reversible(config: ModelConfig) -> None:
     """Raises InputError where a block could not be inverted, or has no halves."""
     _check_bare_sum(config)
     for block in block_specs(config):
-        for width in (block.inputs, block.inner, block.outputs):
+        for width in (block.inputs, block.width, block.outputs):
             if width % 2:
                 raise InputError(f"shortcut 'reversible' halves the channels, and {block.name} has {width}; "
                                  "set model.width so that all are even")  # fmt: skip
@@ -231,9 +231,9 @@ def block_index(config: ModelConfig, block: BlockSpec) -> float:
 
 
 def _check_bare_sum(config: ModelConfig) -> None:
-    if ORDERS[config.order].after_sum or config.after_sum not in ("auto", "identity"):
+    if ORDERS[config.activation_order].after_sum or config.after_sum not in ("auto", "identity"):
         raise InputError(f"shortcut {config.shortcut!r} is defined where nothing follows the sum; set "
-                         "model.order=preactivation and model.after_sum=auto")  # fmt: skip
+                         "model.activation_order=preactivation and model.after_sum=auto")  # fmt: skip
 
 
 def _learned(layers: Layers, name: str, start: Array) -> Array:

@@ -22,7 +22,7 @@ SHORTCUTS = {**sums.SHORTCUTS, **gates.SHORTCUTS, **unnormed.SHORTCUTS, **stream
 
 def order_of(config: ModelConfig) -> Order:
     """The net's order of activation, as its shortcut leaves it."""
-    return SHORTCUTS[config.shortcut].order or ORDERS[config.order]
+    return SHORTCUTS[config.shortcut].order or ORDERS[config.activation_order]
 
 
 def streams_of(config: ModelConfig) -> Streams | None:
@@ -43,7 +43,7 @@ def block_of_stream(config: ModelConfig, block: BlockSpec) -> BlockSpec:
         return block
     n = several.count(config)
     return dataclasses.replace(
-        block, inputs=block.inputs // n, inner=block.inner // n, outputs=block.outputs // n
+        block, inputs=block.inputs // n, branch_width=block.width // n, outputs=block.outputs // n
     )
 
 

@@ -47,7 +47,7 @@ def shifted_project(at: Junction, x: Array) -> Array:
 def _project(at: Junction, x: Array, stride: int) -> Array:
     """Pre-activation nets put no norm behind."""
     x = at.layers.conv(x, "projection", at.block.outputs, 1, stride)
-    return x if ORDERS[at.config.order].preactivation else at.layers.norm(x, "norm")
+    return x if ORDERS[at.config.activation_order].preactivation else at.layers.norm(x, "norm")
 
 
 TRANSITIONS = {

@@ -32,9 +32,9 @@ def fixup_place(config: ModelConfig, place: Place) -> Place:
 
 def check_fixup(config: ModelConfig) -> None:
     """Raises InputError for nets without Fixup's places of scalars, or its scale."""
-    if config.order != "postactivation":
-        raise InputError("shortcut 'fixup' is defined for model.order=postactivation; "
-                         f"got {config.order!r}")  # fmt: skip
+    if config.activation_order != "postactivation":
+        raise InputError("shortcut 'fixup' is defined for model.activation_order=postactivation; "
+                         f"got {config.activation_order!r}")  # fmt: skip
     if len(BRANCHES[config.branch].operations) < 2:
         raise InputError("shortcut 'fixup' scales the branch by L^(-1/(2m-2)), which needs m >= 2 "
                          "convolutions; set model.branch=basic or bottleneck")  # fmt: skip
@@ -58,10 +58,11 @@ def nf_beta(config: ModelConfig, block: BlockSpec) -> float:
 
 def check_normalizer_free(config: ModelConfig) -> None:
     """Raises InputError unless activations come first and kernels are standardised."""
-    if config.order != "preactivation" or config.weight_standardization != "scaled":
+    if config.activation_order != "preactivation" or config.weight_standardization != "scaled":
         raise InputError(
-            "shortcut 'normalizer_free' needs model.order=preactivation and model.weight_standardization="
-            f"scaled; got {config.order!r} and {config.weight_standardization!r}"
+            "shortcut 'normalizer_free' needs model.activation_order=preactivation and "
+            f"model.weight_standardization=scaled; got {config.activation_order!r} and "
+            f"{config.weight_standardization!r}"
         )
 
 
