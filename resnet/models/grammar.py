@@ -132,7 +132,7 @@ def _check_copies(config: ModelConfig) -> None:
     for field, apart, remedy in (
         ("norm", config.norm in ("batch", "instance", "none"), "batch"),
         ("groups", config.groups == 1, "1"),
-        ("squeeze", not config.se_ratio, "0"),
+        ("se_ratio", not config.se_ratio, "0"),
     ):
         if not apart:
             raise InputError(f"branch {config.branch!r} has two branches side by side, which model.{field}="

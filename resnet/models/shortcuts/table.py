@@ -43,7 +43,7 @@ def block_of_stream(config: ModelConfig, block: BlockSpec) -> BlockSpec:
         return block
     n = several.count(config)
     return dataclasses.replace(
-        block, inputs=block.inputs // n, branch_width=block.width // n, outputs=block.outputs // n
+        block, inputs=block.inputs // n, width=block.width // n, outputs=block.outputs // n
     )
 
 
