@@ -80,6 +80,15 @@ def test_collectives_by_what_they_are_of(program):
     ]
 
 
+def test_exchanges_are_found_where_a_tpu_fuses_them():
+    exchanged = collectives(read_program((DATA / "plan_exchanges.txt").read_text()))
+    found = [(each["kind"], each["phase"], each["count"], each["bytes"]) for each in exchanged]
+    assert found == [
+        ("all-gather", "forward", 1, 64 * 64 * 2),
+        ("reduce-scatter", "backward", 1, 16 * 64 * 2),
+    ]
+
+
 def test_findings_name_what_they_are_of(compiled):
     copied, wide, donated = findings(compiled)
     assert copied.startswith("batch.arrays") and "153.6 MB, is copied to another layout" in copied
@@ -177,7 +186,7 @@ def optimized():
 def test_a_divided_state_is_gathered_and_scattered_on_tpus(optimized):
     pytest.importorskip("libtpu", reason="libtpu, an optional extra, is not installed")
     config = tiny()
-    config.train.batch_size, config.parallel.shard_parameters = 512, 1024
+    config.model.width, config.parallel.shard_parameters, config.train.batch_size = 4.0, 16384, 512
     plan = make_plan(config, imagined(config.data, (32, 32, 3), 10, 50_000), parse_target("v5e:2x2"))
     record = plan.record()
     kinds = {each["kind"] for each in record["collectives"]}

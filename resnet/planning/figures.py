@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from resnet.planning.compiling import Compiled
-from resnet.planning.parts import collective, kind_of_work, name_of, part, phase
+from resnet.planning.parts import exchanges, kind_of_work, name_of, part, phase
 from resnet.planning.program import Program
 from resnet.planning.traffic import moved_bytes
 
@@ -49,13 +49,16 @@ def kernels(program: Program) -> int:
 def collectives(program: Program) -> list[dict[str, Any]]:
     """Exchanges between devices by kind, phase and content: how many, and the bytes of one device."""
     sums: dict[tuple[str, str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+    channels: set[str] = set()
     for instruction, _, times in program.scheduled():
-        if name := collective(instruction):
-            size = sum(array.bytes for array in instruction.results)
-            content = "statistics" if "/norm" in instruction.op_name else "other"
-            key = name, phase(instruction.op_name), content
-            sums[key][0] += times
-            sums[key][1] += times * size
+        for name, each, channel in exchanges(instruction, program):
+            if channel in channels:
+                continue
+            channels |= {channel} - {""}
+            origin = each.op_name or instruction.op_name
+            content = "statistics" if "/norm" in origin else "other"
+            sums[name, phase(origin), content][0] += times
+            sums[name, phase(origin), content][1] += times * each.bytes
     names = ("kind", "phase", "of")
     return [
         dict(zip(names, key, strict=True)) | {"count": count, "bytes": size}

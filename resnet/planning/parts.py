@@ -1,6 +1,7 @@
 """Which part of a training step an instruction belongs to, and what kind of work it is."""
 
 import re
+from collections.abc import Iterator
 
 from resnet.planning.program import Computation, Instruction, Program
 from resnet.planning.traffic import source
@@ -67,3 +68,23 @@ def collective(instruction: Instruction) -> str:
     """The kind of exchange between devices that begins here; "" if it is none."""
     opcode = instruction.opcode.removesuffix("-start")
     return opcode if opcode in COLLECTIVES else ""
+
+
+def exchanges(instruction: Instruction, program: Program) -> Iterator[tuple[str, Instruction, str]]:
+    """(kind, what gives its result, its channel) of each exchange that an instruction is, or fuses.
+
+    The TPU's compiler fuses an exchange with each work that it goes on beside, so one channel comes several
+    times; and an all-reduce with the choice of a part, which is a reduce-scatter.
+    """
+    if kind := collective(instruction):
+        yield kind, instruction, _channel(instruction)
+    for computation in program.fused(instruction) if instruction.opcode == "fusion" else ():
+        for each in computation.instructions.values():
+            if kind := collective(each):
+                scatters = instruction.called[0].startswith("all-reduce-scatter")
+                yield ("reduce-scatter", instruction, "") if scatters else (kind, each, _channel(each))
+
+
+def _channel(instruction: Instruction) -> str:
+    found = re.search(r"\bchannel_id=(\d+)", instruction.attributes)
+    return found[1] if found else ""
