@@ -32,10 +32,9 @@ def test_a_step_that_ended_well_is_not_repeated_and_no_step_begins_without_time(
 
 @pytest.mark.slow
 def test_a_rehearsal(tmp_path):
-    arguments = "--tiny", f"--workdir={tmp_path}", "--steps=checks,planned,limits,he2015", "--minutes=30"
-    done = script("accelerator", *arguments)
-    assert json.loads(done.stdout) == dict.fromkeys(("checks", "planned", "limits", "he2015"), "done"), (
-        done.stderr
-    )
+    for step in ("checks", "planned", "limits", "he2015"):
+        arguments = "--tiny", f"--workdir={tmp_path}", f"--steps={step}", "--minutes=30"
+        done = script("accelerator", *arguments)
+        assert json.loads(done.stdout) == {step: "done"}, done.stderr
     found = json.loads((tmp_path / "checks.log").read_text().splitlines()[-1])
     assert found["backend"] == "cpu" and found["like_the_cpu"]["found"] == 0
