@@ -132,6 +132,7 @@ def test_parameters_are_gathered_and_gradients_divided():
     assert " all-reduce(" in text
 
 
+@pytest.mark.thorough
 def test_on_one_device_the_program_is_that_of_a_whole_state():
     """And so are its bits."""
     texts = []
