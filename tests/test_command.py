@@ -126,7 +126,7 @@ def test_bash_completes(completion, line, offered):
     [
         (lambda: find_images([]), "docs/weights.md"),
         (lambda: DataConfig(name="cifar11").check(), "docs/data.md"),
-        (lambda: check_parameters({"nodes": "2"}), "docs/clusters.md"),
+        (lambda: check_parameters({"gres": "gpu:2"}), "docs/clusters.md"),
         (lambda: load_folder("nowhere"), "docs/studies.md"),
         (lambda: load_task(Path("nowhere")), "docs/reliability.md"),
         (lambda: load_config("nowhere"), ""),

@@ -203,6 +203,7 @@ def test_a_transition_is_applied_to_every_stream():
     np.testing.assert_array_equal(side_by_side(apart(carried, 3)), carried)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shortcut", [name for name in STREAMS if name != "reversible"])
 def test_streams_get_gradients(shortcut):
     """Every parameter of the mixture, once the streams differ."""
