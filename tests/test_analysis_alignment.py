@@ -22,6 +22,7 @@ def chain(**model):
     return of_config("chain", config, images=2)
 
 
+@pytest.mark.thorough
 def test_the_vectors_are_those_of_the_matrix():
     subject = chain(kernel_init="he_fan_in", activation="relu")
     stem, block, *_ = subject.parts()
@@ -58,6 +59,7 @@ def test_overlaps_of_known_spaces():
     assert alignment.overlap(vectors[..., :2], vectors[..., 2:4]) == 0
 
 
+@pytest.mark.thorough
 def test_a_net_whose_blocks_all_change_the_shape_is_refused():
     config = Config(model=ModelConfig(blocks=(1, 1, 1), stem_width=8, transition="projection"))
     with pytest.raises(InputError, match="has no block that keeps the shape of x"):

@@ -149,7 +149,7 @@ def measure(tmp_path, *parts):
     assert set(printed) == {f"{part}/{TINY.name}" for part in parts}
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_parts_that_need_no_pytorch(tmp_path):
     measure(tmp_path, "scan", "limits", "stream", "scale", "streamed")
 

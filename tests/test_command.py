@@ -107,7 +107,7 @@ def completion():
     [
         ("resnet tr", ["train"]),
         ("resnet train --work", ["--workdir="]),
-        ("resnet train --config.model.wid", ["--config.model.width="]),
+        ("resnet train --config.model.dept", ["--config.model.depth="]),
         ("resnet train --config = digits_r", ["digits_rotation"]),  # as bash splits it
         ("resnet train --config=digits_r", ["--config=digits_rotation"]),  # as zsh leaves it
         ("resnet study --study = high", ["highway"]),

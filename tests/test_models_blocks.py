@@ -14,7 +14,7 @@ from resnet.models.scanning import BlockArrays, block_arrays
 from resnet.models.shortcuts.table import SHORTCUTS, starts_inside
 from resnet.models.shortcuts.transitions import TRANSITIONS
 from tests import models_reference as reference
-from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, PLAIN, PLAIN_PARAMS, images
+from tests.models_cases import FAST_COMPILE, FIRST, NUM_OUTPUTS, PLAIN, PLAIN_PARAMS, images
 
 KEEPS = BlockSpec(stage=1, block=2, index=1, inputs=4, width=4, outputs=4, stride=1)
 CHANGES = BlockSpec(stage=2, block=1, index=1, inputs=4, width=8, outputs=8, stride=2)
@@ -55,15 +55,26 @@ def forward(block, variables, x, train=True, key=None):
     return compiled(block, train)(variables, x, key)
 
 
-TRANSITION_KINDS = [None, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in TRANSITIONS)]
+def of_transition(name: str, kind: str | None) -> list[pytest.MarkDecorator]:
+    """Where the shape changes, a shortcut in its first order is a thorough test, in the others a slow one."""
+    return [pytest.mark.thorough if name in FIRST.values() else pytest.mark.slow] if kind else []
 
 
-@pytest.mark.parametrize("kind", TRANSITION_KINDS, ids=str)
-@pytest.mark.parametrize("config", PLAIN_PARAMS)
+def transitions_of(config: ModelConfig) -> list[str | None]:
+    """None, for a block that keeps the shape, and the transitions that the shortcut takes."""
+    return [None, *(["projection"] if SHORTCUTS[config.shortcut].changes_shape else TRANSITIONS)]
+
+
+BLOCKS = [
+    pytest.param(config, kind, id=f"{name}-{kind}", marks=of_transition(name, kind) or marks)
+    for config, name, marks in ((*param.values, param.id, param.marks) for param in PLAIN_PARAMS)
+    for kind in transitions_of(config)
+]
+
+
+@pytest.mark.parametrize(("config", "kind"), BLOCKS)
 def test_a_block_is_its_papers_formula(config, kind):
     """Within 1e-4 of float64, for every shortcut and order, with and without a change of shape."""
-    if kind and SHORTCUTS[config.shortcut].changes_shape and kind != "projection":
-        pytest.skip("takes no transition")
     config = dataclasses.replace(config, transition=kind or "pad")
     spec = CHANGES if kind else KEEPS
     # Without draws, the dropout shortcut is the identity; standardised kernels have a test of their own.

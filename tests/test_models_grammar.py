@@ -30,9 +30,9 @@ from tests.models_cases import (
 )  # fmt: skip
 
 
-def cases(few: int, slow: Collection[str] = ()) -> list:
-    """Lists all nets as parameters of a test. All but the first `few` are thorough, or slow if named so."""
-    marks = [pytest.mark.slow if name in slow else pytest.mark.thorough for name in MIXED | PLAIN]
+def cases(few: int, thorough: Collection[str]) -> list:
+    """Lists all nets as parameters of a test: the first `few`, those that are thorough, and slow ones."""
+    marks = [pytest.mark.thorough if name in thorough else pytest.mark.slow for name in MIXED | PLAIN]
     return [
         pytest.param(config, id=name, marks=[] if index < few else marks[index])
         for index, (name, config) in enumerate((MIXED | PLAIN).items())
@@ -58,7 +58,7 @@ def test_the_cases_hold_every_choice():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("config", cases(4))
+@pytest.mark.parametrize("config", cases(4, thorough=[*MIXED, *FIRST.values()]))
 def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
     image = (9, 11, 3)
     model = make_model(config, NUM_OUTPUTS)
@@ -79,7 +79,7 @@ def test_shapes_and_counts_of_the_parts_are_those_of_the_net(config):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("config", cases(1, slow=PLAIN.keys() - FIRST.values()))
+@pytest.mark.parametrize("config", cases(1, thorough=MIXED))
 def test_finite_gradients_jit_and_vmap(config):
     """Gradients are finite; jit equals eager; seeds under vmap equal one by one, each within 1e-5.
 

@@ -88,6 +88,7 @@ def test_a_finished_run_does_nothing_again(finished):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("number", "stop_before"),
     [
