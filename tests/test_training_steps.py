@@ -158,6 +158,7 @@ def test_what_is_padded_changes_nothing_not_even_nan(trainer):
     assert sums["n"] == 10
 
 
+@pytest.mark.thorough
 def test_evaluation_leaves_the_state_alone(trainer):
     state = start(trainer)
     before = jax.device_get(state)
