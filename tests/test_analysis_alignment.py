@@ -37,6 +37,7 @@ def test_the_vectors_are_those_of_the_matrix():
         np.testing.assert_allclose(np.abs(np.diag(v[:3] @ right[i])), 1, atol=1e-2)
 
 
+@pytest.mark.thorough
 def test_blocks_that_are_alike_have_the_same_vectors():
     """Copies of one linear block overlap fully; blocks of their own as chance has it, in the mean."""
     subject = chain()

@@ -37,6 +37,7 @@ def test_blocks_that_are_the_identity_can_be_deleted_and_swapped_for_nothing():
     assert any(draw.tau < 1 for draw in net.swapped)
 
 
+@pytest.mark.thorough
 def test_a_deleted_block_is_the_identity_and_the_net_goes_on():
     asked = subject(blocks=3, **LINEAR)
     stem, *blocks, head = asked.parts()

@@ -30,6 +30,7 @@ def test_blocks_that_do_not_turn_x():
     np.testing.assert_allclose([found.cosine, found.in_pixels], 1, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_branches_across_x():
     """Orthogonal updates have no part along x within a pixel, and y is as much longer as it is turned."""
     found = asked(shortcut="orthogonal", kernel_init="delta_orthogonal")

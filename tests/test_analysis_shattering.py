@@ -19,6 +19,7 @@ def tiny(images=20, **fields):
     return of_config("tiny", config, images=images)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shortcut", ["none", "identity"])
 def test_gradients_of_a_linear_net_are_the_same_at_all_inputs(shortcut):
     fields = {"activation": "identity", "after_sum": "identity", "norm": "none", "shortcut": shortcut}

@@ -62,6 +62,7 @@ def test_real_images_start_with_the_gradient_of_the_loss():
     assert subject.images.shape == (4, 8, 8, 1)
 
 
+@pytest.mark.thorough
 def test_an_answer_is_three_files(tmp_path):
     subject = of_config("tiny", tiny(), images=4)
     question, options = QUESTIONS["signal"], signal.Options()

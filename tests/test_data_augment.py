@@ -43,6 +43,7 @@ def test_nothing_asked_is_the_identity():
     np.testing.assert_array_equal(augmented(KEYS, IMAGES, DataConfig()), IMAGES)
 
 
+@pytest.mark.thorough
 def test_a_part_of_a_batch_is_treated_as_in_the_whole():
     whole = augmented(KEYS, IMAGES, ALL)
     np.testing.assert_array_equal(augmented(KEYS[16:32], IMAGES[16:32], ALL), whole[16:32])

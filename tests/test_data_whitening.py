@@ -21,6 +21,7 @@ WIDE = {"model.stem_width": 18, "model.transition": "projection"}
 WHITENED = WIDE | {"init_whitened": 50, "freeze": "^stem/conv1/kernel$"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("size", "outputs"), [(3, 54), (3, 16), (7, 20)])
 def test_outputs_are_uncorrelated_and_of_equal_variance(size, outputs):
     photographs = load_sample_images().images
@@ -63,6 +64,7 @@ def test_the_first_kernel_starts_so_and_stays_if_it_is_frozen():
     assert (after["head"]["dense"]["kernel"] != before["head"]["dense"]["kernel"]).any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("width", [17, 20])
 def test_a_stem_has_channels_for_axes_and_their_negatives(width):
     """Digits are grey: patches of 3x3 pixels have nine axes."""

@@ -226,6 +226,7 @@ def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
     assert not target.exists()
 
 
+@pytest.mark.thorough
 def test_import_without_data(tmp_path):
     config = Config(model=ModelConfig(**SMALL))
     config.data.name, config.data.dir, config.data.image_size = "image_folder", "none", 16

@@ -31,6 +31,7 @@ def reversible_block(spec=SPEC):
     return apply, x, params
 
 
+@pytest.mark.thorough
 def test_a_block_gives_back_its_input_and_its_pullback():
     """The inverse by one application of the block; the gradient as at the input."""
     apply, x, params = reversible_block()
@@ -43,6 +44,7 @@ def test_a_block_gives_back_its_input_and_its_pullback():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_block_keeps_volumes():
     """The determinant of its Jacobian is 1 or -1."""
     apply, x, params = reversible_block()

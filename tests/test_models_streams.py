@@ -59,6 +59,7 @@ def test_every_entry_of_the_table_is_tested_here():
 # Hyper-connections (2409.19606).
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shortcut", ("hyper_static", "hyper_dynamic", "laurel_previous"))
 def test_streams_start_as_the_residual_net(shortcut):
     """The streams of hyper-connections, and the first of LAuReL's; through a change of shape too."""
@@ -82,6 +83,7 @@ def test_a_single_stream_is_the_identity_bit_for_bit():
     np.testing.assert_array_equal(found["pooled"], expected["pooled"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shortcut", HYPER)
 @pytest.mark.parametrize("n", (1, 4))
 def test_parameters_of_a_block(shortcut, n):

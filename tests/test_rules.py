@@ -211,6 +211,7 @@ def test_no_public_name_is_defined_twice():
 CHOICES_IN_TRAINING = ("PRECONDITIONERS", "SCHEDULES", "LOSSES", "OPERATIONS")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CHOICES_IN_TRAINING)
 def test_every_entry_of_a_list_goes_through_the_same_tests(name):
     """Some test is parametrised by the list itself."""

@@ -34,6 +34,7 @@ def finished(workdir, seed, values, width=0.25):
     return workdir
 
 
+@pytest.mark.thorough
 def test_runs_are_grouped_by_config_and_reported(tmp_path):
     for seed, value in enumerate((0.9, 0.8, 0.85)):
         finished(tmp_path / "narrow" / f"seed{seed}", seed, [0.1, value])

@@ -23,6 +23,7 @@ def cells_of(line: str) -> list[str]:
 TEXT = st.text(st.sampled_from("ab <>|\\\n\r\u2028'\"&;()^$*_") | st.characters(codec="utf-8"), max_size=12)
 
 
+@pytest.mark.thorough
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
 def test_a_row_stays_a_row_whatever_is_in_it(rows):
     head, rule, *lines = markdown_table(rows, ("a|b", "c"), disable_numparse=True).split("\n")

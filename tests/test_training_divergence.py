@@ -46,6 +46,7 @@ def guarding(policy, **fields):
     return config
 
 
+@pytest.mark.thorough
 def test_nothing_is_watched_by_default(tmp_path):
     trainer = make_trainer(tiny(), load_dataset(tiny().data), make_mesh(1))
     state = trainer.start()

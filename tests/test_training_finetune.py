@@ -129,6 +129,7 @@ def test_a_head_is_kept_for_the_same_classes_alone(source, classes, monkeypatch)
     assert dropped and not any("/head/" in path for path in dropped)
 
 
+@pytest.mark.thorough
 def test_sources_and_expressions_that_cannot_be_used(source, tmp_path):
     task = task_of(load_dataset(tiny().data))
     with pytest.raises(InputError, match="none does not exist"):

@@ -70,6 +70,7 @@ def test_k_steps_in_one_call_equal_one_by_one(trainer):
     assert_same(metrics, expected_metrics)
 
 
+@pytest.mark.thorough
 def test_a_step_changes_all_and_only_what_it_should(trainer):
     before = jax.device_get(start(trainer))
     after, metrics = trainer.train()(start(trainer), Resident(trainer.resident, places(1)[0]))
@@ -129,6 +130,7 @@ def test_evaluation_counts_each_example_once_whatever_the_batch(trainer):
         np.testing.assert_allclose(metrics["loss"], each[0]["loss"], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_an_evaluation_can_average_mirror_images(trainer):
     """The mean of the logits of both, and so the same for an image that comes mirrored."""
     start_ = start(trainer)
