@@ -49,8 +49,8 @@ class Config(Fields, section=""):
     init_drop: str = ""
     """Regular expression on the paths of tensors that start at random all the same, e.g. "^head/"."""
     init_whitened: int = 0
-    """Training images whose patches give the first convolution its start, so that its outputs are
-    uncorrelated; `freeze` can keep it. 0 = a random start."""
+    """Number of training images from whose patches the first kernel is made, so that its outputs start
+    uncorrelated; `freeze` keeps it so. 0 = a random start."""
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values, bit for bit.
 

@@ -148,6 +148,7 @@ def test_draws_are_those_of_earlier_versions():
     ("operations", "fields"),
     [
         (("random_crop 2", "flip", "cutout 3"), {"random_crop": 2, "flip": True, "cutout": 3}),
+        (("shift 1 reflect",), {"random_crop": 1, "random_crop_fill": "reflect"}),  # its name before
         (("random_crop 1 reflect",), {"random_crop": 1, "random_crop_fill": "reflect"}),
     ],
 )

@@ -132,7 +132,7 @@ def test_evaluation_counts_each_example_once_whatever_the_batch(trainer):
 
 @pytest.mark.thorough
 def test_an_evaluation_can_average_mirror_images(trainer):
-    """The mean of the logits of both, and so the same for an image that comes mirrored."""
+    """Logits are the mean over an image and its mirror image: both images give the same."""
     start_ = start(trainer)
     images = jnp.asarray(trainer.dataset.test.images[:5])
     plain, mirrored, both, turned = (

@@ -61,9 +61,9 @@ class Alignment:
     chance: Float[np.ndarray, " blocks"]
     """Overlap of two sets that have nothing to do with each other."""
     left: Float[np.ndarray, " blocks"]
-    """Overlap of U with that of the next block."""
+    """Overlap of U, the left vectors, with U of the next block."""
     right: Float[np.ndarray, " blocks"]
-    """Overlap of V with that of the next block."""
+    """Overlap of V, the right vectors, with V of the next block."""
     within: Float[np.ndarray, " blocks"]
     """Overlap of U and V."""
 

@@ -127,7 +127,7 @@ OPERATIONS: dict[str, type] = {
 
 
 # Operations under the names that they had before, which earlier config files and runs have.
-RENAMED = {"random_crop": "random_crop"}
+RENAMED = {"shift": "random_crop"}
 
 
 def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
@@ -140,7 +140,7 @@ def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
 
 
 def parse_operation(field: str, text: str) -> tuple[str, ImageOperation]:
-    """(what errors call it, the operation) of a name and its arguments, such as "random_crop 4 reflect"."""
+    """Parses "random_crop 4 reflect" and the like: (the name for errors, the operation)."""
     name, *words = text.split() or [""]
     name = RENAMED.get(name, name)
     check_choice(field, name, OPERATIONS)

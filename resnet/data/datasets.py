@@ -61,7 +61,7 @@ class DataConfig(Fields, section="data"):
     eval_flip: bool = False
     """average the logits of each image that is evaluated and of its mirror image"""
     decoder: str = "pillow"
-    """what decodes JPEGs: pillow, or simplejpeg, faster at a fraction of their size; the pixels differ"""
+    """decoder of JPEGs: pillow, or simplejpeg, faster since it shrinks while it decodes; other pixels"""
     storage: str = "auto"
     """where image_folder's images are held: memory, or stream, decoded for each batch; auto: a stream where
     they are cut anew each time or would take more than memory_gb"""
@@ -75,7 +75,7 @@ class DataConfig(Fields, section="data"):
     random_crop: int = 0
     """pixels of padding around a training image, out of which a crop of its own size is drawn (He 2015: 4)"""
     random_crop_fill: str = "zero"
-    """what the padding holds: zero (after normalisation, the mean) or reflect, the image mirrored"""
+    """values of that padding: zero (after normalisation, the mean) or reflect (the image mirrored)"""
     flip: bool = False
     """mirror half of the training images left to right"""
     alternate_flip: bool = False

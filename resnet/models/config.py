@@ -41,7 +41,7 @@ class ModelConfig(Fields, section="model"):
     activation_only_preactivation, preactivation; pyramid (PyramidNet: a norm before, between and after,
     one activation), shake_shake (as activation_only_preactivation, the head's norm in the stem)"""
     branch_width: float = 1.0
-    """width inside a branch over its stage's width (ResNeXt-50 32x4d and WRN-50-2: 2)"""
+    """channels inside a branch over its stage's width (ResNeXt-50 32x4d and WRN-50-2: 2)"""
     groups: int = 1
     """groups of the branch's 3x3 convolutions (ResNeXt: 32)"""
     stride_at: str = "3x3"

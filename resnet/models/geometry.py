@@ -64,7 +64,7 @@ STEMS = {
 
 @dataclasses.dataclass(frozen=True)
 class StemLayer:
-    """A convolution of the stem."""
+    """A convolution of the stem: its kernel is `size` x `size`; `last` marks the one before the blocks."""
 
     name: str
     size: int

@@ -178,7 +178,7 @@ def _gathered(text: str) -> list[str]:
 
 
 def asked_to_stop(count: int) -> bool:
-    """Whether all processes should stop here, because one received SIGTERM; `count` numbers the calls.
+    """Whether any process received SIGTERM, so that all stop at the same call; `count` numbers the calls.
 
     To be called after each step that was begun.
     """

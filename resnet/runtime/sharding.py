@@ -85,7 +85,7 @@ class StateLayout:
         return self._divided_by_seed(fetched(tree))
 
     def to_save(self, state: Any) -> list[Any]:
-        """Each seed's state: on the host, or on the devices where it is divided, which each hold a part."""
+        """The state of each seed, on the host; if it is divided, on the devices, a part on each."""
         return self._part(state) if self.least else self.to_host(state)
 
     def _stacked(self, states: Sequence[Any], stack: Callable) -> Any:

@@ -48,9 +48,9 @@ class TrainConfig(Fields, section="train"):
     ema_every: int = 1
     """Steps between two updates of the moving average, each with the decay of so many steps."""
     smaller_until: tuple[tuple[str, int], ...] = ()
-    """Pairs (duration from the start, pixels): until then the shorter side of training images has so many.
+    """Pairs (end, pixels): before that end, training images are shrunk to so many pixels on the shorter side.
 
-    Each size compiles a program of its own."""
+    An end is a duration from the start. Each size compiles a program of its own."""
     evaluate_every: str = "1 epochs"
     """How often the validation split is evaluated."""
     on_divergence: str = "stop"

@@ -41,7 +41,7 @@ def in_use() -> bool:
 
 
 def allowed_in_exports() -> list[Any]:
-    """What jax.export is to be given as `disabled_checks`: it refuses calls that it does not know.
+    """The `disabled_checks` with which jax.export lets calls of our kernels pass.
 
     On a CPU, the process that loads such a program calls `in_use` first, which registers them.
     """

@@ -226,7 +226,7 @@ def check_depth_attention(config: ModelConfig) -> None:
 
 
 def block_index(config: ModelConfig, block: BlockSpec) -> float:
-    """The block's place, from 0."""
+    """The number of the block in the net, from 0."""
     return float(block.index)
 
 
