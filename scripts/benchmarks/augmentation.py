@@ -13,9 +13,8 @@ from resnet.data.augmentation.operations import PILLOW, Space
 from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
 from resnet.kernels.each import each_image
 from scripts.peers.pillow import RESAMPLING, by_pillow, drawn, policy_by_pillow
-from scripts.peers.torch_nets import Case
 
-REFERENCE = "Pillow, rand_augment"
+REFERENCE = "Pillow"
 ARGUMENTS = {"Posterize": 4.0, "Solarize": 128.0, "SolarizeAdd": 60.0, "Rotate": 21.0}
 ARGUMENTS |= {"ShearX": 0.2, "ShearY": 0.2, "TranslateX": 7.3, "TranslateY": 7.3}
 POLICIES = {
@@ -26,21 +25,19 @@ POLICIES = {
 }
 
 
-def augmentation_steps(case: Case) -> dict[str, Callable[[], Any]]:
-    """A batch through each policy and operation, by Pillow on one thread and by ours on all processors."""
-    images = _photographs(case.batch, case.side)
-    steps: dict[str, Callable[[], Any]] = {}
-    for name, policy in POLICIES.items():
-        steps |= _pair(name, *_of_policy(policy, images))
-    space = Space(tuple(PILLOW), np.array([[ARGUMENTS.get(name, 0.6)] for name in PILLOW]), "bilinear")
-    program = jax.jit(partial(each_image, partial(_changed, space)))
-    for number, name in enumerate(PILLOW):
-        steps |= _pair(name, *_of_operation(name, number, program, images))
-    return steps
+# Images of a batch, by their side in pixels.
+BATCHES = {32: 128, 224: 16}
+KINDS = {f"{kind}-{side}": kind for side in BATCHES for kind in (*POLICIES, *PILLOW)}
 
 
-def _pair(name: str, pillow: Callable[[], Any], ours: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
-    return {f"Pillow, {name}": pillow, f"ours, {name}": ours}
+def augmentation_steps(kind: str, batch: int, side: int) -> dict[str, Callable[[], Any]]:
+    """A batch through a policy or an operation, by Pillow on one thread and by ours on all processors."""
+    images = _photographs(batch, side)
+    if kind in POLICIES:
+        pillow, ours = _of_policy(POLICIES[kind], images)
+    else:
+        pillow, ours = _of_operation(kind, images)
+    return {REFERENCE: pillow, "ours": ours}
 
 
 def _of_policy(policy: Any, images: np.ndarray) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -52,17 +49,15 @@ def _of_policy(policy: Any, images: np.ndarray) -> tuple[Callable[[], Any], Call
     return pillow, _compiled(policy, keys, images)
 
 
-def _of_operation(
-    name: str, number: int, program: Callable, images: np.ndarray
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _of_operation(name: str, images: np.ndarray) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One operation by Pillow, and by our program of all; bilinear where it moves pixels."""
+    space = Space(tuple(PILLOW), np.array([[ARGUMENTS.get(each, 0.6)] for each in PILLOW]), "bilinear")
+    numbers = jnp.full(len(images), [*PILLOW].index(name), jnp.int32)
 
     def by_name(_, pixels):
         return by_pillow(name, ARGUMENTS.get(name, 0.6), pixels, RESAMPLING["bilinear"])
 
-    numbers, on_device = jnp.full(len(images), number, jnp.int32), jnp.asarray(images)
-    ours = lambda: jax.block_until_ready(program(numbers, on_device))  # noqa: E731
-    return partial(_each, by_name, numbers, images), ours
+    return partial(_each, by_name, numbers, images), _compiled(partial(_changed, space), numbers, images)
 
 
 def _changed(space: Space, which: Any, image: Any) -> Any:

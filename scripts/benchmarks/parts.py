@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from scripts.benchmarks import ours, stock
-from scripts.benchmarks.augmentation import REFERENCE, augmentation_steps
+from scripts.benchmarks.augmentation import BATCHES, KINDS, REFERENCE, augmentation_steps
 from scripts.benchmarks.inputs import input_steps
 from scripts.benchmarks.limits import limits
 from scripts.benchmarks.loop import loop, streamed
@@ -181,8 +181,11 @@ def inputs(case: Case, effort: Effort) -> dict[str, Any]:
 
 
 def augment(case: Case, effort: Effort) -> dict[str, Any]:
-    """A batch through each operation and policy of augmentation, by Pillow and by ours."""
-    return _timed(augmentation_steps(case), REFERENCE, effort)
+    """Images a second through an operation or a policy of augmentation, by Pillow and by ours."""
+    kind = KINDS.get(case.name, next(iter(KINDS.values())))
+    times = interleave(augmentation_steps(kind, case.batch, case.side), effort.rounds, effort.seconds)
+    rates = {name: [case.batch / seconds for seconds in series] for name, series in times.items()}
+    return compared(rates, REFERENCE, "images/s") | {"dtype": "uint8"}
 
 
 ALL = tuple(CASES)
@@ -202,7 +205,7 @@ PARTS = {
     ),
     "streamed": Part("Training on a stream that keeps up", streamed, ("resnet20",)),
     "scale": Part("A stream at the scale of ImageNet", scale, ("resnet20",)),
-    "augment": Part("Augmentation of a batch, beside Pillow's", augment, ("resnet20", "resnet18")),
+    "augment": Part("Augmentation of a batch, beside Pillow's", augment, tuple(KINDS)),
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
     "limits": Part("Share of the machine's limits", limits, ("resnet20", "resnet50")),
@@ -217,6 +220,9 @@ def case_named(name: str, quick: bool) -> Case:
         return TINY
     if name in CORES:
         return dataclasses.replace(CASES["resnet20"], name=name, batch=BATCH, side=SIZE)
+    if name in KINDS:
+        side = int(name.rpartition("-")[2])
+        return dataclasses.replace(CASES["resnet20"], name=name, batch=BATCHES[side], side=side)
     if name == DIGITS:
         return dataclasses.replace(CASES["resnet20"], name=DIGITS, batch=64, side=8)
     if name == DEEP:

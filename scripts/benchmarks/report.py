@@ -109,8 +109,9 @@ def _table(found: Entries) -> list[str]:
     for row, entry in zip(rows, found.values(), strict=True):
         row += [_number(entry[field]) for field in extras]
     units = {entry["unit"] for entry in found.values()}
-    headers = ["net", "batch", "side", "type", "n", "others"]
-    headers += [f"{name}, {'/'.join(sorted(units))}" for name in names] + list(extras.values())
+    headers = ["case", "batch", "side", "type", "n", "others"]
+    unit = "/".join(sorted(units))
+    headers += [f"{name}, {unit}" if unit else name for name in names] + list(extras.values())
     return markdown_table(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines()
 
 
