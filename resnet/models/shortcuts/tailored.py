@@ -13,8 +13,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.special
 from jaxtyping import Array
 
 from resnet.errors import InputError
@@ -42,9 +40,9 @@ def tailored_slope(count: int) -> float:
     """The slope at which C^n(0) = 0.9; 0 up to 12 activations, where ReLU itself stays below that."""
     if composed(0.0, count) <= ETA:
         return 0.0
-    found = scipy.optimize.root_scalar(
-        lambda slope: composed(slope, count) - ETA, bracket=(0.0, 1.0), xtol=1e-14
-    )
+    from scipy import optimize  # here, because it takes as long as half of JAX and few nets need it
+
+    found = optimize.root_scalar(lambda slope: composed(slope, count) - ETA, bracket=(0.0, 1.0), xtol=1e-14)
     return float(found.root)
 
 
@@ -64,7 +62,7 @@ def moments_of_softplus(numbers: tuple[float, float, float, float]) -> dict[str,
     """What the conditions are about, of h(z) = g (softplus(s z + d) + e), numbers = (s, d, g, e)."""
     s, d, g, e = numbers
     inside = s * NODES + d
-    sigmoid = scipy.special.expit(inside)
+    sigmoid = np.exp(-np.logaddexp(0, -inside))
     h = g * (np.logaddexp(0, inside) + e)
     first, second = g * s * sigmoid, g * s**2 * sigmoid * (1 - sigmoid)
     return {
@@ -81,6 +79,7 @@ def _solved(wanted: dict[str, float], curvature: float) -> tuple[float, float, f
 
     There are several; the start leads to the one with s g < 2, which the authors' code takes.
     """
+    from scipy import optimize
 
     def numbers(unknown: np.ndarray) -> tuple[float, float, float, float]:
         slope, d, product, e = map(float, unknown)
@@ -92,7 +91,7 @@ def _solved(wanted: dict[str, float], curvature: float) -> tuple[float, float, f
         return [(found[name] - value) / (value or 1.0) for name, value in wanted.items()]
 
     start = (math.log(2.7 * curvature), 0.5, math.log(1.6), -1.0)
-    solution = scipy.optimize.root(misses, start, tol=1e-12)
+    solution = optimize.root(misses, start, tol=1e-12)
     found = numbers(solution.x)
     if max(map(abs, misses(solution.x))) > 1e-6 or found[0] * found[2] >= 2:
         raise InputError(
