@@ -10,10 +10,10 @@ import pytest
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.counts import count_parts, totals
 from resnet.models.geometry import FAMILIES
-from resnet.models.resnet import Block
+from resnet.models.resnet import Block, make_model
 from resnet.models.scanning import BlockArrays
 from resnet.models.shortcuts.reversible import invert
-from tests.models_cases import FAST_COMPILE, images, loss, net, split, start
+from tests.models_cases import FAST_COMPILE, NUM_OUTPUTS, images, loss, net, split, start
 
 SPEC = BlockSpec(stage=1, block=2, index=1, inputs=4, width=4, outputs=4, stride=1)
 
@@ -116,8 +116,8 @@ def test_recomputed_reversible_blocks_keep_one_state():
             scan_blocks=True,
             remat=remat,
         )
-        model, variables = start(config)
-        params, state = split(variables)
+        model = make_model(config, NUM_OUTPUTS)
+        params, state = split(jax.eval_shape(model.init, jax.random.key(0), images()))
         step = jax.jit(lambda *given: jax.grad(loss, has_aux=True)(*given, model=model)[0])
         compiled = step.lower(params, state, images(4, 32, 32, 3), jax.random.key(1)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
