@@ -121,7 +121,7 @@ def test_a_recipe_has_the_learning_rates_of_its_paper(name, steps_per_epoch, rat
 @functools.cache
 def two_steps(config: Config):
     """Parameters before and after two steps, and the second's loss; many twins share a config."""
-    trainer = make_trainer(config, load_dataset(config.data), make_mesh())
+    trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
     first = jax.jit(trainer.step.init)(config.seed)
     state = trainer.to_devices([begin(first, trainer.initial)])
     before = jax.device_get(state.params)

@@ -14,6 +14,7 @@ from tests.studies_cases import tiny_study
 
 def get_study(scale):
     study = tiny_study(seeds=(0,))
+    study.base.model.family, study.base.model.blocks = "chain", (1,)
     study.base.train.duration, study.base.train.evaluate_every = "120 steps", "60 steps"
     study.base.train.log_every, study.base.checkpoint.every = "20 steps", "20 steps"
     return study
