@@ -18,8 +18,8 @@ STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"
 NAMES = [path.stem for path in STUDIES]
 # One starts from the weights of another run, the other chooses a learning rate; both have one scale.
 OF_OUR_OWN = {"finetune", "half_width_rate"}
-# The first trains on photographs, the second many rates.
-OF_THREE_SEEDS = {"augmentation", "rate_transfer"}
+# The first trains on photographs, the second many rates, the third for long.
+OF_THREE_SEEDS = {"augmentation", "rate_transfer", "budgets"}
 PAPERS = [path for path in STUDIES if path.stem not in OF_OUR_OWN]
 # Counting the arms, which are deep at the papers' scale, is what takes the time.
 COUNTED = ("he2015_depth", "he2016_shortcuts", "without_shortcut")

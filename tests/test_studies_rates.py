@@ -1,11 +1,12 @@
-"""The picture of a study's grids of learning rates: one line for each depth, and the rate that is chosen."""
+"""The pictures of arms that differ in one amount: the grids of learning rates, and the last scores."""
 
 import json
 
 import numpy as np
 
 from resnet.studies.folder import open_folder
-from resnet.studies.pages.plots import _rates, depth_series
+from resnet.studies.pages.amounts import DEPTH, DURATION, draw_grids, draw_last, series_of
+from resnet.studies.pages.rows import metric_of
 from resnet.studies.study import Arm
 from tests.studies_cases import tiny_config, tiny_study
 
@@ -27,8 +28,8 @@ def test_the_loss_at_each_rate_is_drawn_for_each_depth(tmp_path):
             workdir.mkdir(parents=True)
             result = {"top1": 0.5, "step": 8, "validation": {"top1": 0.5, "loss": loss}}
             (workdir / "result.json").write_text(json.dumps(result))
-    series = depth_series(folder, {name: folder.grid(name)[0.1] for name in arms})
-    (axes,) = _rates(folder, series).axes
+    series = series_of(DEPTH, folder, {name: folder.grid(name)[0.1] for name in arms})
+    (axes,) = draw_grids(DEPTH, folder, series).axes
     assert axes.get_title() == "identity" and axes.get_xscale() == "log"
     shallow, chosen, deep = axes.get_lines()
     np.testing.assert_allclose(shallow.get_data(), [[0.1, 0.2, 0.4], [0.5, 0.25, 1.0]])
@@ -36,3 +37,25 @@ def test_the_loss_at_each_rate_is_drawn_for_each_depth(tmp_path):
     assert [shallow.get_label(), deep.get_label()] == ["8 layers", "14 layers"]
     assert list(deep.get_xdata()) == [0.05, 0.1, 0.2, 0.4]
     np.testing.assert_array_equal(deep.get_ydata(), [np.nan, 0.5, 0.75, np.nan])
+
+
+def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
+    scores = {"none-2": 0.25, "none-4": 0.5, "identity-2": 0.75, "identity-4": 1.0}
+    arms = {
+        name: Arm({"train.duration": f"{name[-1]} epochs", "model.shortcut": name[:-2]}) for name in scores
+    }
+    folder = open_folder(tiny_study(arms=arms, reference="identity-2", seeds=(0,)), tmp_path, "")
+    for name, top1 in scores.items():
+        workdir = folder.place(name, 0, None)
+        workdir.mkdir(parents=True)
+        (workdir / "result.json").write_text(json.dumps({"split": "test", "top1": top1, "step": 8}))
+        lines = ({"split": "train", "step": 4 * n, "epoch": n, "top1": top1 / n} for n in (1, 2))
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    finished = {name: folder.runs(name) for name in arms}
+    assert not series_of(DEPTH, folder, finished)
+    series = series_of(DURATION, folder, finished)
+    assert series == {"none": {2: "none-2", 4: "none-4"}, "identity": {2: "identity-2", 4: "identity-4"}}
+    training, test = draw_last(DURATION, folder, series, finished, metric_of(folder)).axes
+    assert test.get_xlabel() == "length of the training (epochs)" and test.get_xscale() == "log"
+    np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
+    np.testing.assert_allclose(training.get_lines()[2].get_data(), [[2, 4], [37.5, 50]])

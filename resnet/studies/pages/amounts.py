@@ -1,0 +1,132 @@
+"""Figures of arms that differ in one amount alone, depth or the length of the training: scores and grids."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from resnet.analysis.pictures import MARKERS
+from resnet.config import Config, differences, replaced
+from resnet.durations import parse_duration
+from resnet.studies.folder import StudyFolder, StudyRun, curve
+from resnet.studies.pages.drawing import empty_figure, legend, line_style
+from resnet.studies.pages.rows import Metric, scores
+from resnet.studies.study import tell_apart
+
+Series = dict[str, dict[float, str]]
+"""{label: {value of the amount: arm}}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """What arms may differ in: its name, the fields that set it, and what a config has of it."""
+
+    name: str
+    fields: tuple[str, ...]
+    value: Callable[[Config], float]
+    unit: Callable[[Config], str]
+    title: str
+    scale: str
+
+    def label(self, folder: StudyFolder, series: Series) -> str:
+        """The title with the unit of the arms."""
+        arms = next(iter(series.values()))
+        return f"{self.title} ({self.unit(folder.arms[next(iter(arms.values()))].config)})"
+
+
+DEPTH = Amount(
+    "depth",
+    ("model.depth", "model.blocks"),
+    lambda config: config.model.depth,
+    lambda config: "layers",
+    "depth",
+    "linear",
+)
+DURATION = Amount(
+    "duration",
+    ("train.duration",),
+    lambda config: parse_duration("train.duration", config.train.duration).amount,
+    lambda config: parse_duration("train.duration", config.train.duration).unit,
+    "length of the training",
+    "log",
+)
+
+
+def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> Series:
+    """{label: {value: arm}} of arms that differ in this amount alone; {} where no two do."""
+    groups: list[tuple[Config, dict[float, str]]] = []
+    for name in finished:
+        config = folder.arms[name].config
+        for first, arms in groups:
+            if all(field in amount.fields for field, *_ in differences(first, config)):
+                arms[amount.value(config)] = name
+                break
+        else:
+            groups.append((config, {amount.value(config): name}))
+    groups = [(config, dict(sorted(arms.items()))) for config, arms in groups if len(arms) > 1]
+    # What the arms are called beside its value, where they are; else the fields that differ.
+    stems = [{name.removesuffix(f"-{value:g}") for value, name in arms.items()} for _, arms in groups]
+    labels = [stem for stem, *others in stems if not others]
+    if len(set(labels)) < len(groups):
+        labels = tell_apart([replaced(config, dict.fromkeys(amount.fields)) for config, _ in groups])
+    return {label: arms for label, (_, arms) in zip(labels, groups, strict=True)}
+
+
+def draw_last(
+    amount: Amount, folder: StudyFolder, series: Series, finished: dict[str, list[StudyRun]], metric: Metric
+) -> Any:
+    """Training and test score of the last epoch by the amount, one line for what else differs."""
+    figure = empty_figure(2)
+    for place, split in enumerate(("training", "test"), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for i, (label, arms) in enumerate(series.items()):
+            look = line_style(i) | {"marker": MARKERS[i % len(MARKERS)]}
+            found = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
+            axes.plot(list(found), [statistics.mean(v) for v in found.values()], label=label, **look)
+            dots = [(value, score) for value, each in found.items() for score in each]
+            axes.plot(*zip(*dots, strict=True), color=look["color"], marker=look["marker"],
+                      linestyle="", alpha=0.35, markersize=4)  # fmt: skip
+        values = sorted({value for arms in series.values() for value in arms})
+        axes.set(xlabel=amount.label(folder, series), ylabel=f"{split} {metric.label}", xscale=amount.scale)
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    low, high = (pick(axes.get_ylim()[i] for axes in figure.axes) for i, pick in enumerate((min, max)))
+    for axes in figure.axes:
+        axes.set_ylim(low, high)
+    legend(figure)
+    return figure
+
+
+def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
+    """The grids: a panel for each series, a line for each value of the amount."""
+    figure = empty_figure(len(series), width=3.6)
+    for place, (label, arms) in enumerate(series.items(), 1):
+        axes = figure.add_subplot(1, len(series), place, sharey=figure.axes[0] if figure.axes else None)
+        for i, (value, arm) in enumerate(arms.items()):
+            losses = {rate: _validation_loss(runs) for rate, runs in sorted(folder.grid(arm).items())}
+            look = line_style(i) | {"marker": MARKERS[i % len(MARKERS)]}
+            name = f"{value:g} {amount.unit(folder.arms[arm].config)}"
+            axes.plot(list(losses), list(losses.values()), label=name, **look, markerfacecolor="white")
+            if (chosen := folder.chosen_rate(arm)) is not None:
+                axes.plot(chosen, losses[chosen], linestyle="", marker=look["marker"], color=look["color"])
+        axes.set(xlabel="learning rate", xscale="log", yscale="log", title=label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("validation loss")
+    legend(figure)
+    return figure
+
+
+def _validation_loss(runs: list[StudyRun]) -> float:
+    """The mean over the seeds; not a number where one has none, since it failed."""
+    losses = [(run.result.get("validation") or {}).get("loss") for run in runs]
+    return statistics.mean(math.nan if loss is None else loss for loss in losses)
+
+
+def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, split: str) -> list[float]:
+    """The score of each run's last weights on test, or of its last epochs in training."""
+    if split == "test":
+        return list(scores(folder, runs[0].arm, metric).values())
+    curves = [curve(run, "train", metric.name) for run in runs]
+    return [metric.factor * each[max(each)] for each in curves if each]
