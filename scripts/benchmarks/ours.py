@@ -2,14 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet.config import Config
+from resnet.config import Config, replaced
 from resnet.data.batches import Resident
 from resnet.data.splits import Dataset, Split
 from resnet.kernels.backend import by_xla_alone
@@ -60,10 +60,20 @@ def task_of(case: Case) -> Task:
 
 
 def lowered(
-    case: Case, *, devices: int = 1, seeds: int = 1, steps: int = 1, plain: bool = False, **fields: Any
+    case: Case,
+    *,
+    devices: int = 1,
+    seeds: int = 1,
+    steps: int = 1,
+    plain: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    **fields: Any,
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The program of the steps before it is compiled, and its arguments; `plain`: XLA's convolutions."""
-    config, mesh = config_of(case, **fields), make_mesh(devices, seeds)
+    """The program of the steps before it is compiled, and its arguments.
+
+    With XLA's convolutions if `plain`; `changes` are of any fields of the config, `fields` of the model's.
+    """
+    config, mesh = replaced(config_of(case, **fields), dict(changes or {})), make_mesh(devices, seeds)
     config.train.steps_per_call = steps
     trainer = make_trainer(config, _dataset(case), mesh, range(seeds))
     # The values decide nothing of the speed, and drawing them one by one takes seconds.

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from configs.studies.augmentation import get_study
+from resnet.config import field_values
 from scripts.benchmarks import ours, stock
 from scripts.benchmarks.augmentation import BATCHES, KINDS, REFERENCE, augmentation_steps
 from scripts.benchmarks.inputs import input_steps
@@ -23,6 +25,7 @@ from scripts.peers.torch_nets import CASES, TINY, Case
 SEED_BATCH = 32
 STEPS = 8
 DEEP, DIGITS = "resnet1001", "digits"
+USUAL = ("data.random_crop", "data.flip")
 CACHE = "jax_compilation_cache_dir"
 
 
@@ -188,6 +191,16 @@ def augment(case: Case, effort: Effort) -> dict[str, Any]:
     return compared(rates, REFERENCE, "images/s") | {"dtype": "uint8"}
 
 
+def augmented(case: Case, effort: Effort) -> dict[str, Any]:
+    """A training step with each kind of augmentation that configs/studies/augmentation.py compares."""
+    study = get_study("small")
+    usual = {name: value for name, value in field_values(study.base).items() if name in USUAL}
+    steps = {
+        name: ours.training_step(case, changes={**usual, **arm.changes}) for name, arm in study.arms.items()
+    }
+    return _timed(steps, "none", effort)
+
+
 ALL = tuple(CASES)
 PARTS = {
     "training": Part("Training step: forward, backward, SGD", training, ALL),
@@ -206,6 +219,7 @@ PARTS = {
     "streamed": Part("Training on a stream that keeps up", streamed, ("resnet20",)),
     "scale": Part("A stream at the scale of ImageNet", scale, ("resnet20",)),
     "augment": Part("Augmentation of a batch, beside Pillow's", augment, tuple(KINDS)),
+    "augmented": Part("Training step, by kind of augmentation", augmented, ("resnet20",)),
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
     "limits": Part("Share of the machine's limits", limits, ("resnet20", "resnet50")),
