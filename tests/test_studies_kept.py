@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from resnet.studies.pages.report import write_report
 from resnet.studies.pages.rows import arm_rows
 from resnet.studies.study import load_study
 
+ROOT = Path(__file__).parents[1]
 STUDY = """
 from tests.studies_cases import tiny_study
 
@@ -85,6 +87,31 @@ def test_a_kept_study_of_other_configs_is_refused(study_file, tmp_path):
         load_kept(tmp_path / "s", study_file, "small")
     with pytest.raises(InputError, match="study.json is missing"):
         open_study(tmp_path)
+
+
+def test_a_kept_study_has_the_arms_that_it_ran(study_file, tmp_path):
+    """An arm that the file has gained is left out; one that it has lost is an error."""
+    write_report(fill(study_file, tmp_path / "s"))
+    before = (tmp_path / "s" / "runs.csv").read_text()
+    more = STUDY.replace("return tiny_study(", "study = tiny_study(")
+    changed = (
+        "    study.arms['more'] = type(study.arms['none'])({'model.shortcut': 'rezero'})\n    return study\n"
+    )
+    study_file.write_text(more + changed)
+    kept = load_kept(tmp_path / "s", study_file, "small")
+    assert list(kept.arms) == ["identity", "none"]
+    write_report(kept)
+    assert (tmp_path / "s" / "runs.csv").read_text() == before
+    study_file.write_text(more + "    del study.arms['none']\n    return study\n")
+    with pytest.raises(InputError, match="runs.csv has runs of 'none', which is no arm of .*study.py"):
+        load_kept(tmp_path / "s", study_file, "small")
+
+
+@pytest.mark.thorough
+def test_every_study_in_results_can_be_reported_anew():
+    """Its configs are those of its file, up to fields that were renamed."""
+    folders = sorted(path.parent for path in (ROOT / "results/studies").glob("*/runs.csv"))
+    assert folders and all(open_study(folder).arms for folder in folders)
 
 
 def test_a_repetition_is_told_beside_the_seeds(study_file, tmp_path):

@@ -53,3 +53,15 @@ def test_a_half_finished_study_reports_and_says_so(tmp_path):
 def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(InputError, match="study.json is missing"):
         write_report(load_folder(tmp_path))
+
+
+@pytest.mark.thorough
+def test_a_difference_of_nothing_has_no_minus(tmp_path):
+    folder = open_folder(tiny_study(), tmp_path, "python scripts/study.py")
+    save_folder(folder)
+    for seed, (identity, none) in enumerate([(0.5 + 1e-9, 0.5), (0.75, 0.75)]):
+        finish(folder, "identity", seed, identity)
+        finish(folder, "none", seed, none)
+    write_report(load_folder(tmp_path))
+    page = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| 2 +\| \+0\.00 ", page) and "-0.00" not in page

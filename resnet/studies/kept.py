@@ -57,7 +57,8 @@ class Kept(StudyFolder):
 def open_study(workdir: str | Path) -> StudyFolder:
     """Opens a study from its folder. Of a kept study, the folder holds little more than runs.csv.
 
-    The arms of a kept study are those of the file in configs/studies with the folder's name, at small scale.
+    The arms of a kept study are those that it ran of the file in configs/studies with the folder's name, at
+    small scale.
     """
     folder = local_path(workdir)
     if (folder / FILE).exists() or not (folder / CSV).exists():
@@ -68,7 +69,7 @@ def open_study(workdir: str | Path) -> StudyFolder:
 def load_kept(folder: Path, file: Path, scale: str) -> Kept:
     """The study of `file`, with the runs in the folder's runs.csv.
 
-    InputError where the file has other arms, or other configs, by now.
+    Arms that the file has gained since are left out. InputError where it has lost one, or changed a config.
     """
     study = load_study(file, scale)
     try:
@@ -78,6 +79,12 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
         raise InputError(
             f"{folder / CSV} cannot be read: {error}; name a folder of results/studies"
         ) from None
+    ran = {row["arm"] for row in rows}
+    if lost := sorted(ran - study.arms.keys()):
+        raise InputError(
+            f"{folder / CSV} has runs of {lost[0]!r}, which is no arm of {file}; train the study anew"
+        )
+    study = dataclasses.replace(study, arms={name: arm for name, arm in study.arms.items() if name in ran})
     kept = Kept(
         workdir=folder,
         **texts_of(study),
@@ -95,10 +102,7 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
 
 def _check(kept: Kept, study: Study) -> None:
     for name in study.arms:
-        runs = kept.all_runs(name)
-        if not runs:
-            raise InputError(f"{kept.workdir / CSV} lacks arm {name!r}; train the study anew")
-        for run in runs:
+        for run in kept.all_runs(name):
             now = config_hash(kept.arms[name].at(run.seed, run.learning_rate))
             if now != run.kept["config_hash"]:
                 raise InputError(

@@ -32,10 +32,11 @@ def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title
         spread = math.sqrt(
             statistics.mean(statistics.variance([run[s] for s in seeds]) for run in (own, others))
         )
-        interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.low is not None else ""
+        interval = f" ({found.low:+z.2f} to {found.high:+z.2f})" if found.low is not None else ""
         rows.append((name, str(len(seeds)), _mean_std(others, seeds), _mean_std(own, seeds), f"{spread:.2f}",
-                     f"{repetition:.2f}", f"{max(map(abs, differences)):.2f}", f"{found.mean:+.2f}{interval}",
-                     "" if found.correlation is None else f"{found.correlation:+.2f}"))  # fmt: skip
+                     f"{repetition:.2f}", f"{max(map(abs, differences)):.2f}",
+                     f"{found.mean:+z.2f}{interval}",
+                     "" if found.correlation is None else f"{found.correlation:+z.2f}"))  # fmt: skip
         pairs += [{"arm": name, "seed": s, "first": others[s], "again": own[s]} for s in seeds]
     if not rows:
         raise InputError(

@@ -134,12 +134,12 @@ def _difference(row: ArmRow) -> tuple[str, ...]:
         return "" if value is None else format(value, form)
 
     def ends(low: float | None, high: float | None) -> str:
-        return "" if low is None else f"{low:+.2f} to {high:+.2f}"
+        return "" if low is None else f"{low:+z.2f} to {high:+z.2f}"
 
     intervals = (ends(found.low, found.high), ends(found.unpaired_low, found.unpaired_high))
     ps = (number(p, ".4f") for p in (found.p, row.p_holm, found.p_signs))
-    return (row.arm, row.reference, str(found.n), f"{found.mean:+.2f}", *intervals,
-            number(found.correlation, "+.2f"), *ps, number(found.detectable, ".2f"))  # fmt: skip
+    return (row.arm, row.reference, str(found.n), f"{found.mean:+z.2f}", *intervals,
+            number(found.correlation, "+z.2f"), *ps, number(found.detectable, ".2f"))  # fmt: skip
 
 
 def _recipe(folder: StudyFolder) -> str:
@@ -182,7 +182,7 @@ def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
         return text
     tests, pairs = sum(each.p is not None for each in compared), max(each.n for each in compared)
     correlations = [each.correlation for each in compared if each.correlation is not None]
-    bought = f" (their median correlation is {statistics.median(correlations):+.2f})" if correlations else ""
+    bought = f" (their median correlation is {statistics.median(correlations):+z.2f})" if correlations else ""
     return text + (
         " Seed i of every arm sees the same batches and augmentation and starts from the same values of "
         f"the parameters it shares with the others, so that differences can be paired by seed{bought}: "

@@ -79,7 +79,7 @@ def _number(published: float, order: tuple[str, str], ours: Outcome, sign: int) 
     """The verdict on an error, which must be the paper's, in its order, and without failed runs."""
     assert ours.error is not None
     off, (verdict, reason) = ours.error - published, order
-    text = f"{off:+.2f} points off the published error"
+    text = f"{off:+z.2f} points off the published error"
     if ours.failed:
         return UNDECIDED, f"{text}; {ours.failed} of {ours.n + ours.failed} runs failed"
     if verdict == REVERSED:
@@ -105,7 +105,7 @@ def _order(claim: Published, reference: Published | None, ours: Outcome) -> tupl
     if ours.p is None or ours.p >= LEVEL:
         return UNDECIDED, f"{wanted} error expected; {_what_would_show(ours)}"
     if ours.difference * sign < 0:
-        return REVERSED, f"{wanted} error expected; the difference is {ours.difference:+.2f} points"
+        return REVERSED, f"{wanted} error expected; the difference is {ours.difference:+z.2f} points"
     return _size(claim, reference, ours, wanted)
 
 
@@ -122,14 +122,14 @@ def _size(claim: Published, reference: Published | None, ours: Outcome, wanted: 
     """Whether a difference that has the published order has the published size as well."""
     assert ours.difference is not None and ours.low is not None and ours.high is not None
     published, bound = published_difference(claim, reference)
-    text = f"{wanted} error, as published: {ours.difference:+.2f} points"
+    text = f"{wanted} error, as published: {ours.difference:+z.2f} points"
     if published is None:
         return REPRODUCED, f"{text}; the paper gives no size"
     sign = 1 if published > 0 else -1
     nearest, farthest = sorted((ours.low * sign, ours.high * sign))
     size = abs(published)
     fits = farthest >= size / TIMES and (bound or nearest <= size * TIMES)
-    text += f", the paper {'more than ' * bound}{published:+.2f}"
+    text += f", the paper {'more than ' * bound}{published:+z.2f}"
     return (REPRODUCED, text) if fits else (UNDECIDED, f"{text}: the order is the paper's, the size is not")
 
 
@@ -137,4 +137,4 @@ def as_text(difference: float | None, low: float | None, high: float | None) -> 
     """ "+1.20 (+0.40 to +2.10)"."""
     if difference is None:
         return ""
-    return f"{difference:+.2f}" + (f" ({low:+.2f} to {high:+.2f})" if low is not None else "")
+    return f"{difference:+z.2f}" + (f" ({low:+z.2f} to {high:+z.2f})" if low is not None else "")
