@@ -14,6 +14,7 @@ from resnet.studies.pages.drawing import empty_figure, legend, line_style
 from resnet.studies.pages.rows import Metric, scores
 from resnet.studies.study import tell_apart
 
+ACROSS = 4  # panels side by side that a page can show
 Series = dict[str, dict[float, str]]
 """{label: {value of the amount: arm}}"""
 
@@ -101,9 +102,11 @@ def draw_last(
 
 def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
     """The grids: a panel for each series, a line for each value of the amount."""
-    figure = empty_figure(len(series), width=3.6)
+    columns = min(len(series), ACROSS)
+    rows = math.ceil(len(series) / columns)
+    figure = empty_figure(columns, width=3.6, height=3.6 * rows)
     for place, (label, arms) in enumerate(series.items(), 1):
-        axes = figure.add_subplot(1, len(series), place, sharey=figure.axes[0] if figure.axes else None)
+        axes = figure.add_subplot(rows, columns, place, sharey=figure.axes[0] if figure.axes else None)
         for i, (value, arm) in enumerate(arms.items()):
             losses = {rate: _validation_loss(runs) for rate, runs in sorted(folder.grid(arm).items())}
             look = line_style(i) | {"marker": MARKERS[i % len(MARKERS)]}
@@ -112,8 +115,12 @@ def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
             if (chosen := folder.chosen_rate(arm)) is not None:
                 axes.plot(chosen, losses[chosen], linestyle="", marker=look["marker"], color=look["color"])
         axes.set(xlabel="learning rate", xscale="log", yscale="log", title=label)
+        rates = sorted({rate for arm in arms.values() for rate in folder.grid(arm)})
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("validation loss")
+        if place % columns == 1 or columns == 1:
+            axes.set_ylabel("validation loss")
     legend(figure)
     return figure
 
