@@ -49,8 +49,8 @@ class Config(Fields, section=""):
     init_drop: str = ""
     """Regular expression on the paths of tensors that start at random all the same, e.g. "^head/"."""
     init_whitened: int = 0
-    """Number of training images from whose patches the first kernel is made, so that its outputs start
-    uncorrelated; `freeze` keeps it so. 0 = a random start."""
+    """Number of training images whose patches make the first kernel: its outputs are then uncorrelated at
+    the start, and `freeze` keeps that kernel. 0 = a random kernel."""
     freeze: str = ""
     """Regular expression on the paths of parameters that keep their first values, bit for bit.
 

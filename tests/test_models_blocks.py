@@ -56,7 +56,7 @@ def forward(block, variables, x, train=True, key=None):
 
 
 def of_transition(name: str, kind: str | None) -> list[pytest.MarkDecorator]:
-    """Where the shape changes, a shortcut in its first order is a thorough test, in the others a slow one."""
+    """Marks of a block that changes shape: thorough in the first order of its shortcut, slow in others."""
     return [pytest.mark.thorough if name in FIRST.values() else pytest.mark.slow] if kind else []
 
 

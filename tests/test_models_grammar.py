@@ -31,7 +31,8 @@ from tests.models_cases import (
 
 
 def cases(few: int, thorough: Collection[str]) -> list:
-    """Lists all nets as parameters of a test: the first `few`, those that are thorough, and slow ones."""
+    """Makes each net a parameter of a test. The first `few` have no mark, those in `thorough` have that, the
+    others are slow."""
     marks = [pytest.mark.thorough if name in thorough else pytest.mark.slow for name in MIXED | PLAIN]
     return [
         pytest.param(config, id=name, marks=[] if index < few else marks[index])

@@ -57,7 +57,7 @@ def test_a_study_is_short_and_tells_source_and_command(path):
 def test_the_arms_at_the_scale_of_the_papers_are_nets(path):
     study = load_study(path, "paper")
     for arm in study.arms.values():
-        check_config(replaced(study.base, dict(arm.changes)))
+        check_config(replaced(study.base, arm.changes))
 
 
 @pytest.mark.thorough

@@ -90,7 +90,7 @@ def test_a_kept_study_of_other_configs_is_refused(study_file, tmp_path):
 
 
 def test_a_kept_study_has_the_arms_that_it_ran(study_file, tmp_path):
-    """An arm that the file has gained is left out; one that it has lost is an error."""
+    """Arms added to the file later are left out; an arm removed from it is an error."""
     write_report(fill(study_file, tmp_path / "s"))
     before = (tmp_path / "s" / "runs.csv").read_text()
     more = STUDY.replace("return tiny_study(", "study = tiny_study(")

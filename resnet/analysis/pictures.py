@@ -29,6 +29,12 @@ def style(i: int) -> dict[str, Any]:
     return {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i % len(LINES)]}
 
 
+def legend_beside(figure: "Figure") -> None:
+    """One legend for all panels, beside them: of the lines of the first."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+
+
 def legend_below(figure: "Figure", axes: Any, columns: int = 4) -> None:
     """One legend for all panels, below them: of the lines of `axes`."""
     handles, labels = axes.get_legend_handles_labels()

@@ -85,7 +85,7 @@ class StateLayout:
         return self._divided_by_seed(fetched(tree))
 
     def to_save(self, state: Any) -> list[Any]:
-        """The state of each seed, on the host; if it is divided, on the devices, a part on each."""
+        """The states to save, one a seed: whole ones on the host, divided ones in parts on their devices."""
         return self._part(state) if self.least else self.to_host(state)
 
     def _stacked(self, states: Sequence[Any], stack: Callable) -> Any:

@@ -11,7 +11,7 @@ from resnet.config import config_hash
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.studies.folder import FILE, StudyFolder, StudyRun, load_folder, texts_of
-from resnet.studies.study import Origin, Study, load_study, resolve
+from resnet.studies.study import Origin, load_study, resolve
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
@@ -96,12 +96,12 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
         rows={folder / row["workdir"]: row for row in rows},
         told=_told(folder / PAGE),
     )
-    _check(kept, study)
+    _check(kept)
     return kept
 
 
-def _check(kept: Kept, study: Study) -> None:
-    for name in study.arms:
+def _check(kept: Kept) -> None:
+    for name in kept.arms:
         for run in kept.all_runs(name):
             now = config_hash(kept.arms[name].at(run.seed, run.learning_rate))
             if now != run.kept["config_hash"]:

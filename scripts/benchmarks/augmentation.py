@@ -1,7 +1,7 @@
 """Operations and policies of augmentation, beside Pillow's on the same images with the same draws."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -51,13 +51,20 @@ def _of_policy(policy: Any, images: np.ndarray) -> tuple[Callable[[], Any], Call
 
 def _of_operation(name: str, images: np.ndarray) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One operation by Pillow, and by our program of all; bilinear where it moves pixels."""
-    space = Space(tuple(PILLOW), np.array([[ARGUMENTS.get(each, 0.6)] for each in PILLOW]), "bilinear")
-    numbers = jnp.full(len(images), [*PILLOW].index(name), jnp.int32)
+    numbers, on_device = jnp.full(len(images), [*PILLOW].index(name), jnp.int32), jnp.asarray(images)
 
     def by_name(_, pixels):
         return by_pillow(name, ARGUMENTS.get(name, 0.6), pixels, RESAMPLING["bilinear"])
 
-    return partial(_each, by_name, numbers, images), _compiled(partial(_changed, space), numbers, images)
+    ours = lambda: jax.block_until_ready(_operations()(numbers, on_device))  # noqa: E731
+    return partial(_each, by_name, numbers, images), ours
+
+
+@cache
+def _operations() -> Callable[[Any, Any], Any]:
+    """The program of all operations, which is compiled once for each shape of a batch."""
+    space = Space(tuple(PILLOW), np.array([[ARGUMENTS.get(each, 0.6)] for each in PILLOW]), "bilinear")
+    return jax.jit(partial(each_image, partial(_changed, space)))
 
 
 def _changed(space: Space, which: Any, image: Any) -> Any:

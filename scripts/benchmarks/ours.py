@@ -73,7 +73,7 @@ def lowered(
 
     With XLA's convolutions if `plain`; `changes` are of any fields of the config, `fields` of the model's.
     """
-    config, mesh = replaced(config_of(case, **fields), dict(changes or {})), make_mesh(devices, seeds)
+    config, mesh = replaced(config_of(case, **fields), changes or {}), make_mesh(devices, seeds)
     config.train.steps_per_call = steps
     trainer = make_trainer(config, _dataset(case), mesh, range(seeds))
     # The values decide nothing of the speed, and drawing them one by one takes seconds.

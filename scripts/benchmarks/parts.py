@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from configs.studies.augmentation import get_study
-from resnet.config import field_values
+from resnet.studies.study import value_at
 from scripts.benchmarks import ours, stock
 from scripts.benchmarks.augmentation import BATCHES, KINDS, REFERENCE, augmentation_steps
 from scripts.benchmarks.inputs import input_steps
@@ -192,9 +192,9 @@ def augment(case: Case, effort: Effort) -> dict[str, Any]:
 
 
 def augmented(case: Case, effort: Effort) -> dict[str, Any]:
-    """A training step with each kind of augmentation that configs/studies/augmentation.py compares."""
+    """A training step for each arm of configs/studies/augmentation.py."""
     study = get_study("small")
-    usual = {name: value for name, value in field_values(study.base).items() if name in USUAL}
+    usual = {field: value_at(study.base, field) for field in USUAL}
     steps = {
         name: ours.training_step(case, changes={**usual, **arm.changes}) for name, arm in study.arms.items()
     }

@@ -102,7 +102,7 @@ def _growth(root: Path, steps: int) -> float:
 
 
 def _index(place: Path) -> tuple[float, float]:
-    """(seconds, MB) that it takes to have a kept index in memory."""
+    """Loads a kept index; returns the seconds and the MB of memory that this takes."""
     before, begun = resident_bytes(), time.perf_counter()
     listing = kept_listings(place, "", dict)[""]
     listing.hashes.sum()  # all of it is read

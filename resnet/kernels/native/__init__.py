@@ -41,7 +41,7 @@ def in_use() -> bool:
 
 
 def allowed_in_exports() -> list[Any]:
-    """The `disabled_checks` with which jax.export lets calls of our kernels pass.
+    """Checks of jax.export to disable (`disabled_checks`), so that it accepts calls of our kernels.
 
     On a CPU, the process that loads such a program calls `in_use` first, which registers them.
     """

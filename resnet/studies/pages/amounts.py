@@ -6,17 +6,16 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from resnet.analysis.pictures import MARKERS
+from resnet.analysis.pictures import MARKERS, legend_beside, panels, style
 from resnet.config import Config, differences, replaced
 from resnet.durations import parse_duration
 from resnet.studies.folder import StudyFolder, StudyRun, curve
-from resnet.studies.pages.drawing import empty_figure, legend, line_style
 from resnet.studies.pages.rows import Metric, scores
 from resnet.studies.study import tell_apart
 
 ACROSS = 4  # panels side by side that a page can show
 Series = dict[str, dict[float, str]]
-"""{label: {value of the amount: arm}}"""
+"""For each label, the arm at each value of the amount."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,33 +24,28 @@ class Amount:
 
     name: str
     fields: tuple[str, ...]
-    value: Callable[[Config], float]
-    unit: Callable[[Config], str]
+    of: Callable[[Config], tuple[float, str]]
+    """The value, and its unit."""
     title: str
     scale: str
 
     def label(self, folder: StudyFolder, series: Series) -> str:
         """The title with the unit of the arms."""
-        arms = next(iter(series.values()))
-        return f"{self.title} ({self.unit(folder.arms[next(iter(arms.values()))].config)})"
+        first = next(iter(next(iter(series.values())).values()))
+        return f"{self.title} ({self.of(folder.arms[first].config)[1]})"
 
 
-DEPTH = Amount(
-    "depth",
-    ("model.depth", "model.blocks"),
-    lambda config: config.model.depth,
-    lambda config: "layers",
-    "depth",
-    "linear",
-)
-DURATION = Amount(
-    "duration",
-    ("train.duration",),
-    lambda config: parse_duration("train.duration", config.train.duration).amount,
-    lambda config: parse_duration("train.duration", config.train.duration).unit,
-    "length of the training",
-    "log",
-)
+def _depth(config: Config) -> tuple[float, str]:
+    return config.model.depth, "layers"
+
+
+def _duration(config: Config) -> tuple[float, str]:
+    found = parse_duration("train.duration", config.train.duration)
+    return found.amount, found.unit
+
+
+DEPTH = Amount("depth", ("model.depth", "model.blocks"), _depth, "depth", "linear")
+DURATION = Amount("duration", ("train.duration",), _duration, "length of the training", "log")
 
 
 def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> Series:
@@ -61,10 +55,10 @@ def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[Stud
         config = folder.arms[name].config
         for first, arms in groups:
             if all(field in amount.fields for field, *_ in differences(first, config)):
-                arms[amount.value(config)] = name
+                arms[amount.of(config)[0]] = name
                 break
         else:
-            groups.append((config, {amount.value(config): name}))
+            groups.append((config, {amount.of(config)[0]: name}))
     groups = [(config, dict(sorted(arms.items()))) for config, arms in groups if len(arms) > 1]
     # What the arms are called beside its value, where they are; else the fields that differ.
     stems = [{name.removesuffix(f"-{value:g}") for value, name in arms.items()} for _, arms in groups]
@@ -77,12 +71,11 @@ def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[Stud
 def draw_last(
     amount: Amount, folder: StudyFolder, series: Series, finished: dict[str, list[StudyRun]], metric: Metric
 ) -> Any:
-    """Training and test score of the last epoch by the amount, one line for what else differs."""
-    figure = empty_figure(2)
-    for place, split in enumerate(("training", "test"), 1):
-        axes = figure.add_subplot(1, 2, place)
+    """Draws the last training and test scores against the amount, one line for each label."""
+    figure, both = panels(2, width=4.6)
+    for split, axes in zip(("training", "test"), both, strict=True):
         for i, (label, arms) in enumerate(series.items()):
-            look = line_style(i) | {"marker": MARKERS[i % len(MARKERS)]}
+            look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
             found = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
             axes.plot(list(found), [statistics.mean(v) for v in found.values()], label=label, **look)
             dots = [(value, score) for value, each in found.items() for score in each]
@@ -92,25 +85,28 @@ def draw_last(
         axes.set(xlabel=amount.label(folder, series), ylabel=f"{split} {metric.label}", xscale=amount.scale)
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    low, high = (pick(axes.get_ylim()[i] for axes in figure.axes) for i, pick in enumerate((min, max)))
-    for axes in figure.axes:
+    low, high = (pick(axes.get_ylim()[i] for axes in both) for i, pick in enumerate((min, max)))
+    for axes in both:
         axes.set_ylim(low, high)
-    legend(figure)
+    legend_beside(figure)
     return figure
 
 
 def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
-    """The grids: a panel for each series, a line for each value of the amount."""
+    """Draws validation loss against learning rate: a panel for each label, a line for each value."""
     columns = min(len(series), ACROSS)
     rows = math.ceil(len(series) / columns)
-    figure = empty_figure(columns, width=3.6, height=3.6 * rows)
-    for place, (label, arms) in enumerate(series.items(), 1):
-        axes = figure.add_subplot(rows, columns, place, sharey=figure.axes[0] if figure.axes else None)
+    figure, places = panels(columns, width=3.6, rows=rows)
+    for axes in places[len(series) :]:
+        axes.remove()
+    for axes in places[1 : len(series)]:
+        axes.sharey(places[0])
+    for place, (label, arms) in enumerate(series.items()):
+        axes = places[place]
         for i, (value, arm) in enumerate(arms.items()):
             losses = {rate: _validation_loss(runs) for rate, runs in sorted(folder.grid(arm).items())}
-            look = line_style(i) | {"marker": MARKERS[i % len(MARKERS)]}
-            name = f"{value:g} {amount.unit(folder.arms[arm].config)}"
+            look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
+            name = f"{value:g} {amount.of(folder.arms[arm].config)[1]}"
             axes.plot(list(losses), list(losses.values()), label=name, **look, markerfacecolor="white")
             if (chosen := folder.chosen_rate(arm)) is not None:
                 axes.plot(chosen, losses[chosen], linestyle="", marker=look["marker"], color=look["color"])
@@ -118,10 +114,9 @@ def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
         rates = sorted({rate for arm in arms.values() for rate in folder.grid(arm)})
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-        axes.grid(alpha=0.3)
-        if place % columns == 1 or columns == 1:
+        if place % columns == 0:
             axes.set_ylabel("validation loss")
-    legend(figure)
+    legend_beside(figure)
     return figure
 
 
@@ -132,7 +127,7 @@ def _validation_loss(runs: list[StudyRun]) -> float:
 
 
 def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, split: str) -> list[float]:
-    """The score of each run's last weights on test, or of its last epochs in training."""
+    """One score a run: on test that of its last weights, in training that of its last epoch."""
     if split == "test":
         return list(scores(folder, runs[0].arm, metric).values())
     curves = [curve(run, "train", metric.name) for run in runs]

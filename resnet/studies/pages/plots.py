@@ -4,12 +4,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from resnet.analysis.pictures import COLORS
+from resnet.analysis.pictures import COLORS, legend_beside, panels, style
 from resnet.files import replacing, save_png
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.kept import Kept
 from resnet.studies.pages.amounts import DEPTH, DURATION, draw_grids, draw_last, series_of
-from resnet.studies.pages.drawing import empty_figure, legend, line_style
 from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 
 MOST_CURVES = 14  # more lines than that cannot be told apart
@@ -79,24 +78,22 @@ def _save(path: Path, figure: Any) -> None:
 
 def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
     """Training loss and validation score by epoch, one line an arm."""
-    figure = empty_figure(2, height=max(3.6, 0.26 * len(finished)))
-    panels = (("train", "loss", "training loss", 1.0), ("validation", metric.name,
+    figure, both = panels(2, width=4.6, height=max(3.6, 0.26 * len(finished)))
+    shown = (("train", "loss", "training loss", 1.0), ("validation", metric.name,
               f"validation {metric.label}", metric.factor))  # fmt: skip
-    for place, (split, name, label, factor) in enumerate(panels, 1):
-        axes = figure.add_subplot(1, 2, place)
+    for axes, (split, name, label, factor) in zip(both, shown, strict=True):
         for i, (arm, runs) in enumerate(finished.items()):
             series = [curve(run, split, name) for run in runs]
             epochs = sorted(set.intersection(*map(set, series)))
             columns = [[factor * each[epoch] for each in series] for epoch in epochs]
             mean = [statistics.mean(column) for column in columns]
-            axes.plot(epochs, mean, label=f"{arm} (n = {len(runs)})", **line_style(i))
+            axes.plot(epochs, mean, label=f"{arm} (n = {len(runs)})", **style(i))
             low, high = list(map(min, columns)), list(map(max, columns))
-            axes.fill_between(epochs, low, high, color=line_style(i)["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(epochs, low, high, color=style(i)["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_yscale("log")
-    legend(figure)
+    both[0].set_yscale("log")
+    legend_beside(figure)
     return figure
 
 
@@ -105,8 +102,8 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
     compared = [row for row in rows if row.comparison][::-1]
     labels = [f"{row.arm} minus {row.reference}" for row in compared]
     # 0.07 inches a letter: the labels leave 4 inches to what they stand for.
-    figure = empty_figure(1, width=4 + 0.07 * max(map(len, labels)), height=1.2 + 0.34 * len(compared))
-    axes = figure.add_subplot()
+    width, height = 4 + 0.07 * max(map(len, labels)), 1.2 + 0.34 * len(compared)
+    figure, (axes,) = panels(1, width, height)
     for y, row in enumerate(compared):
         own, others = (scores(folder, name, metric) for name in (row.arm, row.reference))
         each = [own[seed] - others[seed] for seed in own.keys() & others.keys()]
@@ -127,19 +124,18 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
         axes.xaxis.set_major_formatter("{x:g}")
         axes.autoscale(axis="x")
         axes.set_xlabel(f"{axes.get_xlabel()}, logarithmic beyond 1")
-    axes.grid(alpha=0.3, axis="x")
+    axes.grid(visible=False, axis="y")
     return figure
 
 
 def _seconds(folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> Any:
     """Each run's share of the time of a step."""
-    figure = empty_figure(1, width=6.4, height=1.2 + 0.28 * len(finished))
-    axes = figure.add_subplot()
+    figure, (axes,) = panels(1, width=6.4, height=1.2 + 0.28 * len(finished))
     for y, runs in enumerate(list(finished.values())[::-1]):
         values = [value for run in runs if (value := seconds_per_step(folder, run)) is not None]
         axes.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.5, markersize=4)
     axes.set_yticks(range(len(finished)), list(finished)[::-1], fontsize=8)
     axes.set(xlabel="seconds per step and seed", ylim=(-0.6, len(finished) - 0.4))
     axes.set_xlim(left=0)
-    axes.grid(alpha=0.3, axis="x")
+    axes.grid(visible=False, axis="y")
     return figure
