@@ -85,8 +85,10 @@ def mixed_cases() -> dict[str, ModelConfig]:
     had, cases = set(), {}
     for n in range(10 * len(fields["shortcut"])):
         # Orders move on with each round, so that every shortcut meets every order.
-        config = net(**{field: choices[n % len(choices)] for field, choices in fields.items()})
-        if config and not had >= (values := {(field, getattr(config, field)) for field in fields}):
+        wanted = {field: choices[n % len(choices)] for field, choices in fields.items()}
+        if wanted.items() <= had or not (config := net(**wanted)):
+            continue
+        if not had >= (values := {(field, getattr(config, field)) for field in fields}):
             cases[f"{config.shortcut}-{config.activation_order}-{n}"] = config
             had |= values
     return cases

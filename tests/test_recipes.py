@@ -21,7 +21,6 @@ from resnet.runtime.devices import make_mesh
 from resnet.training.finetune import begin
 from resnet.training.schedules import make_schedule
 from resnet.training.trainer import make_trainer
-from tests.models_cases import TINY
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
@@ -35,14 +34,14 @@ def recipe(name: str) -> Config:
 
 
 def tiny_twin(name: str) -> Config:
-    """The recipe on 64 synthetic images with two blocks of its kind, 4 and 8 channels wide."""
+    """The recipe on 64 synthetic images with a block of its kind, 4 channels wide."""
     config = load_config(ROOT / "configs" / f"{name}.py")
     config.data.name, config.data.dir, config.data.image_size = "synthetic", "", 0
     config.data.random_resized_crop = config.data.eval_crop = 0.0
     config.data.eval_size = 0
     config.data.classes, config.data.mean, config.data.std = (), (), ()
     config.data.train_limit = 64
-    config.model.family, config.model.blocks, config.model.width = TINY["family"], TINY["blocks"], 1.0
+    config.model.family, config.model.blocks, config.model.width = "chain", (1,), 0.25
     config.model.ghost_batch = min(config.model.ghost_batch, 2)
     config.train.batch_size, config.train.ema_every = 8, 1
     return config

@@ -91,7 +91,7 @@ from resnet.config import Config
 def get_config():
     config = Config(deterministic=True)
     config.data.name, config.data.train_limit, config.data.random_crop = "digits", 64, 1
-    config.model.blocks, config.model.width, config.model.head_dropout = (1, 1, 1), 0.25, 0.5
+    config.model.family, config.model.blocks, config.model.head_dropout = "chain", (2,), 0.5
     config.train.batch_size, config.train.duration = 16, "4 steps"
     return config
 """
