@@ -14,7 +14,7 @@ from resnet.studies.folder import load_folder, open_folder, save_folder
 from resnet.studies.kept import STUDIES
 from resnet.studies.pages import effects
 from resnet.studies.pages.effects import judged
-from resnet.studies.pages.ledger import outdated, read_ledger, study_of
+from resnet.studies.pages.ledger import LEDGER, outdated, read_ledger, study_of
 from resnet.studies.pages.ledger_page import page
 from resnet.studies.pages.recording import add_what_was_not_run, record
 from resnet.studies.pages.verdict import NOT_RUN, REPRODUCED, REVERSED, UNDECIDED, Outcome, judge
@@ -276,3 +276,9 @@ def test_every_row_of_our_ledger_has_its_config_and_every_claim_its_row():
                 (f"configs/studies/{file.name}", name) for name in arms if arms[name].published is not None
             }
             assert claims <= told, "python scripts/report.py --ledger"
+
+
+def test_the_page_of_our_ledger_is_that_of_its_rows():
+    """But for the order of lines: the page has the arms of a study in its order, the file in the alphabet's."""
+    lines = (sorted(text.splitlines()) for text in (LEDGER.with_suffix(".md").read_text(), page(read_ledger())))
+    assert next(lines) == next(lines), "python scripts/report.py --ledger"

@@ -187,7 +187,8 @@ def test_a_grid_goes_on_beyond_the_end_that_wins(tmp_path, trained):
         ({0.1: (0.9, -1.0), 0.2: (0.9 + 1e-15, -2.0), 0.4: (0.1, -3.0)}, 0.1, 0.05),  # equal but for rounding
         ({0.1: (0.8, -1.0), 0.2: (0.9, -1.0)}, 0.2, 0.4),
         ({0.1: (0.8, -1.0), 0.2: grid.NO_SCORE}, 0.1, 0.05),
-        ({0.1: grid.NO_SCORE, 0.2: grid.NO_SCORE}, None, None),
+        ({0.1: grid.NO_SCORE, 0.2: grid.NO_SCORE}, None, 0.05),
+        ({0.1 / 2**i: grid.NO_SCORE for i in range(-1, 4)}, None, None),
         (
             {0.1: (0.1, -1.0), **{0.2 * 2**i: (0.2 + i / 10, -1.0) for i in range(4)}},
             1.6,

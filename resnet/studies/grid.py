@@ -1,4 +1,7 @@
-"""The learning rate that an arm chooses on validation; a grid goes on beyond an end that wins."""
+"""The learning rate that an arm chooses on validation; a grid goes on beyond an end that wins.
+
+Where no rate of the grid trains, lower ones are tried: a rate that is too high is the ordinary reason.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -39,11 +42,12 @@ def best(scores: Mapping[float, Score]) -> float | None:
 def further(scores: Mapping[float, Score], given: Sequence[float]) -> float | None:
     """The next rate to try: beyond the end that won, as long as one does; None where the choice is made.
 
-    `given` are the rates of the study's file. A grid of one rate is a rate, and stays one.
+    Below the lowest where none has a score. `given` are the rates of the study's file. A grid of one rate is
+    a rate, and stays one.
     """
-    chosen = best(scores)
-    if chosen is None or len(given) < 2:
+    if len(given) < 2:
         return None
+    chosen = best(scores) or min(scores)
     if chosen == max(scores) and sum(rate > max(given) for rate in scores) < MOST_FURTHER:
         return chosen * FACTOR
     if chosen == min(scores) and sum(rate < min(given) for rate in scores) < MOST_FURTHER:

@@ -61,7 +61,7 @@ class Row:
     """Fields of the base that the command line set, as JSON."""
     config_hash: str
     reference_hash: str
-    """Of the reference arm's config: two rows with the same pair of hashes measure one effect."""
+    """Of the reference arm's config: two rows with the same hashes and learning rate measure one effect."""
     commit: str
 
     @property
@@ -77,9 +77,9 @@ class Row:
         return self.study, self.scale, self.changes, self.arm
 
     @property
-    def effect(self) -> tuple[str, str]:
-        """What a row measures: one config against another."""
-        return self.config_hash, self.reference_hash
+    def effect(self) -> tuple[str, str, str]:
+        """What a row measures: one config against another, at a learning rate that a study may have chosen."""
+        return self.config_hash, self.reference_hash, self.learning_rate
 
 
 def read_ledger(path: Path = LEDGER) -> list[Row]:
