@@ -2,8 +2,8 @@
 
 `bare` is the identity without a norm, which RepVGG's authors compare too. Each net at its best rate of one
 grid, chosen on validation by three seeds.
-Source: Ding 2021 (arXiv 2101.03697), Table 6: none 72.39, 1x1 73.15, identity 74.79, both 75.14 % on ImageNet;
-data, depths and recipe are ours, so that the order of the arms alone compares.
+Source: Ding 2021 (arXiv 2101.03697), Table 6: none 72.39, 1x1 73.15, identity 74.79, both 75.14 % on
+ImageNet; data, depths and recipe are ours, so that the order of the arms alone compares.
 Command: python scripts/study.py --study=configs/studies/repvgg.py --workdir=runs/repvgg
 """
 

@@ -3,7 +3,7 @@
 Orthogonal updates, hyper-connections and branches over sqrt(L) leave the sum untouched in their papers. Each
 net at its best rate of one grid, chosen on validation by three seeds.
 Source: docs/shortcuts.md names the paper of each; data and recipe are ours.
-Command: python scripts/study.py --study=configs/studies/since_2016_preactivation.py --workdir=runs/since_2016_pre
+Command: python scripts/study.py --study=configs/studies/since_2016_preactivation.py --workdir=runs/since_pre
 """
 
 from configs.cifar10_resnet110 import get_config as cifar10

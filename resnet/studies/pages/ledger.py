@@ -78,7 +78,7 @@ class Row:
 
     @property
     def effect(self) -> tuple[str, str, str]:
-        """What a row measures: one config against another, at a learning rate that a study may have chosen."""
+        """What a row measures: one config against another, at the learning rate that the study chose."""
         return self.config_hash, self.reference_hash, self.learning_rate
 
 
