@@ -279,6 +279,6 @@ def test_every_row_of_our_ledger_has_its_config_and_every_claim_its_row():
 
 
 def test_the_page_of_our_ledger_is_that_of_its_rows():
-    """But for the order of lines: the page has the arms in their study's order, the file in the alphabet's."""
+    """But for the order of lines: the page has the arms in their study's order, the file by name."""
     kept, made = LEDGER.with_suffix(".md").read_text(), page(read_ledger())
     assert sorted(kept.splitlines()) == sorted(made.splitlines()), "python scripts/report.py --ledger"

@@ -69,8 +69,8 @@ def _reading() -> str:
         f'these runs would have shown in 80 of 100 studies. "{NOT_RUN}" says what it would take. Two rows '
         "that compare the same two configs at the same learning rate measure one effect, which counts once. "
         "The rows, with config hashes, are in [ledger.csv](ledger.csv); `python scripts/report.py --ledger` "
-        "makes this page of them, and with `--workdir=…` records a finished study first. What rounding alone changes is in no "
-        "interval: see [rounding](rounding/repeated.md)."
+        "makes this page of them, and with `--workdir=…` records a finished study first. What rounding alone "
+        "changes is in no interval: see [rounding](rounding/repeated.md)."
     )
 
 
