@@ -1,12 +1,14 @@
 """The max-pool gives what XLA's own gives, derivatives of every kind included."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resnet.kernels.backend import by_xla_alone
-from resnet.kernels.pooling import max_pool
+from resnet.kernels.pooling import _by_xla, max_pool
 
 
 def stock(x):
@@ -27,11 +29,19 @@ def test_value_and_derivatives_of_several_seeds(extent):
     keys = jax.random.split(jax.random.key(0), 2)
     x, direction = (jax.random.normal(key, (2, 3, *extent, 2)) for key in keys)
     x = jnp.maximum(x, 0)  # many equal pixels
-    ours, theirs = (
-        jax.jit(jax.vmap(lambda x, d, f=f: derivatives(f, x, d)))(x, direction) for f in (max_pool, stock)
+    ours, *others = (
+        jax.jit(jax.vmap(lambda x, d, f=f: derivatives(f, x, d)))(x, direction)
+        for f in (max_pool, stock, functools.partial(_by_xla, border=-np.inf))  # the last is TPU's
     )
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+    for theirs in others:
+        for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+
+
+def test_the_choice_of_the_platform_is_made_by_the_compiler():
+    """Compiled for one platform, the gradient has no branch of another."""
+    text = jax.jit(jax.grad(lambda x: max_pool(x).sum())).lower(jnp.ones((1, 6, 6, 1))).compile().as_text()
+    assert "conditional" not in text and "select-and-scatter" not in text
 
 
 @pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))

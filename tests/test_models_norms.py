@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
+from resnet.kernels.moments import _one_pass
+from resnet.models import norms
 from resnet.models.norms import CHANNEL_GROUPS, BatchNorm, GroupNorm, batch_normalize, ghost_groups
-from tests.models_cases import images, net
+from tests.models_cases import images, loss, net, split, start
 
 EPSILON = 1e-5
 X = 3 * images(6, 5, 4, 8) + 2
@@ -56,6 +58,40 @@ def test_a_large_mean_cancels_nothing():
     y, _, variance = batch_normalize(x + 1000, SCALE, BIAS, SHIFT, EPSILON, None)
     np.testing.assert_allclose(variance, np.var(np.asarray(x + 1000, np.float64), (0, 1, 2)), rtol=1e-4)
     assert_close(y, plain(x, SCALE, BIAS), 1e-3)
+
+
+def test_devices_lose_nothing_about_a_near_shift():
+    """Over devices, with a mean 1000 deviations from zero: as alone about the mean of earlier batches."""
+    x = images(6, 5, 4, 8) + 1000
+    halves, near = x.reshape(2, 3, *x.shape[1:]), x.mean((0, 1, 2)) + jnp.linspace(-1, 1, 8)
+
+    def variance(shift):
+        def of_device(x):
+            return batch_normalize(x, SCALE, BIAS, shift, EPSILON, "data")[2]
+
+        return jax.vmap(of_device, axis_name="data")(halves)[0]
+
+    exact = np.var(np.asarray(x, np.float64), (0, 1, 2))
+    np.testing.assert_allclose(variance(near), exact, rtol=1e-4)
+    assert np.abs(variance(jnp.zeros(8)) - exact).max() > 1e-3  # why the shift is needed
+
+
+def test_one_pass_trains_the_same_net(monkeypatch):
+    """What accelerators compute, in a whole net, on the CPU: outputs, gradients and statistics."""
+    (model, variables), x = start(net(ghost_batch=2)), images() + 3
+
+    def step():
+        params, state = split(variables)
+        return jax.jit(jax.grad(loss, has_aux=True), static_argnums=4)(
+            params, state, x, jax.random.key(1), model
+        )
+
+    two_passes = step()
+    monkeypatch.setattr(norms, "moments", _one_pass)
+    one_pass = step()
+    assert_close(one_pass, two_passes)
+    pairs = zip(*map(jax.tree.leaves, (one_pass, two_passes)), strict=True)
+    assert any((a != b).any() for a, b in pairs)  # rounding, by which they differ
 
 
 @pytest.mark.thorough

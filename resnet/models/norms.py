@@ -79,7 +79,8 @@ def batch_normalize(
 
     The gradient is in closed form: nothing but x is kept for it, a third of what autodiff keeps.
     Gradients through the returned mean and variance are dropped: they only feed running averages.
-    `shift` is about what the mean may be, see kernels.moments; a running average serves.
+    `shift` is about what the mean may be, see kernels.moments; a running average serves. Over `axis_name` the
+    variance loses digits about a far shift on every platform, 0.03 of 1 if the mean is 1000 deviations off.
     """
 
     def average(values):
