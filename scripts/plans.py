@@ -2,8 +2,8 @@
 
 Each net of --nets is compiled for each of --targets, 128 images a device in bfloat16: ours and, except for
 several seeds, that of stock Flax in our training step. A plan goes to <net>_<target>_<whose>.json in
---output, and a plan that is there is not made again. The table of all plans in the folder goes to plans.md,
-and a picture of their times to plans.png.
+--output; one that is there is made again with --renew only. The table of all plans in the folder goes to
+plans.md, with the commit and the versions of each, and a picture of their times to plans.png.
 """
 
 import dataclasses
@@ -57,22 +57,22 @@ def _stock(trainer: Any, net: str) -> Any:
     return dataclasses.replace(trainer, step=dataclasses.replace(trainer.step, model=model))
 
 
-def _plan(net: str, name: str, whose: str, folder: Path) -> None:
-    """Makes one plan, and its picture."""
+def _plan(net: str, target: Any, whose: str, path: Path) -> dict[str, Any]:
+    """Makes one plan and its picture."""
     from resnet.planning.compiling import imagined, trainer_on
     from resnet.planning.picture import draw_plan
-    from resnet.planning.plan import plan_of
-    from resnet.planning.targets import parse_target
-    from resnet.runs.metrics.records import write_json
+    from resnet.planning.plan import largest_batch, plan_of
 
-    target = parse_target(name)
     config, images = config_of(net, len(target.devices()))
-    trainer = trainer_on(config, imagined(config.data, *images), target)
+    dataset = imagined(config.data, *images)
+    trainer = trainer_on(config, dataset, target)
     plan = plan_of(_stock(trainer, net) if whose == "flax" else trainer, target)
-    path = folder / _file(net, name, whose)
-    write_json(path, {"net": net, "whose": whose} | plan.record())
     if plan.compiled:
         draw_plan(plan, path.with_suffix(".png"))
+    record = {"net": net, "whose": whose} | plan.record()
+    if cli.FLAGS.largest_batch and whose == "ours":
+        record["largest_batch"] = largest_batch(plan, dataset)
+    return record
 
 
 def _file(net: str, target: str, whose: str) -> str:
@@ -86,13 +86,15 @@ def read_plans(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(plans: list[dict[str, Any]]) -> str:
-    """The plans as Markdown."""
+    """The plans as Markdown, and where they come from."""
+    from resnet.runs.provenance import commit, origin_lines
     from resnet.runs.tables import markdown_table
 
     rows = []
     for plan in plans:
+        made = commit(plan["origin"])[:12] if plan.get("origin") else ""
         if "memory" not in plan:
-            rows.append((plan["net"], plan["target"], plan["whose"], "does not fit"))
+            rows.append((plan["net"], plan["target"], plan["whose"], made, "does not fit"))
             continue
         times = {name: 1e3 * value for name, value in plan["seconds"].items()}
         exchanges = sum(each["count"] for each in plan["collectives"])
@@ -100,14 +102,24 @@ def table(plans: list[dict[str, Any]]) -> str:
             f"{plan['bytes_moved'] / 1e9:.3f}", f"{times['bytes']:.3f}", f"{times['operations']:.3f}",
             f"{times['cycles']:.3f}" if "cycles" in times else "", f"{plan['images_per_second']:,.0f}",
             f"{plan['memory']['temporaries'] / 1e6:,.0f}", f"{plan['memory']['peak'] / 1e6:,.0f}",
-            str(plan["kernels"]), str(exchanges or ""), str(len(plan["findings"]) or ""),
+            str(plan.get("largest_batch", "")), str(plan["kernels"]), str(exchanges or ""),
+            str(len(plan["findings"]) or ""),
         )  # fmt: skip
-        rows.append((plan["net"], plan["target"], plan["whose"], *numbers))
+        rows.append((plan["net"], plan["target"], plan["whose"], made, *numbers))
     headers = (
-        "net", "target", "whose", "GB a step", "ms by bytes", "by operations", "by cycles",
-        "images/s at most", "temporaries MB", "peak MB", "kernels", "exchanges", "findings",
+        "net", "target", "whose", "commit", "GB a step", "ms by bytes", "by operations", "by cycles",
+        "images/s at most", "temporaries MB", "peak MB", "largest batch", "kernels", "exchanges", "findings",
     )  # fmt: skip
-    return markdown_table(rows, headers, disable_numparse=True)
+    found = [
+        f"- {plan['net']}, {plan['target']}, {plan['whose']}: {line}"
+        for plan in plans
+        for line in plan.get("findings", [])
+    ]
+    known = [plan["origin"] for plan in plans if plan.get("origin")]
+    origins = origin_lines(known)
+    if len(known) < len(plans):
+        origins.append("- Commit and versions of the others were not kept.")
+    return "\n".join([markdown_table(rows, headers, disable_numparse=True), "", *found, "", *origins])
 
 
 def draw(plans: list[dict[str, Any]], path: Path) -> None:
@@ -142,16 +154,26 @@ def main(overrides: list[str]) -> dict[str, Any]:
         raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
     for net in cli.FLAGS.nets:
         config_of(net, devices=1)  # first, as compiling takes minutes
+    from resnet.planning.report import origin
+    from resnet.planning.targets import parse_target
+    from resnet.runs.metrics.records import write_json
+
     use_no_device()
     folder = cli.FLAGS.output
     folder.mkdir(parents=True, exist_ok=True)
-    for target in cli.FLAGS.targets:
-        for net in cli.FLAGS.nets:
-            stock = cli.FLAGS.stock and not net.endswith("x16")
-            for whose in ("ours", "flax") if stock else ("ours",):
-                if not (folder / _file(net, target, whose)).exists():
-                    logging.info("%s for %s, %s", net, target, whose)
-                    _plan(net, target, whose, folder)
+    missing = [
+        (net, target, whose, path)
+        for target in map(parse_target, cli.FLAGS.targets)
+        for net in cli.FLAGS.nets
+        for whose in ("ours", "flax")
+        if whose == "ours" or (cli.FLAGS.stock and not net.endswith("x16"))
+        if not (path := folder / _file(net, target.name, whose)).exists() or cli.FLAGS.renew
+    ]
+    # Before plans change the working tree.
+    origins = {target.name: origin(target, cli.command()) for _, target, _, _ in missing}
+    for net, target, whose, path in missing:
+        logging.info("%s for %s, %s", net, target.name, whose)
+        write_json(path, _plan(net, target, whose, path) | {"origin": origins[target.name]})
     plans = read_plans(folder)
     (folder / "plans.md").write_text(f"{table(plans)}\n")
     draw(plans, folder / "plans.png")
@@ -160,11 +182,16 @@ def main(overrides: list[str]) -> dict[str, Any]:
 
 def define() -> None:
     """Defines the flags."""
-    flags.DEFINE_list(
-        "nets", list(NETS), "Nets to plan for; x16 is 16 seeds together, 1111 one block a stage."
-    )
+    nets = "Nets to plan for; x16 is 16 seeds together, 1111 one block a stage."
+    flags.DEFINE_list("nets", list(NETS), nets)
     flags.DEFINE_list("targets", ["v5e", "h100"], "Devices, as `resnet plan --for` takes them.")
     flags.DEFINE_bool("stock", True, "Plan the nets of stock Flax as well.")
+    flags.DEFINE_bool(
+        "largest_batch", False, "Compile half of each batch too, and tell the largest that fits."
+    )
+    flags.DEFINE_bool(
+        "renew", False, "Make plans again that are there, as the code or a compiler has changed."
+    )
     cli.define_path("output", "results/plan", "Folder of the plans.")
 
 

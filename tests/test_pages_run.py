@@ -33,7 +33,7 @@ STUDY = ("study", "--study=shortcut_on_off", "--study.scale=small", "--workdir=r
 NOT_RUN = {
     "cifar10 --dir": "fetches from the network; tests/test_published_fetch.py has a server of its own",
     "--ledger": "writes into results/",
-    "plan ": "needs the compiler of an accelerator; tests/test_planning.py runs it where there is one",
+    "plan ": "needs an accelerator's compiler; tests/test_planning_command.py has a stored program",
     "tfds:": "needs a set that is prepared; tests/test_published_any_tfds.py prepares some",
     "--data=imagenet": "needs a net of 1000 classes; tests/test_imagenet_sets.py makes such sets",
     "--workdir=/shared": "needs two hosts; the page on reliability has the same with one",

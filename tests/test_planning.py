@@ -1,27 +1,19 @@
 """Plans: what is read from the text of a compiled program, and what the TPU's compiler makes of our step."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
-from resnet.config import Config
-from resnet.errors import InputError
-from resnet.planning import plan as planning
 from resnet.planning import report
-from resnet.planning.compiling import Compiled, TooLarge, imagined
+from resnet.planning.compiling import imagined
 from resnet.planning.figures import collectives, costs, seconds
 from resnet.planning.findings import findings
-from resnet.planning.plan import Plan, largest_batch, make_plan
+from resnet.planning.plan import Plan, make_plan
 from resnet.planning.program import read_program
 from resnet.planning.targets import CHIPS, parse_target
-from resnet.runtime.devices import make_mesh
-from resnet.training.trainer import make_trainer
+from tests.planning_cases import DATA, IMAGES, stored_step, tiny
 
-DATA = Path(__file__).parent / "data"
-IMAGES = 50_000 * 32 * 32 * 3
 BATCH = 128 * 32 * 32 * 3
 ACTIVATION = 128 * 32 * 32 * 16
 
@@ -31,20 +23,9 @@ def program():
     return read_program((DATA / "plan_tpu.txt").read_text())
 
 
-def tiny(dtype="bfloat16"):
-    config = Config()
-    config.model.blocks, config.model.dtype = (1, 1, 1), dtype
-    config.data.random_crop, config.data.flip = 4, True
-    config.train.batch_size = 128
-    return config
-
-
 @pytest.fixture(scope="module")
-def compiled(program):
-    config = tiny()
-    trainer = make_trainer(config, imagined(config.data, (32, 32, 3), 10, 1000), make_mesh(1))
-    memory = {"arguments": 1000, "results": 500, "shared": 400, "temporaries": 2000, "program": 10}
-    return Compiled(trainer, program, memory, state=500_400, images=IMAGES, counted={})
+def compiled():
+    return stored_step()
 
 
 def test_instructions_are_read_as_they_stand(program):
@@ -89,15 +70,93 @@ def test_exchanges_are_found_where_a_tpu_fuses_them():
     ]
 
 
+def test_work_of_a_gpu_by_part_phase_and_kind():
+    """Real lines of a net of one block and 4 channels on two H100: cuDNN's calls, products, a gather."""
+    found = {
+        (cost.part, cost.phase, cost.kind): cost.bytes
+        for cost in costs(read_program((DATA / "plan_gpu.txt").read_text()))
+    }
+    images, kernel, activation = 2 * BATCH, 2 * 4 * 27, 2 * 128 * 32 * 32 * 4
+    assert found[("data", "data", "other arithmetic")] == images + BATCH
+    assert found[("stem", "forward", "convolution")] == images + kernel + activation
+    assert found[("stem", "backward", "convolution")] == images + kernel + activation
+    assert ("head", "forward", "matrix product") in found and (
+        "loss",
+        "forward",
+        "other arithmetic",
+    ) not in found
+
+
+def test_exchanges_of_a_gpu_have_one_channel_and_no_names():
+    """Gradients of the head share one with the sums of the last norm, which wait for it."""
+    exchanged = collectives(read_program((DATA / "plan_gpu.txt").read_text()))
+    assert [tuple(each.values()) for each in exchanged] == [
+        ("all-reduce", "update", "other", 1, 4 * 119),
+        ("all-reduce", "backward", "statistics and other", 1, 4 * 58),
+        ("all-reduce", "forward", "statistics", 1, 4 * 8),
+    ]
+
+
 def test_findings_name_what_they_are_of(compiled):
     copied, wide, donated = findings(compiled)
     assert copied.startswith("batch.arrays") and "153.6 MB, is copied to another layout" in copied
     assert wide.startswith(
         "1 activations are written as float32, though the net computes in bfloat16: 8.4 MB"
     )
+    assert ", such as [128, 32, 32, 16] of jit(train)/" in wide and wide.endswith(
+        "norm1/convert_element_type"
+    )
     assert donated == "0.5 of 0.5 MB of the state are not donated"
     shared = dataclasses.replace(compiled, state=300)
     assert len(findings(shared)) == 2
+
+
+def wide_findings(compiled, seeds, dims):
+    """The findings on activations where a step of `seeds` seeds writes a float32 array of `dims`."""
+    text = (DATA / "plan_tpu.txt").read_text().replace("%wide = f32[128,32,32,16]", f"%wide = f32[{dims}]")
+    train = dataclasses.replace(compiled.trainer.config.train, seeds=seeds)
+    config = dataclasses.replace(compiled.trainer.config, train=train)
+    trainer = dataclasses.replace(compiled.trainer, config=config)
+    found = findings(dataclasses.replace(compiled, program=read_program(text), trainer=trainer))
+    return [line for line in found if "activations" in line]
+
+
+@pytest.mark.parametrize(
+    "seeds, dims, wide",
+    (
+        (1, "128,2048", 1),
+        (1, "3,3,128,512", 0),
+        (1, "1024,128,128", 0),
+        (4, "4,128,2048", 1),
+        (4, "4,3,128,512", 0),
+    ),
+    ids=("features", "gradient of a kernel", "one seed", "features of seeds", "kernels of seeds"),
+)
+def test_gradients_of_as_many_channels_as_images_are_no_activations(compiled, seeds, dims, wide):
+    assert len(wide_findings(compiled, seeds, dims)) == wide
+
+
+@pytest.mark.parametrize(
+    "line, count",
+    (
+        ("", 4),  # to the host and back, and a callback that sends and receives
+        ("%in = ((s32[8]{0}), token[]) infeed(%debug_callback.7)", 5),
+        ("%out = token[] outfeed(%x.1, %debug_callback.7)", 5),
+        ('%call = f32[] custom-call(%x.1), custom_call_target="xla_ffi_python_gpu_callback"', 5),
+        ("%read = bf16[8]{0} fusion(%copy-done), kind=kLoop, calls=%f", 5),
+        ("%away = (bf16[8]{0}, u32[], token[]) send(%x.1, %debug_callback.7), channel_id=9", 4),
+    ),
+    ids=("as it is", "infeed", "outfeed", "callback on a GPU", "fusion that reads", "send to a device"),
+)
+def test_transfers_with_the_host_are_counted_where_they_begin(compiled, line, count):
+    """Real lines of a step on a TPU, and one more."""
+    text = (
+        (DATA / "plan_transfers.txt")
+        .read_text()
+        .replace("  %debug_callback.8", f"  {line}\n  %debug_callback.8")
+    )
+    found = findings(dataclasses.replace(compiled, program=read_program(text), state=0))
+    assert found == [f"{count} transfers between device and host, such as copy-start"]
 
 
 def test_times_and_what_binds(compiled):
@@ -115,63 +174,6 @@ def test_times_and_what_binds(compiled):
     assert not dataclasses.replace(plan, compiled=full).fits
     missing = Plan(plan.target, plan.config, None, "Used 16.00G of 15.75G hbm", 1)
     assert "does not fit: Used 16.00G of 15.75G hbm" in report.table(missing.record())
-
-
-@pytest.mark.parametrize(
-    "text, topology, message",
-    (
-        ("v5e", "v5e:1x1", ""),
-        ("v5e:2x2", "v5e:2x2", ""),
-        ("v5p:2x2x1", "v5p:2x2x1", ""),
-        ("h100", "1", ""),
-        ("h100x8", "8", ""),
-        ("v5p", "", "a slice of TPUs"),
-        ("v5ex4", "", "a slice of TPUs"),
-        ("h100x0", "", "one device or more"),
-        ("h10", "", "did you mean"),
-        ("", "", "--for knows v4, v5e"),
-    ),
-)
-def test_names_of_targets(text, topology, message):
-    if not message:
-        assert parse_target(text).topology == topology
-        return
-    with pytest.raises(InputError, match=message):
-        parse_target(text)
-
-
-def test_a_stream_is_imagined_where_the_config_would_stream():
-    config = tiny().data
-    config.name, config.dir, config.image_size = "image_folder", "/nowhere", 32
-    assert isinstance(imagined(config, (32, 32, 3), 10, 100).train.labels, np.ndarray)
-    assert not hasattr(imagined(config, (32, 32, 3), 10, 100).train, "sizes")
-    config.random_resized_crop = 0.08
-    assert imagined(config, (32, 32, 3), 10, 100).train.image_shape == (32, 32, 3)
-
-
-@pytest.mark.parametrize(
-    "available, largest", ((10_000, 200), (2_000, 0), (1_000, None)), ids=("fits", "half fits", "neither")
-)
-def test_the_largest_batch_is_on_the_line_of_two(compiled, monkeypatch, available, largest):
-    """Of 400 bytes and 48 an image; a batch whose compiler says it is too large has no point of its own."""
-    target = parse_target("v5e")
-    target = dataclasses.replace(target, chip=dataclasses.replace(target.chip, memory=available))
-    monkeypatch.setattr(type(target), "devices", lambda _: jax.devices()[:1])
-
-    def compile_step(trainer):
-        needed = 400 + 48 * trainer.config.train.batch_size
-        if needed > available:
-            raise TooLarge("too large")
-        memory = dict.fromkeys(compiled.memory, 0) | {"temporaries": needed}
-        return dataclasses.replace(compiled, memory=memory)
-
-    monkeypatch.setattr(planning, "compile_step", compile_step)
-    config = tiny()
-    config.train.batch_size = 64
-    dataset = imagined(config.data, (32, 32, 3), 10, 1000)
-    plan = make_plan(config, dataset, target)
-    assert plan.fits == (available == 10_000)
-    assert largest_batch(plan, dataset) == (largest if largest != 0 else 32)
 
 
 @pytest.fixture

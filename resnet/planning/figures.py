@@ -5,7 +5,16 @@ import dataclasses
 from typing import Any
 
 from resnet.planning.compiling import Compiled
-from resnet.planning.parts import exchanges, kind_of_work, name_of, part, phase
+from resnet.planning.parts import (
+    PHASES,
+    UPDATE,
+    exchanges,
+    kind_of_work,
+    name_of,
+    names_of_results,
+    part,
+    phase,
+)
 from resnet.planning.program import Program
 from resnet.planning.traffic import moved_bytes
 
@@ -47,21 +56,26 @@ def kernels(program: Program) -> int:
 
 
 def collectives(program: Program) -> list[dict[str, Any]]:
-    """Exchanges between devices by kind, phase and content: how many, and the bytes of one device."""
+    """Exchanges between devices by kind, phase and content: how many, and the bytes of one device.
+
+    One that unites several counts in the phase that needs it first.
+    """
     sums: dict[tuple[str, str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
     channels: set[str] = set()
-    for instruction, _, times in program.scheduled():
-        for name, each, channel in exchanges(instruction, program):
+    for instruction, computation, times in program.scheduled():
+        for kind, each, channel in exchanges(instruction, program):
             if channel in channels:
                 continue
             channels |= {channel} - {""}
-            origin = each.op_name or instruction.op_name
-            content = "statistics" if "/norm" in origin else "other"
-            sums[name, phase(origin), content][0] += times
-            sums[name, phase(origin), content][1] += times * each.bytes
-    names = ("kind", "phase", "of")
+            names = {each.op_name} - {""} or names_of_results(instruction, computation)
+            phases = {phase(name) for name in names} or {UPDATE}
+            contents = {"statistics" if "/norm" in name else "other" for name in names} or {"other"}
+            key = kind, min(phases, key=PHASES.index), " and ".join(sorted(contents, reverse=True))
+            sums[key][0] += times
+            sums[key][1] += times * each.bytes
+    fields = ("kind", "phase", "of")
     return [
-        dict(zip(names, key, strict=True)) | {"count": count, "bytes": size}
+        dict(zip(fields, key, strict=True)) | {"count": count, "bytes": size}
         for key, (count, size) in sorted(sums.items(), key=lambda item: -item[1][1])
     ]
 

@@ -2,15 +2,15 @@
 
 from resnet.planning.compiling import Compiled
 from resnet.planning.parts import phase
-from resnet.planning.program import DEVICE, HOST, Instruction, Program
-from resnet.planning.traffic import source
+from resnet.planning.program import DEVICE, HOST, ArrayShape, Computation, Instruction, Program
+from resnet.planning.traffic import FREE, source
 
 # What is smaller costs next to nothing.
 LEAST = 1 << 20
 _COPIES = {"copy", "copy-start", "transpose"}
 _OF_COPIES = {*_COPIES, "fusion", "parameter", "bitcast"}
-_NAMES = {"bitcast", "get-tuple-element", "tuple", "parameter"}
-_TRANSFERS = {"infeed", "outfeed", "send", "recv", "send-done", "recv-done"}
+_TRANSFERS = {"infeed", "outfeed"}
+_CALLBACK = "python_gpu_callback"  # XLA calls Python by a custom call on GPUs, by send and recv on TPUs
 
 
 def findings(compiled: Compiled) -> list[str]:
@@ -54,28 +54,45 @@ def _wide_activations(compiled: Compiled) -> list[str]:
         return []
     images = config.train.batch_size // compiled.trainer.mesh.shape["data"]
     found = [
-        array.bytes
+        (array, instruction)
         for instruction, _, _ in program.scheduled()
-        if phase(instruction.op_name) in ("forward", "backward") and instruction.opcode not in _NAMES
+        if phase(instruction.op_name) in ("forward", "backward") and instruction.opcode not in FREE
         for array in instruction.results
-        if (array.dtype, array.space) == ("f32", DEVICE) and array.bytes >= LEAST and images in array.dims
+        if (array.dtype, array.space) == ("f32", DEVICE) and array.bytes >= LEAST
+        if _of_images(array, images, config.train.seeds)
     ]
     if not found:
         return []
+    largest, writer = max(found, key=lambda pair: pair[0].bytes)
+    size = sum(array.bytes for array, _ in found) / 1e6
     return [
         f"{len(found)} activations are written as float32, though the net computes in {config.model.dtype}: "
-        f"{sum(found) / 1e6:.1f} MB"
+        f"{size:.1f} MB, such as {list(largest.dims)} of {writer.op_name}"
     ]
+
+
+def _of_images(array: ArrayShape, images: int, seeds: int) -> bool:
+    """Whether the first axis of an array is that of images, behind that of seeds where there is one."""
+    return images in array.dims[: 2 if seeds > 1 else 1]
 
 
 def _transfers(program: Program) -> list[str]:
     """Exchanges with the host within a step."""
-    found = [
-        each.name
-        for each, _, _ in program.scheduled()
-        if each.opcode in _TRANSFERS or HOST in {array.space for array in each.results}
-    ]
+    found = [each.name for each, computation, _ in program.scheduled() if _transfers_by(each, computation)]
     return [f"{len(found)} transfers between device and host, such as {found[0]}"] if found else []
+
+
+def _transfers_by(instruction: Instruction, computation: Computation) -> bool:
+    """Whether an instruction begins an exchange with the host, or reads or writes its memory."""
+    if instruction.opcode in FREE:
+        return False
+    arrays = [array for each in (instruction, *computation.operands(instruction)) for array in each.results]
+    return (
+        instruction.opcode in _TRANSFERS
+        or "is_host_transfer=true" in instruction.attributes
+        or _CALLBACK in instruction.target
+        or HOST in {array.space for array in arrays}
+    )
 
 
 def _not_shared(compiled: Compiled) -> list[str]:

@@ -11,6 +11,8 @@ KINDS = ("convolution", "norm", "pool", "matrix product", "other arithmetic", "c
 DATA, FORWARD, BACKWARD, UPDATE = PHASES = ("data", "forward", "backward", "update")
 _PART = re.compile(r"(?:/|\['?)(stem|stage\d+|head)(?:/|'?\]|$)")
 _CONVOLUTIONS = ("__cudnn$conv", "convolution")
+# The net's first operation of its own, which GPUs fuse with all that makes its images.
+_IMAGES = re.compile(r"/jvp\(\w+\)/convert_element_type$")
 
 
 def name_of(instruction: Instruction, computation: Computation) -> str:
@@ -21,10 +23,20 @@ def name_of(instruction: Instruction, computation: Computation) -> str:
     return source(operands[0], computation).op_name if operands else ""
 
 
+def names_of_results(instruction: Instruction, computation: Computation) -> set[str]:
+    """The names of an exchange: its own or, as GPUs unite several under none, those of what becomes of it."""
+    if instruction.op_name:
+        return {instruction.op_name}
+    users = computation.users[instruction.name]
+    return {name for user in users for name in names_of_results(user, computation)}
+
+
 def phase(name: str) -> str:
     """One of PHASES: gather, normalise and augment; forward; backward; what becomes of gradients."""
     if "transpose(" in name:
         return BACKWARD
+    if _IMAGES.search(name):
+        return DATA
     if "jvp(" in name or _PART.search(name):
         return FORWARD
     return DATA if f"/{DATA}/" in name or name.startswith("batch.") else UPDATE
@@ -50,6 +62,7 @@ def kind_of_work(instruction: Instruction, program: Program) -> str:
     if opcodes & {"reduce-window", "select-and-scatter"} or "/max_pool" in instruction.op_name:
         return "pool"
     if opcodes <= {
+        "concatenate",
         "copy",
         "copy-start",
         "transpose",
@@ -74,10 +87,11 @@ def exchanges(instruction: Instruction, program: Program) -> Iterator[tuple[str,
     """(kind, what gives its result, its channel) of each exchange that an instruction is, or fuses.
 
     The TPU's compiler fuses an exchange with each work that it goes on beside, so one channel comes several
-    times; and an all-reduce with the choice of a part, which is a reduce-scatter.
+    times, and an all-reduce with the choice of a part, which is a reduce-scatter. Others are given without
+    their channel, as all of a GPU's have the same one.
     """
     if kind := collective(instruction):
-        yield kind, instruction, _channel(instruction)
+        yield kind, instruction, ""
     for computation in program.fused(instruction) if instruction.opcode == "fusion" else ():
         for each in computation.instructions.values():
             if kind := collective(each):

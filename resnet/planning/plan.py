@@ -90,7 +90,7 @@ def plan_of(trainer: Trainer, target: Target) -> Plan:
 def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     """The largest batch that should fit, from this one and another of half its size: memory is linear in it.
 
-    A multiple of what this batch has of images on a device, as compilers pad others; None where neither fits.
+    It divides evenly among the devices; None where neither fits.
     """
     devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
     whole = plan.config.train.batch_size

@@ -1,6 +1,15 @@
-"""A plan as a table for people."""
+"""A plan as a table for people, and where it comes from."""
 
 from typing import Any
+
+from resnet.planning.targets import Target
+from resnet.runs.provenance import this_session
+
+
+def origin(target: Target, command: str) -> dict[str, Any]:
+    """When, by which command, at which commit and on which versions a plan was made; its compiler's too."""
+    session = this_session(command)
+    return session | {"versions": session["versions"] | dict([target.compiler()])}
 
 
 def table(record: dict[str, Any]) -> str:

@@ -4,7 +4,9 @@ Speeds are the vendors' peaks. TPUs: the pages "TPU v4", "v5e", "v5p" and "v6e" 
 GPUs: NVIDIA's data sheets of H100 SXM5 and A100 SXM4 80 GB, operations without sparsity.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ from resnet.errors import InputError
 from resnet.fields import closest
 
 TPU, GPU = "tpu", "cuda"
-PACKAGES = {TPU: "requirements-tpu.txt", GPU: "requirements-cuda.txt"}
+# Packages that hold a platform's compiler, of which one is enough, and the file that installs one.
+COMPILERS = {TPU: ("libtpu",), GPU: ("jax-cuda12-plugin", "jax-cuda13-plugin")}
+REQUIREMENTS = {TPU: "requirements-tpu.txt", GPU: "requirements-cuda.txt"}
 # What the TPU's compiler asks its surroundings for: that of a machine without any.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -101,10 +105,19 @@ class Target:
     topology: str
     """As the compiler names it: "v5e:2x2", or the number of GPUs."""
 
+    def compiler(self) -> tuple[str, str]:
+        """(package, version) of its compiler; InputError if none is installed."""
+        for package in COMPILERS[self.chip.platform]:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                return package, importlib.metadata.version(package)
+        file = REQUIREMENTS[self.chip.platform]
+        raise InputError(f"--for={self.name} needs the compiler of that device: pip install -r {file}")
+
     def devices(self) -> Sequence[Any]:
-        """Devices to compile for, which can run nothing; InputError if the compiler is not installed."""
+        """Devices to compile for, which can run nothing; InputError if the compiler lacks or refuses them."""
         from jax.experimental import topologies
 
+        compiler = " ".join(self.compiler())
         try:
             if self.chip.platform == TPU:
                 return _tpu_devices(topologies, self.topology)
@@ -115,11 +128,12 @@ class Target:
                 target_config=self.chip.description,
             )
             return found.devices
-        except Exception as error:  # each library has its own for what is missing
-            packages = PACKAGES[self.chip.platform]
+        except Exception as error:  # each library has its own
             reason = " ".join(str(error).split())[:200]
+            kind = re.split("[:x]", self.name)[0]
+            works = f"{kind}:2x2" if self.chip.platform == TPU else kind
             raise InputError(
-                f"--for={self.name} needs the compiler of that device: pip install -r {packages} ({reason})"
+                f"--for={self.name}: {compiler} refuses it ({reason}); --for={works} works"
             ) from None
 
 
@@ -144,12 +158,19 @@ def parse_target(text: str) -> Target:
         return Target(text, chip, count or "1")
     if chip.platform == TPU and not count:
         topology = f"{kind}:{topology}" if topology else _ONE_CHIP.get(kind, "")
-        if topology:
+        if topology and _whole_hosts(topology):
             return Target(text, chip, topology)
     raise InputError(
-        f"--for takes a slice of TPUs, such as v5e:2x2 or v5p:2x2x1 (v5e and v6e: one chip), or a number of "
-        f"GPUs, such as h100x8; got {text!r}"
+        "--for takes a slice of TPUs with even sides, as a host has 2x2 chips, such as v5e:2x2, v5e:2x4 or "
+        f"v5p:2x2x1 (v5e and v6e: one chip), or a number of GPUs, such as h100x8; got {text!r}"
     )
+
+
+def _whole_hosts(topology: str) -> bool:
+    """Whether a slice consists of hosts of 2x2 chips, or is one chip that a compiler knows alone."""
+    sides = [int(side) for side in topology.split(":")[1].split("x")]
+    even = len(sides) in (2, 3) and all(side and side % 2 == 0 for side in sides[:2])
+    return topology in _ONE_CHIP.values() or even
 
 
 def use_no_device() -> None:

@@ -4,7 +4,7 @@ from resnet.planning.program import DEVICE, Computation, Instruction, Program
 
 # What moves nothing: names for what is there already, ends of what was counted where it began, and what is
 # counted by its own instructions.
-_FREE = {
+FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "add-dependency", "opt-barrier", "while", "call", "conditional", "iota", "copy-done",
     "async-done", "async-update", "all-reduce-done", "all-gather-done", "collective-permute-done",
@@ -21,7 +21,7 @@ def moved_bytes(instruction: Instruction, computation: Computation, program: Pro
     A gather, or a fusion that only gathers from an operand, reads as much as it takes. An update in place
     writes the part that it changes.
     """
-    if instruction.opcode in _FREE or instruction.target == "AllocateBuffer":
+    if instruction.opcode in FREE or instruction.target == "AllocateBuffer":
         return 0
     if instruction.opcode in ("copy-start", "async-start"):  # its results name operand and context once more
         source = _read(instruction, computation, program)

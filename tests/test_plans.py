@@ -1,0 +1,62 @@
+"""The table of plans: what is made, kept and renewed, and what it says of where each comes from."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from resnet.cli.options import run
+from resnet.planning.plan import Plan
+from resnet.planning.targets import Target, parse_target
+from scripts import plans
+from tests.planning_cases import stored_step
+
+RESULTS = Path(__file__).parents[1] / "results/plan"
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Calls the script as if a v5e's compiler were here; gives what it compiled."""
+    plan = Plan(parse_target("v5e"), stored_step().trainer.config, stored_step(), "", 10**7)
+    made = []
+
+    def stored(net, target, whose, path):
+        made.append((net, whose))
+        return {"net": net, "whose": whose} | plan.record() | {"largest_batch": 640}
+
+    monkeypatch.setattr(plans, "_plan", stored)
+    monkeypatch.setattr(plans, "use_no_device", lambda: None)
+
+    def call(*options, compiler="1.2.3"):
+        monkeypatch.setattr(Target, "compiler", lambda _: ("libtpu", compiler))
+        made.clear()
+        run(plans.main, plans.define, ["--targets=v5e", f"--output={tmp_path}", *options])
+        return list(made), (tmp_path / "plans.md").read_text()
+
+    return call
+
+
+def test_plans_are_kept_until_they_are_renewed(make, tmp_path):
+    both = [("resnet8", "ours"), ("resnet8", "flax")]
+    made, page = make("--nets=resnet8,resnet20x16")
+    assert made == [*both, ("resnet20x16", "ours")] and "libtpu 1.2.3" in page and "| 640 " in page
+    made, page = make("--nets=resnet8", compiler="4.5.6")
+    assert made == [] and "4.5.6" not in page
+    made, page = make("--nets=resnet8", "--renew", compiler="4.5.6")
+    assert made == both and "libtpu 4.5.6" in page and "libtpu 1.2.3" in page
+    origin = json.loads((tmp_path / "resnet8_v5e_ours.json").read_text())["origin"]
+    assert origin["git"]["commit"][:12] in page and f"`{origin['command']}`" in page
+    assert "153.6 MB, is copied to another layout" in page
+    assert (tmp_path / "plans.png").stat().st_size > 1000
+
+
+def test_a_plan_without_origin_is_said_to_have_none(make, tmp_path):
+    make("--nets=resnet8")
+    path = tmp_path / "resnet8_v5e_flax.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "origin": None}))
+    _, page = make("--nets=resnet8")
+    assert "Commit and versions of the others were not kept." in page
+
+
+def test_the_page_holds_the_plans_beside_it():
+    assert (RESULTS / "plans.md").read_text() == plans.table(plans.read_plans(RESULTS)) + "\n"
