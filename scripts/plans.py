@@ -154,7 +154,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
         raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
     for net in cli.FLAGS.nets:
         config_of(net, devices=1)  # first, as compiling takes minutes
-    from resnet.planning.report import origin
+    from resnet.planning.report import origin_of_plan
     from resnet.planning.targets import parse_target
     from resnet.runs.metrics.records import write_json
 
@@ -170,7 +170,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
         if not (path := folder / _file(net, target.name, whose)).exists() or cli.FLAGS.renew
     ]
     # Before plans change the working tree.
-    origins = {target.name: origin(target, cli.command()) for _, target, _, _ in missing}
+    origins = {target.name: origin_of_plan(target, cli.command()) for _, target, _, _ in missing}
     for net, target, whose, path in missing:
         logging.info("%s for %s, %s", net, target.name, whose)
         write_json(path, _plan(net, target, whose, path) | {"origin": origins[target.name]})

@@ -6,7 +6,7 @@ from resnet.planning.targets import Target
 from resnet.runs.provenance import this_session
 
 
-def origin(target: Target, command: str) -> dict[str, Any]:
+def origin_of_plan(target: Target, command: str) -> dict[str, Any]:
     """When, by which command, at which commit and on which versions a plan was made; its compiler's too."""
     session = this_session(command)
     return session | {"versions": session["versions"] | dict([target.compiler()])}

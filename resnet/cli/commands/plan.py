@@ -44,7 +44,7 @@ def main(overrides: list[str]) -> dict:
     dataset = _dataset(config)
     target.devices()  # first, as what is missing should be told before anything is traced
     plan = make_plan(config, dataset, target)
-    record = plan.record() | {"origin": report.origin(target, cli.command())}
+    record = plan.record() | {"origin": report.origin_of_plan(target, cli.command())}
     if options.largest_batch:
         record["largest_batch"] = largest_batch(plan, dataset)
     print(report.table(record))
