@@ -91,11 +91,12 @@ def test_padded_batches_keep_the_targets_of_a_regression():
     assert [*mask, *last_mask] == [1.0, 1.0, 1.0, 0.0]
 
 
-def test_flat_images_are_gathered_as_they_are():
+@pytest.mark.parametrize(("side", "rows"), ((5, (9, 75)), (32, (9, 24, 128)), (224, (9, 1176, 128))))
+def test_flat_images_are_gathered_as_they_are(side, rows):
     """To the last bit, in the shape of the places, whatever the number of axes."""
-    images = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (9, side, side, 3), np.uint8)
     flat = FlatImages.of(images)
-    assert flat.rows.base is images  # a view
+    assert flat.rows.base is images and flat.rows.shape == rows  # a view
     for places in (np.array([3, 0, 3]), np.array([[1, 2], [8, 0]])):
         found = jax.jit(lambda flat, places: flat[places])(flat, places)
         np.testing.assert_array_equal(found, images[places])

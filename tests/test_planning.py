@@ -4,7 +4,9 @@ import dataclasses
 
 import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 
+from resnet.data.batches import FlatImages, shape_of_rows
 from resnet.planning import report
 from resnet.planning.compiling import imagined
 from resnet.planning.figures import collectives, costs, seconds
@@ -194,6 +196,24 @@ def test_a_divided_state_is_gathered_and_scattered_on_tpus(optimized):
     kinds = {each["kind"] for each in record["collectives"]}
     assert {"all-gather", "reduce-scatter"} <= kinds and record["findings"] == []
     assert record["memory"]["shared"] >= record["memory"]["state"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", (32, 128, 224))
+def test_tpus_gather_images_without_a_copy(side):
+    """Of a thousand images, and not of all in another layout."""
+    pytest.importorskip("libtpu", reason="libtpu, an optional extra, is not installed")
+    device = SingleDeviceSharding(parse_target("v5e:2x2").devices()[0])
+
+    def on_device(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+
+    rows = on_device(shape_of_rows((8192, side, side, 3)), "uint8")
+    images, places = FlatImages(rows, (side, side, 3)), on_device((128,), "int32")
+    program = (
+        jax.jit(lambda images, places: images[places].astype("bfloat16")).lower(images, places).compile()
+    )
+    assert program.memory_analysis().temp_size_in_bytes < 1e6
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Batches: gathered from images on the device, delivered by a stream, and those that cover a split once."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,23 +15,30 @@ from resnet.data.images import Images
 from resnet.data.splits import Examples, Labels
 
 
+def shape_of_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[n, k, 128] of images [n, h, w, c] that fill tiles of 8 x 128 numbers, else [n, h * w * c]."""
+    n, size = shape[0], math.prod(shape[1:])
+    return (n, size // 128, 128) if size % (8 * 128) == 0 else (n, size)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlatImages:
-    """Images on the device, each a row of pixels; indexing gathers some and gives them their shape.
+    """Images on the device, without their shape; indexing gathers some and gives it to them.
 
-    TPUs would copy images of [n, h, w, c] to another layout, all of them at each gather.
+    TPUs would copy images of [n, h, w, c] to another layout, all of them at each gather, and so they would
+    large ones of [n, h * w * c]. Whole tiles of 8 x 128 numbers lie as the gather takes them.
     """
 
     rows: Any
-    """[n, h * w * c]"""
+    """[n, ...], see `shape_of_rows`"""
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     """(h, w, c)"""
 
     @classmethod
     def of(cls, images: Images) -> "FlatImages":
         """The same images, not copied."""
-        return cls(images.reshape(len(images), -1), images.shape[1:])
+        return cls(images.reshape(shape_of_rows(images.shape)), images.shape[1:])
 
     def __getitem__(self, places: Array) -> Array:
         """The images at these places, in the shape of `places` and then their own."""

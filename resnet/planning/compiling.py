@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet.config import Config
-from resnet.data.batches import Delivered, FlatImages, Resident
+from resnet.data.batches import Delivered, FlatImages, Resident, shape_of_rows
 from resnet.data.datasets import DataConfig
 from resnet.data.files.listing import Listing
 from resnet.data.files.stream import BadImages, Sizes, StreamSplit
@@ -119,7 +119,7 @@ def arguments(trainer: Trainer) -> tuple[Any, Any]:
         numbers = {name: laid(rows, jnp.int32, own) for name in ("label", "place")}
         return state, Delivered({"image": images, **numbers})
     whole = PartitionSpec()
-    pixels = laid((len(train), math.prod(train.image_shape)), train.images.dtype, whole)
+    pixels = laid(shape_of_rows((len(train), *train.image_shape)), train.images.dtype, whole)
     labels = laid((len(train),), train.labels.dtype, whole)
     arrays = {"image": FlatImages(pixels, train.image_shape), "label": labels}
     return state, Resident(arrays, laid(rows, jnp.int32, own))
