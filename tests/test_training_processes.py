@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +183,7 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
     seconds = time.monotonic() - began
     assert runs[1 - victim].returncode != 0 and seconds < 60
     assert "another task died" in errors
+    assert f"{victim} on {socket.gethostname()}" in errors
     assert (
         "the leader task was" if victim == 0 else "unhealthy (stopped sending heartbeats):\n1\n"
     ) in errors
@@ -226,6 +229,17 @@ def others_say(monkeypatch, *texts: str) -> None:
     """As if other processes said these texts."""
     monkeypatch.setattr(processes._SELF, "count", 1 + len(texts))
     monkeypatch.setattr(processes, "_gathered", lambda text: [text, *texts])
+
+
+def test_the_log_begins_with_the_host_of_each_process(monkeypatch, caplog):
+    met = SimpleNamespace(process_id=1, num_processes=3)
+    monkeypatch.setattr(processes, "_SELF", processes._Self())
+    monkeypatch.setattr(processes, "_gathered", lambda text: ["a", "b", "b"])
+    monkeypatch.setattr(processes.distributed, "global_state", met)
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda: None)
+    with caplog.at_level("INFO"):
+        processes._start({})
+    assert "process 1 of 3 (0 on a, 1 on b, 2 on b)" in caplog.text
 
 
 def test_the_name_of_what_differs_is_said(monkeypatch):

@@ -1,7 +1,8 @@
 """Several processes that train one run: how they meet, agree, and end together.
 
-Each process holds the whole data set and the whole state, and computes its devices' share of every batch.
-The first writes records and results; all take part in checkpoints.
+Each process computes its devices' share of every batch. Of a stream it decodes that share; other data it
+holds whole. It holds the parts of the state that lie on its devices: all of it, unless
+`parallel.shard_parameters` divides it. The first writes records and results; all take part in checkpoints.
 """
 
 import contextlib
@@ -91,12 +92,15 @@ def _start(arguments: dict[str, Any]) -> None:
         raise InputError(f"the processes of this run do not find each other: {error}") from None
     state = distributed.global_state
     _SELF.index, _SELF.count = state.process_id, state.num_processes
-    logging.info(
-        "process %d of %d, on %s; should another end early, this one ends within a minute, and says so",
-        _SELF.index,
-        _SELF.count,
-        socket.gethostname(),
-    )
+    if several():
+        # JAX names a process that died by its number alone.
+        hosts = enumerate(_gathered(socket.gethostname()))
+        logging.info(
+            "process %d of %d (%s); should another end early, this one ends within a minute, and says which",
+            _SELF.index,
+            _SELF.count,
+            ", ".join(f"{index} on {host}" for index, host in hosts),
+        )
     if _SELF.index:
         # What the first says of the run is enough.
         logging.set_verbosity(logging.WARNING)

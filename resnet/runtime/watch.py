@@ -50,7 +50,10 @@ def _watch(client: Any, index: int, begun: Callable[[], int], over: threading.Ev
         if found != known:
             known, since = found, time.monotonic()
         elif time.monotonic() - since > STALL_SECONDS and (stalled := _behind(found, index)):
-            what = f"begins no step for {STALL_SECONDS:g} s, and this one waits for it"
+            what = (
+                f"begins no step for {STALL_SECONDS:g} s, and this one waits for it: look at its log and at "
+                "the disks and devices of its host; the same command in all processes resumes"
+            )
             os.write(2, f"error: {', '.join(stalled)} {what}\n".encode())
             os._exit(1)
 
