@@ -8,7 +8,9 @@ what was cut short resumes. --tiny rehearses every step with the smallest nets, 
 lists the commands. Prints how each step ended.
 """
 
+import contextlib
 import dataclasses
+import os
 import shlex
 import signal
 import subprocess
@@ -19,14 +21,6 @@ from typing import Any
 
 import cli
 from absl import flags, logging
-
-cli.define_path("workdir", "runs/accelerator", "Folder of what the steps write.")
-cli.define_path("data", None, "Folder with train/<class>/ and test/<class>/, for the papers' tables.")
-flags.DEFINE_float("minutes", 60.0, "When to end: what runs then is told to save and stop.", lower_bound=0.0)
-flags.DEFINE_list("steps", [], "Steps to run, with commas between; by default all that are left.")
-flags.DEFINE_integer("seeds", 16, "Seeds of each arm of the papers' tables.", lower_bound=1)
-flags.DEFINE_bool("tiny", False, "Rehearse: the smallest nets and a few training steps.")
-flags.DEFINE_bool("dry_run", False, "List the commands; run none.")
 
 SCRIPTS = Path(__file__).resolve().parent
 SECONDS_TO_SAVE = 60
@@ -53,7 +47,7 @@ def _steps() -> dict[str, Step]:
     def benchmark(parts: str, *arguments: str) -> Step:
         output = f"--output={workdir / 'benchmark.json'}"
         tiny = ("--quick", "--rounds=2", "--seconds=1")
-        return Step("benchmark", (f"--parts={parts}", output, *arguments), tiny)
+        return Step("benchmark", (f"--parts={parts}", "--missing", output, *arguments), tiny)
 
     def study(name: str, reference: str, *arguments: str) -> Step:
         seeds = ",".join(map(str, range(2 if cli.FLAGS.tiny else cli.FLAGS.seeds)))
@@ -64,9 +58,9 @@ def _steps() -> dict[str, Step]:
         tiny = ("--config.train.duration=2 steps", "--config.data.train_limit=200", f"--only={reference}")
         return Step("study", (f"--study=configs/studies/{name}.py", *settings, *data, *arguments), tiny)
 
-    checks = (f"--workdir={workdir / 'checks_runs'}",)
+    smallest = ("--steps=2", "--config.model.blocks=1,1,1", "--config.data.train_limit=64")
     return {
-        "checks": Step("device_checks", checks, ("--steps=2",)),
+        "checks": Step("device_checks", (f"--workdir={workdir / 'checks'}",), smallest),
         "planned": Step(
             "planned",
             ("--nets=resnet20,resnet20x16,resnet50", f"--output={workdir / 'planned.json'}"),
@@ -93,6 +87,9 @@ def main(overrides: list[str]) -> dict[str, Any]:
         raise cli.InputError(f"--data must be a folder; {cli.FLAGS.data} is none")
     if cli.FLAGS.dry_run:
         return {name: shlex.join(step.command()) for name, step in steps.items()}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, _leave)
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * cli.FLAGS.minutes
     ended = {}
@@ -116,24 +113,56 @@ def _run(name: str, step: Step, seconds: float) -> str:
     output, begun = cli.FLAGS.workdir / f"{name}.log", time.monotonic()
     logging.info("%s: %s > %s", name, shlex.join(step.command()), output)
     with output.open("ab") as log:
-        process = subprocess.Popen(step.command(), stdout=log, stderr=subprocess.STDOUT, cwd=SCRIPTS.parent)
+        process = subprocess.Popen(
+            step.command(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=SCRIPTS.parent,
+            start_new_session=True,  # so that a signal to this process reaches the step once, by _stop
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            try:
-                code = process.wait(SECONDS_TO_SAVE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
+            code = _stop(process)
             logging.info("%s: cut short", name)
             return f"cut short (exit code {code})"
-        except BaseException:  # an interrupt goes to the step, too: let it save
-            process.wait(SECONDS_TO_SAVE)
+        except BaseException:
+            logging.info("%s: told to save and stop; the same command goes on", name)
+            _stop(process)
             raise
     logging.info("%s: exit code %d after %.0f s", name, code, time.monotonic() - begun)
     return DONE if code == 0 else f"exit code {code}, see {output}"
 
 
+def _stop(process: subprocess.Popen) -> int:
+    """Lets a step save, then ends all that it started, so that nothing stays on the card; the exit code."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        return process.wait(SECONDS_TO_SAVE)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _leave(number: int, _: object) -> None:
+    """Unwinds on a signal that would end this process and leave its step running."""
+    raise SystemExit(128 + number)
+
+
+def define() -> None:
+    """Defines the flags."""
+    end = "When to end: what runs then is told to save and stop."
+    cli.define_path("workdir", "runs/accelerator", "Folder of what the steps write.")
+    cli.define_path("data", None, "Folder with train/<class>/ and test/<class>/, for the papers' tables.")
+    flags.DEFINE_float("minutes", 60.0, end, lower_bound=0.0)
+    flags.DEFINE_list("steps", [], "Steps to run, with commas between; by default all that are left.")
+    flags.DEFINE_integer("seeds", 16, "Seeds of each arm of the papers' tables.", lower_bound=1)
+    flags.DEFINE_bool("tiny", False, "Rehearse: the smallest nets and a few training steps.")
+    flags.DEFINE_bool("dry_run", False, "List the commands; run none.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define)

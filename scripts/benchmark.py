@@ -1,8 +1,9 @@
 """Measures the speed of this machine: python scripts/benchmark.py --parts=training,seeds --cases=resnet20
 
 Everything that is compared is run in turn, A B A B. Results are added to --output with a page and a plot
-beside it, and to the README's table; parts that are not measured anew stay. Needs requirements-torch.txt
-and timm for what is compared with PyTorch. Prints the medians of the ratios as one JSON object.
+beside it, and to the README's table; parts that are not measured anew stay. What is compared with PyTorch
+needs requirements-torch.txt and timm; without them ours is measured alone. Prints the medians of the ratios
+as one JSON object.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ flags.DEFINE_integer("rounds", 15, "Most rounds of A B A B.", lower_bound=2)
 flags.DEFINE_float("seconds", 60.0, "Seconds after which no new round of a comparison begins.")
 flags.DEFINE_string("dtype", "float32", "float32, or bfloat16 for a GPU.")
 flags.DEFINE_bool("compiled", False, "Whether torch.compile takes part, which compiles for minutes.")
+flags.DEFINE_bool("missing", False, "Measure only what the file does not have yet.")
 flags.DEFINE_bool("quick", False, "A tiny net in place of each, to try the script out; no README.")
 cli.define_path("output", None, "JSON file; by default results/benchmark_<backend>.json.")
 
@@ -45,17 +47,20 @@ def main(overrides: list[str]) -> dict:
     output = cli.FLAGS.output or ROOT / f"results/benchmark_{jax.default_backend()}.json"
     origin = report.provenance(cli.command())  # before results change the working tree
     entries: report.Entries = {}
+    known = report.read(output) if cli.FLAGS.missing else {}
     for name in cli.FLAGS.parts or PARTS:
         for case_name in PARTS[name].cases[: 1 if cli.FLAGS.quick else None]:
             if cli.FLAGS.cases and case_name not in cli.FLAGS.cases:
                 continue
             case = case_named(case_name, cli.FLAGS.quick)
+            key = f"{name}/{case.name}" + ("" if effort.dtype == "float32" else f"_{effort.dtype}")
+            if key in known:
+                continue
             with watched() as noted:
                 found = PARTS[name].measure(case, effort)
             logging.info("%s/%s: %s %s", name, case.name, found["medians"], found["ratios"])
-            known = {"batch": case.batch, "side": case.side, "dtype": effort.dtype} | noted
-            suffix = "" if effort.dtype == "float32" else f"_{effort.dtype}"
-            entries[f"{name}/{case.name}{suffix}"] = known | found | origin
+            about = {"batch": case.batch, "side": case.side, "dtype": effort.dtype} | noted
+            entries[key] = about | found | origin
             # Written one by one: what is measured stays if a later one fails.
             merged = report.add(output, entries)
             if not cli.FLAGS.quick and cli.FLAGS.output is None:

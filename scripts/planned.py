@@ -2,7 +2,8 @@
 
 Each net of scripts/plans.py is compiled for one device of this machine. The least time of a step is read from
 its program, as `resnet plan` does for a device that is elsewhere, and then steps are timed. Images are blank,
-which decides nothing of the speed. Prints milliseconds, and the measured ones over the least ones.
+which decides nothing of the speed. Prints milliseconds, and the measured ones over the least ones. What
+--output has of this device is not measured again.
 """
 
 import statistics
@@ -12,11 +13,6 @@ from typing import Any
 import cli
 import plans
 from absl import flags
-
-flags.DEFINE_list("nets", ["resnet20", "resnet50"], "Nets, as scripts/plans.py names them.")
-flags.DEFINE_integer("steps", 50, "Steps of each of five rounds.", lower_bound=1)
-flags.DEFINE_string("chip", "", "What limits to compare with, such as h100; by default those of the device.")
-cli.define_path("output", None, "File for the JSON object; by default it is printed alone.")
 
 ROUNDS = 5
 
@@ -56,31 +52,51 @@ def _measured(trainer: Any) -> float:
     return statistics.median(rounds)
 
 
+def _compared(net: str, target: Any) -> dict[str, Any]:
+    """What the program of a net needs at least, and what was measured."""
+    from resnet.planning.compiling import imagined
+    from resnet.planning.plan import plan_of
+    from resnet.runtime.devices import make_mesh
+    from resnet.training.trainer import make_trainer
+
+    config, images = plans.config_of(net, devices=1)
+    seeds = tuple(range(config.train.seeds))
+    trainer = make_trainer(config, imagined(config.data, *images), make_mesh(1), seeds)
+    record = plan_of(trainer, target).record()
+    least, measured = record["seconds"][record["bound"]], _measured(trainer)
+    return {
+        "chip": target.name, "least_ms": 1e3 * least, "bound": record["bound"], "kernels": record["kernels"],
+        "measured_ms": 1e3 * measured, "ratio": measured / least,
+    }  # fmt: skip
+
+
 def main(overrides: list[str]) -> dict[str, Any]:
     """Compiles, reads and times one net after the other."""
     if overrides:
         raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
-    from resnet.planning.compiling import imagined
-    from resnet.planning.plan import plan_of
-    from resnet.runs.metrics.records import write_json
-    from resnet.runtime.devices import make_mesh
-    from resnet.training.trainer import make_trainer
+    from resnet.runs.metrics.records import read_json, write_json
+    from resnet.runs.provenance import this_session
 
-    target, found = _target(), {}
+    target, origin = _target(), this_session(cli.command())
+    output = cli.FLAGS.output
+    known = read_json(output, lambda rows: all("origin" in row for row in rows.values())) if output else None
+    found = known or {}
     for net in cli.FLAGS.nets:
-        config, images = plans.config_of(net, devices=1)
-        seeds = tuple(range(config.train.seeds))
-        trainer = make_trainer(config, imagined(config.data, *images), make_mesh(1), seeds)
-        record = plan_of(trainer, target).record()
-        least, measured = record["seconds"][record["bound"]], _measured(trainer)
-        found[net] = {
-            "least_ms": 1e3 * least, "bound": record["bound"], "kernels": record["kernels"],
-            "measured_ms": 1e3 * measured, "ratio": measured / least,
-        }  # fmt: skip
-        if cli.FLAGS.output:
-            write_json(cli.FLAGS.output, found)
+        if net in found and found[net]["origin"]["devices"] == origin["devices"]:
+            continue
+        found[net] = _compared(net, target) | {"origin": origin}
+        if output:
+            write_json(output, found)
     return found
 
 
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_list("nets", ["resnet20", "resnet50"], "Nets, as scripts/plans.py names them.")
+    flags.DEFINE_integer("steps", 50, "Steps of each of five rounds.", lower_bound=1)
+    flags.DEFINE_string("chip", "", "What limits to compare with, such as h100; by default the device's.")
+    cli.define_path("output", None, "File for the JSON object; by default it is printed alone.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define)

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet.errors import InputError
 from resnet.models.counts import count_parts, totals
 from resnet.models.resnet import make_model
 from resnet.weights.state_dict import from_state_dict
-from scripts.benchmarks import report, timing
+from scripts.benchmarks import ours, parts, report, timing
 from scripts.benchmarks.parts import PARTS
+from scripts.peers import torch_steps
 from scripts.peers.flax_nets import SHAPES, StockResNet, init
 from scripts.peers.torch_nets import CASES, TINY
 
@@ -123,6 +125,26 @@ def test_what_is_measured_anew_takes_the_place_of_what_was(tmp_path):
     assert path.with_suffix(".png").stat().st_size > 1000
 
 
+def test_without_pytorch_ours_is_measured_alone_and_that_is_said(tmp_path, monkeypatch, caplog):
+    def missing(*packages):
+        raise InputError(
+            f"{packages[0]}, which this needs, is not installed: pip install -r requirements-torch.txt"
+        )
+
+    monkeypatch.setattr(torch_steps, "need", missing)
+    for step in ("training_step", "inference_step"):
+        monkeypatch.setattr(ours, step, lambda case, **_: lambda: None)
+    monkeypatch.setattr(parts, "working_memory", lambda step: 1.0)
+    effort = parts.Effort(rounds=2, seconds=0.0, compiled=True, dtype="float32")
+    for part in ("training", "inference", "memory"):
+        found = PARTS[part].measure(TINY, effort)
+        assert found["reference"] == "ours" and "PyTorch" not in found["medians"]
+    assert caplog.text.count("is measured without PyTorch: torch, which this needs, is not installed") == 3
+    alone = {f"training/{TINY.name}": entry(**timing.compared({"ours": [1.0, 2.0, 3.0]}, "ours", "s"))}
+    merged = report.add(tmp_path / "speed.json", alone)
+    assert TINY.name in (tmp_path / "speed.md").read_text() and TINY.name not in report.readme_table(merged)
+
+
 def test_the_readme_holds_what_was_measured():
     entries = report.read(ROOT / "results/benchmark_cpu.json")
     assert entries
@@ -131,8 +153,8 @@ def test_the_readme_holds_what_was_measured():
     assert (ROOT / "results/benchmark_cpu.md").read_text() == report.page(entries, "benchmark_cpu.png")
 
 
-def benchmark(tmp_path, *parts):
-    arguments = ["--quick", "--rounds=2", "--seconds=0", f"--output={tmp_path / 'speed.json'}"]
+def benchmark(tmp_path, *parts, more=()):
+    arguments = ["--quick", "--rounds=2", "--seconds=0", f"--output={tmp_path / 'speed.json'}", *more]
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts/benchmark.py"), f"--parts={','.join(parts)}", *arguments],
         capture_output=True,
@@ -147,6 +169,14 @@ def measure(tmp_path, *parts):
     printed = json.loads(done.stdout)
     assert set(printed) == set(json.loads((tmp_path / "speed.json").read_text()))
     assert set(printed) == {f"{part}/{TINY.name}" for part in parts}
+
+
+@pytest.mark.thorough
+def test_what_the_file_has_is_not_measured_again(tmp_path):
+    report.add(tmp_path / "speed.json", {f"limits/{TINY.name}": entry(batch=77)})
+    done = benchmark(tmp_path, "limits", more=["--missing"])
+    assert done.returncode == 0 and json.loads(done.stdout) == {}, done.stderr
+    assert json.loads((tmp_path / "speed.json").read_text())[f"limits/{TINY.name}"]["batch"] == 77
 
 
 @pytest.mark.slow

@@ -31,12 +31,12 @@ def config_file(tmp_path_factory):
     return path
 
 
-def script(name, *arguments):
+def script(name, *arguments, timeout=300):
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from absl import logging
 
 from configs.studies.augmentation import get_study
+from resnet.errors import InputError
 from resnet.studies.study import value_at
 from scripts.benchmarks import ours, stock
 from scripts.benchmarks.augmentation import BATCHES, KINDS, REFERENCE, augmentation_steps
@@ -22,6 +24,7 @@ from scripts.benchmarks.timing import compared, interleave
 from scripts.peers import torch_steps
 from scripts.peers.torch_nets import CASES, TINY, Case
 
+Steps = dict[str, Callable[[], Any]]
 SEED_BATCH = 32
 STEPS = 8
 DEEP, DIGITS = "resnet1001", "digits"
@@ -49,7 +52,7 @@ class Part:
     cases: tuple[str, ...]
 
 
-def _timed(steps: dict[str, Callable[[], Any]], reference: str, effort: Effort) -> dict[str, Any]:
+def _timed(steps: Steps, reference: str, effort: Effort) -> dict[str, Any]:
     return compared(interleave(steps, effort.rounds, effort.seconds), reference, "s")
 
 
@@ -58,25 +61,31 @@ def _devices() -> int:
     return len(jax.devices()) if jax.default_backend() == "cpu" else 1
 
 
+def _of_pytorch(make: Callable[..., Callable[[], Any]], case: Case, effort: Effort) -> Steps:
+    """Steps of PyTorch, eager and compiled; none where it is not installed, which is said."""
+    try:
+        steps = {"PyTorch": make(case, effort.dtype)}
+    except InputError as missing:
+        logging.warning("%s is measured without PyTorch: %s", case.name, missing)
+        return {}
+    return steps | ({"torch.compile": make(case, effort.dtype, compiled=True)} if effort.compiled else {})
+
+
 def training(case: Case, effort: Effort) -> dict[str, Any]:
     """A training step of ours on one device and on all, against PyTorch's."""
-    steps: dict[str, Callable[[], Any]] = {"PyTorch": torch_steps.training_step(case, effort.dtype)}
-    if effort.compiled:
-        steps["torch.compile"] = torch_steps.training_step(case, effort.dtype, compiled=True)
+    steps = _of_pytorch(torch_steps.training_step, case, effort)
     steps["ours"] = ours.training_step(case, dtype=effort.dtype)
     if _devices() > 1:
         devices = _devices()
         steps[f"ours, {devices} host devices"] = ours.training_step(case, devices=devices, dtype=effort.dtype)
-    return _timed(steps, "PyTorch", effort)
+    return _timed(steps, next(iter(steps)), effort)
 
 
 def inference(case: Case, effort: Effort) -> dict[str, Any]:
     """Logits of a batch, against PyTorch."""
-    steps: dict[str, Callable[[], Any]] = {"PyTorch": torch_steps.inference_step(case, effort.dtype)}
-    if effort.compiled:
-        steps["torch.compile"] = torch_steps.inference_step(case, effort.dtype, compiled=True)
+    steps = _of_pytorch(torch_steps.inference_step, case, effort)
     steps["ours"] = ours.inference_step(case, dtype=effort.dtype)
-    return _timed(steps, "PyTorch", effort)
+    return _timed(steps, next(iter(steps)), effort)
 
 
 def stock_flax(case: Case, effort: Effort) -> dict[str, Any]:
@@ -126,13 +135,13 @@ def scanned_blocks(case: Case, effort: Effort) -> dict[str, Any]:
 
 def memory(case: Case, effort: Effort) -> dict[str, Any]:
     """MB that a training step needs while it runs, weights and images aside."""
-    steps = {
-        "PyTorch": torch_steps.training_step(case, effort.dtype),
+    eager = dataclasses.replace(effort, compiled=False)
+    steps = _of_pytorch(torch_steps.training_step, case, eager) | {
         "ours": ours.training_step(case, dtype=effort.dtype),
         "ours, remat": ours.training_step(case, dtype=effort.dtype, scan_blocks=True, remat=True),
     }
     values = {name: [working_memory(step) for _ in range(3)] for name, step in steps.items()}
-    return compared(values, "PyTorch", "MB")
+    return compared(values, next(iter(values)), "MB")
 
 
 def compiling(case: Case, effort: Effort) -> dict[str, Any]:

@@ -137,10 +137,16 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
 
 
+def _with_rivals(entries: Entries) -> Entries:
+    """Those that compare ours with another: where PyTorch was missing, ours were measured alone."""
+    return {key: entry for key, entry in entries.items() if entry["reference"] != "ours"}
+
+
 def plot(entries: Entries) -> Any:
     """Ratios of the parts in PLOTTED, one row a case; None without any."""
     from matplotlib.figure import Figure
 
+    entries = _with_rivals(entries)
     panels = [part for part in PLOTTED if any(key.startswith(f"{part}/") for key in entries)]
     if not panels:
         return None
@@ -171,7 +177,7 @@ def plot(entries: Entries) -> Any:
 
 def readme_table(entries: Entries) -> str:
     """The lines between the README's marks: ratios to PyTorch eager, net by net."""
-    steps = {key: entry for key, entry in entries.items() if key.split("/")[0] in README_PARTS}
+    steps = {key: entry for key, entry in _with_rivals(entries).items() if key.split("/")[0] in README_PARTS}
     cases = list(dict.fromkeys(key.split("/")[1] for key in steps))
     columns = {
         (part, name): None

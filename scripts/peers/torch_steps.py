@@ -37,9 +37,9 @@ def training_step(case: Case, dtype: str = "float32", compiled: bool = False) ->
 
 def inference_step(case: Case, dtype: str = "float32", compiled: bool = False) -> Callable[[], float]:
     """Logits of one batch in evaluation mode; returns one of them."""
+    module, images = _module_and_images(case, compiled)
     import torch
 
-    module, images = _module_and_images(case, compiled)
     module.eval()
 
     def step() -> float:
