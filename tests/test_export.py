@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+from resnet.cli import options
+from resnet.cli.commands import export as command
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.interop import onnx
@@ -18,8 +20,9 @@ from resnet.interop.card import model_card
 from resnet.interop.deploy import export
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
-from resnet.run import Run
+from resnet.run import Run, load
 from resnet.runs.task import Task
+from resnet.training.loop import train
 from resnet.training.step import init_variables
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
@@ -61,6 +64,36 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
     assert "3 classes: cat, dog, eel" in card and "n at least 1, normalises" in card
     with pytest.raises(InputError, match="exists already"):
         export(run, folder)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "fields", [{"shortcut": "identity"}, {"shortcut": "repvgg", "branch": "single"}], ids=["resnet", "repvgg"]
+)
+def test_a_folded_program_gives_the_logits_of_the_run(fields, tmp_path, monkeypatch):
+    """From a training to the exported program: its norms have seen images, so folding has something to do."""
+    monkeypatch.setattr(options, "prepare_process", lambda config: None)  # this process has begun already
+    config = Config(model=ModelConfig(blocks=(1, 1, 1), width=0.25, **fields))
+    config.data.name, config.data.train_limit = "digits", 64
+    config.train.batch_size, config.train.duration = 32, "4 steps"
+    train(config, tmp_path / "run")
+    trained, names = load(tmp_path / "run"), []
+    folded = trained.folded()
+    assert (folded.config.model.shortcut, folded.config.model.norm) == ("none", "none")
+    images = np.random.default_rng(0).integers(0, 256, (3, *trained.task.image_shape), np.uint8)
+    expected = trained.logits(images)
+    for arguments in ([], ["--folded"]):
+        names.append(tmp_path / f"program{len(arguments)}")
+        options.run(
+            command.main, command.define,
+            [f"--workdir={tmp_path / 'run'}", f"--output={names[-1]}", *arguments],
+        )  # fmt: skip
+    whole, plain = ((name / "model.stablehlo").read_bytes() for name in names)
+    assert plain != whole
+    for program in (whole, plain):
+        logits = jax.export.deserialize(bytearray(program)).call(images)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
+    np.testing.assert_allclose(folded.logits(images), expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
 
 
 MODELS = {

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -155,6 +156,7 @@ def _shortcut(config: ModelConfig, variables: dict[str, Any], block: BlockSpec) 
         name: tree.get(f"stage{block.stage}", {}).get(f"block{block.block}", {}).get("shortcut", {})
         for name, tree in variables.items()
     }
+    own = jax.tree.map(jnp.asarray, own)  # a run's are NumPy's
     arrays, path = block_arrays(config, block, None), ShortcutPath(config, block)
 
     def answers(x, branch):
