@@ -13,6 +13,7 @@ gradient; Yang 2019 (https://arxiv.org/abs/1902.08129) for batch norm; He 2015
 """
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -116,11 +117,9 @@ def measure_flow(subject: Subject, statistics: str = "batch") -> Flow:
 
 def _measure(subject: Subject, change: dict, options: Options) -> NetFlow:
     """Growth over the seeds, at one depth."""
-    if subject.step is None and (change or options.seeds > 1):
-        first = subject.config.seed
-        nets = (subject.restarted(seed, change) for seed in range(first, first + options.seeds))
-    else:
-        nets = iter([subject])
+    first = subject.config.seed
+    others = range(first if change else first + 1, first + options.seeds)
+    nets = itertools.chain([] if change else [subject], (subject.restarted(seed, change) for seed in others))
     flows, kept = [], np.zeros(0, bool)
     for net in nets:
         kept = np.array([part.regular for part in net.parts(options.statistics) if part.arrays is not None])

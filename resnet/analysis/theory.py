@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from resnet.analysis import signal
-from resnet.analysis.growth import Estimate
+from resnet.analysis.growth import Estimate, exp_of
 from resnet.analysis.laws import Check, Law
 from resnet.analysis.subject import of_config
 from resnet.config import Config, replaced
@@ -30,6 +30,9 @@ FINITE = 1.5
 """Factor allowed beside the interval over BLOCKS blocks: layers and batches are finite, theory's are not."""
 
 
+POWER = "(block number)^"
+
+
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """Growth per block: a factor that is equal to, at most or at least `value`, or l^value after l blocks."""
@@ -38,8 +41,12 @@ class Rate:
     value: float
 
     def __str__(self) -> str:
-        sign = {"equal": "", "at most": "≤ ", "at least": "≥ ", "power": "l^"}[self.kind]
+        sign = {"equal": "", "at most": "≤ ", "at least": "≥ ", "power": POWER}[self.kind]
         return f"{sign}{self.value:.4g}"
+
+    def words(self, found: Estimate | None) -> str:
+        """A measured rate, or power."""
+        return f"{POWER if self.kind == 'power' else ''}{found or 'none'}"
 
     def law(self) -> Law:
         """The law of the growth over BLOCKS blocks, with the tolerance for finite nets."""
@@ -49,13 +56,9 @@ class Rate:
 
     def over_depth(self, found: Estimate | None) -> Estimate | None:
         """A measured rate per block, or power, as the growth over BLOCKS blocks."""
-        if found is None:
-            return None
-        power = self.kind == "power"
-        value, low, high = (
-            BLOCKS**each if power else each**BLOCKS for each in (found.value, found.low, found.high)
-        )
-        return Estimate(value, low, high, found.n)
+        if self.kind == "power":
+            return exp_of(found, math.log(BLOCKS))
+        return found and Estimate(found.value**BLOCKS, found.low**BLOCKS, found.high**BLOCKS, found.n)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +166,14 @@ SETUPS = (
           Rate("equal", math.sqrt(2)), "x and F(x) of equal variance add"),
     Setup("identity, no norm, ReLU after the sum",
           {"model.norm": "none", "model.activation_order": "postactivation"},
-          Rate("at least", math.sqrt(2)), Rate("at least", math.sqrt(2)), "as before, and x has a mean"),
+          Rate("at least", math.sqrt(2)), Rate("at least", math.sqrt(2)), "as without it, and x has a mean"),
     Setup("identity, batch norm", {}, Rate("power", 0.5), Rate("power", BATCH_NORM_RELU**2 / 2),
-          "each block adds 1 to a variance of l; the gradient's, the branch's gain over l"),
-    Setup("0.5 x alone", {"model.shortcut": "constant_scaling", "model.branch_scale": 0.0},
+          "block by block the variance grows by 1, and the gradient's by a share that falls as 1 / number"),
+    Setup("0.5 x, branch scale 0", {"model.shortcut": "constant_scaling", "model.branch_scale": 0.0},
           Rate("equal", 0.5), Rate("equal", 0.5), "0.5 per block, exactly"),
     Setup("identity, branch scale 0 (ReZero)", {"model.shortcut": "rezero"}, ONE, ONE,
           "the identity, exactly"),
-    Setup("the same, sigmoid after the sum", {"model.shortcut": "rezero", "model.after_sum": "sigmoid"}, ONE,
+    Setup("identity, branch scale 0, sigmoid after the sum",
+          {"model.shortcut": "rezero", "model.after_sum": "sigmoid"}, ONE,
           Rate("equal", sigmoid_slope(sigmoid_rest())), "the slope where sigmoid comes to rest"),
 )  # fmt: skip

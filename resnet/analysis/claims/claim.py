@@ -6,8 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet.analysis.claims.kept import Accuracies
 from resnet.analysis.laws import LEAST_FIRST, Check, Holds, all_of
-from resnet.config import Config
+from resnet.config import Config, replaced
+from resnet.training.loop import train
+
+RUNS = 5
+"""Seeds of the nets that are trained as runs."""
 
 Rows = Sequence[Mapping[str, Any]]
 """What was measured: numbers, estimates and names, by the headings of the page's table; those that begin
@@ -26,6 +31,8 @@ class Bench:
     """The config of configs/digits_rotation.py; regressions start from it."""
     runs: Path
     """Folder of the nets that are trained. Those that are finished there serve as they are."""
+    kept: Mapping[str, Accuracies]
+    """What the studies in results/studies found, by name; it is judged too."""
     images: int = 32
     seeds: int = 2
     _measured: dict[Callable, Any] = dataclasses.field(default_factory=dict)
@@ -36,6 +43,12 @@ class Bench:
             self._measured[measure] = measure(self)
         return self._measured[measure]
 
+    def trained(self, name: str, changes: Mapping[str, Any]) -> tuple[Path, list[float]]:
+        """(folder with seed0 …, test accuracies in percent) of nets on digits; five checkpoints of each."""
+        always = {"train.seeds": RUNS, "checkpoint.every": "20 %", "checkpoint.keep": 5}
+        result = train(replaced(self.digits, always | dict(changes)), self.runs / name, command="make claims")
+        return self.runs / name, [100 * run["top1"] for run in result["runs"]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -44,12 +57,14 @@ class Claim:
     sentence: str
     hypothesis: str
     """What is measured, and what must be found for the sentence to hold."""
-    command: str
-    """What shows it by hand."""
+    otherwise: str
+    """What it means if the verdict is no."""
     measure: Callable[[Bench], Rows]
     rule: Callable[[Rows], list[Check]]
     pictures: Callable[[Rows], dict[str, Any]] = lambda rows: {}
     """Matplotlib figures by file name."""
+    command: str = ""
+    """What shows more of one of its nets."""
 
     def test(self, bench: Bench) -> "Finding":
         """Measures and judges."""
@@ -73,10 +88,18 @@ class Finding:
         return all_of(self.checks)
 
     @property
-    def text(self) -> str:
-        """The checks in words: those that fail first."""
-        in_order = sorted(self.checks, key=lambda check: LEAST_FIRST.index(check.holds))
-        return "; ".join(map(str, in_order)) + "."
+    def judged(self) -> list[Check]:
+        """The checks, those that fail first."""
+        return sorted(self.checks, key=lambda check: LEAST_FIRST.index(check.holds))
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """The rows as a table has them."""
+        return [{key: _cell(value) for key, value in row.items() if key[0] != "_"} for row in self.rows]
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, int | float | str) else "" if value is None else str(value)
 
 
 def signal_command(model: Mapping[str, Any]) -> str:

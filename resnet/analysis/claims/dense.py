@@ -13,7 +13,7 @@ from resnet.config import Config
 from resnet.data.datasets import load_dataset
 from resnet.models.layers import ACTIVATIONS
 
-UNITS, STEPS, RATE = 64, 300, 3e-3
+UNITS, STEPS, BATCH, RATE, NETS = 64, 300, 256, 3e-3, 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Trained:
 
     accuracy: float
     """On the test images."""
-    distance_from_affine: float
+    not_affine: float
     """|f(x + y) - f(x) - f(y) + f(0)| over |f(x + y) - f(0)|, root mean squares: 0 for an affine map."""
     rank: int
     """Of the Jacobian at one image."""
@@ -70,30 +70,39 @@ def forward(weights: dict[str, Array], x: Array, function: str) -> Array:
 def fit_dense(data: Data, function: str, depth: int, seed: int) -> Trained:
     """A net of `depth` layers with weights, the last of which gives the logits."""
     gain = {"identity": 1.0, "relu": 2.0**0.5}.get(function, 1.0)
-    weights = {"hidden": layers(jax.random.key(seed), depth - 1, gain), "head": jnp.zeros((UNITS, 10))}
-    weights = _fit(weights, data.train, data.train_labels, function=function)
-    x, net = data.test, functools.partial(forward, weights, function=function)
-    accuracy = float((net(x).argmax(1) == data.test_labels).mean())
-    a, b, zero = x[::2], x[1::2], jnp.zeros_like(x[::2])
-    bent = net(a + b) - net(a) - net(b) + net(zero)
-    size = jnp.sqrt(jnp.square(net(a + b) - net(zero)).mean())
-    rank = int(jnp.linalg.matrix_rank(jax.jacobian(net)(x[0])))
-    return Trained(accuracy, float(jnp.sqrt(jnp.square(bent).mean()) / size), rank)
+    start, draw = jax.random.split(jax.random.key(seed))
+    weights = {"hidden": layers(start, depth - 1, gain), "head": jnp.zeros((UNITS, 10))}
+    order = jax.random.randint(draw, (STEPS, BATCH), 0, len(data.train))
+    weights = _fit(weights, data.train, data.train_labels, order, function=function)
+    accuracy, not_affine, jacobian = _ask(weights, data.test, data.test_labels, function=function)
+    return Trained(float(accuracy), float(not_affine), int(np.linalg.matrix_rank(jacobian)))
 
 
 @functools.partial(jax.jit, static_argnames="function")
-def _fit(weights: dict[str, Array], x: Array, labels: Array, *, function: str) -> dict[str, Array]:
-    """STEPS steps of Adam on all images at once, at a rate that falls to 0."""
+def _ask(weights: dict[str, Array], x: Array, labels: Array, *, function: str) -> tuple[Array, Array, Array]:
+    """(accuracy, how far from affine, Jacobian at the first image)."""
+    net = functools.partial(forward, weights, function=function)
+    a, b, zero = x[::2], x[1::2], jnp.zeros_like(x[::2])
+    bent = net(a + b) - net(a) - net(b) + net(zero)
+    not_affine = jnp.sqrt(jnp.square(bent).mean() / jnp.square(net(a + b) - net(zero)).mean())
+    return (net(x).argmax(1) == labels).mean(), not_affine, jax.jacobian(net)(x[0])
+
+
+@functools.partial(jax.jit, static_argnames="function")
+def _fit(
+    weights: dict[str, Array], x: Array, labels: Array, order: Array, *, function: str
+) -> dict[str, Array]:
+    """Adam at a rate that falls to 0, on one batch for each row of `order`."""
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 
-    def loss(weights: dict[str, Array]) -> Array:
-        logits = forward(weights, x, function)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def loss(weights: dict[str, Array], batch: Array) -> Array:
+        logits = forward(weights, x[batch], function)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]).mean()
 
-    def step(carry: tuple, _: None) -> tuple[tuple, None]:
+    def step(carry: tuple, batch: Array) -> tuple[tuple, None]:
         weights, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(weights), state)
+        updates, state = optimizer.update(jax.grad(loss)(weights, batch), state)
         return (optax.apply_updates(weights, updates), state), None
 
-    (weights, _), _ = jax.lax.scan(step, (weights, optimizer.init(weights)), length=STEPS)
+    (weights, _), _ = jax.lax.scan(step, (weights, optimizer.init(weights)), order)
     return weights

@@ -1,4 +1,4 @@
-"""What the path alone does: it returns its input, costs nothing, and cannot change a shape."""
+"""What the shortcut alone does: it returns its input, costs nothing, and cannot change a shape."""
 
 import functools
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resnet.analysis.claims.claim import Bench, Claim, Rows, row_of, signal_command
+from resnet.analysis.claims.claim import Bench, Claim, Rows, row_of
 from resnet.analysis.laws import Check, Law, check
 from resnet.analysis.subject import of_config
 from resnet.config import Config, replaced
@@ -17,18 +17,21 @@ from resnet.models.grammar import check_net
 from resnet.models.shortcuts.transitions import TRANSITIONS
 
 BLOCKS = {"model.shortcut": "rezero", "model.blocks": (54,)}
-PATHS = {
+CHANGED = ("values of the signal changed", "values of the gradient changed")
+LEFT = "gradient"
+SHORTCUTS = {
     "identity": {},
     "0.5 x": {"model.shortcut": "constant_scaling", "model.branch_scale": 0.0},
     "identity, sigmoid after the sum": {"model.after_sum": "sigmoid"},
 }
+KEPT = "kept of the sum of x²"
 ZERO, ONE = Law("equal", 0.0), Law("equal", 1.0)
 
 
-def measure_path(bench: Bench) -> Rows:
+def measure_alone(bench: Bench) -> Rows:
     """Blocks whose branches give 0: input and output, gradient at the top and at the bottom."""
     rows = []
-    for name, more in PATHS.items():
+    for name, more in SHORTCUTS.items():
         subject = of_config(name, replaced(bench.chain, BLOCKS | more), images=bench.images)
         stem, first, *blocks, _ = subject.parts()
         x = first(stem(subject.images))
@@ -38,25 +41,21 @@ def measure_path(bench: Bench) -> Rows:
         for block in reversed(blocks):
             below = block.pull(x, below)
         rows.append(
-            {"path": name, "blocks": len(blocks), "numbers": x.size,
-             "changed on the way up": int((x != y).sum()), "changed on the way down": int((g != below).sum()),
-             "scale of the gradient": float(jnp.sqrt(jnp.square(below).mean() / jnp.square(g).mean()))}
+            {"shortcut": name, "blocks": len(blocks), "values": x.size,
+             CHANGED[0]: int((x != y).sum()), CHANGED[1]: int((g != below).sum()),
+             LEFT: float(jnp.sqrt(jnp.square(below).mean() / jnp.square(g).mean()))}
         )  # fmt: skip
     return rows
 
 
-def rule_path(rows: Rows) -> list[Check]:
-    row = row_of(rows, path="identity")
-    ways = ("changed on the way up", "changed on the way down")
-    return [check(f"{row['path']}: numbers {way}", row[way], ZERO) for way in ways]
+def rule_returned(rows: Rows) -> list[Check]:
+    row = row_of(rows, shortcut="identity")
+    return [check(f"identity: {what}", row[what], ZERO) for what in CHANGED]
 
 
-def rule_other_paths(rows: Rows) -> list[Check]:
-    others = [row for row in rows if row["path"] != "identity"]
-    lost = Law("at most", 1e-3)
-    return [
-        check(f"{row['path']}: scale of the gradient", row["scale of the gradient"], lost) for row in others
-    ]
+def rule_others(rows: Rows) -> list[Check]:
+    others = [row for row in rows if row["shortcut"] != "identity"]
+    return [check(f"{row['shortcut']}: {LEFT}", row[LEFT], Law("at most", 1e-3)) for row in others]
 
 
 def measure_costs(bench: Bench) -> Rows:
@@ -90,15 +89,13 @@ def measure_shapes(bench: Bench) -> Rows:
         y = block.join(x, jnp.zeros(jax.eval_shape(block, x).shape))
         g = jax.random.normal(jax.random.key(2), y.shape)
         down = block.pull_through(x, g, branch=False)
-        with_path, without = (
-            _cost(replaced(config, {"model.shortcut": name})) for name in ("identity", "none")
-        )
+        costs, without = (_cost(replaced(config, {"model.shortcut": name})) for name in ("identity", "none"))
         rows.append(
-            {"where shapes differ": name, "parameters": with_path[0] - without[0],
-             "multiply-accumulates": with_path[1] - without[1],
-             "of x's squares kept": float(jnp.square(y).sum() / jnp.square(x).sum()),
-             "of the gradient's": float(jnp.square(down).sum() / jnp.square(g).sum()),
-             "pixels that get gradient": float((down != 0).any((0, 3)).mean()), "refused": ""}
+            {"where shapes differ": name, "parameters": costs[0] - without[0],
+             "multiply-accumulates": costs[1] - without[1],
+             KEPT: float(jnp.square(y).sum() / jnp.square(x).sum()),
+             "kept of the gradient's": float(jnp.square(down).sum() / jnp.square(g).sum()),
+             "pixels with a gradient": float((down != 0).any((0, 3)).mean()), "refused": ""}
         )  # fmt: skip
     rows.append({"where shapes differ": "none", "refused": _refusal(bench.digits)})
     return rows
@@ -110,15 +107,13 @@ def rule_shapes(rows: Rows) -> list[Check]:
         check("parameters of zero padding", pad["parameters"], ZERO),
         check("multiply-accumulates of zero padding", pad["multiply-accumulates"], ZERO),
         check("parameters of a matrix", matrix["parameters"], Law("at least", 1.0)),
-        check("refused without either (1: yes)", int(bool(none["refused"])), ONE),
+        check("nets with neither that are accepted", int(not none["refused"]), ZERO),
     ]
 
 
-def rule_handed_on(rows: Rows) -> list[Check]:
+def rule_preserved(rows: Rows) -> list[Check]:
     return [
-        check(f"{row['where shapes differ']}: share of x's squares kept", row["of x's squares kept"], ONE)
-        for row in rows
-        if not row["refused"]
+        check(f"{row['where shapes differ']}: {KEPT}", row[KEPT], ONE) for row in rows if not row["refused"]
     ]
 
 
@@ -144,36 +139,41 @@ def _cost(config: Config) -> tuple[int, int]:
     return part.parameters, part.macs
 
 
-DESCRIBE = "python scripts/describe.py --config=configs/digits_small.py --config.model."
 CLAIMS = (
     Claim(
         "The identity returns its input bit for bit, forward and backward",
-        "In 54 blocks whose branches give 0, no number of signal or gradient changes.",
-        signal_command(BLOCKS), lambda bench: bench.once(measure_path), rule_path,
+        f"Through {BLOCKS['model.blocks'][0] - 1} blocks whose branches give 0, no value of signal or "
+        "gradient changes.",
+        "Blocks that add nothing change x all the same, by rounding at least.",
+        lambda bench: bench.once(measure_alone), rule_returned,
     ),
     Claim(
-        "Another function on the path, once in each block, forgets",
-        "In the same net with 0.5 x, or with a sigmoid after the sum, at most 1/1000 of the gradient's scale "
-        "comes through 53 blocks.",
-        signal_command(BLOCKS | {"model.after_sum": "sigmoid"}), lambda bench: bench.once(measure_path),
-        rule_other_paths,
+        "Another function in the place of the identity, once in each block, forgets",
+        "In the same net with 0.5 x, or with a sigmoid after the sum, at most 1/1000 of the gradient is "
+        "left.",
+        "That the gradient is kept is no merit of the identity: other functions keep it as well.",
+        lambda bench: bench.once(measure_alone), rule_others,
     ),
     Claim(
         "The identity is simple: it has no parameters and does no multiplication",
         "A ResNet-20 with the identity has as many parameters and multiply-accumulates as one without "
         "shortcuts.",
-        f"{DESCRIBE}shortcut=identity", measure_costs, rule_costs,
+        "The shortcut costs something, even where it changes nothing.",
+        measure_costs, rule_costs,
     ),
     Claim(
         "Where shapes differ, zero padding is free, a matrix costs parameters, and without either the net is "
         "refused",
         "From 8 to 16 channels at stride 2, zero padding adds no parameter and no multiplication, a 1x1 "
         "convolution adds some, and a net with neither does not start.",
-        f"{DESCRIBE}transition=projection", lambda bench: bench.once(measure_shapes), rule_shapes,
+        "The costs of a change of shape are others than these.",
+        lambda bench: bench.once(measure_shapes), rule_shapes,
     ),
     Claim(
-        "Where shapes differ, the path still hands on all of its input",
-        "Each way to change the shape keeps all of the squares of x.",
-        f"{DESCRIBE}transition=pad", lambda bench: bench.once(measure_shapes), rule_handed_on,
+        "Where shapes differ, the shortcut still keeps all of its input",
+        "Each way to change the shape keeps all of the sum of x².",
+        "Where the shape changes, the shortcut is not the identity, and a part of x is lost there: x comes "
+        "unchanged through the blocks of a stage, and not through the net.",
+        lambda bench: bench.once(measure_shapes), rule_preserved,
     ),
 )  # fmt: skip

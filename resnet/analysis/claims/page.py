@@ -7,21 +7,27 @@ from typing import Any
 
 from absl import logging
 
+from resnet.analysis.claims import activations, dead, depth, folded, identity, information, outputs, trained
 from resnet.analysis.claims.claim import Bench, Claim, Finding
+from resnet.analysis.laws import NO
 from resnet.files import replacing, save_png, write_text
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 
 PAGE, PICTURES = "claims.md", "claims"
+FILES = (identity, depth, activations, information, outputs, trained, dead, folded)
+CLAIMS: tuple[Claim, ...] = tuple(claim for file in FILES for claim in file.CLAIMS)
+"""All claims, in the order of the page."""
 
 
 def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: str) -> dict[str, Any]:
     """Tests the claims and writes the page with its pictures; {"page", "holds": verdicts, "seconds"}."""
     started, findings = time.monotonic(), []
     for claim in claims:
-        begun = time.monotonic()
+        begun, used = time.monotonic(), time.process_time()
         findings.append(claim.test(bench))
-        logging.info("%s %s (%.0f s)", claim.sentence, findings[-1].holds, time.monotonic() - begun)
+        taken = time.monotonic() - begun, time.process_time() - used
+        logging.info("%s: %s (%.0f s, %.0f of processors)", claim.sentence, findings[-1].holds, *taken)
     seconds = time.monotonic() - started
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     drawn = [finding.claim.pictures(finding.rows) for finding in findings]
@@ -36,14 +42,18 @@ def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: s
 def _page(findings: list[Finding], pictures: list[list[str]], command: str, seconds: float) -> str:
     origin = "\n".join(origin_lines([this_session(command)]))
     head = (
-        "# The idea, claim by claim\n\nThe identity function, `lambda x: x`, returns its input. As a path "
-        "around layers it should carry signal and gradient through any depth. Each sentence of that idea "
-        "stands here as a hypothesis with a rule, the command that shows it by hand, what was measured, "
-        'and a verdict. The verdict and its text are made of the numbers by the rule: "yes" where the 95 % '
-        'interval of each number meets what is expected of it, "within tolerance" where one misses it by '
-        'no more than the factor stated, which is allowed to nets and batches that are finite, "no" where '
-        'all of an interval misses it, and "undecided" where a part of it does: more seeds would tell.'
-        f"\n\n`make claims` wrote this page in {seconds:.0f} s.\n\n{origin}\n\nUnless said "
+        "# The idea, claim by claim\n\nThe identity function, `lambda x: x`, returns its input. As a "
+        "shortcut around layers it should carry signal and gradient through any depth. Each sentence of "
+        "that idea stands here as a hypothesis with a rule, the command that tests it, what was measured, "
+        "and a verdict. Rules make the verdicts of the numbers:\n\n- **yes**: each 95 % interval lies "
+        "where the hypothesis has it. A number that should equal another does, if its interval holds that "
+        "other, and is narrow enough to lie within the tolerance.\n- **within tolerance**: it misses that "
+        "by less than the factor stated, which nets and batches that are finite are allowed.\n- "
+        "**undecided**: a part of an interval lies there, and a part does not; more seeds would tell.\n- "
+        "**no**: all of an interval lies elsewhere.\n\n*Signal* is the root mean square of x at a block, "
+        "and *gradient* that of the loss's gradient with respect to x. Both are given as factors: the "
+        "signal behind the blocks over that before them, and the gradient before the blocks over that "
+        f"behind them.\n\n`make claims` wrote this page in {seconds:.0f} s.\n\n{origin}\n\nUnless said "
         "otherwise nets are chains of 40 equal blocks of two 3x3 convolutions at their start, 64 channels, "
         "8x8 pixels, circular borders, with noise for images. Growth is judged over 27 blocks, the depth "
         "of a net of 56 layers. Nets in runs/claims that are trained already are not trained again, and "
@@ -61,18 +71,24 @@ def _page(findings: list[Finding], pictures: list[list[str]], command: str, seco
 
 def _section(number: int, finding: Finding, names: list[str]) -> str:
     claim = finding.claim
+    commands = "\n".join(filter(None, (f"python scripts/claims.py --only={number}", claim.command)))
     pictures = "".join(f"\n![{claim.sentence}]({PICTURES}/{name})\n" for name in names)
-    shown = [{key: _cell(value) for key, value in row.items() if key[0] != "_"} for row in finding.rows]
-    table = markdown_table(shown, floatfmt=".4g")
     return (
         f'\n## <a id="claim-{number}"></a>{number}. {claim.sentence}\n\n'
-        f"Hypothesis: {claim.hypothesis}\n\n**Holds: {finding.holds}.** {finding.text}\n\n"
-        f"```sh\n{claim.command}\n```\n\n{table}\n{pictures}"
+        f"Hypothesis: {claim.hypothesis}\n\n**Holds: {finding.holds}.** "
+        f"{claim.otherwise * (finding.holds == NO)}\n\n{_checks(finding)}\n\n```sh\n{commands}\n```\n\n"
+        f"{markdown_table(finding.shown, floatfmt='.4g')}\n{pictures}"
     )
 
 
-def _cell(value: Any) -> Any:
-    return value if isinstance(value, int | float | str) else "" if value is None else str(value)
+def _checks(finding: Finding) -> str:
+    return markdown_table(
+        [
+            {"judged": check.what, "measured": str(check.found or "nothing"), "expected": check.expected,
+             "holds": check.holds}
+            for check in finding.judged
+        ]
+    )  # fmt: skip
 
 
 OUTSIDE = """

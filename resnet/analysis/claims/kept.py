@@ -1,0 +1,33 @@
+"""The accuracies of studies that are kept in results/studies: deeper nets than a page can train."""
+
+import collections
+import csv
+from pathlib import Path
+
+from resnet.errors import InputError
+
+STUDIES = ("shortcut_on_off", "since_2016", "fashion_depth")
+SHORTCUTS = ("identity", "none")
+Accuracies = dict[tuple[int, int, str], dict[int, float]]
+"""Test accuracy in percent of the last weights by (layers, epochs, shortcut), and by seed."""
+
+
+def load_accuracies(folder: Path) -> dict[str, Accuracies]:
+    """The finished runs with the identity and without shortcuts in the tables of each study, by its name."""
+    return {name: _accuracies(folder / name / "runs.csv") for name in STUDIES}
+
+
+def _accuracies(path: Path) -> Accuracies:
+    found: Accuracies = collections.defaultdict(dict)
+    try:
+        with path.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                shortcut, _, layers = row["arm"].rpartition("-")
+                if shortcut in SHORTCUTS and (row["in_table"], row["state"]) == ("True", "finished"):
+                    at = int(layers), round(float(row["epoch"])), shortcut
+                    found[at][int(row["seed"])] = 100 * float(row["test_top1"])
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} has no accuracies ({error!r}); take that of a clone of the repository"
+        ) from None
+    return dict(found)
