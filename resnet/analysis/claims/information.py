@@ -164,7 +164,7 @@ CLAIMS = (
         measure_sigmoid, rule_sigmoid,
     ),
     Claim(
-        "A skip raises what a layer can still read of the input",
+        "A shortcut raises what a layer can still read of the input",
         f"Chains of {BLOCKS} blocks at their start, 16 channels, batch norm, {PROBED} digits, {SEEDS} nets: "
         "a linear map that is fitted behind the last block and tested on other images names more of the "
         "classes, and gives a larger share of the pixels' variance, with the identity than without.",

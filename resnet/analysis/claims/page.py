@@ -41,43 +41,34 @@ def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: s
 
 def _page(findings: list[Finding], pictures: list[list[str]], command: str, seconds: float) -> str:
     origin = "\n".join(origin_lines([this_session(command)]))
-    head = (
-        "# The idea, claim by claim\n\nThe identity function, `lambda x: x`, returns its input. As a "
-        "shortcut around layers it should carry signal and gradient through any depth. Each sentence of "
-        "that idea stands here as a hypothesis with a rule, the command that tests it, what was measured, "
-        "and a verdict. Rules make the verdicts of the numbers:\n\n- **yes**: each 95 % interval lies "
-        "where the hypothesis has it. A number that should equal another does, if its interval holds that "
-        "other, and is narrow enough to lie within the tolerance.\n- **within tolerance**: it misses that "
-        "by less than the factor stated, which nets and batches that are finite are allowed.\n- "
-        "**undecided**: a part of an interval lies there, and a part does not; more seeds would tell.\n- "
-        "**no**: all of an interval lies elsewhere.\n\n*Signal* is the root mean square of x at a block, "
-        "and *gradient* that of the loss's gradient with respect to x. Both are given as factors: the "
-        "signal behind the blocks over that before them, and the gradient before the blocks over that "
-        f"behind them.\n\n`make claims` wrote this page in {seconds:.0f} s.\n\n{origin}\n\nUnless said "
-        "otherwise nets are chains of 40 equal blocks of two 3x3 convolutions at their start, 64 channels, "
-        "8x8 pixels, circular borders, with noise for images. Growth is judged over 27 blocks, the depth "
-        "of a net of 56 layers. Nets in runs/claims that are trained already are not trained again, and "
-        "not in this time.\n"
-    )
+    head = HEAD.format(seconds=seconds, origin=origin)
     summary = markdown_table(
         [
             {"claim": f"[{i}. {finding.claim.sentence}](#claim-{i})", "holds": finding.holds}
             for i, finding in enumerate(findings, 1)
         ]
     )
-    sections = [_section(i, *each) for i, each in enumerate(zip(findings, pictures, strict=True), 1)]
+    first: dict[int, int] = {}
+    sections = []
+    for number, (finding, names) in enumerate(zip(findings, pictures, strict=True), 1):
+        measured = first.setdefault(id(finding.rows), number)
+        sections.append(_section(number, finding, names, measured))
     return "\n".join([head, summary, *sections, OUTSIDE])
 
 
-def _section(number: int, finding: Finding, names: list[str]) -> str:
+def _section(number: int, finding: Finding, names: list[str], measured: int) -> str:
+    """`measured`: the first claim of the page that rests on these rows, and shows them."""
     claim = finding.claim
     commands = "\n".join(filter(None, (f"python scripts/claims.py --only={number}", claim.command)))
-    pictures = "".join(f"\n![{claim.sentence}]({PICTURES}/{name})\n" for name in names)
+    drawn = "".join(f"\n![{claim.sentence}]({PICTURES}/{name})\n" for name in names)
+    table = markdown_table(finding.shown, floatfmt=".4g") + "\n"
+    if measured < number:
+        table = f"The numbers behind it are those of [claim {measured}](#claim-{measured}).\n"
     return (
         f'\n## <a id="claim-{number}"></a>{number}. {claim.sentence}\n\n'
         f"Hypothesis: {claim.hypothesis}\n\n**Holds: {finding.holds}.** "
         f"{claim.otherwise * (finding.holds == NO)}\n\n{_checks(finding)}\n\n```sh\n{commands}\n```\n\n"
-        f"{markdown_table(finding.shown, floatfmt='.4g')}\n{pictures}"
+        f"{table}{drawn}"
     )
 
 
@@ -91,6 +82,32 @@ def _checks(finding: Finding) -> str:
     )  # fmt: skip
 
 
+HEAD = """# The idea, claim by claim
+
+The identity function, `lambda x: x`, returns its input. As a shortcut around layers it should carry signal
+and gradient through any depth. Each sentence of that idea stands here as a hypothesis with a rule, the
+command that tests it, what was measured, and a verdict. Rules make the verdicts of the numbers. Brackets hold
+95 % intervals, cut where no number can lie.
+
+- **yes**: each interval lies where the hypothesis has it. A number that should equal another does if its
+  interval holds that other, and is narrow enough to lie within the tolerance.
+- **within tolerance**: it misses that by less than the factor stated, which is allowed to nets and batches
+  because they are finite.
+- **undecided**: a part of an interval lies there, and a part does not; more seeds would tell.
+- **no**: all of an interval lies elsewhere.
+
+*Signal* is the root mean square of x at a block, and *gradient* that of the loss's gradient with respect to
+x. Both are given as factors: the signal behind the blocks over that before them, and the gradient before the
+blocks over that behind them.
+
+`make claims` wrote this page in {seconds:.0f} s.
+
+{origin}
+
+Unless said otherwise nets are chains of 40 equal blocks of two 3x3 convolutions at their start, 64 channels,
+8x8 pixels, circular borders, with noise for images. Growth is judged over 27 blocks, the depth of a net of 56
+layers. Nets in runs/claims that are trained already are not trained again, and not in this time.
+"""
 OUTSIDE = """
 ## Outside of what images can show
 
