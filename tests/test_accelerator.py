@@ -125,7 +125,8 @@ def test_a_rehearsal(tmp_path):
     assert {"resnet8"} == set(json.loads((tmp_path / "planned.json").read_text()))
     parts = {key.split("/")[0] for key in json.loads((tmp_path / "benchmark.json").read_text())}
     assert parts == {"limits", "training", "memory", "seeds"}
-    assert all((tmp_path / study / "report.md").is_file() for study in ("he2015", "he2016"))
+    for study in ("he2015_depth", "he2016_shortcuts"):
+        assert list((tmp_path / study).rglob("result.json"))
 
 
 def test_every_step_is_a_script_with_a_rehearsal(tmp_path, capsys):

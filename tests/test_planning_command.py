@@ -147,7 +147,7 @@ def test_the_command_tells_writes_and_draws(plan, tmp_path, capsys):
     record = json.loads(printed)
     assert record == json.loads(files[0].read_text()) and record["bound"] == "cycles"
     assert record["origin"]["command"].startswith("resnet plan --config=cifar10_resnet --for=v5e")
-    assert record["origin"]["versions"]["libtpu"] == "1.2.3" and "commit" in record["origin"]["git"]
+    assert record["origin"]["versions"]["libtpu"] == "1.2.3" and "git" in record["origin"]
     image = Image.open(files[1])
     assert image.width > 500 and len(np.unique(np.asarray(image.convert("L")))) > 10
 

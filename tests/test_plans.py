@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnet.cli.options import run
+from resnet.planning import report
 from resnet.planning.plan import Plan
 from resnet.planning.targets import Target, parse_target
 from scripts import plans
@@ -24,6 +25,11 @@ def make(tmp_path, monkeypatch):
         made.append((net, whose))
         return {"net": net, "whose": whose} | plan.record() | {"largest_batch": 640}
 
+    def session(command):
+        git = {"commit": "0123456789abcdef", "dirty": False}
+        return {"command": command, "git": git, "versions": {"jax": "9.9.9"}, "devices": {}}
+
+    monkeypatch.setattr(report, "this_session", session)
     monkeypatch.setattr(plans, "_plan", stored)
     monkeypatch.setattr(plans, "use_no_device", lambda: None)
 
@@ -45,7 +51,7 @@ def test_plans_are_kept_until_they_are_renewed(make, tmp_path):
     made, page = make("--nets=resnet8", "--renew", compiler="4.5.6")
     assert made == both and "libtpu 4.5.6" in page and "libtpu 1.2.3" in page
     origin = json.loads((tmp_path / "resnet8_v5e_ours.json").read_text())["origin"]
-    assert origin["git"]["commit"][:12] in page and f"`{origin['command']}`" in page
+    assert "| 0123456789ab |" in page and "0123456789abcdef" in page and f"`{origin['command']}`" in page
     assert "153.6 MB, is copied to another layout" in page
     assert (tmp_path / "plans.png").stat().st_size > 1000
 
