@@ -35,6 +35,8 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.bias_start), (channels,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if self.is_initializing():  # only shapes count
+            return x
         if not train or (config.bn_fixed and re.search(config.bn_fixed, "/".join(self.path))):
             slope = scale * lax.rsqrt(variance.value + config.norm_epsilon)
             offset = bias - mean.value * slope
