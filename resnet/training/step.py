@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
@@ -239,12 +241,27 @@ def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None =
 def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Initial {"params", "batch_stats"} of a model.
 
-    Not for `jit`: parameter by parameter, so that the bits of one depend on its path and shape alone,
+    Not for `jit`: operation by operation, so that the bits of a parameter depend on its path and shape alone,
     and a deep net takes no longer to compile than a shallow one.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = model.lazy_init(key, images, train=False)
+    draw, structure = _traced_start(model, image_shape, jax.ShapeDtypeStruct(key.shape, key.dtype))
+    variables = jax.tree.unflatten(structure, draw(key))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+@lru_cache(maxsize=8)
+def _traced_start(
+    model: Any, image_shape: tuple[int, ...], key: jax.ShapeDtypeStruct
+) -> tuple[Callable, Any]:
+    """(variables of a key, their structure): of the traced initialisation, what they are made of.
+
+    The net itself, which the initialisation goes through for the shapes, is not computed.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    init = partial(model.init, train=False)
+    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key, images)
+    program, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=[True, False])
+    return jaxpr_as_fun(ClosedJaxpr(program, traced.consts)), jax.tree.structure(shapes)
 
 
 def moving_average(state: TrainState, variables: dict[str, Any], settings: TrainConfig) -> Any:
