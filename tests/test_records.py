@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from resnet.runs.metrics.records import Records, read_metrics, write_json
 from resnet.runs.provenance import write_run_json
 from resnet.runtime import progress
 from resnet.runtime.progress import ProgressBar
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(workdir, first, last, total=12, every=2):
@@ -221,3 +224,19 @@ def test_curves_are_drawn_of_whatever_was_recorded(tmp_path):
         plot_curves(tmp_path)
     assert curves._title(tmp_path, read_metrics(tmp_path)).endswith("\ntest: top-1 accuracy 99 %")
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "metrics.jsonl"]
+
+
+def test_curves_import_no_pytorch(tmp_path):
+    """Of a user who has it: importing it takes seconds, and afterwards it can still be imported."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+    program = (
+        "from pathlib import Path; from resnet.runs.metrics.tensorboard import TensorBoard\n"
+        "board = TensorBoard(Path('run'), 0); Path('run').mkdir()\n"
+        "board.add('train', 1, {'loss': 1.0}); board.close(); print('written'); import torch"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("written\n", "imported\n")
+    assert any((tmp_path / "run/tensorboard/train").iterdir())

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ class TensorBoard:
     """The files of a run, in a folder for each split, so that the splits share the axes of a metric."""
 
     def __init__(self, workdir: Path, first_step: int):
+        _import_alone()
         self.folder, self.first_step = workdir / FOLDER, first_step
         self._splits: dict[str, SplitFiles] = {}
 
@@ -95,6 +97,18 @@ class SplitFiles:
         if writer:
             with contextlib.suppress(OSError):
                 writer.close()
+
+
+def _import_alone() -> None:
+    """Imports tensorboardX without PyTorch, which it would import, for seconds, where that is installed."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def _event(**fields: Any) -> Any:
