@@ -18,8 +18,8 @@ STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"
 NAMES = [path.stem for path in STUDIES]
 # One starts from the weights of another run, the other chooses a learning rate; both have one scale.
 OF_OUR_OWN = {"finetune", "half_width_rate"}
-# The first trains on photographs, the second many rates, the third for long.
-OF_THREE_SEEDS = {"augmentation", "rate_transfer", "budgets"}
+# Three train on photographs, one at many rates, one for long.
+OF_THREE_SEEDS = {"augmentation", "fashion_budgets", "cifar10_small", "rate_transfer", "budgets"}
 PAPERS = [path for path in STUDIES if path.stem not in OF_OUR_OWN]
 # Counting the arms, which are deep at the papers' scale, is what takes the time.
 COUNTED = ("he2015_depth", "he2016_shortcuts", "without_shortcut")
@@ -33,11 +33,13 @@ BUILT = [
     for path in PAPERS
     for scale in SCALES
 ]
-# The smallest net and a few images; `blocks` goes before the depths of the arms.
+# The smallest net and a few images made up; `blocks` goes before the depths of the arms.
 TINY = {
     "model.family": models_cases.TINY["family"],
     "model.blocks": models_cases.TINY["blocks"],
     "model.width": 1.0,
+    "model.ghost_batch": 0,
+    "data.name": "synthetic",
     "data.train_limit": 64,
     "train.batch_size": 16,
     "train.duration": "2 steps",
@@ -69,7 +71,7 @@ def test_the_arms_of_a_study_can_be_built(path, scale):
     assert len(study.seeds) >= (3 if path.stem in OF_THREE_SEEDS else 5) and len(arms) >= 3
     assert all(arm.parameters and arm.macs for arm in arms.values())
     assert len({str(arm.config) for arm in arms.values()}) == len(arms), "two arms are the same"
-    data = {"paper": "cifar10", "small": "digits"}[scale]
+    data = "cifar10" if scale == "paper" or path.stem.startswith("cifar10") else "digits"
     data = "fashion_mnist" if path.stem.startswith(("fashion", "augmentation")) else data
     assert {arm.config.data.name for arm in arms.values()} == {data}
 
