@@ -23,6 +23,7 @@ CLAIMS: tuple[Claim, ...] = tuple(claim for file in FILES for claim in file.CLAI
 def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: str) -> dict[str, Any]:
     """Tests the claims and writes the page with its pictures; {"page", "holds": verdicts, "seconds"}."""
     started, findings = time.monotonic(), []
+    session = this_session(command)  # before a picture changes the checkout
     for claim in claims:
         begun, used = time.monotonic(), time.process_time()
         findings.append(claim.test(bench))
@@ -34,14 +35,13 @@ def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: s
     for name, figure in (item for figures in drawn for item in figures.items()):
         with replacing(folder / PICTURES / name) as temporary:
             save_png(figure, temporary)
-    write_text(folder / PAGE, _page(findings, [list(figures) for figures in drawn], command, seconds))
+    write_text(folder / PAGE, _page(findings, [list(figures) for figures in drawn], session, seconds))
     holds = [finding.holds for finding in findings]
     return {"page": str(folder / PAGE), "holds": holds, "seconds": round(seconds)}
 
 
-def _page(findings: list[Finding], pictures: list[list[str]], command: str, seconds: float) -> str:
-    origin = "\n".join(origin_lines([this_session(command)]))
-    head = HEAD.format(seconds=seconds, origin=origin)
+def _page(findings: list[Finding], pictures: list[list[str]], session: dict[str, Any], seconds: float) -> str:
+    head = HEAD.format(seconds=seconds, origin="\n".join(origin_lines([session])))
     summary = markdown_table(
         [
             {"claim": f"[{i}. {finding.claim.sentence}](#claim-{i})", "holds": finding.holds}
