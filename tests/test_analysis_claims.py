@@ -27,6 +27,7 @@ from resnet.analysis.claims.claim import Bench, Claim, Finding, row_of
 from resnet.analysis.claims.page import CLAIMS, write_claims
 from resnet.analysis.growth import exp_of
 from resnet.analysis.laws import NO, YES, Law, all_of, check
+from resnet.analysis.subject import of_config
 from resnet.config import replaced
 from resnet.errors import InputError
 from tests.test_analysis_laws import about
@@ -240,6 +241,24 @@ def test_the_studies_of_this_repository_can_be_read():
     found = kept.load_accuracies(CONFIGS.parent / "results" / "studies")
     for accuracies in found.values():
         assert len(accuracies[trained.DEEP, 15, "identity"]) >= 5
+
+
+@pytest.mark.thorough
+def test_dead_channels_are_counted(bench):
+    """Of 4 + 8 + 16 channels, the first of each block gets an offset that no image makes up for."""
+    config = replaced(bench.digits, {"model.blocks": (1, 1, 1), "model.width": 0.25})
+    subject = of_config("dead", config, data="train", images=16)
+    assert dead.dead_shares(subject)[0] == 0
+
+    def silence(path, leaf):
+        named = [key.key for key in path[-2:]]
+        return leaf.at[0].set(-1e3) if named == ["norm1", "bias"] else leaf
+
+    silent = jax.tree.map_with_path(silence, subject.variables)
+    channels, units = dead.dead_shares(dataclasses.replace(subject, variables=silent))
+    assert channels == pytest.approx(3 / 28)
+    # On 64, 16 and 4 pixels, and now and then another unit on so few images.
+    assert (64 + 16 + 4) / (4 * 64 + 8 * 16 + 16 * 4) <= units < 0.5
 
 
 @pytest.mark.thorough
