@@ -150,6 +150,7 @@ def test_a_gate_shut_or_open_is_identity_or_plain(shortcut, bias):
     np.testing.assert_allclose(forward(block, variables, x), alone if bias > 0 else shut, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_none_is_the_plain_net():
     """Same paths as the residual net, no shortcut's, and the logits of a chain written by hand."""
     config = ModelConfig(shortcut="none", depth=8, width=0.25)

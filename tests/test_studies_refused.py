@@ -108,11 +108,19 @@ def grid(tmp_path):
     return folder
 
 
+def end_all(grid, change=lambda run: None):
+    """Ends the grid of `none`, which goes on below rates without a score."""
+    while waiting := [run for run in grid.all_runs("none") if not run.over]:
+        for run in waiting:
+            end(run)
+            change(run)
+
+
 def test_a_grid_of_which_all_diverged_chooses_nothing_and_trains_no_more(grid, monkeypatch, caplog):
-    for run in grid.all_runs("none"):
-        end(run)
+    end_all(grid)
     assert grid.chosen_rate("none") is None and grid.has_no_rate("none")
-    assert len(grid.all_runs("none")) == grid.expected("none") == 2
+    assert {*grid.grid("none")} == {10.0, 0.1, 0.05, 0.025, 0.0125}
+    assert len(grid.all_runs("none")) == grid.expected("none") == 5
     assert [piece.arm for piece in pieces_of_work(grid)] == ["identity"]
     trained = []
     monkeypatch.setattr(runner, "train", lambda config, workdirs, command: trained.append(workdirs))
@@ -120,13 +128,12 @@ def test_a_grid_of_which_all_diverged_chooses_nothing_and_trains_no_more(grid, m
         runner.run_piece(grid, Piece("none", ((0, 1, 2),)), "")
     assert not trained and "No learning rate is chosen for arm none: at each one a run failed" in caplog.text
     (row,) = [row for row in arm_rows(grid) if row.arm == "none"]
-    assert (row.summary, row.failed, row.expected) == (None, 2, 2)
+    assert (row.summary, row.failed, row.expected) == (None, 5, 5)
     assert states(grid)["not started"] == grid.expected("identity") == 4
 
 
 def test_a_report_says_that_no_rate_is_chosen(grid):
-    for run in grid.all_runs("none"):
-        end(run)
+    end_all(grid)
     write_report(grid)
     page = (grid.workdir / PAGE).read_text()
     assert "No learning rate is chosen for arm none" in page and "| chosen" not in page
@@ -145,9 +152,8 @@ def test_a_rate_that_diverged_is_not_chosen_beside_one_that_did_not(grid):
 
 
 def test_a_grid_without_scores_chooses_nothing(grid):
-    for run in grid.all_runs("none"):
-        end(run, 0.5)
-        (run.workdir / "result.json").write_text('{"top1": 0.5, "validation": {"top1": null}}')
+    unscored = '{"top1": 0.5, "validation": {"top1": null}}'
+    end_all(grid, lambda run: (run.workdir / "result.json").write_text(unscored))
     assert grid.has_no_rate("none")
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from absl import logging
 
 from resnet.config import load_config
 from resnet.errors import InputError
@@ -237,6 +238,7 @@ def test_the_log_begins_with_the_host_of_each_process(monkeypatch, caplog):
     monkeypatch.setattr(processes, "_gathered", lambda text: ["a", "b", "b"])
     monkeypatch.setattr(processes.distributed, "global_state", met)
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda: None)
+    logging.set_verbosity(logging.INFO)  # which scripts may have lowered
     with caplog.at_level("INFO"):
         processes._start({})
     assert "process 1 of 3 (0 on a, 1 on b, 2 on b)" in caplog.text

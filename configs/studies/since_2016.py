@@ -27,5 +27,4 @@ def get_study(scale: str) -> Study:
     base.model.scan_blocks = True  # else most of a small run is compiling
     at = [(name, depth) for depth in depths for name in CHANGES]
     arms = {f"{n}-{d}": Arm({"model.depth": d} | CHANGES[n], f"identity-{d}") for n, d in at}
-    first, rates = f"identity-{depths[0]}", (0.02, 0.05, 0.1)
-    return Study("Shortcuts since 2016", base, arms, first, learning_rates=rates, grid_seeds=3)
+    return Study("Shortcuts since 2016", base, arms, next(iter(arms)), learning_rates=(0.02, 0.05, 0.1))

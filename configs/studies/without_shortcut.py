@@ -27,6 +27,4 @@ def get_study(scale: str) -> Study:
     changes["dirac"] = NONE | {"model.branch": "dirac"}
     changes["repvgg"] = {"model.shortcut": "repvgg", "model.branch": "single"}
     arms, rates = {name: Arm(change) for name, change in changes.items()}, (0.02, 0.05, 0.1)
-    return Study(
-        "What stands in for the shortcut", base, arms, "identity", learning_rates=rates, grid_seeds=3
-    )
+    return Study("What stands in for the shortcut", base, arms, "identity", learning_rates=rates)
