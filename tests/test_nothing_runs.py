@@ -21,6 +21,7 @@ from resnet.runs.provenance import origin
 from resnet.runtime import machine
 from resnet.studies.pages.report import Report, Table, html
 from resnet.weights.files import read_weights, write_safetensors
+from tests.each_file import each_file
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("resnet", "scripts") for path in (ROOT / folder).rglob("*.py"))
@@ -43,7 +44,7 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@each_file(SOURCES)
 def test_the_source_has_no_other_way(path):
     name, found = path.relative_to(ROOT).as_posix(), set()
     for node in ast.walk(ast.parse(path.read_text())):

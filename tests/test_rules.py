@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.each_file import ROOT, each_file
+
 LIBRARY = sorted((ROOT / "resnet").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -105,7 +106,7 @@ def imported_files(path: Path, for_types: bool = False) -> set[Path]:
     return {ROOT / (module.replace(".", "/") + ".py") for module in modules} & set(LIBRARY)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+@each_file(LIBRARY)
 def test_imports_go_one_way(path):
     here = path.relative_to(ROOT / "resnet").parts[0].removesuffix(".py")
     used = {name for module in imports(path) if (name := room(module)) in ROOMS}
@@ -127,14 +128,14 @@ def test_a_room_is_seen_at_a_glance(folder):
     assert len(modules) <= MODULES_OF_A_ROOM, "merge what is always read together"
 
 
-@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+@each_file(LIBRARY + SCRIPTS)
 def test_flax_and_orbax_have_one_owner(path):
     for library, owners in OWNERS.items():
         uses = any(module.split(".")[0] == library for module in imports(path))
         assert not uses or relative(path).startswith(owners), f"only {owners} import {library}"
 
 
-@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+@each_file(LIBRARY + SCRIPTS)
 def test_no_json_has_nan(path):
     calls = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
     for call in calls:
@@ -142,21 +143,21 @@ def test_no_json_has_nan(path):
             assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
 
 
-@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+@each_file(LIBRARY + SCRIPTS)
 def test_pictures_are_saved_in_one_place(path):
     """Which draws names letter by letter. The picture of the rooms holds no name that a user gave."""
     owners = ("resnet/files.py", "scripts/architecture.py")
     assert ".savefig(" not in path.read_text() or relative(path) in owners, "use files.save_png"
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+@each_file(LIBRARY)
 def test_the_backend_is_asked_for_in_few_places(path):
     text = path.read_text()
     asks = any(question in text for question in ("default_backend", "get_backend", "].platform"))
     assert not asks or relative(path).startswith(ASK_FOR_BACKEND), f"only {ASK_FOR_BACKEND} ask for it"
 
 
-@pytest.mark.parametrize("path", [p for p in LIBRARY if COMMAND_LINE not in p.parents], ids=relative)
+@each_file([p for p in LIBRARY if COMMAND_LINE not in p.parents])
 def test_only_the_command_line_reads_arguments_and_prints(path):
     for node in ast.walk(parsed(path)):
         if not isinstance(node, ast.Attribute | ast.Call):
@@ -166,7 +167,7 @@ def test_only_the_command_line_reads_arguments_and_prints(path):
     assert not {"argparse", "absl.flags", "absl.app"} & set(imports(path))
 
 
-@pytest.mark.parametrize("path", LIBRARY + SCRIPTS + TESTS, ids=relative)
+@each_file(LIBRARY + SCRIPTS + TESTS)
 def test_one_page_per_concept(path):
     text = path.read_text()
     assert path.name != "utils.py"
@@ -177,7 +178,7 @@ def test_one_page_per_concept(path):
             assert (node.end_lineno or 0) - node.lineno < 50, f"{node.name}: split it by theme"
 
 
-@pytest.mark.parametrize("path", LIBRARY + SCRIPTS, ids=relative)
+@each_file(LIBRARY + SCRIPTS)
 def test_every_module_says_what_it_is(path):
     text = path.read_text()
     assert not text or ast.get_docstring(ast.parse(text)), "a docstring on the first line"
