@@ -114,7 +114,7 @@ def test_findings_name_what_they_are_of(compiled):
 
 
 def wide_findings(compiled, seeds, dims):
-    """The findings on activations where a step of `seeds` seeds writes a float32 array of `dims`."""
+    """Findings about activations, of a step of several seeds that writes a float32 array of shape `dims`."""
     text = (DATA / "plan_tpu.txt").read_text().replace("%wide = f32[128,32,32,16]", f"%wide = f32[{dims}]")
     train = dataclasses.replace(compiled.trainer.config.train, seeds=seeds)
     config = dataclasses.replace(compiled.trainer.config, train=train)

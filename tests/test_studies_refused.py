@@ -109,7 +109,7 @@ def grid(tmp_path):
 
 
 def end_all(grid, change=lambda run: None):
-    """Ends the grid of `none`, which goes on below rates without a score."""
+    """Ends all runs of the grid of the arm `none`, those at the lower rates that it adds meanwhile too."""
     while waiting := [run for run in grid.all_runs("none") if not run.over]:
         for run in waiting:
             end(run)

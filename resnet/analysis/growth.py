@@ -14,7 +14,7 @@ import scipy.special
 
 CONFIDENCE = 0.95
 NORMAL = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
-"""Half an interval over the standard error, for many numbers."""
+"""Half the width of a 95 % interval in standard errors, for normal errors of known size."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,15 +48,14 @@ class BatchNorm(nn.Module):
         y, means, variances = jax.vmap(
             lambda part: batch_normalize(part, scale, bias, mean.value, config.norm_epsilon, axis_name)
         )(grouped)
-        if not self.is_initializing():
-            seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
-            correction = seen / (seen - 1) if config.bn_unbiased and seen > 1 else 1.0
-            now = lax.stop_gradient((means.mean(0), variances.mean(0) * correction))
-            if self.axis_name and config.ghost_batch:
-                now = lax.pmean(now, self.axis_name)
-            keep = config.bn_momentum
-            mean.value = keep * mean.value + (1 - keep) * now[0]
-            variance.value = keep * variance.value + (1 - keep) * now[1]
+        seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
+        correction = seen / (seen - 1) if config.bn_unbiased and seen > 1 else 1.0
+        now = lax.stop_gradient((means.mean(0), variances.mean(0) * correction))
+        if self.axis_name and config.ghost_batch:
+            now = lax.pmean(now, self.axis_name)
+        keep = config.bn_momentum
+        mean.value = keep * mean.value + (1 - keep) * now[0]
+        variance.value = keep * variance.value + (1 - keep) * now[1]
         return y.reshape(x.shape)
 
 

@@ -253,9 +253,9 @@ def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> d
 def _traced_start(
     model: Any, image_shape: tuple[int, ...], key: jax.ShapeDtypeStruct
 ) -> tuple[Callable, Any]:
-    """(variables of a key, their structure): of the traced initialisation, what they are made of.
+    """(function from a key to the leaves of the first variables, structure of those variables).
 
-    The net itself, which the initialisation goes through for the shapes, is not computed.
+    The function draws the leaves alone: the net is traced, since `init` takes shapes from it, and not run.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     init = partial(model.init, train=False)

@@ -44,7 +44,10 @@ class Bench:
         return self._measured[measure]
 
     def trained(self, name: str, changes: Mapping[str, Any]) -> tuple[Path, list[float]]:
-        """(folder with seed0 …, test accuracies in percent) of nets on digits; five checkpoints of each."""
+        """Trains a net on digits with each seed, and keeps five checkpoints of each run.
+
+        Returns the folder of the runs, seed0 and on, and their test accuracies in percent.
+        """
         always = {"train.seeds": RUNS, "checkpoint.every": "20 %", "checkpoint.keep": 5}
         result = train(replaced(self.digits, always | dict(changes)), self.runs / name, command="make claims")
         return self.runs / name, [100 * run["top1"] for run in result["runs"]]

@@ -26,7 +26,7 @@ CHANNELS, UNITS = "% of channels dead", "% of channels dead at a pixel"
 
 
 def measure_dead(bench: Bench) -> Rows:
-    """Channels behind the first ReLU of all branches that are 0 on all images: at all pixels, or at one."""
+    """Measures the share of dead channels, 0 on all images at all pixels, and of dead pixels of a channel."""
     rows = []
     for name, (folder, changes) in NETS.items():
         net = {"model.depth": LAYERS, "train.duration": f"{LAST} epochs"} | changes

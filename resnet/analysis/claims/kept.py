@@ -9,7 +9,7 @@ from resnet.errors import InputError
 STUDIES = ("shortcut_on_off", "since_2016", "fashion_depth")
 SHORTCUTS = ("identity", "none")
 Accuracies = dict[tuple[int, int, str], dict[int, float]]
-"""Test accuracy in percent of the last weights by (layers, epochs, shortcut), and by seed."""
+"""For each (layers, epochs, shortcut), each seed's test accuracy with its last weights, in percent."""
 
 
 def load_accuracies(folder: Path) -> dict[str, Accuracies]:

@@ -54,12 +54,12 @@ def compared(study: str, found: Accuracies) -> Iterator[dict[str, Any]]:
 
 
 def rule_deep(rows: Rows) -> list[Check]:
-    """Checks how much the identity gains in the deepest nets of each study."""
+    """Checks that the identity gains at least WORTH points in the nets of DEEP layers."""
     return [_gain(row, Law("at least", WORTH)) for row in rows if row["layers"] == DEEP]
 
 
 def rule_shallow(rows: Rows) -> list[Check]:
-    """Checks how much the identity gains in the shallowest nets of each study."""
+    """Checks that the identity gains at most WORTH points in the nets of SHALLOW layers."""
     return [_gain(row, Law("at most", WORTH)) for row in rows if row["layers"] == SHALLOW]
 
 

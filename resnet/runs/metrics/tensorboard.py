@@ -1,6 +1,7 @@
 """TensorBoard's files: a copy of the metrics; training does not wait for them or fail because of them."""
 
 import contextlib
+import functools
 import socket
 import sys
 import time
@@ -16,7 +17,6 @@ class TensorBoard:
     """The files of a run, in a folder for each split, so that the splits share the axes of a metric."""
 
     def __init__(self, workdir: Path, first_step: int):
-        _import_alone()
         self.folder, self.first_step = workdir / FOLDER, first_step
         self._splits: dict[str, SplitFiles] = {}
 
@@ -47,6 +47,7 @@ class SplitFiles:
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds a point to each curve, on disk within half a minute if it can be."""
+        _import_alone()
         from tensorboardX.summary import scalar
 
         now = time.time()
@@ -99,6 +100,7 @@ class SplitFiles:
                 writer.close()
 
 
+@functools.cache
 def _import_alone() -> None:
     """Imports tensorboardX without PyTorch, which it would import, for seconds, where that is installed."""
     hidden = "torch" not in sys.modules

@@ -15,7 +15,7 @@ from resnet.studies.study import tell_apart
 
 ACROSS = 4  # panels side by side that a page can show
 Series = dict[str, dict[float, str]]
-"""For each label, the arm at each value of the amount."""
+"""Names of arms, by the label of their line and then by the value of the amount."""
 
 
 @dataclasses.dataclass(frozen=True)
