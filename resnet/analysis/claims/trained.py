@@ -115,7 +115,7 @@ def _difference(a: Estimate | None, b: Estimate | None) -> Estimate | None:
 
 def picture_of_gain(rows: Rows) -> dict[str, object]:
     """The identity's gain by depth, one line for each study and budget."""
-    figure, (axes,) = pictures.panels(1)
+    figure, (axes,) = pictures.panels(1, width=6.4)
     for i, (study, epochs) in enumerate(dict.fromkeys((row["study"], row["epochs"]) for row in rows)):
         own = [row for row in rows if (row["study"], row["epochs"]) == (study, epochs)]
         gains = [row[GAIN] for row in own]
@@ -124,7 +124,7 @@ def picture_of_gain(rows: Rows) -> dict[str, object]:
                       capsize=3, **pictures.style(i))  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="layers", ylabel="points gained by the identity")
-    axes.legend(frameon=False)
+    pictures.legend_beside(figure)
     return {"gain.png": figure}
 
 
