@@ -72,19 +72,54 @@ def test_no_decay_is_the_identity_bit_for_bit():
 # Branches scaled by depth (2309.16620, 2310.02244).
 
 
+LINEAR = CHAIN | {"width": 4.0, "branch": "single", "kernel_init": "lecun"}
+LINEAR |= {"activation": "identity", "activation_order": "preactivation"}
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("blocks", (4, 16))
 def test_the_signal_grows_to_the_same_size_at_any_depth(blocks):
     """(1 + 1 / L)^L of its variance, of linear blocks with kernels of variance 1 / fan-in."""
-    config = ModelConfig(
-        **CHAIN, blocks=(blocks,), width=4.0, branch="single", kernel_init="lecun", shortcut="depth_scaled",
-        activation="identity", activation_order="preactivation",
-    )  # fmt: skip
+    config = ModelConfig(**LINEAR, blocks=(blocks,), shortcut="depth_scaled")
     grown = []
     for seed in range(3):
         found = flow(parts(config, NUM_OUTPUTS, start(config, seed)[1]), images(), noise_like)
         grown.append(np.exp(2 * (found.x[-1] - found.x[0])))
     assert np.mean(grown) == pytest.approx((1 + 1 / blocks) ** blocks, rel=0.08)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("blocks", (4, 16))
+@pytest.mark.parametrize("power", (0.0, 0.5, 1.0))
+def test_what_all_branches_add(blocks, power):
+    """|h_L - h_0|^2 / |h_0|^2 is (1 + L^-2k)^L - 1 of x + F / L^k: the same at any depth only for k = 1/2."""
+    scaled = {"shortcut": "constant_scaling", "shortcut_scale": 1.0, "branch_scale": blocks**-power}
+    config = ModelConfig(
+        **LINEAR, blocks=(blocks,), **({"shortcut": "depth_scaled"} if power == 0.5 else scaled)
+    )
+    added = []
+    for seed in range(3):
+        chain = parts(config, NUM_OUTPUTS, start(config, seed)[1])
+        first = last = chain[0](images())
+        for block in chain[1:-1]:
+            last = block(last)
+        added.append(float(((last - first) ** 2).sum() / (first**2).sum()))
+    assert np.mean(added) == pytest.approx((1 + blocks ** (-2 * power)) ** blocks - 1, rel=0.15)
+
+
+@pytest.mark.thorough
+def test_a_step_of_sgd_moves_each_block_by_one_over_the_root_of_the_depth():
+    """|dE/dW_l|^2 is (1 + 1 / L)^(L - 1) / L of linear blocks: one learning rate serves all depths."""
+
+    def movement(blocks: int) -> float:
+        config = ModelConfig(**LINEAR, blocks=(blocks,), shortcut="depth_scaled")
+        model, variables = start(config)
+        gradient = jax.jit(jax.grad(lambda v: model.apply(v, images())[0][:, 0].sum()))(variables)
+        kernels = jax.tree.leaves(gradient["params"]["stage1"])
+        return sum(float((leaf**2).sum()) for leaf in kernels) / blocks
+
+    (few, many), expected = (4, 16), lambda blocks: (1 + 1 / blocks) ** (blocks - 1) / blocks
+    assert movement(many) / movement(few) == pytest.approx(expected(many) / expected(few), rel=0.15)
 
 
 # Orthogonal update (2505.11881).

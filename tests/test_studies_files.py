@@ -18,8 +18,9 @@ STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"
 NAMES = [path.stem for path in STUDIES]
 # One starts from the weights of another run, the other chooses a learning rate; both have one scale.
 OF_OUR_OWN = {"finetune", "half_width_rate"}
-# Three train on photographs, one at many rates, one for long.
-OF_THREE_SEEDS = {"augmentation", "fashion_budgets", "cifar10_small", "rate_transfer", "budgets"}
+# Three train on photographs, two at many rates, one for long.
+OF_THREE_SEEDS = {"augmentation", "fashion_budgets", "cifar10_small", "budgets"}
+OF_THREE_SEEDS |= {"rate_transfer", "rate_transfer_width"}
 PAPERS = [path for path in STUDIES if path.stem not in OF_OUR_OWN]
 # Counting the arms, which are deep at the papers' scale, is what takes the time.
 COUNTED = ("he2015_depth", "he2016_shortcuts", "without_shortcut")

@@ -1,4 +1,4 @@
-"""Figures of arms that differ in one amount alone, depth or the length of the training: scores and grids."""
+"""Figures of arms that differ in one amount alone: depth, width or the length of the training."""
 
 import dataclasses
 import math
@@ -9,11 +9,13 @@ from typing import Any
 from resnet.analysis.pictures import MARKERS, legend_beside, panels, style
 from resnet.config import Config, differences, replaced
 from resnet.durations import parse_duration
+from resnet.models.geometry import block_specs
 from resnet.studies.folder import StudyFolder, StudyRun, curve
 from resnet.studies.pages.rows import Metric, scores
 from resnet.studies.study import tell_apart
 
 ACROSS = 4  # panels side by side that a page can show
+TOP = 10.0  # of a validation loss: guessing has 2.3 with 10 classes, and a net that diverges millions
 Series = dict[str, dict[float, str]]
 """Names of arms, by the label of their line and then by the value of the amount."""
 
@@ -39,12 +41,18 @@ def _depth(config: Config) -> tuple[float, str]:
     return config.model.depth, "layers"
 
 
+def _width(config: Config) -> tuple[float, str]:
+    return block_specs(config.model)[0].width, "channels in the first block"
+
+
 def _duration(config: Config) -> tuple[float, str]:
     found = parse_duration("train.duration", config.train.duration)
     return found.amount, found.unit
 
 
 DEPTH = Amount("depth", ("model.depth", "model.blocks"), _depth, "depth", "linear")
+# Rules of width set the rates of some layers with it.
+WIDTH = Amount("width", ("model.width", "optimizer.lr_multipliers"), _width, "width", "log")
 DURATION = Amount("duration", ("train.duration",), _duration, "length of the training", "log")
 
 
@@ -104,7 +112,8 @@ def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
     for place, (label, arms) in enumerate(series.items()):
         axes = places[place]
         for i, (value, arm) in enumerate(arms.items()):
-            losses = {rate: _validation_loss(runs) for rate, runs in sorted(folder.grid(arm).items())}
+            grid = sorted(folder.grid(arm).items())
+            losses = {rate: min(_validation_loss(runs), TOP) for rate, runs in grid}
             look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
             name = f"{value:g} {amount.of(folder.arms[arm].config)[1]}"
             axes.plot(list(losses), list(losses.values()), label=name, **look, markerfacecolor="white")
@@ -112,7 +121,7 @@ def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
                 axes.plot(chosen, losses[chosen], linestyle="", marker=look["marker"], color=look["color"])
         axes.set(xlabel="learning rate", xscale="log", yscale="log", title=label)
         rates = sorted({rate for arm in arms.values() for rate in folder.grid(arm)})
-        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
         axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         if place % columns == 0:
             axes.set_ylabel("validation loss")

@@ -8,7 +8,7 @@ from resnet.analysis.pictures import COLORS, legend_beside, panels, style
 from resnet.files import replacing, save_png
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.kept import Kept
-from resnet.studies.pages.amounts import DEPTH, DURATION, draw_grids, draw_last, series_of
+from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
 from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
 
 MOST_CURVES = 14  # more lines than that cannot be told apart
@@ -17,12 +17,14 @@ WIDE = 20  # differences beyond it would hide the small ones on a linear axis
 
 FIGURES = {
     "depth.png": "Last epoch against depth: each dot a seed, lines through the means.",
+    "width.png": "Last epoch against width: each dot a seed, lines through the means.",
     "duration.png": (
         "Last epoch against the length of the training: each dot a seed, lines through the means."
     ),
     "rates.png": (
-        "Validation loss against learning rate, a line for each depth or length of training: means over the "
-        "seeds that try the whole grid; the filled mark is the chosen rate."
+        "Validation loss against learning rate, a line for each depth, width or length of training: means "
+        f"over the seeds that try the whole grid, drawn at {TOP:g} where they are higher; the filled mark is "
+        "the chosen rate."
     ),
     "curves.png": "Learning curves: means over seeds, bands from the lowest to the highest.",
     "differences.png": (
@@ -60,7 +62,7 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
 def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: Metric) -> dict[str, Any]:
     """The figures that need the records of the runs."""
     drawn = {"seconds.png": _seconds(folder, finished)}
-    for amount in (DEPTH, DURATION):
+    for amount in (DEPTH, WIDTH, DURATION):
         if series := series_of(amount, folder, finished):
             drawn[f"{amount.name}.png"] = draw_last(amount, folder, series, finished, metric)
             if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
