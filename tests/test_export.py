@@ -66,9 +66,15 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
         export(run, folder)
 
 
-@pytest.mark.thorough
+FOLDED = {"resnet": {"shortcut": "identity"}, "repvgg": {"shortcut": "repvgg", "branch": "single"}}
+
+
 @pytest.mark.parametrize(
-    "fields", [{"shortcut": "identity"}, {"shortcut": "repvgg", "branch": "single"}], ids=["resnet", "repvgg"]
+    "fields",
+    [
+        pytest.param(FOLDED["resnet"], id="resnet", marks=pytest.mark.slow),
+        pytest.param(FOLDED["repvgg"], id="repvgg", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_folded_program_gives_the_logits_of_the_run(fields, tmp_path, monkeypatch):
     """From a training to the exported program: its norms have seen images, so folding has something to do."""

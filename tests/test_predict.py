@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -11,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet.cli import options
+from resnet.cli.commands import predict as command
 from resnet.config import Config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
@@ -20,8 +20,6 @@ from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import task_of
 from resnet.training.step import init_variables
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "predict.py"
 
 
 @pytest.fixture(scope="module")
@@ -112,23 +110,19 @@ def test_a_contact_sheet(run, folder, tmp_path):
         predict.contact_sheet(run, predictions, folder / "a.png" / "sheet.png")
 
 
-def test_formats_say_the_same(run, folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from resnet.cli.commands.predict import FORMATS
-
+def test_formats_say_the_same(run, folder):
     predictions = predict.predict_files(run, predict.find_images([folder]), top=3)
-    loaded = json.loads(FORMATS["json"](predictions))
-    rows = list(csv.DictReader(FORMATS["csv"](predictions).splitlines()))
+    loaded = json.loads(command.FORMATS["json"](predictions))
+    rows = list(csv.DictReader(command.FORMATS["csv"](predictions).splitlines()))
     assert len(loaded) == len(rows) == 4
     for row, item, prediction in zip(rows, loaded, predictions, strict=True):
         assert row["file"] == item["file"] == prediction.file
         best = item["classes"][0]
         assert row["class1"] == best["name"]
         assert float(row["probability1"]) == pytest.approx(best["probability"])
-        assert prediction.file in FORMATS["table"](predictions)
+        assert prediction.file in command.FORMATS["table"](predictions)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -137,6 +131,8 @@ def test_formats_say_the_same(run, folder, monkeypatch):
         (["--workdir=none", "none.png"], "there is no image or folder none.png"),
     ],
 )
-def test_bad_arguments(arguments, message):
-    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        options.run(command.main, command.define, arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and "Traceback" not in error

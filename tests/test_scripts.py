@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnet.cli import options
+from resnet.cli.commands import analyze, train
 from resnet.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,13 @@ def test_evaluation_agrees_with_training(trained):
     assert metrics == {key: result[key] for key in ("split", "loss", "top1", "top5", "n", "step")}
 
 
+def asked(command, capsys, *arguments):
+    """What a command says and ends with, without a process of its own."""
+    with pytest.raises(SystemExit) as ended:
+        options.run(command.main, command.define, arguments)
+    return subprocess.CompletedProcess(arguments, ended.value.code, *capsys.readouterr())
+
+
 def assert_refused(done, message):
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -80,7 +88,6 @@ def assert_refused(done, message):
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,8 +98,14 @@ def assert_refused(done, message):
         ([], "--workdir=… is missing"),
     ],
 )
-def test_bad_arguments(config_file, arguments, message):
-    assert_refused(script("train", f"--config={config_file}", *arguments), message)
+def test_bad_arguments(config_file, arguments, message, capsys):
+    assert_refused(asked(train, capsys, f"--config={config_file}", *arguments), message)
+
+
+def test_an_option_of_a_question_has_a_type(config_file, tmp_path, capsys, monkeypatch):
+    arguments = ("--question=signal", f"--config={config_file}", f"--output={tmp_path}", "--depths=8,x")
+    monkeypatch.setattr(sys, "argv", ["analyze.py", *arguments])
+    assert_refused(asked(analyze, capsys, *arguments), "--depths must be of type int, with commas between")
 
 
 @pytest.mark.thorough
@@ -135,4 +148,3 @@ def test_a_question_to_a_run_and_to_a_config(trained, config_file, tmp_path):
     asked = ("--question", "signal", f"--config={config_file}", f"--output={tmp_path}", "--images=4")
     done = script("analyze", *asked, "--depths=8,14", "--config.model.shortcut=none")
     assert [row["layers"] for row in json.loads(done.stdout.splitlines()[-1])["answer"]] == [8, 14]
-    assert_refused(script("analyze", *asked, "--depths=8,x"), "--depths must be of type int")

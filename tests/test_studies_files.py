@@ -24,12 +24,13 @@ OF_THREE_SEEDS |= {"rate_transfer", "rate_transfer_width"}
 PAPERS = [path for path in STUDIES if path.stem not in OF_OUR_OWN]
 # Counting the arms, which are deep at the papers' scale, is what takes the time.
 COUNTED = ("he2015_depth", "he2016_shortcuts", "without_shortcut")
+SMALL = {path.stem for path in PAPERS} - {"grammar"}  # whose arms are the nets of test_models_grammar.py
 BUILT = [
     pytest.param(
         path,
         scale,
         id=f"{path.stem}-{scale}",
-        marks=[pytest.mark.slow] if scale == "paper" and path.stem not in COUNTED else [],
+        marks=[] if path.stem in (COUNTED if scale == "paper" else SMALL) else [pytest.mark.slow],
     )
     for path in PAPERS
     for scale in SCALES

@@ -84,7 +84,7 @@ def test_the_largest_dimension_that_divides_is_divided(shape, spec):
     (
         {"optimizer.clip_norm": 0.5},
         {"optimizer.name": "lamb"},
-        {"optimizer.name": "lars"},
+        pytest.param({"optimizer.name": "lars"}, marks=pytest.mark.slow),  # norms of layers, as LAMB has
         {"model.scan_blocks": True, "model.ghost_batch": 4},
     ),
     ids=str,

@@ -71,7 +71,9 @@ def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[Stud
     # What the arms are called beside its value, where they are; else the fields that differ.
     stems = [{name.removesuffix(f"-{value:g}") for value, name in arms.items()} for _, arms in groups]
     labels = [stem for stem, *others in stems if not others]
-    if len(set(labels)) < len(groups):
+    if len(groups) == 1 and not labels:
+        labels = [next(iter(groups[0][1].values()))]
+    elif len(set(labels)) < len(groups):
         labels = tell_apart([replaced(config, dict.fromkeys(amount.fields)) for config, _ in groups])
     return {label: arms for label, (_, arms) in zip(labels, groups, strict=True)}
 
@@ -102,6 +104,8 @@ def draw_last(
 
 def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
     """Draws validation loss against learning rate: a panel for each label, a line for each value."""
+    from matplotlib.ticker import LogFormatter
+
     columns = min(len(series), ACROSS)
     rows = math.ceil(len(series) / columns)
     figure, places = panels(columns, width=3.6, rows=rows)
@@ -123,6 +127,8 @@ def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
         rates = sorted({rate for arm in arms.values() for rate in folder.grid(arm)})
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
         axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         if place % columns == 0:
             axes.set_ylabel("validation loss")
     legend_beside(figure)
