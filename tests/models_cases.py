@@ -121,7 +121,7 @@ def start(config: ModelConfig, seed: int = 0) -> tuple[ResNet, dict[str, Any]]:
     return model, _initialized(model, seed)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE)
+@functools.partial(jax.jit, static_argnums=0)
 def _initialized(model: ResNet, seed: int) -> dict[str, Any]:
     """As one program: one by one, its hundreds of small operations take ten times as long to compile."""
     return model.lazy_init(jax.random.key(seed), images())

@@ -52,7 +52,15 @@ def test_runs_are_grouped_by_config_and_reported(tmp_path):
     )
     assert re.search(r"\| 1 +\| \+10\.00 ", page), "paired with the seed they share"
     assert page.count("`python scripts/train.py`") == 1
-    names = {"report.md", "report.html", "runs.csv", "curves.png", "differences.png", "seconds.png"}
+    names = {
+        "report.md",
+        "report.html",
+        "runs.csv",
+        "curves.png",
+        "differences.png",
+        "seconds.png",
+        "width.png",
+    }
     assert names == {path.name for path in (tmp_path / "page").iterdir()}
 
 

@@ -1,6 +1,6 @@
 """Does the best learning rate stay the same as a net gets wider? With one rate for all layers, and by width.
 
-Four widths, one grid for all; `rates.png` of the report shows each loss. `by-width` multiplies the
+Three widths, one grid for all; `rates.png` of the report shows each loss. `by-width` multiplies the
 rates of the stem and the norms by N and that of the head by 1 / N, N the width over the narrowest; its head
 starts at 0, in place of 1 / N. All nets compute x + F / sqrt(L).
 Source: Yang 2021 (arXiv 2203.03466), Table 3, for SGD; data, nets and recipe are ours.
@@ -22,7 +22,7 @@ def get_study(scale: str) -> Study:
         depth,
     )
     arms = {}
-    for times in (1, 2, 4, 8):
+    for times in (1, 2, 4):
         width, same = {"model.width": times / 2}, f"one-rate-{8 * times}"
         rates = ((r"stem/|norm\d*/", float(times)), ("dense/kernel", 1 / times))
         by_width = width | {"optimizer.lr_multipliers": rates, "model.zero_head": True}
