@@ -71,7 +71,7 @@ def _compared(net: str, target: Any) -> dict[str, Any]:
 
 
 def main(overrides: list[str]) -> dict[str, Any]:
-    """Compiles each net, reads the least time of its step from the program, and times the step."""
+    """Compares two times of a step of each net: the least that its program allows, and the measured one."""
     if overrides:
         raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
     from resnet.runs.metrics.records import read_json, write_json

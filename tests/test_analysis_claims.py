@@ -245,7 +245,7 @@ def test_the_studies_of_this_repository_can_be_read():
 
 @pytest.mark.thorough
 def test_dead_channels_are_counted(bench):
-    """The first channel of each block is shut by its offset: three of 4 + 8 + 16 channels are dead."""
+    """An offset shuts the first channel of each of three blocks: 3 of 4 + 8 + 16 channels are dead."""
     config = replaced(bench.digits, {"model.blocks": (1, 1, 1), "model.width": 0.25})
     subject = of_config("dead", config, data="train", images=16)
     assert dead.dead_shares(subject)[0] == 0

@@ -30,6 +30,15 @@ def called(monkeypatch, *words):
     command.main()
 
 
+def assert_refused(monkeypatch, capsys, message, *words):
+    """The command ends with exit code 2, and says one line, which holds the message."""
+    with pytest.raises(SystemExit) as end:
+        called(monkeypatch, *words)
+    written = capsys.readouterr()
+    assert end.value.code == 2 and message in written.err
+    assert written.err.count("\n") == 1 and not written.out
+
+
 @pytest.mark.parametrize("words", [(), ("--help",)])
 def test_alone_it_tells_all_commands_and_recipes(monkeypatch, capsys, words):
     called(monkeypatch, *words)
@@ -66,11 +75,7 @@ def test_each_command_has_its_help_and_flags_of_its_own(name):
     ],
 )
 def test_what_cannot_be_meant_is_one_line(monkeypatch, capsys, words, message):
-    with pytest.raises(SystemExit) as end:
-        called(monkeypatch, *words)
-    written = capsys.readouterr()
-    assert end.value.code == 2 and message in written.err
-    assert written.err.count("\n") == 1 and not written.out
+    assert_refused(monkeypatch, capsys, message, *words)
 
 
 def test_a_recipe_is_found_by_name_and_by_path(tmp_path, monkeypatch):

@@ -66,14 +66,12 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
         export(run, folder)
 
 
-FOLDED = {"resnet": {"shortcut": "identity"}, "repvgg": {"shortcut": "repvgg", "branch": "single"}}
-
-
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param(FOLDED["resnet"], id="resnet", marks=pytest.mark.slow),
-        pytest.param(FOLDED["repvgg"], id="repvgg", marks=pytest.mark.thorough),
+        pytest.param({"shortcut": "identity"}, id="resnet", marks=pytest.mark.slow),
+        pytest.param({"shortcut": "repvgg", "branch": "single"}, id="repvgg"),
     ],
 )
 def test_a_folded_program_gives_the_logits_of_the_run(fields, tmp_path, monkeypatch):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet.cli import options
-from resnet.cli.commands import predict as command
+from resnet.cli.commands.predict import FORMATS
 from resnet.config import Config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
@@ -20,6 +19,7 @@ from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import task_of
 from resnet.training.step import init_variables
+from tests.test_command import assert_refused
 
 
 @pytest.fixture(scope="module")
@@ -112,15 +112,15 @@ def test_a_contact_sheet(run, folder, tmp_path):
 
 def test_formats_say_the_same(run, folder):
     predictions = predict.predict_files(run, predict.find_images([folder]), top=3)
-    loaded = json.loads(command.FORMATS["json"](predictions))
-    rows = list(csv.DictReader(command.FORMATS["csv"](predictions).splitlines()))
+    loaded = json.loads(FORMATS["json"](predictions))
+    rows = list(csv.DictReader(FORMATS["csv"](predictions).splitlines()))
     assert len(loaded) == len(rows) == 4
     for row, item, prediction in zip(rows, loaded, predictions, strict=True):
         assert row["file"] == item["file"] == prediction.file
         best = item["classes"][0]
         assert row["class1"] == best["name"]
         assert float(row["probability1"]) == pytest.approx(best["probability"])
-        assert prediction.file in command.FORMATS["table"](predictions)
+        assert prediction.file in FORMATS["table"](predictions)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,5 @@ def test_formats_say_the_same(run, folder):
         (["--workdir=none", "none.png"], "there is no image or folder none.png"),
     ],
 )
-def test_bad_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        options.run(command.main, command.define, arguments)
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and message in error and "Traceback" not in error
+def test_bad_arguments(arguments, message, monkeypatch, capsys):
+    assert_refused(monkeypatch, capsys, message, "predict", *arguments)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from resnet.cli import options
-from resnet.cli.commands import analyze, train
 from resnet.config import Config
+from tests import test_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,13 +74,6 @@ def test_evaluation_agrees_with_training(trained):
     assert metrics == {key: result[key] for key in ("split", "loss", "top1", "top5", "n", "step")}
 
 
-def asked(command, capsys, *arguments):
-    """What a command says and ends with, without a process of its own."""
-    with pytest.raises(SystemExit) as ended:
-        options.run(command.main, command.define, arguments)
-    return subprocess.CompletedProcess(arguments, ended.value.code, *capsys.readouterr())
-
-
 def assert_refused(done, message):
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -98,14 +91,14 @@ def assert_refused(done, message):
         ([], "--workdir=… is missing"),
     ],
 )
-def test_bad_arguments(config_file, arguments, message, capsys):
-    assert_refused(asked(train, capsys, f"--config={config_file}", *arguments), message)
+def test_bad_arguments(config_file, arguments, message, monkeypatch, capsys):
+    test_command.assert_refused(monkeypatch, capsys, message, "train", f"--config={config_file}", *arguments)
 
 
-def test_an_option_of_a_question_has_a_type(config_file, tmp_path, capsys, monkeypatch):
+def test_an_option_of_a_question_has_a_type(config_file, tmp_path, monkeypatch, capsys):
     arguments = ("--question=signal", f"--config={config_file}", f"--output={tmp_path}", "--depths=8,x")
-    monkeypatch.setattr(sys, "argv", ["analyze.py", *arguments])
-    assert_refused(asked(analyze, capsys, *arguments), "--depths must be of type int, with commas between")
+    message = "--depths must be of type int, with commas between"
+    test_command.assert_refused(monkeypatch, capsys, message, "analyze", *arguments)
 
 
 @pytest.mark.thorough

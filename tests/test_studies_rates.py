@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 
+from resnet.models.geometry import block_specs
 from resnet.studies.folder import open_folder
-from resnet.studies.pages.amounts import DEPTH, DURATION, draw_grids, draw_last, series_of
+from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
 from resnet.studies.pages.rows import metric_of
 from resnet.studies.study import Arm
 from tests.studies_cases import tiny_config, tiny_study
 
-LOSSES = {8: {0.1: 0.5, 0.2: 0.25, 0.4: 1.0}, 14: {0.1: 0.5, 0.2: 0.75, 0.4: None}}
+LOSSES = {8: {0.1: 0.5, 0.2: 0.25, 0.4: 1e6}, 14: {0.1: 0.5, 0.2: 0.75, 0.4: None}}
 
 
 def test_the_loss_at_each_rate_is_drawn_for_each_depth(tmp_path):
@@ -32,7 +33,7 @@ def test_the_loss_at_each_rate_is_drawn_for_each_depth(tmp_path):
     (axes,) = draw_grids(DEPTH, folder, series).axes
     assert axes.get_title() == "identity" and axes.get_xscale() == "log"
     shallow, chosen, deep = axes.get_lines()
-    np.testing.assert_allclose(shallow.get_data(), [[0.1, 0.2, 0.4], [0.5, 0.25, 1.0]])
+    np.testing.assert_allclose(shallow.get_data(), [[0.1, 0.2, 0.4], [0.5, 0.25, TOP]])
     assert (chosen.get_xdata(), chosen.get_ydata()) == ([0.2], [0.25])
     assert [shallow.get_label(), deep.get_label()] == ["8 layers", "14 layers"]
     assert list(deep.get_xdata()) == [0.05, 0.1, 0.2, 0.4]
@@ -59,3 +60,18 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
     assert test.get_xlabel() == "length of the training (epochs)" and test.get_xscale() == "log"
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
     np.testing.assert_allclose(training.get_lines()[2].get_data(), [[2, 4], [37.5, 50]])
+
+
+def test_two_arms_of_one_width_are_on_two_lines(tmp_path):
+    """Their learning rates differ: neither takes the other's place."""
+    rates = {"optimizer.lr_multipliers": (("dense/kernel", 0.5),)}
+    changes = {"a-1": 1, "b-1": 1, "a-2": 2, "b-2": 2}
+    arms = {
+        name: Arm({"model.width": float(width)} | (rates if name[0] == "b" else {}))
+        for name, width in changes.items()
+    }
+    folder = open_folder(tiny_study(arms=arms, reference="a-1", seeds=(0,)), tmp_path, "")
+    series = series_of(WIDTH, folder, {name: folder.runs(name) for name in arms})
+    channels = block_specs(folder.arms["a-1"].config.model)[0].width
+    lines = [{channels: f"{name}-1", 2 * channels: f"{name}-2"} for name in "ab"]
+    assert series == {"a-1": lines[0], "b-1": lines[1]}

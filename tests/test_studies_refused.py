@@ -109,7 +109,7 @@ def grid(tmp_path):
 
 
 def end_all(grid, change=lambda run: None):
-    """Ends all runs of the grid of the arm `none`, those at the lower rates that it adds meanwhile too."""
+    """Ends all runs of the arm `none`, also those at the lower rates that its grid then adds."""
     while waiting := [run for run in grid.all_runs("none") if not run.over]:
         for run in waiting:
             end(run)

@@ -1,4 +1,4 @@
-"""Does the best learning rate stay the same as a net gets wider? With one rate for all layers, and by width.
+"""Does the best learning rate stay the same as a net gets wider? With one rate for all layers, or several.
 
 Three widths, one grid for all; `rates.png` of the report shows each loss. `by-width` multiplies the
 rates of the stem and the norms by N and that of the head by 1 / N, N the width over the narrowest; its head
@@ -16,11 +16,8 @@ RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 
 def get_study(scale: str) -> Study:
     base, depth = {"paper": (cifar10(), 20), "small": (digits(), 8)}[scale]
-    base.model.activation_order, base.model.shortcut, base.model.depth = (
-        "preactivation",
-        "depth_scaled",
-        depth,
-    )
+    base.model.activation_order, base.model.shortcut = "preactivation", "depth_scaled"
+    base.model.depth = depth
     arms = {}
     for times in (1, 2, 4):
         width, same = {"model.width": times / 2}, f"one-rate-{8 * times}"

@@ -14,7 +14,7 @@ import scipy.special
 
 CONFIDENCE = 0.95
 NORMAL = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
-"""Half the width of a 95 % interval in standard errors, for normal errors of known size."""
+"""1.96: the standard errors between the middle and the end of a 95 % interval of a normal number."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -253,9 +253,9 @@ def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> d
 def _traced_start(
     model: Any, image_shape: tuple[int, ...], key: jax.ShapeDtypeStruct
 ) -> tuple[Callable, Any]:
-    """(function from a key to the leaves of the first variables, structure of those variables).
+    """Traces `model.init`; returns (draw, structure): draw(key) gives the leaves of the first variables.
 
-    The function draws the leaves alone: the net is traced, since `init` takes shapes from it, and not run.
+    Draws and constants are all that `draw` computes: the net itself, traced for its shapes, is left out.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     init = partial(model.init, train=False)

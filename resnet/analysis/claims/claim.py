@@ -44,7 +44,7 @@ class Bench:
         return self._measured[measure]
 
     def trained(self, name: str, changes: Mapping[str, Any]) -> tuple[Path, list[float]]:
-        """Trains a net on digits with each seed, and keeps five checkpoints of each run.
+        """Trains a net on digits once for each seed, and keeps five checkpoints of each run.
 
         Returns the folder of the runs, seed0 and on, and their test accuracies in percent.
         """

@@ -80,7 +80,7 @@ def fit_dense(data: Data, function: str, depth: int, seed: int) -> Trained:
 
 @functools.partial(jax.jit, static_argnames="function")
 def _ask(weights: dict[str, Array], x: Array, labels: Array, *, function: str) -> tuple[Array, Array, Array]:
-    """(accuracy, `Trained.not_affine`, Jacobian of the logits at the first image)."""
+    """Measures (accuracy, distance from an affine map, Jacobian of the logits at the first image)."""
     net = functools.partial(forward, weights, function=function)
     a, b, zero = x[::2], x[1::2], jnp.zeros_like(x[::2])
     bent = net(a + b) - net(a) - net(b) + net(zero)

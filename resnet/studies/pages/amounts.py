@@ -61,20 +61,23 @@ def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[Stud
     groups: list[tuple[Config, dict[float, str]]] = []
     for name in finished:
         config = folder.arms[name].config
+        value, _ = amount.of(config)
         for first, arms in groups:
-            if all(field in amount.fields for field, *_ in differences(first, config)):
-                arms[amount.of(config)[0]] = name
+            # Two arms of one value differ in the other fields that set the amount: they are on two lines.
+            if value not in arms and all(f in amount.fields for f, *_ in differences(first, config)):
+                arms[value] = name
                 break
         else:
-            groups.append((config, {amount.of(config)[0]: name}))
+            groups.append((config, {value: name}))
     groups = [(config, dict(sorted(arms.items()))) for config, arms in groups if len(arms) > 1]
-    # What the arms are called beside its value, where they are; else the fields that differ.
+    # What the arms are called beside its value, where they are; else the fields in which the lines differ;
+    # where there are none, the first arm of each.
     stems = [{name.removesuffix(f"-{value:g}") for value, name in arms.items()} for _, arms in groups]
     labels = [stem for stem, *others in stems if not others]
-    if len(groups) == 1 and not labels:
-        labels = [next(iter(groups[0][1].values()))]
-    elif len(set(labels)) < len(groups):
+    if len(set(labels)) < len(groups):
         labels = tell_apart([replaced(config, dict.fromkeys(amount.fields)) for config, _ in groups])
+        if len(groups) == 1 or len(set(labels)) < len(groups):
+            labels = [next(iter(arms.values())) for _, arms in groups]
     return {label: arms for label, (_, arms) in zip(labels, groups, strict=True)}
 
 
@@ -104,7 +107,7 @@ def draw_last(
 
 def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
     """Draws validation loss against learning rate: a panel for each label, a line for each value."""
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import LogLocator
 
     columns = min(len(series), ACROSS)
     rows = math.ceil(len(series) / columns)
@@ -127,8 +130,9 @@ def draw_grids(amount: Amount, folder: StudyFolder, series: Series) -> Any:
         rates = sorted({rate for arm in arms.values() for rate in folder.grid(arm)})
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
         axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axes.tick_params(axis="y", which="minor", labelleft=False)
         if place % columns == 0:
             axes.set_ylabel("validation loss")
     legend_beside(figure)
