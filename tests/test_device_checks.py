@@ -109,3 +109,11 @@ def test_nets_that_were_timed_here_are_not_timed_again(tmp_path, monkeypatch):
     output.write_text(json.dumps(rows))
     run(planned.main, planned.define, ["--nets=resnet20,resnet50", f"--output={output}"])
     assert timed == ["resnet20", "resnet50", "resnet20"]
+
+
+def test_a_device_of_unknown_limits_is_timed_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(planned, "_measured", lambda trainer: 0.002)
+    output = tmp_path / "planned.json"
+    run(planned.main, planned.define, ["--nets=resnet8", f"--output={output}"])
+    row = json.loads(output.read_text())["resnet8"]
+    assert row["measured_ms"] == 2.0 and set(row) == {"measured_ms", "origin"}

@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from resnet.cli.options import run
 from resnet.planning import report
+from resnet.planning.compiling import arguments, imagined
 from resnet.planning.plan import Plan
 from resnet.planning.targets import Target, parse_target
+from resnet.runtime.devices import make_mesh
+from resnet.training.trainer import make_trainer
 from scripts import plans
 from tests.planning_cases import stored_step
 
@@ -66,3 +71,15 @@ def test_a_plan_without_origin_is_said_to_have_none(make, tmp_path):
 
 def test_the_page_holds_the_plans_beside_it():
     assert (RESULTS / "plans.md").read_text() == plans.table(plans.read_plans(RESULTS)) + "\n"
+
+
+@pytest.mark.parametrize("net", ("resnet8", "resnet50_1111"))
+def test_a_stock_net_takes_a_step_of_ours(net):
+    config, images = plans.config_of(net, devices=1)
+    ours = make_trainer(config, imagined(config.data, *images), make_mesh(1), (0,))
+    stock = plans._stock(ours, net)
+    state, batch = arguments(stock)
+    after, metrics = jax.eval_shape(stock.train(), state, batch)
+    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state) and "loss" in metrics
+    counts = {sum(map(np.size, jax.tree.leaves(each.shapes.params))) for each in (ours, stock)}
+    assert len(counts) == 1

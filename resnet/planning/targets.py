@@ -1,7 +1,7 @@
 """Accelerators that can be planned for: their memory and speed, and their compilers, which need no device.
 
 Speeds are the vendors' peaks. TPUs: the pages "TPU v4", "v5e", "v5p" and "v6e" of cloud.google.com/tpu/docs.
-GPUs: NVIDIA's data sheets of H100 SXM5 and A100 SXM4 80 GB, operations without sparsity.
+GPUs: NVIDIA's data sheets of H100 SXM5, H200 SXM and A100 SXM4 80 GB, operations without sparsity.
 """
 
 import contextlib
@@ -65,6 +65,11 @@ H100 = _gpu(
     shared_memory_per_core=233472, shared_memory_per_block_optin=232448, l2_cache_size=52428800,
     memory_bandwidth=3352320000000, device_memory_size=84942979072,
 )  # fmt: skip
+H200 = _gpu(
+    "NVIDIA H200", 9, core_count=132, clock_rate_ghz=1.98, fpus_per_core=128,
+    shared_memory_per_core=233472, shared_memory_per_block_optin=232448, l2_cache_size=62914560,
+    memory_bandwidth=4800000000000, device_memory_size=150754820096,
+)  # fmt: skip
 A100 = _gpu(
     "NVIDIA A100-SXM4-80GB", 8, core_count=108, clock_rate_ghz=1.41, fpus_per_core=64,
     shared_memory_per_core=167936, shared_memory_per_block_optin=166912, l2_cache_size=41943040,
@@ -82,6 +87,14 @@ CHIPS = {
         {"bfloat16": 989e12, "float32": 495e12},
         kinds=("NVIDIA H100 80GB HBM3",),
         description=H100,
+    ),
+    "h200": Chip(
+        GPU,
+        141e9,
+        4800e9,
+        {"bfloat16": 989e12, "float32": 495e12},
+        kinds=("NVIDIA H200",),
+        description=H200,
     ),
     "a100": Chip(
         GPU,

@@ -162,9 +162,9 @@ class InOurStep:
         shape = dataclasses.replace(self.net.shape, axis=axis_name)
         return dataclasses.replace(self, net=self.net.clone(shape=shape))
 
-    def lazy_init(self, *arguments: Any, **options: Any) -> Any:
+    def init(self, key: Array, images: Array, *, train: bool) -> Any:
         """Initial variables."""
-        return self.net.lazy_init(*arguments, **options)
+        return self.net.init(key, images, train=train)
 
     def apply(self, variables: Any, images: Array, *, train: bool, **options: Any) -> Any:
         """((logits, no features), updated statistics), as ours returns them in training."""
