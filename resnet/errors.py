@@ -9,7 +9,7 @@ from pathlib import Path
 
 # The pages that help, by the part of the package that refuses something; the first that fits is named.
 PAGES = {
-    "studies/cluster": "docs/clusters.md",
+    "studies/launchers/cluster": "docs/clusters.md",
     "runtime/processes": "docs/clusters.md",
     "data": "docs/data.md",
     "weights": "docs/weights.md",

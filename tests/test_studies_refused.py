@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
-from resnet.studies import cluster, runner
-from resnet.studies.cluster import arrays, log_patterns
+from resnet.studies import runner
 from resnet.studies.folder import FILE, load_folder, open_folder, save_folder, states
 from resnet.studies.launch import launch
+from resnet.studies.launchers import cluster
+from resnet.studies.launchers.cluster import arrays, log_patterns
 from resnet.studies.pages.ledger import LEDGER, read_ledger
 from resnet.studies.pages.report import CSV, HTML, PAGE, write_report
 from resnet.studies.pages.rows import arm_rows

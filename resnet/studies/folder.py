@@ -3,7 +3,8 @@
 S/study.json             what is asked: arms with whole configs, seeds, references
 S/<arm>/seed0/           an ordinary run: config.json, metrics.jsonl, checkpoints, result.json
 S/<arm>/lr0.05/seed0/    the same where the arm chooses its learning rate
-S/slurm/                 jobs and their logs
+S/<arm>/log.txt          what the jobs of this machine said
+S/slurm/                 jobs of a cluster and their logs
 …/failed.json            why a run came to no result
 """
 

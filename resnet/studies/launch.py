@@ -6,11 +6,12 @@ from typing import Any
 
 from absl import logging
 
-from resnet.errors import check_at_least, check_choice
+from resnet.errors import InputError, check_at_least, check_choice
 from resnet.files import local_path
 from resnet.runs.open_run import FAILURE as FAILED
-from resnet.studies.cluster import check_parameters, submit
 from resnet.studies.folder import StudyFolder, open_folder, order_of_work, save_folder, states
+from resnet.studies.launchers.cluster import check_parameters, submit
+from resnet.studies.launchers.jobs import run_in_jobs, share_devices
 from resnet.studies.runner import Piece, pieces_of_work, run_pieces
 from resnet.studies.study import Study
 
@@ -27,17 +28,23 @@ def launch(
     seeds_together: int | None = None,
     launcher: str = "local",
     slurm: Mapping[str, str] | None = None,
+    jobs: int = 1,
     command: str = "",
 ) -> dict[str, Any]:
     """Starts or resumes a study; returns how many of its runs are in which state.
 
     `only` names arms; `retry` runs failed runs again; `seeds_together` limits how many seeds of an arm
     are one program. The launcher "slurm" submits an array job with the parameters `slurm` (see
-    check_parameters) and returns at once; "local" returns when all is done.
+    check_parameters) and returns at once; "local" returns when all is done, by so many `jobs` at once.
     """
     check_choice("launcher", launcher, LAUNCHERS)
+    check_at_least("jobs", jobs, 1)
+    if jobs > 1 and launcher != "local":
+        raise InputError(f"`jobs` is for the launcher local; {launcher} takes array_parallelism; got {jobs}")
     if seeds_together is not None:
         check_at_least("seeds_together", seeds_together, 1)
+    if jobs > 1:
+        share_devices()
     parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
     folder = open_folder(study, local_path(workdir), command)
     names = list(order_of_work(folder, only))
@@ -49,6 +56,8 @@ def launch(
         for run in (run for name in names for run in folder.all_runs(name)):
             (run.workdir / FAILED).unlink(missing_ok=True)
     pieces = pieces_of_work(folder, only, seeds_together)
+    if parameters is None and jobs > 1:
+        return run_in_jobs(folder, only, seeds_together, jobs, command)
     if parameters is None:
         return run_pieces(folder, pieces, command)
     return states(folder) | submit(folder, pieces, parameters, command)

@@ -81,7 +81,9 @@ def _run(
 ) -> None:
     """Trains the unfinished seeds of one config, group by group."""
     for group in groups:
-        left = {run.seed: run for run in runs if run.seed in group and not run.over}
+        # As they are now: another process may have ended some since `runs` was read.
+        now = (folder.run(run.arm, run.seed, run.learning_rate) for run in runs if run.seed in group)
+        left = {run.seed: run for run in now if not run.over}
         if not left:
             continue
         first = next(iter(left.values()))
@@ -100,8 +102,11 @@ def _run(
                 logging.warning("%s failed: %s", left[seed].workdir, outcome["failed"])
 
 
-def log_progress(folder: StudyFolder, names: list[str]) -> None:
-    """How far the study is. The ETA takes a run's time to grow with its net's multiply-accumulates."""
+def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:
+    """How far the study is, with so many jobs at work.
+
+    The ETA takes a run's time to grow with its net's multiply-accumulates.
+    """
     runs = [run for name in names for run in folder.all_runs(name)]
     expected = sum(map(folder.expected, names))
     whole = sum(folder.arms[name].macs * folder.expected(name) for name in names)
@@ -111,7 +116,7 @@ def log_progress(folder: StudyFolder, names: list[str]) -> None:
     eta = "?"
     if timed:
         per_mac = seconds / sum(folder.arms[run.arm].macs for run in timed)
-        eta = str(datetime.timedelta(seconds=round(per_mac * (whole - done))))
+        eta = str(datetime.timedelta(seconds=round(per_mac * (whole - done) / jobs)))
     over = sum(run.over for run in runs)
     logging.info("study: %d of %d runs, %.0f %% of the work, ETA %s", over, expected, 100 * done / whole, eta)
 

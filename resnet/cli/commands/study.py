@@ -28,6 +28,9 @@ def define() -> None:
     flags.DEFINE_integer(
         "seeds_together", None, "Most seeds of an arm in one program, and job; all by default."
     )
+    flags.DEFINE_integer(
+        "jobs", 1, "Runs, or groups of seeds, at once, each in a process with its share of the processors."
+    )
     flags.DEFINE_string("launcher", "local", "local, or slurm: submit an array job, and return at once.")
     flags.DEFINE_list(
         "slurm",
@@ -51,6 +54,7 @@ def main(overrides: list[str]) -> dict:
         retry=cli.FLAGS.retry,
         seeds_together=cli.FLAGS.seeds_together,
         launcher=cli.FLAGS.launcher,
+        jobs=cli.FLAGS.jobs,
         slurm=dict(_pair(text) for text in cli.FLAGS.slurm),
         command=cli.command(),
     )

@@ -121,7 +121,7 @@ def _executor(folder: StudyFolder, parameters: dict[str, str | int]) -> Any:
     # Slurm hands a job's processors to its step only where the step asks for them again.
     step = [f"--cpus-per-task={parameters['cpus_per_task']}"] if "cpus_per_task" in parameters else []
     logs = log_patterns(folder.workdir.absolute() / FOLDER)
-    paths = f'export PYTHONPATH={shlex.quote(str(Path(__file__).parents[2]))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    paths = f'export PYTHONPATH={shlex.quote(str(Path(__file__).parents[3]))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
     executor.update_parameters(
         **parameters,
         job_name="study",

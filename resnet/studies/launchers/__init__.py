@@ -1,0 +1,1 @@
+"""Where the work of a study is done, if not by the process that starts it."""

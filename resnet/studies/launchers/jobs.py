@@ -1,0 +1,199 @@
+"""A study on this machine by several jobs at once, each a process with its share of the processors.
+
+Nets that are too small for the machine gain by it: two jobs of one core each do more than one job of two.
+As on a cluster, a job works on an arm. Where arms are fewer than jobs, several work on one: each takes a
+learning rate, or a group of seeds, that no other is at.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import logging
+
+from resnet.errors import InputError
+from resnet.processors import shares
+from resnet.runs.files import make_folder
+from resnet.runtime.logs import log_to_stderr
+from resnet.runtime.machine import prepare
+from resnet.runtime.signals import STOPS, RunStopped, may_end_process
+from resnet.studies.folder import StudyFolder, load_folder, order_of_work, states
+from resnet.studies.runner import Piece, log_progress, pieces_of_work, run_piece
+
+LOG = "log.txt"
+"""In the folder of an arm: what its jobs say."""
+
+
+def share_devices() -> None:
+    """Lets this process and those that it starts take memory of a GPU as they need it.
+
+    To be called before JAX starts, which by default takes three quarters of it for the first process.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def run_in_jobs(
+    folder: StudyFolder, only: tuple[str, ...], seeds_together: int | None, jobs: int, command: str
+) -> dict[str, Any]:
+    """Runs what is left of all arms, or of those in `only`, by so many jobs at once; counts the states.
+
+    A stop is passed on once, so that every job saves, and raised as RunStopped when all have ended; a second
+    one ends them at once. InputError names the logs of jobs that failed, after the others have ended.
+    """
+    names = list(order_of_work(folder, only))
+    with _Jobs(folder, jobs, command) as running:
+        while True:
+            log_progress(folder, names, jobs)
+            running.start(pieces_of_work(folder, only, seeds_together))
+            if not running.processes:
+                break
+            running.wait()
+    if running.stopped is not None:
+        name = signal.Signals(running.stopped).name
+        message = f"stopped by {name}; the same command resumes the study"
+        raise RunStopped(message, exit_code=128 + running.stopped)
+    if running.failed:
+        logs = ", ".join(sorted({str(_log(folder, piece.arm)) for piece in running.failed}))
+        raise InputError(f"jobs ended with an error, which stands in {logs}; the same command tries again")
+    return states(folder) | {"workdir": str(folder.workdir)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What a process works on."""
+
+    piece: Piece
+    cores: set[int]
+    open_before: int
+    """Groups of seeds of the piece that were not over when it began."""
+
+
+class _Jobs:
+    """Processes that work on pieces; while entered, signals to stop are theirs."""
+
+    def __init__(self, folder: StudyFolder, jobs: int, command: str):
+        self.folder, self.command = folder, command
+        self.free = shares(jobs)
+        self.processes: dict[SpawnProcess, _Job] = {}
+        self.failed: set[Piece] = set()
+        self.held: set[Piece] = set()
+        """Those of which a job found nothing to do: processes that are not ours are at them."""
+        self.stopped: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Jobs":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._stop) for number in STOPS}
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def start(self, left: list[Piece]) -> None:
+        """Gives each free share of the processors the piece that fewest jobs are at and that has room."""
+        left = [piece for piece in left if piece not in self.failed | self.held]
+        groups = {piece: len(_open(self.folder, piece)) for piece in left}
+        while self.free and self.stopped is None:
+            at = collections.Counter(job.piece for job in self.processes.values())
+            room = [piece for piece in left if at[piece] < groups[piece]]
+            if not room:
+                return
+            piece = min(room, key=lambda piece: at[piece])
+            self._start(_Job(piece, self.free.pop(0), groups[piece]))
+
+    def _start(self, job: _Job) -> None:
+        arguments = (self.folder.workdir, job.piece, self.command)
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments)
+        with _inherited(job.cores):
+            process.start()
+        self.processes[process] = job
+        if self.stopped is not None:  # meanwhile
+            process.terminate()
+        logging.info("%s: process %d > %s", job.piece, process.pid, _log(self.folder, job.piece.arm))
+
+    def wait(self) -> None:
+        """Waits until a job ends."""
+        multiprocessing.connection.wait([process.sentinel for process in self.processes])
+        for process in [process for process in self.processes if not process.is_alive()]:
+            job = self.processes.pop(process)
+            self.free.append(job.cores)
+            if process.exitcode and self.stopped is None:
+                self.failed.add(job.piece)
+            elif len(_open(self.folder, job.piece)) == job.open_before:
+                self.held.add(job.piece)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        for process in self.processes:
+            process.terminate() if self.stopped is None else process.kill()
+        self.stopped = number
+
+
+def _open(folder: StudyFolder, piece: Piece) -> list[tuple[int, ...]]:
+    """Groups of seeds, of each learning rate, that are not over: what jobs can be at side by side."""
+    tried = [runs for runs in folder.grid(piece.arm).values() if not all(run.over for run in runs)]
+    return [
+        group
+        for runs in tried or [folder.runs(piece.arm)]
+        for group in piece.groups
+        if any(run.seed in group and not run.over for run in runs)
+    ]
+
+
+def _log(folder: StudyFolder, arm: str) -> Path:
+    return folder.workdir / arm / LOG
+
+
+@contextlib.contextmanager
+def _inherited(cores: set[int]) -> Iterator[None]:
+    """A process that is started while this is entered may use these processors; all, where there are none."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _work(workdir: Path, piece: Piece, command: str) -> None:
+    """What a job does: a piece, as far as no other job is at it."""
+    os.setsid()  # so that Ctrl-C reaches the first process alone, which passes it on
+    folder = load_folder(workdir)
+    make_folder(_log(folder, piece.arm).parent)
+    with _log(folder, piece.arm).open("ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    log_to_stderr()
+    may_end_process()
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    prepare(folder.arms[piece.arm].config)
+    try:
+        run_piece(folder, piece, command)
+    except RunStopped as stopped:
+        logging.info("%s", stopped)
+        sys.exit(stopped.exit_code)
+
+
+def _end_with_the_first() -> None:
+    """Stops this job when the process that started it has ended, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,169 @@
+"""A study by several jobs on this machine: what each takes, and what happens when one fails or is stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from resnet.errors import InputError
+from resnet.processors import processors, shares
+from resnet.studies.folder import open_folder, save_folder
+from resnet.studies.launch import launch
+from resnet.studies.launchers import jobs
+from resnet.studies.runner import Piece, pieces_of_work
+from tests.studies_cases import tiny_study
+
+ROOT = Path(__file__).parents[1]
+STUDY = """
+from tests.studies_cases import tiny_study
+
+def get_study(scale):
+    return tiny_study(seeds=(0,), learning_rates=(0.1, 0.05), **FIELDS)
+"""
+
+
+def finish(workdir, arm, seed, rate=None):
+    run = workdir / arm / ("" if rate is None else f"lr{rate}") / f"seed{seed}"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(json.dumps({"validation": {"top1": 0.5, "loss": 1.0}}))
+
+
+def test_processors_are_shared_out_whole():
+    for count in (1, 2):
+        parts = shares(count)
+        assert len(set.union(*parts)) == sum(map(len, parts)) == processors() // count * count
+    assert shares(1000) == [set()] * 1000
+
+
+class Fake:
+    """In place of a process: ends when it is told to, with an exit code."""
+
+    started: ClassVar[list["Fake"]] = []
+
+    def __init__(self, target, args):
+        self.piece, self.exitcode, self.pid, self.sentinel = args[1], None, 0, self
+        self.signals = []
+
+    def start(self):
+        Fake.started.append(self)
+
+    def is_alive(self):
+        return self.exitcode is None
+
+    def join(self):
+        pass
+
+    def terminate(self):
+        self.signals.append(signal.SIGTERM)
+
+    def kill(self):
+        self.signals.append(signal.SIGKILL)
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Jobs that do nothing; calls what it is given for each wait."""
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda _: type("Context", (), {"Process": Fake}))
+    Fake.started = []
+
+    def during(events):
+        events = iter(events)
+        monkeypatch.setattr(jobs.multiprocessing.connection, "wait", lambda running: next(events)(running))
+
+    return during
+
+
+def test_arms_first_then_learning_rates_and_what_no_job_can_do_is_left(tmp_path, faked):
+    folder = open_folder(tiny_study(seeds=(0, 1), learning_rates=(0.1, 0.05)), tmp_path, "")
+    save_folder(folder)
+    both = ((0, 1),)
+
+    def ends_with_a_rate_done(running):
+        assert [process.piece for process in Fake.started] == [
+            Piece("identity", both), Piece("none", both), Piece("identity", both)
+        ]  # fmt: skip
+        for seed in (0, 1):
+            finish(tmp_path, "identity", seed, 0.1)
+        Fake.started[0].exitcode = 0
+
+    def ends_without_a_change(running):
+        # One group of the identity's is open, and a job is at it: the second goes to none.
+        assert [process.piece.arm for process in Fake.started[3:]] == ["none"]
+        Fake.started[1].exitcode = Fake.started[3].exitcode = 0
+
+    def fails(running):
+        # A job of none's found both of its groups held by others.
+        assert len(Fake.started) == 4
+        Fake.started[2].exitcode = 1
+
+    faked([ends_with_a_rate_done, ends_without_a_change, fails])
+    with pytest.raises(InputError, match="ended with an error, which stands in .*identity/log.txt"):
+        jobs.run_in_jobs(folder, (), None, 3, "")
+
+
+def test_a_stop_is_passed_on_once_and_a_second_one_kills(tmp_path, faked):
+    folder = open_folder(tiny_study(), tmp_path, "")
+    save_folder(folder)
+
+    def stops(running):
+        signal.raise_signal(signal.SIGTERM)
+        assert all(process.signals == [signal.SIGTERM] for process in Fake.started)
+        signal.raise_signal(signal.SIGINT)
+        for process in Fake.started:
+            assert process.signals[1:] == [signal.SIGKILL]
+            process.exitcode = -9
+
+    faked([stops])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(jobs.RunStopped, match="stopped by SIGINT; the same command resumes the study"):
+        jobs.run_in_jobs(folder, (), 1, 3, "")
+    assert len(Fake.started) == 3 and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_jobs_are_for_this_machine(tmp_path):
+    with pytest.raises(InputError, match="`jobs` is for the launcher local; slurm takes array_parallelism"):
+        launch(tiny_study(), tmp_path, launcher="slurm", jobs=2)
+    with pytest.raises(InputError, match="`jobs` must be at least 1"):
+        launch(tiny_study(), tmp_path, jobs=0)
+
+
+@pytest.mark.thorough
+def test_a_study_by_two_jobs_stops_resumes_and_ends_as_by_one(tmp_path):
+    study = tmp_path / "study.py"
+    study.write_text(STUDY.replace("**FIELDS", "grid_seeds=1"))
+
+    def command(name, *more):
+        options = (f"--study={study}", f"--workdir={tmp_path / name}", "--study.scale=small", "--only=none")
+        options += ("--config.train.duration=90 steps",)
+        return [sys.executable, str(ROOT / "scripts/study.py"), *options, *more]
+
+    process = subprocess.Popen(command("two", "--jobs=2"), stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "two/none/log.txt"
+    end = time.monotonic() + 120
+    while not (log.exists() and "step 1 of 90" in log.read_text()):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143 and "stopped by SIGTERM; the same command resumes the study" in said
+    # One job with as many processors as each of two has: their number decides the bits.
+    for name, cores, more in (("two", set(), ["--jobs=2"]), ("one", shares(2)[0], [])):
+        with jobs._inherited(cores):
+            done = subprocess.run(command(name, *more), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["unfinished"] == 0
+    results = [sorted((tmp_path / name).rglob("result.json")) for name in ("one", "two")]
+    one, two = ([json.loads(path.read_text())["sha256"] for path in paths] for paths in results)
+    assert one and one == two
+
+
+def test_pieces_of_an_arm_without_a_grid_are_taken_one_by_one(tmp_path):
+    folder = open_folder(tiny_study(seeds=(0, 1)), tmp_path, "")
+    finish(tmp_path, "none", 1)
+    left = {str(piece): len(jobs._open(folder, piece)) for piece in pieces_of_work(folder, (), 1)}
+    assert left == {"identity: seeds 0": 1, "identity: seeds 1": 1, "none: seeds 0": 1}
