@@ -232,3 +232,38 @@ def test_our_step_compiled_for_four_tpus(seeds, optimized):
     # Seven norms: one exchange forward and one backward each.
     assert exchanged == {("update", "other"): 1, ("forward", "statistics"): 7, ("backward", "statistics"): 7}
     assert record["seconds"]["cycles"] < 1.5e-3
+
+
+LOOP = """HloModule loops
+
+%body (b: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %b = (s32[], f32[4]{0}) parameter(0)
+  ROOT %copy.9 = (s32[], f32[4]{0}) copy(%b), backend_config={"estimated_cycles":"10"}
+}
+
+%condition (c: (s32[], f32[4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(128)
+  %c = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%c), index=0
+  ROOT %compare.1 = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %a = (s32[], f32[4]{0}) parameter(0)
+  ROOT %while.1 = (s32[], f32[4]{0}) while(%a), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "text, turns",
+    (
+        (LOOP, 128),
+        (LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'), 3),
+        (LOOP.replace("direction=LT", "direction=NE"), 1),
+        (LOOP.replace("constant(128)", "copy(%i)"), 1),
+    ),
+)
+def test_a_loop_counts_as_often_as_it_runs(text, turns):
+    found = {each.name: times for each, _, times in read_program(text).scheduled()}
+    assert found["copy.9"] == turns

@@ -17,7 +17,8 @@ _NAME = re.compile(r"%([\w.-]+)")
 _CALLED = re.compile(
     r"\b(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?([^,}]*)"
 )
-_BODY = re.compile(r"\bbody=%([\w.-]+)")
+_BODY, _CONDITION = (re.compile(rf"\b{role}=%([\w.-]+)") for role in ("body", "condition"))
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Where an array lies: the memory of the device, that of its host, or, of all others, the chip.
 DEVICE, HOST = 0, 5
 
@@ -72,12 +73,6 @@ class Instruction:
         """Names of the computations that it calls."""
         return tuple(name for group in _CALLED.findall(self.attributes) for name in _NAME.findall(group))
 
-    @cached_property
-    def turns(self) -> int:
-        """Of a loop, how often its body runs where the compiler knows; else 1."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(found[1]) if found else 1
-
     @property
     def bytes(self) -> int:
         """Of all results."""
@@ -130,13 +125,31 @@ class Program:
             if instruction.opcode == "while":
                 body = _BODY.search(instruction.attributes)
                 if body and body[1] in self.computations:
-                    yield from self._within(body[1], times * instruction.turns)
+                    yield from self._within(body[1], times * self.turns(instruction))
             elif instruction.opcode in ("call", "conditional"):
                 for called in instruction.called:
                     if called in self.computations:
                         yield from self._within(called, times)
             else:
                 yield instruction, computation, times
+
+    def turns(self, loop: Instruction) -> int:
+        """How often the body of a loop runs; 1 where that cannot be told.
+
+        A GPU's compiler says it. A TPU's leaves it to the condition, in which JAX's loops count from zero.
+        """
+        if found := _TURNS.search(loop.attributes):
+            return int(found[1])
+        condition = _CONDITION.search(loop.attributes)
+        if not condition or condition[1] not in self.computations:
+            return 1
+        computation = self.computations[condition[1]]
+        end = computation.instructions[computation.root]
+        if end.opcode != "compare" or "direction=LT" not in end.attributes:
+            return 1
+        limits = [each.attributes for each in computation.operands(end) if each.opcode == "constant"]
+        found = re.match(r"\d+", limits[0]) if limits else None
+        return int(found[0]) if found else 1
 
     def fused(self, instruction: Instruction) -> list[Computation]:
         """The computations within an instruction."""
