@@ -22,6 +22,7 @@ from resnet.data.augmentation.erasing import RandomErasing
 from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.kernels.each import each_image
+from resnet.kernels.windows import window
 
 Sides = tuple[int, int] | None
 
@@ -70,8 +71,8 @@ class RandomCrop:
     def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
         border = (self.pixels, self.pixels)
         padded = jnp.pad(image, (border, border, (0, 0)), self.modes[self.fill])
-        top, left = jax.random.randint(keys[0], (2,), 0, 2 * self.pixels + 1)
-        return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+        start = jax.random.randint(keys[0], (2,), 0, 2 * self.pixels + 1)
+        return window(padded, start, image.shape[:2])
 
 
 @dataclasses.dataclass(frozen=True)
