@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from resnet.config import replaced
 from resnet.errors import InputError
 from resnet.studies.folder import open_folder, save_folder
 from resnet.studies.kept import load_kept, open_study
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
 from resnet.studies.pages.rows import arm_rows
-from resnet.studies.study import load_study
+from resnet.studies.study import load_study, with_base
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -39,9 +40,10 @@ def study_file(tmp_path):
     return path
 
 
-def fill(file, workdir, more=0.0):
+def fill(file, workdir, more=0.0, changes=None, command="command"):
     """A finished study that nobody trained: 0.2 is the better rate, and 0.4 is no better."""
-    folder = open_folder(load_study(file, "small"), workdir, "command")
+    study = load_study(file, "small")
+    folder = open_folder(with_base(study, replaced(study.base, changes or {})), workdir, command)
     save_folder(folder)
     for _ in range(3):  # the grid, what lies beyond it, and the other seeds
         for run in (run for name in folder.arms for run in folder.all_runs(name)):
@@ -57,6 +59,20 @@ def fill(file, workdir, more=0.0):
             record = {"step": 8, "epoch": 2.0, "split": "test"} | result
             (run.workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     return folder
+
+
+def test_a_kept_study_stands_on_the_base_that_its_commands_set(study_file, tmp_path):
+    changes = {"train.duration": "6 steps", "train.steps_per_call": 2}
+    command = "study.py '--config.train.duration=6 steps' --config.train.steps_per_call=2 --only=none"
+    write_report(fill(study_file, tmp_path / "s", changes=changes, command=command))
+    for file in (tmp_path / "s").rglob("*.json*"):
+        file.unlink()
+    kept = load_kept(tmp_path / "s", study_file, "small")
+    assert kept.origin.changes == changes and kept.arms["none"].config.train.steps_per_call == 2
+    page = tmp_path / "s/report.md"
+    page.write_text(page.read_text().replace("steps_per_call=2", "steps_per_call=3"))
+    with pytest.raises(InputError, match="had config .* train the study anew"):
+        load_kept(tmp_path / "s", study_file, "small")
 
 
 def test_a_kept_study_says_what_its_folder_said(study_file, tmp_path):

@@ -1,17 +1,19 @@
 """A finished study of which runs.csv and the page are kept, as a study's folder: it can be judged anew."""
 
+import ast
 import csv
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from resnet import recipes
-from resnet.config import config_hash
+from resnet.config import config_hash, replaced
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.studies.folder import FILE, StudyFolder, StudyRun, load_folder, texts_of
-from resnet.studies.study import Origin, load_study, resolve
+from resnet.studies.study import load_study, resolve, with_base
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
@@ -67,11 +69,13 @@ def open_study(workdir: str | Path) -> StudyFolder:
 
 
 def load_kept(folder: Path, file: Path, scale: str) -> Kept:
-    """The study of `file`, with the runs in the folder's runs.csv.
+    """The study of `file`, on the base that the page's commands set, with the runs in the folder's runs.csv.
 
     Arms that the file has gained since are left out. InputError where it has lost one, or changed a config.
     """
+    told = _told(folder / PAGE)
     study = load_study(file, scale)
+    study = with_base(study, replaced(study.base, _overrides(told)))
     try:
         with (folder / CSV).open(newline="") as lines:
             rows = [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(lines)]
@@ -91,10 +95,10 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
         seeds=tuple(dict.fromkeys(row["seed"] for row in rows)),
         grid_seeds=_tried_all(rows),
         arms=resolve(study),
-        origin=Origin(str(file), scale),
+        origin=study.origin,
         sessions=(),
         rows={folder / row["workdir"]: row for row in rows},
-        told=_told(folder / PAGE),
+        told=told,
     )
     _check(kept)
     return kept
@@ -141,3 +145,15 @@ def _result(row: dict[str, Any]) -> dict[str, Any]:
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _overrides(told: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """Fields of the base that the commands of a page set, such as {"train.steps_per_call": 20}."""
+    found = {}
+    for argument in (word for label, text in told if label == "Command" for word in shlex.split(text)):
+        if match := re.fullmatch(r"--config\.([\w.]+)=(.*)", argument):
+            try:
+                found[match[1]] = ast.literal_eval(match[2])
+            except (SyntaxError, ValueError):
+                found[match[1]] = match[2]
+    return found
