@@ -72,7 +72,7 @@ class RandomCrop:
         border = (self.pixels, self.pixels)
         padded = jnp.pad(image, (border, border, (0, 0)), self.modes[self.fill])
         start = jax.random.randint(keys[0], (2,), 0, 2 * self.pixels + 1)
-        return window(padded, start, image.shape[:2])
+        return window(padded, start, (image.shape[0], image.shape[1]))
 
 
 @dataclasses.dataclass(frozen=True)
