@@ -10,8 +10,9 @@ from resnet.kernels.backend import xla_alone
 def window(image: Num[Array, "y x c"], start: Int[Array, "2"], sides: tuple[int, int]) -> Num[Array, "h w c"]:
     """The pixels of an image from row and column `start`, which leave room for `sides`.
 
-    Over a batch, a TPU would cut one window after the other, in longer than ResNet-20 takes for its step.
-    There, each axis is moved by the powers of two that its start is the sum of; the pixels are the same.
+    For a batch of images, a TPU would cut a slice from one after the other, which takes about as long as
+    ResNet-20's whole step. There, each axis is moved by the powers of two that add up to its start. The
+    pixels are the same.
     """
 
     def sliced(image, start):
