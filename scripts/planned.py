@@ -21,7 +21,7 @@ ROUNDS = 5
 
 
 def _target() -> Any:
-    """One device of --chip or of the kind that is here; None where the limits of that kind are unknown."""
+    """The device whose limits count: --chip, or the one that is here; None if its limits are unknown."""
     import jax
 
     from resnet.planning.targets import CHIPS, Target
@@ -78,7 +78,7 @@ def _compared(net: str, target: Any) -> dict[str, Any]:
 
 
 def main(overrides: list[str]) -> dict[str, Any]:
-    """Compares two times of a step of each net: the least that its program allows, and the measured one."""
+    """Times a step of each net, and compares it with the least time that its program allows."""
     if overrides:
         raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
     from resnet.runs.metrics.records import read_json, write_json

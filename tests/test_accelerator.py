@@ -28,9 +28,10 @@ time.sleep(600)
 
 @pytest.fixture
 def handlers():
-    """Puts the handlers of signals back."""
+    """Puts the handlers of signals back. Meanwhile SIGHUP has its default, also where nohup ignores it."""
     numbers = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
     before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)

@@ -31,7 +31,7 @@ def called(monkeypatch, *words):
 
 
 def assert_refused(monkeypatch, capsys, message, *words):
-    """The command ends with exit code 2, and says one line, which holds the message."""
+    """Asserts that the command ends with exit code 2 and one line of error that contains the message."""
     with pytest.raises(SystemExit) as end:
         called(monkeypatch, *words)
     written = capsys.readouterr()

@@ -92,7 +92,7 @@ def test_the_signal_grows_to_the_same_size_at_any_depth(blocks):
 @pytest.mark.parametrize("blocks", (4, 16))
 @pytest.mark.parametrize("power", (0.0, 0.5, 1.0))
 def test_what_all_branches_add(blocks, power):
-    """L blocks x + F / L^k add (1 + L^-2k)^L - 1 times x^2, which for k = 1/2 tends to e - 1 with depth."""
+    """Over L blocks x + F / L^k, the mean square of x grows by (1 + L^-2k)^L - 1 times its first value."""
     scaled = {"shortcut": "constant_scaling", "shortcut_scale": 1.0, "branch_scale": blocks**-power}
     shortcut = {"shortcut": "depth_scaled"} if power == 0.5 else scaled
     config = ModelConfig(**LINEAR, blocks=(blocks,), **shortcut)

@@ -41,7 +41,7 @@ def test_processors_are_shared_out_whole():
 
 
 class Fake:
-    """In place of a process: ends when it is told to, with an exit code."""
+    """Stands for a process, which ends when a test sets its exit code."""
 
     started: ClassVar[list["Fake"]] = []
 

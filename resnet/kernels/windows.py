@@ -1,4 +1,4 @@
-"""A window of an image, from a place that is known when the program runs."""
+"""Cuts a window out of an image, at a place that is computed while the program runs."""
 
 import jax.numpy as jnp
 from jax import lax

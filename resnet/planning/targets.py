@@ -60,15 +60,19 @@ def _gpu(name: str, capability: int, **numbers: float) -> str:
     )
 
 
+# The processor that H100 and H200 have in common.
+_HOPPER = {
+    "core_count": 132, "clock_rate_ghz": 1.98, "fpus_per_core": 128, "shared_memory_per_core": 233472,
+    "shared_memory_per_block_optin": 232448,
+}  # fmt: skip
+_HOPPER_OPERATIONS = {"bfloat16": 989e12, "float32": 495e12}
 H100 = _gpu(
-    "NVIDIA H100 80GB HBM3", 9, core_count=132, clock_rate_ghz=1.98, fpus_per_core=128,
-    shared_memory_per_core=233472, shared_memory_per_block_optin=232448, l2_cache_size=52428800,
-    memory_bandwidth=3352320000000, device_memory_size=84942979072,
+    "NVIDIA H100 80GB HBM3", 9, **_HOPPER, l2_cache_size=52428800, memory_bandwidth=3352320000000,
+    device_memory_size=84942979072,
 )  # fmt: skip
 H200 = _gpu(
-    "NVIDIA H200", 9, core_count=132, clock_rate_ghz=1.98, fpus_per_core=128,
-    shared_memory_per_core=233472, shared_memory_per_block_optin=232448, l2_cache_size=62914560,
-    memory_bandwidth=4800000000000, device_memory_size=150754820096,
+    "NVIDIA H200", 9, **_HOPPER, l2_cache_size=62914560, memory_bandwidth=4800000000000,
+    device_memory_size=150754820096,
 )  # fmt: skip
 A100 = _gpu(
     "NVIDIA A100-SXM4-80GB", 8, core_count=108, clock_rate_ghz=1.41, fpus_per_core=64,
@@ -80,22 +84,8 @@ CHIPS = {
     "v5e": Chip(TPU, 16 << 30, 819e9, {"bfloat16": 197e12}, 1.5e9, ("TPU v5 lite", "TPU v5e")),
     "v5p": Chip(TPU, 95 << 30, 2765e9, {"bfloat16": 459e12}, 1.75e9, ("TPU v5", "TPU v5p")),
     "v6e": Chip(TPU, 32 << 30, 1640e9, {"bfloat16": 918e12}, 1.75e9, ("TPU v6 lite", "TPU v6e")),
-    "h100": Chip(
-        GPU,
-        80e9,
-        3352e9,
-        {"bfloat16": 989e12, "float32": 495e12},
-        kinds=("NVIDIA H100 80GB HBM3",),
-        description=H100,
-    ),
-    "h200": Chip(
-        GPU,
-        141e9,
-        4800e9,
-        {"bfloat16": 989e12, "float32": 495e12},
-        kinds=("NVIDIA H200",),
-        description=H200,
-    ),
+    "h100": Chip(GPU, 80e9, 3352e9, _HOPPER_OPERATIONS, kinds=("NVIDIA H100 80GB HBM3",), description=H100),
+    "h200": Chip(GPU, 141e9, 4800e9, _HOPPER_OPERATIONS, kinds=("NVIDIA H200",), description=H200),
     "a100": Chip(
         GPU,
         80e9,

@@ -69,7 +69,7 @@ def open_study(workdir: str | Path) -> StudyFolder:
 
 
 def load_kept(folder: Path, file: Path, scale: str) -> Kept:
-    """The study of `file`, on the base that the page's commands set, with the runs in the folder's runs.csv.
+    """The study in `file`, with the overrides of the page's commands and the runs of the folder's runs.csv.
 
     Arms that the file has gained since are left out. InputError where it has lost one, or changed a config.
     """

@@ -55,9 +55,9 @@ def launch(
     if retry:
         for run in (run for name in names for run in folder.all_runs(name)):
             (run.workdir / FAILED).unlink(missing_ok=True)
-    pieces = pieces_of_work(folder, only, seeds_together)
-    if parameters is None and jobs > 1:
+    if jobs > 1:
         return run_in_jobs(folder, only, seeds_together, jobs, command)
+    pieces = pieces_of_work(folder, only, seeds_together)
     if parameters is None:
         return run_pieces(folder, pieces, command)
     return states(folder) | submit(folder, pieces, parameters, command)

@@ -54,12 +54,12 @@ def compared(study: str, found: Accuracies) -> Iterator[dict[str, Any]]:
 
 
 def rule_deep(rows: Rows) -> list[Check]:
-    """Checks each net of DEEP layers: the identity gains at least WORTH points of accuracy."""
+    """Checks whether the identity gains at least WORTH points of accuracy in each net of DEEP layers."""
     return [_gain(row, Law("at least", WORTH)) for row in rows if row["layers"] == DEEP]
 
 
 def rule_shallow(rows: Rows) -> list[Check]:
-    """Checks each net of SHALLOW layers: the identity gains at most WORTH points of accuracy."""
+    """Checks whether the identity gains at most WORTH points of accuracy in each net of SHALLOW layers."""
     return [_gain(row, Law("at most", WORTH)) for row in rows if row["layers"] == SHALLOW]
 
 

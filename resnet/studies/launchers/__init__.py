@@ -1,1 +1,1 @@
-"""Where the work of a study is done, if not by the process that starts it."""
+"""Ways to train the runs of a study in other processes: jobs on this machine, or on a cluster."""

@@ -45,10 +45,11 @@ def share_devices() -> None:
 def run_in_jobs(
     folder: StudyFolder, only: tuple[str, ...], seeds_together: int | None, jobs: int, command: str
 ) -> dict[str, Any]:
-    """Runs what is left of all arms, or of those in `only`, by so many jobs at once; counts the states.
+    """Trains the runs that are left, by so many `jobs` at once; returns how many runs are in which state.
 
-    A stop is passed on once, so that every job saves, and raised as RunStopped when all have ended; a second
-    one ends them at once. InputError names the logs of jobs that failed, after the others have ended.
+    `only` names arms; by default all take part. A stop is passed on once, so that every job saves, and raised
+    as RunStopped when all have ended; a second one ends them at once. InputError names the logs of jobs that
+    failed, after the others have ended.
     """
     names = list(order_of_work(folder, only))
     with _Jobs(folder, jobs, command) as running:
@@ -70,7 +71,7 @@ def run_in_jobs(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a process works on."""
+    """The work of one process."""
 
     piece: Piece
     cores: set[int]
@@ -79,7 +80,7 @@ class _Job:
 
 
 class _Jobs:
-    """Processes that work on pieces; while entered, signals to stop are theirs."""
+    """The jobs that run. While this is entered, signals to stop reach them through it."""
 
     def __init__(self, folder: StudyFolder, jobs: int, command: str):
         self.folder, self.command = folder, command
