@@ -12,12 +12,15 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/c_api.h"
 
 extern "C" {
-XLA_FFI_Handler resnet_forward, resnet_input_gradient, resnet_kernel_gradient, resnet_moments, resnet_projections;
+XLA_FFI_Handler resnet_forward, resnet_affine, resnet_input_gradient, resnet_kernel_gradient, resnet_moments,
+    resnet_projections;
 }
 
 namespace {
@@ -96,9 +99,10 @@ XLA_FFI_Api make_api() {
   return api;
 }
 
-// The handler's error, or an empty text.
-std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<Array*> out, int64_t stride = 0,
-                 int64_t padding = 0) {
+// The handler's error, or an empty text. `attributes` are by name, in alphabetical order.
+template <typename... Attributes>
+std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<Array*> out,
+                 std::pair<std::string, Attributes>... attributes) {
   static const XLA_FFI_Api api = make_api();
   std::vector<XLA_FFI_Buffer> buffers;
   for (Array* array : in) buffers.push_back(array->buffer());
@@ -107,17 +111,21 @@ std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<A
   for (XLA_FFI_Buffer& buffer : buffers) pointers.push_back(&buffer);
   std::vector<XLA_FFI_ArgType> arguments(in.size(), XLA_FFI_ArgType_BUFFER);
   std::vector<XLA_FFI_RetType> results(out.size(), XLA_FFI_RetType_BUFFER);
-  XLA_FFI_ByteSpan texts[] = {{"padding", 7}, {"stride", 6}}, *names[] = {&texts[0], &texts[1]};
-  XLA_FFI_Scalar values[] = {{XLA_FFI_DataType_S64, &padding}, {XLA_FFI_DataType_S64, &stride}};
-  void* attributes[] = {&values[0], &values[1]};
-  XLA_FFI_AttrType kinds[] = {XLA_FFI_AttrType_SCALAR, XLA_FFI_AttrType_SCALAR};
+  std::vector<XLA_FFI_ByteSpan> texts = {{attributes.first.data(), attributes.first.size()}...};
+  std::vector<XLA_FFI_Scalar> scalars = {
+      {std::is_same_v<Attributes, bool> ? XLA_FFI_DataType_PRED : XLA_FFI_DataType_S64, &attributes.second}...};
+  std::vector<XLA_FFI_ByteSpan*> names;
+  std::vector<void*> values;
+  for (size_t i = 0; i < texts.size(); ++i) names.push_back(&texts[i]), values.push_back(&scalars[i]);
+  std::vector<XLA_FFI_AttrType> kinds(texts.size(), XLA_FFI_AttrType_SCALAR);
   XLA_FFI_CallFrame frame{};
   frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
   frame.api = &api;
   frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
   frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, int64_t(in.size()), arguments.data(), pointers.data()};
   frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, int64_t(out.size()), results.data(), pointers.data() + in.size()};
-  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, stride ? 2 : 0, kinds, names, attributes};
+  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, int64_t(texts.size()), kinds.data(), names.data(),
+                 values.data()};
   auto* error = reinterpret_cast<std::string*>(handler(&frame));
   const std::string text = error ? *error : "";
   delete error;
@@ -127,7 +135,24 @@ std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<A
 // Whether `found` holds a sum whose terms' absolute values sum to `size`.
 bool near(float found, double exact, double size) { return std::abs(found - exact) <= 1e-5 * size + 1e-6; }
 
-// A convolution, or one of its gradients; with some number of the shapes changed, an error, unless it is the side
+// What a convolution may end in.
+struct Ending {
+  explicit Ending(const std::vector<int64_t>& result)
+      : scale({result[3]}), offset({result[3]}), shortcut(among(0, 1) ? result : std::vector<int64_t>(4)),
+        relu(among(0, 1)) {}
+  void apply(int64_t place, double& sum, double& size) const {
+    const int64_t o = place % scale.size;
+    const double added = shortcut.size ? shortcut.data[place] : 0;
+    sum = sum * scale.data[o] + offset.data[o] + added;
+    size = size * std::abs(scale.data[o]) + std::abs(offset.data[o]) + std::abs(added);
+    if (relu) sum = std::max(sum, 0.0);
+  }
+
+  Array scale, offset, shortcut;
+  bool relu;
+};
+
+// A convolution, with an ending or without, or one of its gradients; with some number of the shapes changed, an error, unless it is the side
 // of an image and stride or border make up for it.
 bool convolution() {
   const bool tall = among(0, 7) == 0;  // an image that is packed in several bands of rows
@@ -152,7 +177,14 @@ bool convolution() {
   std::vector<Array*> in = kind == 0   ? std::vector{&x, &kernel}
                            : kind == 1 ? std::vector{&y, &kernel}
                                        : std::vector{&x, &y};
-  const std::string error = call(handlers[kind], in, {result}, stride, padding);
+  Ending ending(y.dims);
+  const bool ends = kind == 0 && among(0, 1), wrong = ends && among(0, 9) == 0;
+  if (wrong) ending.scale = Array({y.dims[3] + 1});
+  const std::pair<std::string, int64_t> pad{"padding", padding}, step{"stride", stride};
+  const std::string error =
+      ends ? call(resnet_affine, {&x, &kernel, &ending.scale, &ending.offset, &ending.shortcut}, {&y}, pad,
+                  std::pair<std::string, bool>{"relu", ending.relu}, step)
+           : call(handlers[kind], in, {result}, pad, step);
   auto fits = [&](int side, int64_t results) {
     const int64_t room = x.dims[side] + 2 * padding - size;
     return x.dims[side] > 0 && room >= 0 && room / stride + 1 == results;
@@ -162,7 +194,7 @@ bool convolution() {
                            std::vector{size, size, inputs, outputs} == kernel.dims &&
                            std::vector{images, rows, columns, outputs} == y.dims;
   // Beyond this stride, which leaves one result, XLA serves.
-  const bool serves = sides_alone && fits(1, rows) && fits(2, columns) && stride <= size + std::max(height, width);
+  const bool serves = !wrong && sides_alone && fits(1, rows) && fits(2, columns) && stride <= size + std::max(height, width);
   if (!serves || !error.empty()) return serves == error.empty();
   std::vector<double> sums(result->size), sizes(result->size);
   for (int64_t n = 0; n < images; ++n)
@@ -181,6 +213,7 @@ bool convolution() {
               }
           }
   for (int64_t i = 0; i < result->size; ++i) {
+    if (ends) ending.apply(i, sums[i], sizes[i]);
     if (near(result->data[i], sums[i], sizes[i])) continue;
     std::printf("result %ld of %ld is %g, and should be %g\n", long(i), long(result->size), result->data[i], sums[i]);
     return false;

@@ -43,7 +43,7 @@ def convolve(
     if xla_alone():
         return plain(x, kernel, stride, padding, groups)
     window = Window(kernel.shape[0], stride, padding, groups, (x.shape[1], x.shape[2]))
-    return _FORWARD.bind(x, kernel, window=window)
+    return FORWARD.bind(x, kernel, window=window)
 
 
 def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> None:
@@ -101,7 +101,7 @@ def _grouped(x: Array, kernel: Array, window: Window) -> Array:
     parts = jnp.split(x, len(dense), axis=3)
     ungrouped = window._replace(groups=1)
     return jnp.concatenate(
-        [_FORWARD.bind(part, k, window=ungrouped) for part, k in zip(parts, dense, strict=True)], axis=3
+        [FORWARD.bind(part, k, window=ungrouped) for part, k in zip(parts, dense, strict=True)], axis=3
     )
 
 
@@ -187,23 +187,23 @@ def _unrolled(primitive: Primitive, axes: tuple[int | None, ...], window: Window
     return jnp.stack(each) if count else jnp.stack(each)[:0]
 
 
-_FORWARD = _bilinear(result_shape, _forward, _xla_forward)
+FORWARD = _bilinear(result_shape, _forward, _xla_forward)
 _INPUT_GRADIENT = _bilinear(input_shape, _input_gradient, _xla_input_gradient)
 _KERNEL_GRADIENT = _bilinear(kernel_shape, _kernel_gradient, _xla_kernel_gradient)
 # Each is linear in both arrays, and its gradient to either (from the gradient g to its result) is
 # another of the three: so derivatives of every order, forward and reverse, take the same paths.
 ad.defbilinear(
-    _FORWARD,
+    FORWARD,
     lambda g, x, kernel, *, window: _INPUT_GRADIENT.bind(g, kernel, window=window),
     lambda g, x, kernel, *, window: _KERNEL_GRADIENT.bind(x, g, window=window),
 )
 ad.defbilinear(
     _INPUT_GRADIENT,
-    lambda dx, g, kernel, *, window: _FORWARD.bind(dx, kernel, window=window),
+    lambda dx, g, kernel, *, window: FORWARD.bind(dx, kernel, window=window),
     lambda dx, g, kernel, *, window: _KERNEL_GRADIENT.bind(dx, g, window=window),
 )
 ad.defbilinear(
     _KERNEL_GRADIENT,
     lambda dkernel, x, g, *, window: _INPUT_GRADIENT.bind(g, dkernel, window=window),
-    lambda dkernel, x, g, *, window: _FORWARD.bind(x, dkernel, window=window),
+    lambda dkernel, x, g, *, window: FORWARD.bind(x, dkernel, window=window),
 )

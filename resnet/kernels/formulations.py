@@ -118,6 +118,12 @@ def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     return _fenced(gradient, x, g)
 
 
+def native_ends(x: Array, kernel: Array, window: Window) -> bool:
+    """Whether the native convolution that ends in a norm, a shortcut and a ReLU is at hand."""
+    filled = 0 not in (*x.shape, *kernel.shape, *result_shape(x, kernel, window))
+    return filled and kernel.shape[3] % native.BLOCK == 0 and _native_serves(x, window)
+
+
 def _native_serves(x: Array, window: Window) -> bool:
     """Whether native convolutions are at hand for arrays of this type, as `x`, and for this window."""
     # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.

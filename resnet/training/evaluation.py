@@ -15,6 +15,7 @@ from resnet.data.augment import normalize
 from resnet.data.batches import padded_batches
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
+from resnet.kernels.ending import ended
 from resnet.models.scanning import compiles_quickly
 from resnet.runs.task import Task
 from resnet.runtime.devices import (
@@ -96,7 +97,9 @@ def predict(
     """
 
     def logits(images):
-        return model.apply(variables, normalize(images, task.mean, task.std), train=False)[0]
+        return ended(lambda x: model.apply(variables, x, train=False)[0])(
+            normalize(images, task.mean, task.std)
+        )
 
     return (logits(images) + logits(images[:, :, ::-1])) / 2 if flip else logits(images)
 

@@ -5,10 +5,12 @@ Where the compiler fails, a line of the log says why, and XLA's operations are u
 
 import functools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax import Array
@@ -17,7 +19,7 @@ from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
-TARGETS = tuple(f"resnet_{name}" for name in CONVOLUTIONS + SUMS)
+TARGETS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, "affine", *SUMS))
 # Channels of a result, or of what is summed, come in blocks of so many.
 BLOCK = 16
 _switch = {"on": True}
@@ -54,6 +56,18 @@ def run_convolution(
     """Calls one of CONVOLUTIONS, whose result has the `shape`; the padding is less than the kernel's side."""
     function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
     return function(a, b, stride=np.int64(stride), padding=np.int64(padding))
+
+
+def run_affine(
+    x: Array, kernel: Array, scale: Array, offset: Array, shortcut: Sequence[Array], shape: tuple[int, ...],
+    stride: int, padding: int, relu: bool,
+) -> Array:  # fmt: skip
+    """relu(scale * convolution + offset + shortcut) of the `shape`, with a shortcut and a ReLU or without."""
+    function = jax.ffi.ffi_call("resnet_affine", jax.ShapeDtypeStruct(shape, np.float32))
+    (added,) = shortcut or (jnp.zeros((0, 0, 0, 0)),)
+    return function(
+        x, kernel, scale, offset, added, stride=np.int64(stride), padding=np.int64(padding), relu=relu
+    )
 
 
 def sums(target: str, *arrays: Array) -> tuple[Array, Array]:

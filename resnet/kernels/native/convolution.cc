@@ -4,12 +4,15 @@
 // until its terms are added; what it reads, images (packing.h) and kernels, is packed before. Nothing depends
 // on the number of threads: each sum runs in an order that the shapes alone decide.
 #include <array>
+#include <span>
 #include <type_traits>
 #include <utility>
 
 #include "packing.h"
 
 namespace {
+
+using Channels = ffi::Buffer<ffi::F32, 1>;
 
 // The kernel as [block of V vectors of outputs][tap][input][outputs], read from its beginning to its end. The
 // gradient to the input takes inputs for outputs.
@@ -28,52 +31,79 @@ void pack_kernel(ffi::ThreadPool& pool, Images kernel, bool gradient, float* pac
   });
 }
 
-struct Tap {
-  int64_t pixel, kernel;  // offsets in what is packed
+// What becomes of a sum before it is written: sum * scale + offset, plus the shortcut unless that is null, and zero
+// where that is negative if `relu`.
+struct Ending {
+  // The same, from an output channel and from a place in the result on.
+  Ending from(int64_t channel, int64_t place) const {
+    return {scale + channel, offset + channel, shortcut ? shortcut + place : nullptr, relu};
+  }
+
+  Vector of(Vector sum, int64_t channel, int64_t place) const {
+    sum = sum * load(scale + channel) + load(offset + channel);
+    if (shortcut) sum += load(shortcut + place);
+    return relu ? sum < Vector{} ? Vector{} : sum : sum;  // NaN stays
+  }
+
+  const float *scale, *offset, *shortcut;
+  bool relu;
 };
 
-// The sums of V vectors of outputs for P results side by side: V loads of the kernel serve P * V products,
-// each of which takes its other factor, one float for all lanes, from memory. Sums of many terms are added up
-// in parts of about kTerms, which keeps the rounding that of short ones.
+// Terms of a sum: of one tap, channels that lie side by side in the packed image, up to kBlock of them.
+struct Terms {
+  int64_t pixel, weights, channels;  // where they begin in what is packed, and their number
+};
+using Chunk = std::span<const Terms>;
+
+// The terms in chunks of about kTerms. A sum within a chunk rounds as a short one, and the kernels of a chunk
+// stay in a first-level cache while all tiles of a band read them.
+std::vector<Chunk> chunks_of(const std::vector<Terms>& terms) {
+  std::vector<Chunk> chunks;
+  int64_t count = 0;
+  size_t first = 0;
+  for (size_t i = 0; i < terms.size(); ++i) {
+    if (count >= kTerms) chunks.emplace_back(&terms[first], i - first), first = i, count = 0;
+    count += terms[i].channels;
+  }
+  chunks.emplace_back(terms.data() + first, terms.size() - first);
+  return chunks;
+}
+
+// A result: where what it reads begins in the packed image, and where it is written.
+struct Place {
+  int64_t pixel, result;
+};
+
+// Writes the sums of V vectors of outputs at P places: V loads of the kernel serve P * V products, each of which
+// takes its other factor, one float for all lanes, from memory.
 template <int P, int V>
-void tile(const float* image, int64_t block_floats, int64_t channels, const std::vector<Tap>& taps,
-          const float* kernel, float* result, int64_t result_step) {
-  Vector sum[P][V] = {};
-  int64_t terms = 0;
-  bool partly = false;
-  auto flush = [&]() __attribute__((always_inline)) {
+void tile(const float* image, const float* kernel, const std::vector<Chunk>& chunks, const Place* places, float* out,
+          const Ending* ending) {
+  const float* pixel[P];
+  for (int p = 0; p < P; ++p) pixel[p] = image + places[p].pixel;
+  for (const Chunk& chunk : chunks) {
+    Vector sum[P][V] = {};
+    for (const Terms& terms : chunk) {
+      const float* weights = kernel + terms.weights;
+      for (int64_t i = terms.pixel; i < terms.pixel + terms.channels; ++i, weights += V * kLanes) {
+        Vector outputs[V];
+        for (int v = 0; v < V; ++v) outputs[v] = load(weights + v * kLanes);
+#pragma GCC unroll 32
+        for (int p = 0; p < P; ++p) {
+          for (int v = 0; v < V; ++v) sum[p][v] += outputs[v] * pixel[p][i];
+        }
+      }
+    }
+    const bool begun = &chunk != &chunks.front(), ends = ending && &chunk == &chunks.back();
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p) {
       for (int v = 0; v < V; ++v) {
-        float* to = result + p * result_step + v * kLanes;
-        store(to, partly ? load(to) + sum[p][v] : sum[p][v]);
-        sum[p][v] = Vector{};
+        const int64_t at = places[p].result + v * kLanes;
+        const Vector value = begun ? load(out + at) + sum[p][v] : sum[p][v];
+        store(out + at, ends ? ending->of(value, v * kLanes, at) : value);
       }
     }
-    partly = true, terms = 0;
-  };
-  for (const Tap& tap : taps) {
-    const float* weights = kernel + tap.kernel;
-    const float* pixel = image + tap.pixel;
-    auto add = [&](int channel) __attribute__((always_inline)) {
-      Vector outputs[V];
-      for (int v = 0; v < V; ++v) outputs[v] = load(weights + v * kLanes);
-#pragma GCC unroll 32
-      for (int p = 0; p < P; ++p) {
-        for (int v = 0; v < V; ++v) sum[p][v] += outputs[v] * pixel[p * kBlock + channel];
-      }
-      weights += V * kLanes;
-    };
-    int64_t rest = channels;
-    for (; rest >= kBlock; rest -= kBlock, pixel += block_floats) {
-      if (terms >= kTerms) flush();
-      terms += kBlock;
-#pragma GCC unroll 4
-      for (int channel = 0; channel < kBlock; ++channel) add(channel);
-    }
-    for (int channel = 0; channel < rest; ++channel) add(channel);
   }
-  flush();
 }
 
 template <int V>
@@ -81,47 +111,109 @@ constexpr auto tiles = []<size_t... p>(std::index_sequence<p...>) {
   return std::array{&tile<p + 1, V>...};
 }(std::make_index_sequence<kSums / V>{});
 
+// The sums that `chunks` add up, for all outputs, at `count` places.
+template <int V>
+void sweep(const float* image, const float* weights, const std::vector<Chunk>& chunks, const Place* places,
+           int64_t count, int64_t weights_of_output, Images out, const Ending* ending) {
+  const int64_t parts = ceil_div(count, kSums / V);  // as equal as can be
+  for (int64_t o = 0; o < out.channels; o += V * kLanes) {
+    const Ending here = ending ? ending->from(o, o) : Ending{};
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = part * count / parts, end = (part + 1) * count / parts;
+      tiles<V>[end - begin - 1](image, weights + o * weights_of_output, chunks, places + begin, out.data + o,
+                                ending ? &here : nullptr);
+    }
+  }
+}
+
+// Convolution with a kernel of one pixel: images are read as they are, as many pixels at once as half a second-level
+// cache holds with their results.
+template <int V>
+void multiply(ffi::ThreadPool& pool, Images in, Images kernel, int64_t stride, Images out, const Ending* ending) {
+  Memory memory;
+  float* weights = memory.floats(in.channels * out.channels);
+  pack_kernel<V>(pool, kernel, false, weights);
+  std::vector<Terms> terms;
+  for (int64_t c = 0; c < in.channels; c += kTerms) {
+    terms.push_back({c, c * V * kLanes, std::min(kTerms, in.channels - c)});
+  }
+  const std::vector<Chunk> chunks = chunks_of(terms);
+  std::vector<Place> places;
+  places.reserve(out.count * out.height * out.width);
+  for (int64_t n = 0; n < out.count; ++n) {
+    for (int64_t y = 0; y < out.height; ++y) {
+      for (int64_t x = 0; x < out.width; ++x) {
+        places.push_back({in.at(n, y * stride, x * stride) - in.data, out.at(n, y, x) - out.data});
+      }
+    }
+  }
+  const int64_t count = places.size();
+  const int64_t band = std::max<int64_t>(24, kSecondLevel / 2 / (in.channels + out.channels));
+  const int64_t bands = std::max(ceil_div(count, band), std::min<int64_t>(count, 16));
+  share(pool, bands, [&](int64_t band) {
+    const int64_t begin = band * count / bands, end = (band + 1) * count / bands;
+    sweep<V>(in.data, weights, chunks, &places[begin], end - begin, in.channels, out, ending);
+  });
+}
+
+// What results whose places have the same remainders by `phases` have in common.
+struct Phase {
+  std::vector<Terms> terms;
+  std::vector<Chunk> chunks;
+  std::vector<Place> places;  // in a band, by rows
+  int64_t row;                // places in a row
+};
+
 // Convolution, or its gradient to the input: bands of rows are packed, and read by all blocks of outputs.
 template <int V>
-void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out) {
-  constexpr int64_t wide = V * kLanes, most = kSums / V;
+void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
+  constexpr int64_t wide = V * kLanes;
   const int64_t phases = window.phases(), taps = window.size * window.size;
   Memory kernel_memory;
   float* weights = kernel_memory.floats(taps * in.channels * out.channels);
   pack_kernel<V>(pool, kernel, window.gradient, weights);
 
   const Packed packed(in, window, out.width);
-  std::vector<std::vector<Tap>> taps_of(phases * phases);
-  for (int64_t t = 0; t < taps; ++t) {
-    const int64_t y = t / window.size, x = t % window.size;
-    taps_of[window.phase(y) * phases + window.phase(x)].push_back(
-        {packed.at(window.lag(y), window.lag(x)), t * in.channels * wide});
-  }
   const int64_t row_floats = packed.blocks * packed.row * window.step();
   const int64_t band = phases * std::clamp<int64_t>(kSecondLevel / row_floats, 1, out.height);
-  const int64_t bands = ceil_div(out.height, band);
+  const int64_t bands = ceil_div(out.height, band), block_floats = window.span(band) * packed.row;
+  std::vector<Phase> all(phases * phases);
+  for (int64_t t = 0; t < taps; ++t) {
+    const int64_t y = t / window.size, x = t % window.size;
+    const int64_t at = packed.at(window.lag(y), window.lag(x));
+    for (int64_t block = 0; block < packed.blocks; ++block) {
+      all[window.phase(y) * phases + window.phase(x)].terms.push_back(
+          {at + block * block_floats, (t * in.channels + block * kBlock) * wide, packed.depth(block)});
+    }
+  }
+  for (int64_t phase = 0; phase < phases * phases; ++phase) {
+    Phase& own = all[phase];
+    own.chunks = chunks_of(own.terms);
+    own.row = std::max<int64_t>(0, ceil_div(out.width - phase % phases, phases));
+    for (int64_t y = phase / phases; y < band; y += phases) {
+      for (int64_t column = 0; column < own.row; ++column) {
+        const int64_t x = phase % phases + column * phases;
+        own.places.push_back(
+            {packed.at(y / phases * window.step(), 0) + column * kBlock, out.at(0, y, x) - out.data});
+      }
+    }
+  }
   share(pool, in.count * bands, [&](int64_t task) {
     const int64_t n = task / bands, first = task % bands * band, last = std::min(first + band, out.height);
-    const int64_t rows = window.span(last - first), block_floats = rows * packed.row;
+    const int64_t rows = window.span(last - first);
     float* image = of_this_thread.floats(packed.blocks * block_floats);
     for (int64_t block = 0; block < packed.blocks; ++block) {
       const int64_t top = first / phases * window.step() - window.margin();
       packed.pack(n, block, top, rows, image + block * block_floats);
     }
-    for (int64_t o = 0; o < out.channels; o += wide) {
-      for (int64_t y = first; y < last; ++y) {
-        const float* row = image + packed.at((y - first) / phases * window.step(), 0);
-        for (int64_t phase = 0; phase < phases; ++phase) {
-          const int64_t width = ceil_div(out.width - phase, phases);
-          const int64_t parts = ceil_div(width, most);  // as equal as can be
-          for (int64_t part = 0; part < parts; ++part) {
-            const int64_t x = part * width / parts, end = (part + 1) * width / parts;
-            tiles<V>[end - x - 1](
-                row + x * kBlock, block_floats, in.channels, taps_of[y % phases * phases + phase],
-                weights + o * taps * in.channels, out.at(n, y, x * phases + phase) + o, phases * out.channels);
-          }
-        }
-      }
+    Images here = out;
+    here.data = out.at(n, first, 0);
+    const Ending ending_here = ending ? ending->from(0, here.data - out.data) : Ending{};
+    for (int64_t phase = 0; phase < phases * phases; ++phase) {
+      const Phase& own = all[phase];
+      const int64_t own_rows = std::max<int64_t>(0, ceil_div(last - first - phase / phases, phases));
+      sweep<V>(image, weights, own.chunks, own.places.data(), own_rows * own.row, taps * in.channels, here,
+               ending ? &ending_here : nullptr);
     }
   });
 }
@@ -164,6 +256,7 @@ void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window wind
   const int64_t parts = std::min<int64_t>(in.count, ceil_div(16, packed.blocks));
   Memory memory;
   float* sums = memory.floats(parts * elements);
+  std::fill_n(sums, parts * elements, 0.0f);
   const int64_t band =
       std::clamp<int64_t>(kFirstLevel / (packed.row * window.step()), 1, gradient.height);
   share(pool, parts * packed.blocks, [&](int64_t task) {
@@ -227,7 +320,27 @@ ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, ffi::Result<Bu
                    int64_t padding) {
   const Window window{kernel.dimensions()[0], stride, padding, false};
   return checked(x, kernel, *y, window, y->dimensions()[3], [&](auto v) {
-    correlate<v>(pool, Images(x), Images(kernel), window, Images(*y));
+    correlate<v>(pool, Images(x), Images(kernel), window, Images(*y), nullptr);
+  });
+}
+
+// relu(scale * convolution + offset + shortcut); a shortcut of no images is none.
+ffi::Error affine(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels scale, Channels offset, Buffer shortcut,
+                  ffi::Result<Buffer> y, int64_t stride, int64_t padding, bool relu) {
+  const Window window{kernel.dimensions()[0], stride, padding, false};
+  const auto out = y->dimensions(), added = shortcut.dimensions();
+  const bool sum = shortcut.element_count() > 0;
+  const int64_t channels = out[3];
+  if (scale.element_count() != static_cast<size_t>(channels) || offset.element_count() != scale.element_count() ||
+      (sum && !std::equal(out.begin(), out.end(), added.begin(), added.end()))) {
+    return ffi::Error::InvalidArgument("no native convolution gives " + text(out) + " with a scale " +
+                                       text(scale.dimensions()) + ", an offset " + text(offset.dimensions()) +
+                                       " and a shortcut " + text(added));
+  }
+  return checked(x, kernel, *y, window, channels, [&](auto v) {
+    const Ending ending{scale.typed_data(), offset.typed_data(), sum ? shortcut.typed_data() : nullptr, relu};
+    if (window.size == 1 && !padding) multiply<v>(pool, Images(x), Images(kernel), stride, Images(*y), &ending);
+    else correlate<v>(pool, Images(x), Images(kernel), window, Images(*y), &ending);
   });
 }
 
@@ -235,7 +348,7 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Re
                           int64_t padding) {
   const Window window{kernel.dimensions()[0], stride, padding, true};
   return checked(*x, kernel, g, window, x->dimensions()[3], [&](auto v) {
-    correlate<v>(pool, Images(g), Images(kernel), window, Images(*x));
+    correlate<v>(pool, Images(g), Images(kernel), window, Images(*x), nullptr);
   });
 }
 
@@ -255,5 +368,9 @@ auto signature() {
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_forward, forward, signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_affine, affine,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Channels>()
+                                  .Arg<Channels>().Arg<Buffer>().Ret<Buffer>().Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding").Attr<bool>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_input_gradient, input_gradient, signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_kernel_gradient, kernel_gradient, signature());

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -34,19 +35,25 @@ void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// As many floats as were ever asked for, from the beginning of a cache line on.
+// As many floats as were ever asked for, from the beginning of a cache line on; what they are is undefined.
 class Memory {
  public:
   float* floats(int64_t count) {
-    lines_.resize(std::max(lines_.size(), static_cast<size_t>(count + 15) / 16));
-    return reinterpret_cast<float*>(lines_.data());
+    if (count > count_) {
+      count_ = 0;  // should the next line throw
+      floats_.reset(static_cast<float*>(::operator new(count * sizeof(float), kLine)));
+      count_ = count;
+    }
+    return floats_.get();
   }
 
  private:
-  struct alignas(64) Line {
-    float floats[16];
+  static constexpr std::align_val_t kLine{64};
+  struct Delete {
+    void operator()(float* floats) const { ::operator delete(floats, kLine); }
   };
-  std::vector<Line> lines_;
+  std::unique_ptr<float, Delete> floats_;
+  int64_t count_ = 0;
 };
 
 thread_local Memory of_this_thread;

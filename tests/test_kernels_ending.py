@@ -1,0 +1,147 @@
+"""Convolutions end in what follows them in every kind of net, and give what its operations give one by one."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_kernels_convolution import assert_close, operands
+
+from resnet.kernels.backend import by_xla_alone
+from resnet.kernels.convolution import convolve
+from resnet.kernels.ending import ended
+from resnet.models.config import ModelConfig
+from resnet.models.resnet import make_model
+from tests.few import few
+
+ENDED, BARE = "convolution_affine", "convolution_forward"
+# Of each net: fields, and how many of its convolutions, and of its ReLUs, stay apart.
+NETS = {
+    "postactivation": ({}, 0, 0),
+    "preactivation": ({"activation_order": "preactivation"}, 0, 9),  # a ReLU that begins a block
+    "bottleneck": ({"branch": "bottleneck", "depth": 29}, 0, 0),
+    "plain": ({"shortcut": "none"}, 0, 0),
+    "projection": ({"shortcut": "projection"}, 0, 0),
+    "scanned": ({"scan_blocks": True, "depth": 32}, 0, 0),
+    "recomputed": ({"remat": True}, 0, 0),
+    "gates": ({"shortcut": "exclusive_gating"}, 0, 9),
+    "group norm": ({"norm": "group", "norm_groups": 8}, 19, 19),
+    "grouped": ({"branch": "bottleneck", "depth": 29, "groups": 4}, 9, 9),
+    "bfloat16": ({"dtype": "bfloat16"}, 19, 19),
+    "leaky": ({"activation": "leaky_relu"}, 0, 0),
+}
+
+
+def drawn(variables):
+    """Variables of a net that has been trained: no scale is 1, no mean is 0, no variance is negative."""
+    keys = iter(jax.random.split(jax.random.key(1), 1000))
+    return jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.uniform(next(keys), leaf.shape), variables)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", few(4, tuple(NETS)))
+def test_a_net_predicts_the_same(name):
+    fields, bare, relus = NETS[name]
+    model = make_model(ModelConfig(**{"depth": 20} | fields), num_outputs=10)
+    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    variables = drawn(jax.jit(model.init)(jax.random.key(0), images))
+
+    def logits(images):
+        return model.apply(variables, images)[0]
+
+    assert_close(jax.jit(ended(logits))(images), jax.jit(logits)(images), 1e-5)
+    text = str(jax.make_jaxpr(ended(logits))(images))
+    assert text.count(f"{BARE}[") == bare
+    assert len(re.findall(r"= max\b|jit\[name=relu", text)) == relus
+    assert ENDED in text or bare
+
+
+def affine(x, kernel, scale, offset, shortcut):
+    y = convolve(x, kernel, 1, kernel.shape[0] // 2, 1) * scale[None, None, None] + offset[None, None, None]
+    return jax.nn.relu(y + shortcut)
+
+
+@pytest.fixture
+def arrays():
+    x, kernel = operands(inputs=24, outputs=32)
+    scale, offset = jax.random.normal(jax.random.key(1), (2, 32))
+    return x, kernel, scale, offset, jax.random.normal(jax.random.key(2), (*x.shape[:3], 32))
+
+
+def parts(text):
+    return text.count(f"{ENDED}["), text.count(f"{BARE}["), text.count("max ")
+
+
+def test_derivatives_and_vmap(arrays):
+    def loss(function):
+        return lambda *arrays: jnp.sin(function(*arrays)).sum()
+
+    gradients = jax.jit(jax.grad(loss(affine), range(5)))(*arrays)
+    assert_close(jax.jit(jax.grad(loss(ended(affine)), range(5)))(*arrays), gradients, 1e-5)
+    changes = jax.jvp(affine, arrays, arrays)
+    assert_close(jax.jvp(jax.jit(ended(affine)), arrays, arrays), changes, 1e-5)
+    axes = (0, None, 0, 0, 0)
+    several = [
+        array if axis is None else jnp.stack([array, 2 * array])
+        for array, axis in zip(arrays, axes, strict=True)
+    ]
+    assert_close(jax.jit(jax.vmap(ended(affine), axes))(*several), jax.vmap(affine, axes)(*several), 1e-5)
+
+
+def test_what_is_read_twice_is_computed_once_and_as_it_is(arrays):
+    def twice(x, kernel, scale, *_):
+        y = convolve(x, kernel, 1, 1, 1)
+        return y * scale[None, None, None] + y
+
+    assert parts(str(jax.make_jaxpr(ended(twice))(*arrays))) == (0, 1, 0)
+    assert_close(ended(twice)(*arrays), twice(*arrays))
+
+
+def test_nothing_is_taken_that_is_no_ending(arrays):
+    """A factor after the sum, one of pixels, another limit than 0, a minimum, and what follows the ReLU."""
+    for last, expected in (
+        (lambda y, scale, shortcut: (y + shortcut) * scale, (1, 0, 0)),
+        (lambda y, scale, shortcut: y * shortcut, (0, 1, 0)),
+        (lambda y, scale, shortcut: jnp.maximum(y, 0.5), (0, 1, 1)),
+        (lambda y, scale, shortcut: jnp.maximum(y, shortcut), (0, 1, 1)),
+        (lambda y, scale, shortcut: jnp.minimum(y, 0.0), (0, 1, 0)),
+        (lambda y, scale, shortcut: jnp.maximum(y, 0.0) + shortcut, (1, 0, 0)),
+        (lambda y, scale, shortcut: (y + scale) * scale, (1, 0, 0)),
+        (lambda y, scale, shortcut: y + shortcut[:1], (0, 1, 0)),
+        (lambda y, scale, shortcut: jnp.maximum(y, np.zeros(32, np.float32)[None, None, None]), (0, 1, 1)),
+    ):
+
+        def function(x, kernel, scale, _, shortcut, last=last):
+            return last(convolve(x, kernel, 1, 1, 1), scale[None, None, None], shortcut)
+
+        assert parts(str(jax.make_jaxpr(ended(function))(*arrays))) == expected
+        assert_close(jax.jit(ended(function))(*arrays), function(*arrays), 1e-5)
+
+
+@pytest.mark.parametrize("size", (1, 3))
+def test_nan_and_infinity_stay(size, arrays):
+    x, _, scale, offset, shortcut = arrays
+    kernel = operands(size, inputs=24, outputs=32)[1]
+    for value in (jnp.nan, jnp.inf):
+        broken = x.at[1, 2, 3, 4].set(value)
+        found = np.asarray(jax.jit(ended(affine))(broken, kernel, scale, offset, shortcut))
+        plain = np.asarray(jax.jit(affine)(broken, kernel, scale, offset, shortcut))
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(plain))
+        np.testing.assert_array_equal(np.isinf(found), np.isinf(plain))
+        assert not np.isfinite(found).all()
+
+
+def test_no_pixels():
+    def function(x):
+        return jax.nn.relu(convolve(x, jnp.ones((3, 3, 4, 16)), 1, 0, 1))
+
+    for shape in ((0, 5, 5, 4), (2, 2, 5, 4)):
+        x = jnp.ones(shape)
+        np.testing.assert_array_equal(jax.jit(ended(function))(x), function(x))
+
+
+def test_an_export_has_none_of_it(arrays):
+    with by_xla_alone():
+        text = str(jax.make_jaxpr(ended(lambda *arrays: affine(*arrays)))(*arrays))
+    assert "convolution_" not in text.replace("conv_general_dilated", "")
