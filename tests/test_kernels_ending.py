@@ -1,4 +1,4 @@
-"""Convolutions end in what follows them in every kind of net, and give what its operations give one by one."""
+"""Convolutions end in what follows them in every kind of net, and give what operations give one by one."""
 
 import re
 
