@@ -159,12 +159,15 @@ bool convolution() {
   const int64_t size = among(1, tall ? 3 : 7), padding = among(0, size - 1), stride = among(1, 4);
   const int64_t images = tall ? 1 : among(1, 3), blocked = 16 * (tall ? 1 : among(1, 3)), free = among(1, 40);
   const int64_t kind = among(0, 2);
-  const int64_t inputs = kind == 1 ? blocked : free, outputs = kind == 1 ? free : blocked;
+  const int64_t group = int64_t{1} << among(0, 5);  // channels of one group, where there are several
+  const bool grouped = !tall && among(0, 2) == 0 && 2 * group <= 64;
+  const int64_t inputs = grouped ? std::max<int64_t>(16, group) * among(2, 3) : kind == 1 ? blocked : free;
+  const int64_t outputs = grouped ? inputs : kind == 1 ? free : blocked, groups = grouped ? inputs / group : 1;
   const int64_t smallest = std::max<int64_t>(1, size - 2 * padding);
   int64_t height = among(smallest, smallest + 10) + (tall ? 150 : 0), width = among(smallest, smallest + 10);
   const int64_t rows = (height + 2 * padding - size) / stride + 1, columns = (width + 2 * padding - size) / stride + 1;
   std::vector<std::vector<int64_t>> shapes = {
-      {images, height, width, inputs}, {size, size, inputs, outputs}, {images, rows, columns, outputs}};
+      {images, height, width, inputs}, {size, size, inputs / groups, outputs}, {images, rows, columns, outputs}};
   if (among(0, 4) == 0) {
     int64_t& n = shapes[among(0, 2)][among(0, 3)];
     const int64_t other = among(0, 2) ? std::max<int64_t>(0, n + among(-3, 3)) : 0;
@@ -180,18 +183,18 @@ bool convolution() {
   Ending ending(y.dims);
   const bool ends = kind == 0 && among(0, 1), wrong = ends && among(0, 9) == 0;
   if (wrong) ending.scale = Array({y.dims[3] + 1});
-  const std::pair<std::string, int64_t> pad{"padding", padding}, step{"stride", stride};
+  const std::pair<std::string, int64_t> of{"groups", groups}, pad{"padding", padding}, step{"stride", stride};
   const std::string error =
-      ends ? call(resnet_affine, {&x, &kernel, &ending.scale, &ending.offset, &ending.shortcut}, {&y}, pad,
+      ends ? call(resnet_affine, {&x, &kernel, &ending.scale, &ending.offset, &ending.shortcut}, {&y}, of, pad,
                   std::pair<std::string, bool>{"relu", ending.relu}, step)
-           : call(handlers[kind], in, {result}, pad, step);
+           : call(handlers[kind], in, {result}, of, pad, step);
   auto fits = [&](int side, int64_t results) {
     const int64_t room = x.dims[side] + 2 * padding - size;
     return x.dims[side] > 0 && room >= 0 && room / stride + 1 == results;
   };
   height = x.dims[1], width = x.dims[2];
   const bool sides_alone = std::vector{images, height, width, inputs} == x.dims &&
-                           std::vector{size, size, inputs, outputs} == kernel.dims &&
+                           std::vector{size, size, inputs / groups, outputs} == kernel.dims &&
                            std::vector{images, rows, columns, outputs} == y.dims;
   // Beyond this stride, which leaves one result, XLA serves.
   const bool serves = !wrong && sides_alone && fits(1, rows) && fits(2, columns) && stride <= size + std::max(height, width);
@@ -206,7 +209,8 @@ bool convolution() {
             if (v < 0 || v >= height || u < 0 || u >= width) continue;
             for (int64_t a = 0; a < inputs; ++a)
               for (int64_t o = 0; o < outputs; ++o) {
-                float* place[] = {&y.at(n, r, c, o), &x.at(n, v, u, a), &kernel.at(i, j, a, o)};
+                if (a * groups / inputs != o * groups / outputs) continue;
+                float* place[] = {&y.at(n, r, c, o), &x.at(n, v, u, a), &kernel.at(i, j, a % (inputs / groups), o)};
                 const double term = double(*place[(kind + 1) % 3]) * *place[(kind + 2) % 3];
                 const int64_t to = place[kind] - result->data.get();
                 sums[to] += term, sizes[to] += std::abs(term);

@@ -27,7 +27,7 @@ NETS = {
     "recomputed": ({"remat": True}, 0, 0),
     "gates": ({"shortcut": "exclusive_gating"}, 0, 9),
     "group norm": ({"norm": "group", "norm_groups": 8}, 19, 19),
-    "grouped": ({"branch": "bottleneck", "depth": 29, "groups": 4}, 9, 9),
+    "grouped": ({"branch": "bottleneck", "depth": 29, "groups": 4}, 0, 0),
     "bfloat16": ({"dtype": "bfloat16"}, 19, 19),
     "leaky": ({"activation": "leaky_relu"}, 0, 0),
 }

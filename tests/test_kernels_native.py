@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_kernels_convolution import operands, value_and_gradients
+from test_kernels_convolution import assert_close, operands, value_and_gradients
 
 from resnet.kernels import native
 from resnet.kernels.backend import by_xla_alone
 from resnet.kernels.convolution import convolve, plain
+from resnet.kernels.formulations import Window
 from resnet.kernels.native import library
 from tests.few import few
 
@@ -53,11 +54,28 @@ def test_as_near_to_the_exact_result_as_xla(size, stride, inputs, outputs, exten
 
 @compiled
 def test_few_pixels_of_many_channels_are_a_matrix_product():
-    """Of the three of a 1x1 convolution only the gradient to the kernel is ever our own."""
+    """A 1x1 convolution always is, and the gradient to its kernel there; that to its input never."""
     kernel = jnp.ones((1, 1, 32, 32))
     for side, ours in ((15, False), (16, True)):
         text = program(jnp.ones((1, side, side, 32)), kernel)
-        assert [f"resnet_{target}" in text for target in native.CONVOLUTIONS] == [False, False, ours]
+        assert [f"resnet_{target}" in text for target in native.CONVOLUTIONS] == [False, True, ours]
+
+
+@compiled
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("of_group", few(3, (1, 2, 4, 8, 16, 32)))
+def test_groups(of_group, stride):
+    """Of channels that blocks of 16 hold, or that hold blocks; others are dense convolutions over chunks."""
+    channels = 64 if of_group == 32 else 32
+    groups = channels // of_group
+    x, kernel = operands(3, groups, channels, channels, (9, 10))
+    arguments = (x, kernel, stride, 1, groups)
+    assert_close(value_and_gradients(convolve, *arguments), value_and_gradients(plain, *arguments), 2e-6)
+    text = jax.jit(value_and_gradients, static_argnums=(0, 3, 4, 5)).lower(convolve, *arguments).as_text()
+    assert [f"resnet_{target}" in text for target in native.CONVOLUTIONS] == [True] * 3
+    odd = operands(3, 8, 24, 24, (9, 10))  # three channels a group
+    ours, theirs = (value_and_gradients(f, *odd, stride, 1, 8) for f in (convolve, plain))
+    assert_close(ours, theirs, 2e-6)
 
 
 @compiled
@@ -100,7 +118,7 @@ import os, sys
 os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:int(sys.argv[1])]))
 sys.path[:0] = ["tests"]
 import jax, numpy as np
-from test_kernels_convolution import operands, value_and_gradients
+from test_kernels_convolution import assert_close, operands, value_and_gradients
 from resnet.kernels.convolution import convolve
 from resnet.kernels.moments import moments, projections
 for stride in (1, 2):
@@ -194,7 +212,6 @@ def test_small_shapes_drawn_at_random(seed):
             ("kernel_gradient", x, g, to_kernel, outputs),
         ):
             if wide == blocks:
-                found = native.run_convolution(
-                    target, *map(jnp.asarray, (a, b)), result.shape, stride, padding
-                )
+                window = Window(size, stride, padding, 1, extent)
+                found = native.run_convolution(target, *map(jnp.asarray, (a, b)), result.shape, window)
                 np.testing.assert_allclose(found, result, rtol=0, atol=1e-5 * np.abs(result).max())

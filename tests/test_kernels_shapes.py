@@ -11,6 +11,7 @@ from test_kernels_convolution import value_and_gradients
 from resnet.kernels import native
 from resnet.kernels.backend import by_xla_alone
 from resnet.kernels.convolution import convolve, plain
+from resnet.kernels.formulations import Window
 from resnet.kernels.moments import moments, projections
 from resnet.kernels.pooling import max_pool
 
@@ -72,9 +73,10 @@ def test_the_kernels_refuse_what_does_not_fit(target):
     """A second time, in C++: any one number of the shapes or of the window that is another."""
     shapes = NATIVE[target]
 
-    def call(a, b, result, stride=1, padding=1):
+    def call(a, b, result, stride=1, padding=1, groups=1):
         a, b = map(jnp.asarray, (np.ones(a, np.float32), np.ones(b, np.float32)))
-        return jax.block_until_ready(native.run_convolution(target, a, b, result, stride, padding))
+        window = Window(a.shape[0], stride, padding, groups, a.shape[1:3])
+        return jax.block_until_ready(native.run_convolution(target, a, b, result, window))
 
     call(*shapes)
     for i, j in np.ndindex(3, 4):
@@ -84,6 +86,9 @@ def test_the_kernels_refuse_what_does_not_fit(target):
             if n or i < 2:  # XLA leaves out what has an empty result
                 with pytest.raises(jax.errors.JaxRuntimeError, match="no native convolution takes"):
                     call(*map(tuple, wrong))
+    for groups in (0, -1, 2):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="no native convolution takes"):
+            call(*shapes, groups=groups)
     for window in ((0, 1), (-1, 1), (2, 1), (1, 0), (1, 3), (1, -1), (2**62, 1), (1, 2**62), (-(2**63), 1)):
         with pytest.raises(jax.errors.JaxRuntimeError, match="no native convolution takes"):
             call(*shapes, *window)

@@ -5,7 +5,8 @@ XLA's own convolution is used on GPU and TPU. For the CPU, forward and both grad
 | case          | formulation for the CPU                                                        |
 |---------------|--------------------------------------------------------------------------------|
 | one group     | see formulations.py                                                            |
-| grouped       | dense convolutions over chunks of groups, their kernels block-diagonal         |
+| grouped       | our own (native) where groups fill blocks of 16 channels, in float32; dense    |
+|               | convolutions over chunks of groups, their kernels block-diagonal, elsewhere    |
 | under `vmap`  | one convolution after the other, since XLA would make them one grouped one     |
 """
 
@@ -20,7 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Array, Float
 
-from resnet.kernels import formulations
+from resnet.kernels import formulations, native
 from resnet.kernels.backend import by_platform, xla_alone
 from resnet.kernels.formulations import Window, input_shape, kernel_shape, plain, result_shape
 
@@ -70,21 +71,29 @@ def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> N
 
 
 def _forward(x: Array, kernel: Array, window: Window) -> Array:
-    if window.groups > 1:
-        return _grouped(x, kernel, window)
-    return formulations.cpu_forward(x, kernel, window)
+    if window.groups == 1:
+        return formulations.cpu_forward(x, kernel, window)
+    if formulations.native_takes_groups(x, kernel.shape[3], window):
+        return native.run_convolution("forward", x, kernel, result_shape(x, kernel, window), window)
+    return _grouped(x, kernel, window)
 
 
 def _input_gradient(g: Array, kernel: Array, window: Window) -> Array:
-    if window.groups > 1:
-        return _transposed(lambda x: _grouped(x, kernel, window), input_shape(g, kernel, window), g)
-    return formulations.cpu_input_gradient(g, kernel, window)
+    shape = input_shape(g, kernel, window)
+    if window.groups == 1:
+        return formulations.cpu_input_gradient(g, kernel, window)
+    if formulations.native_takes_groups(g, shape[3], window):
+        return native.run_convolution("input_gradient", g, kernel, shape, window)
+    return _transposed(lambda x: _grouped(x, kernel, window), shape, g)
 
 
 def _kernel_gradient(x: Array, g: Array, window: Window) -> Array:
-    if window.groups > 1:
-        return _transposed(lambda kernel: _grouped(x, kernel, window), kernel_shape(x, g, window), g)
-    return formulations.cpu_kernel_gradient(x, g, window)
+    shape = kernel_shape(x, g, window)
+    if window.groups == 1:
+        return formulations.cpu_kernel_gradient(x, g, window)
+    if formulations.native_takes_groups(x, g.shape[3], window):
+        return native.run_convolution("kernel_gradient", x, g, shape, window)
+    return _transposed(lambda kernel: _grouped(x, kernel, window), shape, g)
 
 
 def _grouped(x: Array, kernel: Array, window: Window) -> Array:

@@ -121,7 +121,7 @@ def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
             if found:
                 return [found]
     arrays = [_array(operand) for operand in operands]
-    if primitive is FORWARD and arrays[0].dtype == jnp.float32 and params["window"].groups == 1:
+    if primitive is FORWARD and arrays[0].dtype == jnp.float32:
         return [Convolution(*arrays, **params)]
     if name == "scan":
         params = params | {"jaxpr": _ended_program(params["jaxpr"])}
@@ -141,24 +141,19 @@ def _ended_program(closed: ClosedJaxpr) -> ClosedJaxpr:
 # The convolution with its ending as one operation.
 
 
-def _composed(
-    x: Array, kernel: Array, scale: Array, offset: Array, *shortcut: Array, window: Window, relu: bool
-) -> Array:
+def _composed(*arrays: Array, window: Window, relu: bool) -> Array:
     """As separate operations, to which derivatives and `vmap` lead."""
+    x, kernel, scale, offset, *shortcut = arrays
     y = FORWARD.bind(x, kernel, window=window) * scale[None, None, None] + offset[None, None, None]
     y = y + shortcut[0] if shortcut else y
     return jax.nn.relu(y) if relu else y
 
 
-def _on_cpu(
-    x: Array, kernel: Array, scale: Array, offset: Array, *shortcut: Array, window: Window, relu: bool
-):
+def _on_cpu(*arrays: Array, window: Window, relu: bool) -> Array:
+    x, kernel = arrays[:2]
     if native_ends(x, kernel, window):
-        shape = result_shape(x, kernel, window)
-        return native.run_affine(
-            x, kernel, scale, offset, shortcut, shape, window.stride, window.padding, relu
-        )
-    return _composed(x, kernel, scale, offset, *shortcut, window=window, relu=relu)
+        return native.run_affine(arrays, result_shape(x, kernel, window), window, relu)
+    return _composed(*arrays, window=window, relu=relu)
 
 
 _AFFINE = by_platform(

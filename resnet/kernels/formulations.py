@@ -2,7 +2,8 @@
 
 | case          | formulation                                                                    |
 |---------------|--------------------------------------------------------------------------------|
-| 1x1           | slice and matrix product; the kernel's gradient our own where pixels are many  |
+| 1x1           | slice and matrix product; the gradient to x our own, and that to the kernel    |
+|               | where pixels are many                                                          |
 | k x k         | our own (native) where the results have a multiple of 16 channels, in float32  |
 | other k x k   | convolutions, the kernel's gradient behind a fence                             |
 
@@ -67,7 +68,7 @@ def cpu_forward(x: Array, kernel: Array, window: Window) -> Array:
     size, stride, padding = window.size, window.stride, window.padding
     if size > 1 and kernel.shape[3] % native.BLOCK == 0 and _native_serves(x, window):
         shape = result_shape(x, kernel, window)
-        return native.run_convolution("forward", x, kernel, shape, stride, padding)
+        return native.run_convolution("forward", x, kernel, shape, window)
     if size > 1 or padding:
         return plain(x, kernel, stride, padding)
     return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
@@ -77,8 +78,8 @@ def cpu_input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     """Gradient to the input: g convolved with the turned kernel."""
     size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
     shape = input_shape(g, kernel, window)
-    if size > 1 and kernel.shape[2] % native.BLOCK == 0 and _native_serves(g, window):
-        return native.run_convolution("input_gradient", g, kernel, shape, stride, padding)
+    if kernel.shape[2] % native.BLOCK == 0 and _native_serves(g, window):
+        return native.run_convolution("input_gradient", g, kernel, shape, window)
     low = size - 1 - padding
     highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
@@ -103,7 +104,7 @@ def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
     fits = outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product
     if fits and _native_serves(x, window):
-        return native.run_convolution("kernel_gradient", x, g, shape, stride, padding)
+        return native.run_convolution("kernel_gradient", x, g, shape, window)
     if pointwise:
         return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
     highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
@@ -118,10 +119,22 @@ def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     return _fenced(gradient, x, g)
 
 
+def native_takes_groups(x: Array, outputs: int, window: Window) -> bool:
+    """Whether native convolutions are at hand for x in groups: these fill blocks, or blocks fill them."""
+    inputs, group = x.shape[3], x.shape[3] // window.groups
+    blocks = native.BLOCK % group == 0 or group % native.BLOCK == 0
+    fills = inputs == outputs and inputs % max(group, native.BLOCK) == 0 and blocks
+    return fills and _native_serves(x, window)
+
+
 def native_ends(x: Array, kernel: Array, window: Window) -> bool:
     """Whether the native convolution that ends in a norm, a shortcut and a ReLU is at hand."""
-    filled = 0 not in (*x.shape, *kernel.shape, *result_shape(x, kernel, window))
-    return filled and kernel.shape[3] % native.BLOCK == 0 and _native_serves(x, window)
+    outputs = kernel.shape[3]
+    if 0 in (*x.shape, *kernel.shape, *result_shape(x, kernel, window)):
+        return False
+    if window.groups > 1:
+        return native_takes_groups(x, outputs, window)
+    return outputs % native.BLOCK == 0 and _native_serves(x, window)
 
 
 def _native_serves(x: Array, window: Window) -> bool:

@@ -50,24 +50,24 @@ def allowed_in_exports() -> list[Any]:
     return [jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]
 
 
-def run_convolution(
-    target: str, a: Array, b: Array, shape: tuple[int, ...], stride: int, padding: int
-) -> Array:
-    """Calls one of CONVOLUTIONS, whose result has the `shape`; the padding is less than the kernel's side."""
+def run_convolution(target: str, a: Array, b: Array, shape: tuple[int, ...], window: Any) -> Array:
+    """Calls one of CONVOLUTIONS, whose result has the `shape`, for a window of formulations.py."""
     function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
-    return function(a, b, stride=np.int64(stride), padding=np.int64(padding))
+    return function(a, b, **_attributes(window))
 
 
-def run_affine(
-    x: Array, kernel: Array, scale: Array, offset: Array, shortcut: Sequence[Array], shape: tuple[int, ...],
-    stride: int, padding: int, relu: bool,
-) -> Array:  # fmt: skip
-    """relu(scale * convolution + offset + shortcut) of the `shape`, with a shortcut and a ReLU or without."""
+def run_affine(arrays: Sequence[Array], shape: tuple[int, ...], window: Any, relu: bool) -> Array:
+    """relu(scale * convolution + offset + shortcut), or the same without the ReLU.
+
+    `arrays` are x, kernel, scale, offset, and the shortcut if there is one.
+    """
     function = jax.ffi.ffi_call("resnet_affine", jax.ShapeDtypeStruct(shape, np.float32))
-    (added,) = shortcut or (jnp.zeros((0, 0, 0, 0)),)
-    return function(
-        x, kernel, scale, offset, added, stride=np.int64(stride), padding=np.int64(padding), relu=relu
-    )
+    arrays = arrays if len(arrays) == 5 else (*arrays, jnp.zeros((0, 0, 0, 0)))
+    return function(*arrays, **_attributes(window), relu=relu)
+
+
+def _attributes(window: Any) -> dict[str, Any]:
+    return {name: np.int64(getattr(window, name)) for name in ("stride", "padding", "groups")}
 
 
 def sums(target: str, *arrays: Array) -> tuple[Array, Array]:

@@ -14,19 +14,35 @@ namespace {
 
 using Channels = ffi::Buffer<ffi::F32, 1>;
 
+// The channels that are computed together, of images and of results: all, or where there are several groups, of
+// as many of them as fill a block, with a kernel that is zero from one group to another.
+int64_t together(const Window& window, Images kernel, int64_t channels) {
+  return window.groups == 1 ? channels : std::max<int64_t>(kBlock, kernel.width);
+}
+
 // The kernel as [block of V vectors of outputs][tap][input][outputs], read from its beginning to its end. The
 // gradient to the input takes inputs for outputs.
 template <int V>
-void pack_kernel(ffi::ThreadPool& pool, Images kernel, bool gradient, float* packed) {
+void pack_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window, Images in, Images out, float* packed) {
   const int64_t taps = kernel.count * kernel.height, wide = V * kLanes;
-  const int64_t inputs = gradient ? kernel.channels : kernel.width;
-  const int64_t outputs = gradient ? kernel.width : kernel.channels;
-  share(pool, outputs / wide * taps, [&](int64_t task) {
+  const int64_t inputs = together(window, kernel, in.channels);
+  share(pool, out.channels / wide * taps, [&](int64_t task) {
     const float* from = kernel.at(0, task % taps, 0);
     float* to = packed + task * inputs * wide;
-    for (int64_t i = 0, first = task / taps * wide; i < inputs; ++i, to += wide) {
-      if (!gradient) std::copy_n(from + i * outputs + first, wide, to);
-      else for (int64_t o = 0; o < wide; ++o) to[o] = from[(first + o) * inputs + i];
+    const int64_t first = task / taps * wide, group = kernel.width;
+    for (int64_t i = 0; i < inputs; ++i, to += wide) {
+      if (window.groups > 1) {
+        const int64_t input = first / inputs * inputs + i;
+        for (int64_t o = 0; o < wide; ++o) {
+          const int64_t output = first + o, row = (window.gradient ? output : input) % group;
+          const float weight = from[row * kernel.channels + (window.gradient ? input : output)];
+          to[o] = input / group == output / group ? weight : 0;
+        }
+      } else if (window.gradient) {
+        for (int64_t o = 0; o < wide; ++o) to[o] = from[(first + o) * inputs + i];
+      } else {
+        std::copy_n(from + i * out.channels + first, wide, to);
+      }
     }
   });
 }
@@ -129,10 +145,10 @@ void sweep(const float* image, const float* weights, const std::vector<Chunk>& c
 // Convolution with a kernel of one pixel: images are read as they are, as many pixels at once as half a second-level
 // cache holds with their results.
 template <int V>
-void multiply(ffi::ThreadPool& pool, Images in, Images kernel, int64_t stride, Images out, const Ending* ending) {
+void multiply(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
   Memory memory;
   float* weights = memory.floats(in.channels * out.channels);
-  pack_kernel<V>(pool, kernel, false, weights);
+  pack_kernel<V>(pool, kernel, window, in, out, weights);
   std::vector<Terms> terms;
   for (int64_t c = 0; c < in.channels; c += kTerms) {
     terms.push_back({c, c * V * kLanes, std::min(kTerms, in.channels - c)});
@@ -143,7 +159,7 @@ void multiply(ffi::ThreadPool& pool, Images in, Images kernel, int64_t stride, I
   for (int64_t n = 0; n < out.count; ++n) {
     for (int64_t y = 0; y < out.height; ++y) {
       for (int64_t x = 0; x < out.width; ++x) {
-        places.push_back({in.at(n, y * stride, x * stride) - in.data, out.at(n, y, x) - out.data});
+        places.push_back({in.at(n, y * window.stride, x * window.stride) - in.data, out.at(n, y, x) - out.data});
       }
     }
   }
@@ -169,21 +185,22 @@ template <int V>
 void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
   constexpr int64_t wide = V * kLanes;
   const int64_t phases = window.phases(), taps = window.size * window.size;
+  const int64_t inputs = together(window, kernel, in.channels), outputs = together(window, kernel, out.channels);
   Memory kernel_memory;
-  float* weights = kernel_memory.floats(taps * in.channels * out.channels);
-  pack_kernel<V>(pool, kernel, window.gradient, weights);
+  float* weights = kernel_memory.floats(taps * inputs * out.channels);
+  pack_kernel<V>(pool, kernel, window, in, out, weights);
 
-  const Packed packed(in, window, out.width);
-  const int64_t row_floats = packed.blocks * packed.row * window.step();
+  const Packed layout(in.part(0, inputs), window, out.width);
+  const int64_t row_floats = layout.blocks * layout.row * window.step();
   const int64_t band = phases * std::clamp<int64_t>(kSecondLevel / row_floats, 1, out.height);
-  const int64_t bands = ceil_div(out.height, band), block_floats = window.span(band) * packed.row;
+  const int64_t bands = ceil_div(out.height, band), block_floats = window.span(band) * layout.row;
   std::vector<Phase> all(phases * phases);
   for (int64_t t = 0; t < taps; ++t) {
     const int64_t y = t / window.size, x = t % window.size;
-    const int64_t at = packed.at(window.lag(y), window.lag(x));
-    for (int64_t block = 0; block < packed.blocks; ++block) {
+    const int64_t at = layout.at(window.lag(y), window.lag(x));
+    for (int64_t block = 0; block < layout.blocks; ++block) {
       all[window.phase(y) * phases + window.phase(x)].terms.push_back(
-          {at + block * block_floats, (t * in.channels + block * kBlock) * wide, packed.depth(block)});
+          {at + block * block_floats, (t * inputs + block * kBlock) * wide, layout.depth(block)});
     }
   }
   for (int64_t phase = 0; phase < phases * phases; ++phase) {
@@ -194,38 +211,45 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, I
       for (int64_t column = 0; column < own.row; ++column) {
         const int64_t x = phase % phases + column * phases;
         own.places.push_back(
-            {packed.at(y / phases * window.step(), 0) + column * kBlock, out.at(0, y, x) - out.data});
+            {layout.at(y / phases * window.step(), 0) + column * kBlock, out.at(0, y, x) - out.data});
       }
     }
   }
-  share(pool, in.count * bands, [&](int64_t task) {
-    const int64_t n = task / bands, first = task % bands * band, last = std::min(first + band, out.height);
-    const int64_t rows = window.span(last - first);
+  share(pool, out.channels / outputs * in.count * bands, [&](int64_t task) {
+    const int64_t part = task / (in.count * bands), n = task / bands % in.count;
+    const int64_t first = task % bands * band, last = std::min(first + band, out.height);
+    const int64_t top = first / phases * window.step() - window.margin(), rows = window.span(last - first);
+    const Packed packed(in.part(part * inputs, inputs), window, out.width);
     float* image = of_this_thread.floats(packed.blocks * block_floats);
     for (int64_t block = 0; block < packed.blocks; ++block) {
-      const int64_t top = first / phases * window.step() - window.margin();
       packed.pack(n, block, top, rows, image + block * block_floats);
     }
-    Images here = out;
-    here.data = out.at(n, first, 0);
-    const Ending ending_here = ending ? ending->from(0, here.data - out.data) : Ending{};
+    Images here = out.part(part * outputs, outputs);
+    here.data = here.at(n, first, 0);
+    const Ending ends = ending ? ending->from(part * outputs, here.data - out.data) : Ending{};
     for (int64_t phase = 0; phase < phases * phases; ++phase) {
       const Phase& own = all[phase];
       const int64_t own_rows = std::max<int64_t>(0, ceil_div(last - first - phase / phases, phases));
-      sweep<V>(image, weights, own.chunks, own.places.data(), own_rows * own.row, taps * in.channels, here,
-               ending ? &ending_here : nullptr);
+      sweep<V>(image, weights + part * outputs * taps * inputs, own.chunks, own.places.data(), own_rows * own.row,
+               taps * inputs, here, ending ? &ends : nullptr);
     }
   });
 }
 
+template <int V>
+void convolve(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
+  const bool pixels = window.size == 1 && !window.padding && window.groups == 1 && (window.stride == 1 || !window.gradient);
+  (pixels ? multiply<V> : correlate<V>)(pool, in, kernel, window, out, ending);
+}
+
 // sums[D inputs][V vectors] += pixels[result][D inputs] * gradient[result][V vectors], over rows of results.
 template <int D, int V>
-void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t rows, int64_t columns,
-                  int64_t channels, float* sums) {
+void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step, int64_t rows,
+                  int64_t columns, float* sums, int64_t sums_step) {
   Vector sum[D][V] = {};
   for (int64_t row = 0; row < rows; ++row) {
     const float* pixel = pixels + row * pixels_row;
-    for (int64_t column = 0; column < columns; ++column, gradient += channels, pixel += kBlock) {
+    for (int64_t column = 0; column < columns; ++column, gradient += gradient_step, pixel += kBlock) {
       Vector outputs[V];
       for (int v = 0; v < V; ++v) outputs[v] = load(gradient + v * kLanes);
 #pragma GCC unroll 32
@@ -237,7 +261,7 @@ void add_products(const float* pixels, int64_t pixels_row, const float* gradient
 #pragma GCC unroll 32
   for (int d = 0; d < D; ++d) {
     for (int v = 0; v < V; ++v) {
-      float* to = sums + d * channels + v * kLanes;
+      float* to = sums + d * sums_step + v * kLanes;
       store(to, load(to) + sum[d][v]);
     }
   }
@@ -251,39 +275,50 @@ constexpr auto products = []<size_t... d>(std::index_sequence<d...>) {
 // Gradient to the kernel: a task is a block of inputs and, where there are few blocks, a part of the batch.
 template <int V>
 void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window window, Images kernel) {
-  const Packed packed(in, window, gradient.width);
-  const int64_t taps = window.size * window.size, elements = taps * in.channels * gradient.channels;
-  const int64_t parts = std::min<int64_t>(in.count, ceil_div(16, packed.blocks));
+  const int64_t inputs = together(window, kernel, in.channels);
+  const int64_t outputs = together(window, kernel, gradient.channels);
+  const int64_t blocks = ceil_div(in.channels, kBlock), taps = window.size * window.size;
+  const int64_t elements = taps * in.channels * outputs;
+  const int64_t parts = std::min<int64_t>(in.count, ceil_div(16, blocks));
   Memory memory;
   float* sums = memory.floats(parts * elements);
   std::fill_n(sums, parts * elements, 0.0f);
+  const Packed packed(in, window, gradient.width);
   const int64_t band =
       std::clamp<int64_t>(kFirstLevel / (packed.row * window.step()), 1, gradient.height);
-  share(pool, parts * packed.blocks, [&](int64_t task) {
-    const int64_t part = task / packed.blocks, block = task % packed.blocks;
+  share(pool, parts * blocks, [&](int64_t task) {
+    const int64_t part = task / blocks, block = task % blocks;
     const int64_t depth = packed.depth(block), pieces = ceil_div(depth, kSums / V);
+    const Images own = gradient.part(block * kBlock / inputs * outputs, outputs);
     float* image = of_this_thread.floats(window.span(band) * packed.row);
     for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
       for (int64_t first = 0; first < gradient.height; first += band) {
         const int64_t rows = std::min(band, gradient.height - first);
         packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
-        for (int64_t o = 0; o < gradient.channels; o += V * kLanes) {
+        for (int64_t o = 0; o < outputs; o += V * kLanes) {
           for (int64_t t = 0; t < taps; ++t) {
             const float* pixels = image + packed.at(t / window.size, t % window.size);
-            float* to = sums + part * elements + (t * in.channels + block * kBlock) * gradient.channels + o;
+            float* to = sums + part * elements + (t * in.channels + block * kBlock) * outputs + o;
             for (int64_t piece = 0; piece < pieces; ++piece) {
               const int64_t d = piece * depth / pieces, end = (piece + 1) * depth / pieces;
-              products<V>[end - d - 1](pixels + d, window.stride * packed.row, gradient.at(n, first, 0) + o, rows,
-                                       gradient.width, gradient.channels, to + d * gradient.channels);
+              products<V>[end - d - 1](pixels + d, window.stride * packed.row, own.at(n, first, 0) + o, own.step, rows,
+                                       own.width, to + d * outputs, outputs);
             }
           }
         }
       }
     }
   });
-  std::copy_n(sums, elements, kernel.data);
-  for (int64_t part = 1; part < parts; ++part) {
-    for (int64_t i = 0; i < elements; ++i) kernel.data[i] += sums[part * elements + i];
+  // Of an input, the products with the outputs of its own group.
+  const int64_t number = gradient.channels / window.groups;
+  for (int64_t i = 0; i < taps * in.channels; ++i) {
+    const int64_t input = i % in.channels, first = input / kernel.width * number;
+    const float* from = sums + i * outputs + first % outputs;
+    float* to = kernel.at(0, i / in.channels, input % kernel.width) + first;
+    std::copy_n(from, number, to);
+    for (int64_t part = 1; part < parts; ++part) {
+      for (int64_t o = 0; o < number; ++o) to[o] += from[part * elements + o];
+    }
   }
 }
 
@@ -291,6 +326,13 @@ void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window wind
 bool meets(int64_t x, int64_t y, const Window& window) {
   const int64_t free = x + 2 * window.padding - window.size;
   return free >= 0 && y == free / window.stride + 1;
+}
+
+// Whether channels in groups fill blocks: as many outputs as inputs in each, and whole blocks of groups, or groups
+// of whole blocks.
+bool fills(int64_t group, int64_t inputs, int64_t outputs) {
+  return inputs == outputs && inputs % std::max<int64_t>(group, kBlock) == 0 &&
+         (group % kBlock == 0 || kBlock % group == 0);
 }
 
 // f(vectors in a tile) for images x, their kernel and their convolution y, whichever of these is computed from
@@ -302,32 +344,35 @@ ffi::Error checked(Buffer x, Buffer kernel, Buffer y, const Window& window, int6
   const auto in = x.dimensions(), weights = kernel.dimensions(), out = y.dimensions();
   const bool filled = x.element_count() > 0 && kernel.element_count() > 0 && y.element_count() > 0;
   const bool possible = 0 < window.stride && window.stride <= window.size + std::max(in[1], in[2]) &&
-                        0 <= window.padding && window.padding < window.size;
-  if (!filled || !possible || weights[0] != weights[1] || in[0] != out[0] || in[3] != weights[2] ||
-      out[3] != weights[3] || !meets(in[1], out[1], window) || !meets(in[2], out[2], window) || blocked % kBlock) {
+                        0 <= window.padding && window.padding < window.size && 0 < window.groups;
+  if (!filled || !possible || weights[0] != weights[1] || in[0] != out[0] || in[3] != window.groups * weights[2] ||
+      out[3] != weights[3] || !meets(in[1], out[1], window) || !meets(in[2], out[2], window) || blocked % kBlock ||
+      (window.groups > 1 && !fills(weights[2], in[3], out[3]))) {
     return ffi::Error::InvalidArgument(
         "no native convolution takes " + text(in) + " by a kernel " + text(weights) + " to " + text(out) +
-        " with stride " + std::to_string(window.stride) + " and padding " + std::to_string(window.padding));
+        " with stride " + std::to_string(window.stride) + ", padding " + std::to_string(window.padding) + " and " +
+        std::to_string(window.groups) + " groups");
   }
   return guarded([&] {
     constexpr int narrow = kBlock / kLanes, wide = kLanes == kBlock ? 2 : narrow;
-    blocked % (wide * kLanes) ? f(std::integral_constant<int, narrow>()) : f(std::integral_constant<int, wide>());
+    together(window, Images(kernel), blocked) % (wide * kLanes) ? f(std::integral_constant<int, narrow>())
+                                                                : f(std::integral_constant<int, wide>());
     return ffi::Error::Success();
   });
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, ffi::Result<Buffer> y, int64_t stride,
-                   int64_t padding) {
-  const Window window{kernel.dimensions()[0], stride, padding, false};
+ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, ffi::Result<Buffer> y, int64_t groups, int64_t padding,
+                   int64_t stride) {
+  const Window window{kernel.dimensions()[0], stride, padding, groups, false};
   return checked(x, kernel, *y, window, y->dimensions()[3], [&](auto v) {
-    correlate<v>(pool, Images(x), Images(kernel), window, Images(*y), nullptr);
+    convolve<v>(pool, Images(x), Images(kernel), window, Images(*y), nullptr);
   });
 }
 
 // relu(scale * convolution + offset + shortcut); a shortcut of no images is none.
 ffi::Error affine(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels scale, Channels offset, Buffer shortcut,
-                  ffi::Result<Buffer> y, int64_t stride, int64_t padding, bool relu) {
-  const Window window{kernel.dimensions()[0], stride, padding, false};
+                  ffi::Result<Buffer> y, int64_t groups, int64_t padding, bool relu, int64_t stride) {
+  const Window window{kernel.dimensions()[0], stride, padding, groups, false};
   const auto out = y->dimensions(), added = shortcut.dimensions();
   const bool sum = shortcut.element_count() > 0;
   const int64_t channels = out[3];
@@ -339,22 +384,21 @@ ffi::Error affine(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels scale,
   }
   return checked(x, kernel, *y, window, channels, [&](auto v) {
     const Ending ending{scale.typed_data(), offset.typed_data(), sum ? shortcut.typed_data() : nullptr, relu};
-    if (window.size == 1 && !padding) multiply<v>(pool, Images(x), Images(kernel), stride, Images(*y), &ending);
-    else correlate<v>(pool, Images(x), Images(kernel), window, Images(*y), &ending);
+    convolve<v>(pool, Images(x), Images(kernel), window, Images(*y), &ending);
   });
 }
 
-ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Result<Buffer> x, int64_t stride,
-                          int64_t padding) {
-  const Window window{kernel.dimensions()[0], stride, padding, true};
+ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Result<Buffer> x, int64_t groups,
+                          int64_t padding, int64_t stride) {
+  const Window window{kernel.dimensions()[0], stride, padding, groups, true};
   return checked(*x, kernel, g, window, x->dimensions()[3], [&](auto v) {
-    correlate<v>(pool, Images(g), Images(kernel), window, Images(*x), nullptr);
+    convolve<v>(pool, Images(g), Images(kernel), window, Images(*x), nullptr);
   });
 }
 
-ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, ffi::Result<Buffer> kernel, int64_t stride,
-                           int64_t padding) {
-  const Window window{kernel->dimensions()[0], stride, padding, false};
+ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, ffi::Result<Buffer> kernel, int64_t groups,
+                           int64_t padding, int64_t stride) {
+  const Window window{kernel->dimensions()[0], stride, padding, groups, false};
   return checked(x, *kernel, g, window, g.dimensions()[3], [&](auto v) {
     sum_products<v>(pool, Images(x), Images(g), window, Images(*kernel));
   });
@@ -362,7 +406,7 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, ffi::Result
 
 auto signature() {
   return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()
-      .Attr<int64_t>("stride").Attr<int64_t>("padding");
+      .Attr<int64_t>("groups").Attr<int64_t>("padding").Attr<int64_t>("stride");
 }
 
 }  // namespace
@@ -370,7 +414,7 @@ auto signature() {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_forward, forward, signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_affine, affine,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Channels>()
-                                  .Arg<Channels>().Arg<Buffer>().Ret<Buffer>().Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding").Attr<bool>("relu"));
+                                  .Arg<Channels>().Arg<Buffer>().Ret<Buffer>().Attr<int64_t>("groups")
+                                  .Attr<int64_t>("padding").Attr<bool>("relu").Attr<int64_t>("stride"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_input_gradient, input_gradient, signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_kernel_gradient, kernel_gradient, signature());

@@ -14,11 +14,18 @@ using Buffer = ffi::Buffer<ffi::F32, 4>;
 struct Images {
   explicit Images(Buffer b)
       : data(b.typed_data()), count(b.dimensions()[0]), height(b.dimensions()[1]), width(b.dimensions()[2]),
-        channels(b.dimensions()[3]) {}
-  float* at(int64_t n, int64_t y, int64_t x) const { return data + ((n * height + y) * width + x) * channels; }
+        channels(b.dimensions()[3]), step(channels) {}
+  float* at(int64_t n, int64_t y, int64_t x) const { return data + ((n * height + y) * width + x) * step; }
+
+  // Some of the channels.
+  Images part(int64_t first, int64_t number) const {
+    Images part = *this;
+    part.data += first, part.channels = number;
+    return part;
+  }
 
   float* data;
-  int64_t count, height, width, channels;
+  int64_t count, height, width, channels, step;  // step: floats from pixel to pixel
 };
 
 // What the results of a convolution, or of its gradient to the input, read along either side of an image:
@@ -35,7 +42,7 @@ struct Window {
   int64_t reach() const { return gradient ? margin() + (stride - 1 + padding) / stride + 1 : size; }
   int64_t span(int64_t results) const { return step() * ((results - 1) / phases()) + reach(); }
 
-  int64_t size, stride, padding;
+  int64_t size, stride, padding, groups;
   bool gradient;
 };
 
