@@ -152,8 +152,8 @@ struct Ending {
   bool relu;
 };
 
-// A convolution, with an ending or without, or one of its gradients; with some number of the shapes changed, an error, unless it is the side
-// of an image and stride or border make up for it.
+// A convolution, with an ending or without, or one of its gradients; with some number of the shapes changed, an
+// error, unless it is the side of an image and stride or border make up for it.
 bool convolution() {
   const bool tall = among(0, 7) == 0;  // an image that is packed in several bands of rows
   const int64_t size = among(1, tall ? 3 : 7), padding = among(0, size - 1), stride = among(1, 4);
@@ -197,7 +197,8 @@ bool convolution() {
                            std::vector{size, size, inputs / groups, outputs} == kernel.dims &&
                            std::vector{images, rows, columns, outputs} == y.dims;
   // Beyond this stride, which leaves one result, XLA serves.
-  const bool serves = !wrong && sides_alone && fits(1, rows) && fits(2, columns) && stride <= size + std::max(height, width);
+  const bool serves =
+      !wrong && sides_alone && fits(1, rows) && fits(2, columns) && stride <= size + std::max(height, width);
   if (!serves || !error.empty()) return serves == error.empty();
   std::vector<double> sums(result->size), sizes(result->size);
   for (int64_t n = 0; n < images; ++n)

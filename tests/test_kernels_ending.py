@@ -1,4 +1,4 @@
-"""Convolutions end in what follows them in every kind of net, and give what operations give one by one."""
+"""Joining convolutions to what follows them leaves the results of every kind of net as they are."""
 
 import re
 
@@ -34,7 +34,7 @@ NETS = {
 
 
 def drawn(variables):
-    """Variables of a net that has been trained: no scale is 1, no mean is 0, no variance is negative."""
+    """The variables, each raised at random by up to 0.2, as if the net had been trained."""
     keys = iter(jax.random.split(jax.random.key(1), 1000))
     return jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.uniform(next(keys), leaf.shape), variables)
 
@@ -99,7 +99,7 @@ def test_what_is_read_twice_is_computed_once_and_as_it_is(arrays):
 
 
 def test_nothing_is_taken_that_is_no_ending(arrays):
-    """A factor after the sum, one of pixels, another limit than 0, a minimum, and what follows the ReLU."""
+    """Operations that no convolution can end in, such as a minimum or a factor of each pixel, stay apart."""
     for last, expected in (
         (lambda y, scale, shortcut: (y + shortcut) * scale, (1, 0, 0)),
         (lambda y, scale, shortcut: y * shortcut, (0, 1, 0)),

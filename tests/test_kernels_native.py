@@ -54,7 +54,7 @@ def test_as_near_to_the_exact_result_as_xla(size, stride, inputs, outputs, exten
 
 @compiled
 def test_few_pixels_of_many_channels_are_a_matrix_product():
-    """A 1x1 convolution always is, and the gradient to its kernel there; that to its input never."""
+    """XLA multiplies matrices for a 1x1 convolution, and for its kernel's gradient where pixels are few."""
     kernel = jnp.ones((1, 1, 32, 32))
     for side, ours in ((15, False), (16, True)):
         text = program(jnp.ones((1, side, side, 32)), kernel)
@@ -65,7 +65,7 @@ def test_few_pixels_of_many_channels_are_a_matrix_product():
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("of_group", few(3, (1, 2, 4, 8, 16, 32)))
 def test_groups(of_group, stride):
-    """Of channels that blocks of 16 hold, or that hold blocks; others are dense convolutions over chunks."""
+    """Native kernels take groups that fill blocks of 16 channels or hold blocks; chunks serve others."""
     channels = 64 if of_group == 32 else 32
     groups = channels // of_group
     x, kernel = operands(3, groups, channels, channels, (9, 10))

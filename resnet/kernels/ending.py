@@ -31,7 +31,7 @@ ENDINGS = ("mul", "add", "max")
 
 
 def ended(function: Callable[..., Array]) -> Callable[..., Array]:
-    """The same function of arrays, but for rounding, with convolutions that end in what follows them."""
+    """The function with its convolutions joined to what follows them; results differ by rounding alone."""
 
     def same(*arrays: Array) -> Array:
         closed = jax.make_jaxpr(function)(*arrays)
@@ -54,7 +54,7 @@ class Convolution:
 
     @functools.cached_property
     def array(self) -> Array:
-        """What it gives; computed once."""
+        """The result, computed at the first call and kept."""
         if self.scale is self.offset is self.shortcut is None and not self.relu:
             return FORWARD.bind(self.x, self.kernel, window=self.window)
         channels = self.kernel.shape[-1]
@@ -92,7 +92,7 @@ def _array(value: Any) -> Any:
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """What the program gives: arrays, and convolutions that nothing has asked for."""
+    """The results of a program: arrays, and convolutions that are still to be computed."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
@@ -110,7 +110,7 @@ def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> l
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """The results of an equation."""
+    """The results of one operation of a program, of the same two kinds."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
     if name in CALLS:
         called = params[CALLS[name]]
@@ -130,7 +130,7 @@ def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
 
 
 def _ended_program(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """The body of a loop."""
+    """The body of a loop with its convolutions joined to what follows them."""
 
     def body(*arrays: Array) -> list[Array]:
         return [_array(value) for value in _results(closed.jaxpr, closed.consts, arrays)]
@@ -142,7 +142,7 @@ def _ended_program(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _composed(*arrays: Array, window: Window, relu: bool) -> Array:
-    """As separate operations, to which derivatives and `vmap` lead."""
+    """Computes the same by separate operations; derivatives and `vmap` are those of this form."""
     x, kernel, scale, offset, *shortcut = arrays
     y = FORWARD.bind(x, kernel, window=window) * scale[None, None, None] + offset[None, None, None]
     y = y + shortcut[0] if shortcut else y

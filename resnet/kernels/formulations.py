@@ -120,7 +120,7 @@ def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
 
 
 def native_takes_groups(x: Array, outputs: int, window: Window) -> bool:
-    """Whether native convolutions are at hand for x in groups: these fill blocks, or blocks fill them."""
+    """Whether native convolutions take x in groups, which must fill blocks of channels or hold blocks."""
     inputs, group = x.shape[3], x.shape[3] // window.groups
     blocks = native.BLOCK % group == 0 or group % native.BLOCK == 0
     fills = inputs == outputs and inputs % max(group, native.BLOCK) == 0 and blocks

@@ -57,7 +57,7 @@ def run_convolution(target: str, a: Array, b: Array, shape: tuple[int, ...], win
 
 
 def run_affine(arrays: Sequence[Array], shape: tuple[int, ...], window: Any, relu: bool) -> Array:
-    """relu(scale * convolution + offset + shortcut), or the same without the ReLU.
+    """Computes scale * convolution + offset + shortcut, and the ReLU of it if `relu`.
 
     `arrays` are x, kernel, scale, offset, and the shortcut if there is one.
     """

@@ -164,8 +164,8 @@ void multiply(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Im
     }
   }
   const int64_t count = places.size();
-  const int64_t band = std::max<int64_t>(24, kSecondLevel / 2 / (in.channels + out.channels));
-  const int64_t bands = std::max(ceil_div(count, band), std::min<int64_t>(count, 16));
+  const int64_t pixels = std::max<int64_t>(24, kSecondLevel / 2 / (in.channels + out.channels));
+  const int64_t bands = std::max(ceil_div(count, pixels), std::min<int64_t>(count, 16));
   share(pool, bands, [&](int64_t band) {
     const int64_t begin = band * count / bands, end = (band + 1) * count / bands;
     sweep<V>(in.data, weights, chunks, &places[begin], end - begin, in.channels, out, ending);
@@ -180,20 +180,12 @@ struct Phase {
   int64_t row;                // places in a row
 };
 
-// Convolution, or its gradient to the input: bands of rows are packed, and read by all blocks of outputs.
-template <int V>
-void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
-  constexpr int64_t wide = V * kLanes;
+// The phases of results in bands of so many rows; `layout` is that of the packed inputs, of which kernels are packed
+// for vectors of `wide` outputs.
+std::vector<Phase> phases_of(const Packed& layout, const Window& window, int64_t inputs, int64_t wide, int64_t band,
+                             Images out) {
   const int64_t phases = window.phases(), taps = window.size * window.size;
-  const int64_t inputs = together(window, kernel, in.channels), outputs = together(window, kernel, out.channels);
-  Memory kernel_memory;
-  float* weights = kernel_memory.floats(taps * inputs * out.channels);
-  pack_kernel<V>(pool, kernel, window, in, out, weights);
-
-  const Packed layout(in.part(0, inputs), window, out.width);
-  const int64_t row_floats = layout.blocks * layout.row * window.step();
-  const int64_t band = phases * std::clamp<int64_t>(kSecondLevel / row_floats, 1, out.height);
-  const int64_t bands = ceil_div(out.height, band), block_floats = window.span(band) * layout.row;
+  const int64_t block_floats = window.span(band) * layout.row;
   std::vector<Phase> all(phases * phases);
   for (int64_t t = 0; t < taps; ++t) {
     const int64_t y = t / window.size, x = t % window.size;
@@ -215,6 +207,23 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, I
       }
     }
   }
+  return all;
+}
+
+// Convolution, or its gradient to the input: bands of rows are packed, and read by all blocks of outputs.
+template <int V>
+void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
+  const int64_t phases = window.phases(), taps = window.size * window.size;
+  const int64_t inputs = together(window, kernel, in.channels), outputs = together(window, kernel, out.channels);
+  Memory kernel_memory;
+  float* weights = kernel_memory.floats(taps * inputs * out.channels);
+  pack_kernel<V>(pool, kernel, window, in, out, weights);
+
+  const Packed layout(in.part(0, inputs), window, out.width);
+  const int64_t row_floats = layout.blocks * layout.row * window.step();
+  const int64_t band = phases * std::clamp<int64_t>(kSecondLevel / row_floats, 1, out.height);
+  const int64_t bands = ceil_div(out.height, band), block_floats = window.span(band) * layout.row;
+  const std::vector<Phase> all = phases_of(layout, window, inputs, V * kLanes, band, out);
   share(pool, out.channels / outputs * in.count * bands, [&](int64_t task) {
     const int64_t part = task / (in.count * bands), n = task / bands % in.count;
     const int64_t first = task % bands * band, last = std::min(first + band, out.height);
@@ -236,10 +245,11 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, Window window, I
   });
 }
 
+// Whichever of the two serves; a gradient of stride 2 has results that no kernel of one pixel meets.
 template <int V>
 void convolve(ffi::ThreadPool& pool, Images in, Images kernel, Window window, Images out, const Ending* ending) {
-  const bool pixels = window.size == 1 && !window.padding && window.groups == 1 && (window.stride == 1 || !window.gradient);
-  (pixels ? multiply<V> : correlate<V>)(pool, in, kernel, window, out, ending);
+  const bool pointwise = window.size == 1 && !window.padding && window.groups == 1;
+  (pointwise && (window.stride == 1 || !window.gradient) ? multiply<V> : correlate<V>)(pool, in, kernel, window, out, ending);
 }
 
 // sums[D inputs][V vectors] += pixels[result][D inputs] * gradient[result][V vectors], over rows of results.
