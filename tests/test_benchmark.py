@@ -16,7 +16,7 @@ from resnet.errors import InputError
 from resnet.models.counts import count_parts, totals
 from resnet.models.resnet import make_model
 from resnet.weights.state_dict import from_state_dict
-from scripts.benchmarks import ours, parts, report, timing
+from scripts.benchmarks import operations, ours, parts, report, timing
 from scripts.benchmarks.parts import PARTS
 from scripts.peers import torch_steps
 from scripts.peers.flax_nets import SHAPES, StockResNet, init
@@ -179,9 +179,28 @@ def test_what_the_file_has_is_not_measured_again(tmp_path):
     assert json.loads((tmp_path / "speed.json").read_text())[f"limits/{TINY.name}"]["batch"] == 77
 
 
+def test_operations_by_kind():
+    """Those that hold others count for nothing, and what has no place in the net is of the optimiser."""
+    program = """
+      %ffi_call.1 = f32[8]{0} custom-call(%x), custom_call_target="resnet_forward", metadata={op_name="jit(t)/norm1/f"}
+      ROOT %ffi_call.2 = (f32[8]{0}, f32[8]{0}) custom-call(%x), custom_call_target="resnet_moments"
+      %dot.3 = f32[8]{0} dot(%x), metadata={op_name="jit(t)/transpose(jvp(ResNet))/stage1/block1/conv1/dot"}
+      %convolution.4 = f32[8]{0} convolution(%x), metadata={op_name="jit(t)/jvp(ResNet)/stem/conv1/conv"}
+      %fusion.5 = f32[8]{0} fusion(%x), metadata={op_name="jit(t)/jvp(ResNet)/stage1/block1/jit(relu)/max"}
+      %transpose_copy_fusion.6 = f32[8]{0} fusion(%x), kind=kLoop
+      %fusion.7 = f32[8]{0} fusion(%x), metadata={op_name="jit(t)/mul"}
+      %cond.8.clone = f32[8]{0} conditional(%x), metadata={op_name="jit(t)/jvp(ResNet)/stem/conv1/cond"}
+    """  # noqa: E501
+    backward, forward, sums, norms, copies, rest = operations.KINDS
+    found = operations.kinds_of(program)
+    assert list(found.values()) == [forward, sums, backward, forward, norms, copies, rest]
+    assert "cond.8.clone" not in found
+
+
 @pytest.mark.slow
 def test_parts_that_need_no_pytorch(tmp_path):
-    measure(tmp_path, "scan", "limits", "stream", "scale", "streamed")
+    measure(tmp_path, "scan", "limits", "stream", "scale", "streamed", "before", "now")
+    assert (tmp_path / "speed_times.png").exists()
 
 
 @pytest.mark.slow

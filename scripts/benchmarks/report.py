@@ -18,6 +18,8 @@ BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->
 README_PARTS = {"training": "training step", "inference": "inference"}
 # What is drawn, and what its ratios are of.
 PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PARTS.items()}
+# What is drawn as parts of a step, and what of the file's name tells its picture from the other.
+TIMES, TIMES_STEM = {"before": "XLA's own operations", "now": "ours"}, "_times"
 PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 
 Entries = dict[str, dict[str, Any]]
@@ -52,10 +54,10 @@ def add(path: Path, entries: Entries) -> Entries:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, merged)
     write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
-    figure = plot(merged)
-    if figure is not None:
-        with replacing(path.with_suffix(".png")) as temporary:
-            save_png(figure, temporary)
+    for figure, name in ((plot(merged), path.stem), (plot_times(merged), path.stem + TIMES_STEM)):
+        if figure is not None:
+            with replacing(path.with_name(f"{name}.png")) as temporary:
+                save_png(figure, temporary)
     return merged
 
 
@@ -64,8 +66,11 @@ def _places() -> Iterable[tuple[str, str]]:
 
 
 def page(entries: Entries, picture: str) -> str:
-    """The whole measurement as Markdown."""
+    """The whole measurement as Markdown, `picture` the name of the plot."""
     lines = ["# Speed", "", *_origin(entries), "", f"![Ratios of the times]({picture})", ""]
+    if any(key.split("/")[0] in TIMES for key in entries):
+        times = Path(picture).with_stem(Path(picture).stem + TIMES_STEM)
+        lines += [f"![Time of a training step by kind of operation]({times})", ""]
     for part in PARTS:
         found = {key.split("/")[1]: entry for key, entry in entries.items() if key.startswith(f"{part}/")}
         if found:
@@ -173,6 +178,36 @@ def plot(entries: Entries) -> Any:
         axes.set_ylabel("net, batch")
         axes.legend(fontsize="small")
     return figure
+
+
+def plot_times(entries: Entries) -> Any:
+    """What each kind of operation takes of a training step, before and now; None without any."""
+    from matplotlib.figure import Figure
+
+    bars = {key: entry for key, entry in entries.items() if key.split("/")[0] in TIMES}
+    bars = dict(sorted(bars.items(), key=lambda item: (item[0].split("/")[1], item[0])))
+    if not bars:
+        return None
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(bars)), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    ends = [0.0] * len(bars)
+    kinds = [name for name in next(iter(bars.values()))["medians"] if name != "step"]
+    for color, kind in zip(COLORS, kinds, strict=False):
+        widths = [entry["medians"][kind] / _scale(key, bars) for key, entry in bars.items()]
+        axes.barh(range(len(bars)), widths, left=ends, color=color, label=kind)
+        ends = [end + width for end, width in zip(ends, widths, strict=True)]
+    names = [key.split("/") for key in bars]
+    axes.set_yticks(range(len(bars)), [f"{case}, {TIMES[part]}" for part, case in names])
+    axes.invert_yaxis()
+    axes.set_xlabel("time of a training step / that with XLA's own operations")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _scale(key: str, bars: Entries) -> float:
+    """The time of the same net's step with XLA's own operations, or of its own where that is missing."""
+    case = key.split("/")[1]
+    return bars.get(f"before/{case}", bars[key])["medians"]["step"]
 
 
 def readme_table(entries: Entries) -> str:

@@ -1,0 +1,75 @@
+"""Where the time of a training step goes, by kind of operation, as JAX's profiler sees it."""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from scripts.benchmarks import ours
+from scripts.benchmarks.timing import compared
+from scripts.peers.torch_nets import Case
+
+# Kinds by what an operation's name, its place in the net and a native one's own hold: the first that fits.
+KINDS = {
+    "convolutions, backward": r"resnet_(input|kernel)_gradient|transpose\(.*/(conv\d*|projection)/",
+    "convolutions, forward": r"resnet_forward|/(conv\d*|projection)/",
+    "sums of norms": r"resnet_(moments|projections)|/norm\d*/.*reduce",
+    "norms, ReLU, shortcuts, pools": r"ResNet",
+    "copies": r"^\S*copy",
+    "optimiser, loss, images": r"",
+}
+# Operations that stand for others, whose time is counted by itself.
+HOLDERS = {"conditional", "while", "call"}
+PROFILED = 3
+
+
+def operations(case: Case, effort: Any, plain: bool) -> dict[str, Any]:
+    """Milliseconds of a training step by kind, with XLA's own operations if `plain`.
+
+    What overlaps is counted in proportion, so that the kinds add up to the step.
+    """
+    program, arguments = ours.lowered(case, plain=plain)
+    compiled = program.compile()
+    step = ours.Training(compiled, *arguments)
+    kinds = kinds_of(compiled.as_text())
+    step()
+    step()
+    values: dict[str, list[float]] = {kind: [] for kind in ("step", *KINDS)}
+    for _ in range(min(effort.rounds, PROFILED)):
+        took, events = profiled(step)
+        found = dict.fromkeys(KINDS, 0.0)
+        for name, duration in events:
+            if name in kinds:
+                found[kinds[name]] += duration
+        values["step"].append(took)
+        for kind, duration in found.items():
+            values[kind].append(took * duration / sum(found.values()))
+    return compared(values, "step", "ms")
+
+
+def kinds_of(program: str) -> dict[str, str]:
+    """The kind of each operation of a compiled program, by its name there."""
+    kinds = {}
+    for line in program.splitlines():
+        operation = re.match(r"\s*(?:ROOT )?%(\S+) = (?:\(.*?\)|\S+) ([\w-]+)\(", line)
+        if operation and operation[2] not in HOLDERS:
+            names = [operation[1], *re.findall(r'(?:op_name|custom_call_target)="([^"]*)"', line)]
+            kinds[names[0]] = next(kind for kind, holds in KINDS.items() if re.search(holds, " ".join(names)))
+    return kinds
+
+
+def profiled(step: Callable[[], Any]) -> tuple[float, list[tuple[str, float]]]:
+    """Milliseconds of a call of the step, and (name, milliseconds) of whatever JAX's profiler sees in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            begun = time.perf_counter()
+            step()
+            took = 1e3 * (time.perf_counter() - begun)
+        (kept,) = Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(kept))
+    lines = (line for plane in profile.planes for line in plane.lines)
+    return took, [(event.name, 1e-6 * event.duration_ns) for line in lines for event in line.events]
