@@ -19,8 +19,7 @@
 #include "xla/ffi/api/c_api.h"
 
 extern "C" {
-XLA_FFI_Handler resnet_forward, resnet_affine, resnet_input_gradient, resnet_kernel_gradient, resnet_moments,
-    resnet_projections;
+XLA_FFI_Handler resnet_forward, resnet_input_gradient, resnet_kernel_gradient, resnet_moments, resnet_projections;
 }
 
 namespace {
@@ -135,11 +134,21 @@ std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<A
 // Whether `found` holds a sum whose terms' absolute values sum to `size`.
 bool near(float found, double exact, double size) { return std::abs(found - exact) <= 1e-5 * size + 1e-6; }
 
+// What images may be read through: relu(value * scale + offset).
+struct Reading {
+  explicit Reading(int64_t channels) : scale({channels}), offset({channels}) {}
+  float of(float value, int64_t channel) const {
+    return scale.size ? std::max(value * scale.data[channel] + offset.data[channel], 0.0f) : value;
+  }
+
+  Array scale, offset;
+};
+
 // What a convolution may end in.
 struct Ending {
-  explicit Ending(const std::vector<int64_t>& result)
-      : scale({result[3]}), offset({result[3]}), shortcut(among(0, 1) ? result : std::vector<int64_t>(4)),
-        relu(among(0, 1)) {}
+  Ending(const std::vector<int64_t>& result, bool ends)
+      : scale({ends ? result[3] : 0}), offset({ends ? result[3] : 0}),
+        shortcut(ends && among(0, 1) ? result : std::vector<int64_t>(4)), relu(ends && among(0, 1)) {}
   void apply(int64_t place, double& sum, double& size) const {
     const int64_t o = place % scale.size;
     const double added = shortcut.size ? shortcut.data[place] : 0;
@@ -152,15 +161,17 @@ struct Ending {
   bool relu;
 };
 
-// A convolution, with an ending or without, or one of its gradients; with some number of the shapes changed, an
+// A convolution, as it is or with what is joined to it, or one of its gradients; with some number of the shapes changed, an
 // error, unless it is the side of an image and stride or border make up for it.
 bool convolution() {
-  const bool tall = among(0, 7) == 0;  // an image that is packed in several bands of rows
-  const int64_t size = among(1, tall ? 3 : 7), padding = among(0, size - 1), stride = among(1, 4);
-  const int64_t images = tall ? 1 : among(1, 3), blocked = 16 * (tall ? 1 : among(1, 3)), free = among(1, 40);
+  const bool tall = among(0, 7) == 0;               // an image that is packed in several bands of rows
+  const bool tiled = !tall && among(0, 3) == 0;  // one for Winograd's algorithm
+  const int64_t size = tiled ? 3 : among(1, tall ? 3 : 7), padding = among(0, size - 1);
+  const int64_t stride = tiled ? 1 : among(1, 4), images = tiled ? 3 : tall ? 1 : among(1, 3);
+  const int64_t blocked = 16 * (tall ? 1 : among(1, 3)), free = tiled ? 16 * among(1, 3) : among(1, 40);
   const int64_t kind = among(0, 2);
   const int64_t group = int64_t{1} << among(0, 5);  // channels of one group, where there are several
-  const bool grouped = !tall && among(0, 2) == 0 && 2 * group <= 64;
+  const bool grouped = !tall && !tiled && among(0, 2) == 0 && 2 * group <= 64;
   const int64_t inputs = grouped ? std::max<int64_t>(16, group) * among(2, 3) : kind == 1 ? blocked : free;
   const int64_t outputs = grouped ? inputs : kind == 1 ? free : blocked, groups = grouped ? inputs / group : 1;
   const int64_t smallest = std::max<int64_t>(1, size - 2 * padding);
@@ -177,17 +188,17 @@ bool convolution() {
   XLA_FFI_Handler* handlers[] = {resnet_forward, resnet_input_gradient, resnet_kernel_gradient};
   Array* all[] = {&y, &x, &kernel};
   Array* result = all[kind];
-  std::vector<Array*> in = kind == 0   ? std::vector{&x, &kernel}
-                           : kind == 1 ? std::vector{&y, &kernel}
-                                       : std::vector{&x, &y};
-  Ending ending(y.dims);
-  const bool ends = kind == 0 && among(0, 1), wrong = ends && among(0, 9) == 0;
-  if (wrong) ending.scale = Array({y.dims[3] + 1});
+  const bool ends = kind == 0 && among(0, 1), wrong = kind != 1 && among(0, 9) == 0;
+  Ending ending(y.dims, ends);
+  Reading reading(kind != 1 && x.dims[3] % 16 == 0 && among(0, 1) ? x.dims[3] : 0);
+  if (wrong) (kind == 0 && among(0, 1) ? ending.offset : reading.scale) = Array({x.dims[3] + y.dims[3] + 1});
   const std::pair<std::string, int64_t> of{"groups", groups}, pad{"padding", padding}, step{"stride", stride};
   const std::string error =
-      ends ? call(resnet_affine, {&x, &kernel, &ending.scale, &ending.offset, &ending.shortcut}, {&y}, of, pad,
-                  std::pair<std::string, bool>{"relu", ending.relu}, step)
-           : call(handlers[kind], in, {result}, of, pad, step);
+      kind == 0 ? call(handlers[kind], {&x, &kernel, &reading.scale, &reading.offset, &ending.scale, &ending.offset,
+                                        &ending.shortcut}, {result}, of, pad,
+                       std::pair<std::string, bool>{"relu", ending.relu}, step)
+      : kind == 1 ? call(handlers[kind], {&y, &kernel}, {result}, of, pad, step)
+                  : call(handlers[kind], {&x, &y, &reading.scale, &reading.offset}, {result}, of, pad, step);
   auto fits = [&](int side, int64_t results) {
     const int64_t room = x.dims[side] + 2 * padding - size;
     return x.dims[side] > 0 && room >= 0 && room / stride + 1 == results;
@@ -212,7 +223,8 @@ bool convolution() {
               for (int64_t o = 0; o < outputs; ++o) {
                 if (a * groups / inputs != o * groups / outputs) continue;
                 float* place[] = {&y.at(n, r, c, o), &x.at(n, v, u, a), &kernel.at(i, j, a % (inputs / groups), o)};
-                const double term = double(*place[(kind + 1) % 3]) * *place[(kind + 2) % 3];
+                float values[] = {*place[0], kind == 1 ? 0 : reading.of(*place[1], a), *place[2]};
+                const double term = double(values[(kind + 1) % 3]) * values[(kind + 2) % 3];
                 const int64_t to = place[kind] - result->data.get();
                 sums[to] += term, sizes[to] += std::abs(term);
               }

@@ -41,7 +41,8 @@ def test_value_and_derivatives_of_several_seeds(extent):
 def test_the_choice_of_the_platform_is_made_by_the_compiler():
     """Compiled for one platform, the gradient has no branch of another."""
     text = jax.jit(jax.grad(lambda x: max_pool(x).sum())).lower(jnp.ones((1, 6, 6, 1))).compile().as_text()
-    assert "conditional" not in text and "select-and-scatter" not in text
+    # One is the fence about the largest pixels.
+    assert text.count(" conditional(") == 1 and "select-and-scatter" not in text
 
 
 @pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))

@@ -71,10 +71,8 @@ def _check(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> N
 
 
 def _forward(x: Array, kernel: Array, window: Window) -> Array:
-    if window.groups == 1:
+    if window.groups == 1 or formulations.native_serves_forward(x, kernel, window):
         return formulations.cpu_forward(x, kernel, window)
-    if formulations.native_takes_groups(x, kernel.shape[3], window):
-        return native.run_convolution("forward", x, kernel, result_shape(x, kernel, window), window)
     return _grouped(x, kernel, window)
 
 
@@ -83,17 +81,14 @@ def _input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     if window.groups == 1:
         return formulations.cpu_input_gradient(g, kernel, window)
     if formulations.native_takes_groups(g, shape[3], window):
-        return native.run_convolution("input_gradient", g, kernel, shape, window)
+        return native.run_input_gradient(g, kernel, shape, window)
     return _transposed(lambda x: _grouped(x, kernel, window), shape, g)
 
 
 def _kernel_gradient(x: Array, g: Array, window: Window) -> Array:
-    shape = kernel_shape(x, g, window)
-    if window.groups == 1:
+    if window.groups == 1 or formulations.native_serves_kernel_gradient(x, g, window):
         return formulations.cpu_kernel_gradient(x, g, window)
-    if formulations.native_takes_groups(x, g.shape[3], window):
-        return native.run_convolution("kernel_gradient", x, g, shape, window)
-    return _transposed(lambda kernel: _grouped(x, kernel, window), shape, g)
+    return _transposed(lambda kernel: _grouped(x, kernel, window), kernel_shape(x, g, window), g)
 
 
 def _grouped(x: Array, kernel: Array, window: Window) -> Array:
@@ -198,21 +193,21 @@ def _unrolled(primitive: Primitive, axes: tuple[int | None, ...], window: Window
 
 FORWARD = _bilinear(result_shape, _forward, _xla_forward)
 _INPUT_GRADIENT = _bilinear(input_shape, _input_gradient, _xla_input_gradient)
-_KERNEL_GRADIENT = _bilinear(kernel_shape, _kernel_gradient, _xla_kernel_gradient)
+KERNEL_GRADIENT = _bilinear(kernel_shape, _kernel_gradient, _xla_kernel_gradient)
 # Each is linear in both arrays, and its gradient to either (from the gradient g to its result) is
 # another of the three: so derivatives of every order, forward and reverse, take the same paths.
 ad.defbilinear(
     FORWARD,
     lambda g, x, kernel, *, window: _INPUT_GRADIENT.bind(g, kernel, window=window),
-    lambda g, x, kernel, *, window: _KERNEL_GRADIENT.bind(x, g, window=window),
+    lambda g, x, kernel, *, window: KERNEL_GRADIENT.bind(x, g, window=window),
 )
 ad.defbilinear(
     _INPUT_GRADIENT,
     lambda dx, g, kernel, *, window: FORWARD.bind(dx, kernel, window=window),
-    lambda dx, g, kernel, *, window: _KERNEL_GRADIENT.bind(dx, g, window=window),
+    lambda dx, g, kernel, *, window: KERNEL_GRADIENT.bind(dx, g, window=window),
 )
 ad.defbilinear(
-    _KERNEL_GRADIENT,
+    KERNEL_GRADIENT,
     lambda dkernel, x, g, *, window: _INPUT_GRADIENT.bind(g, dkernel, window=window),
     lambda dkernel, x, g, *, window: FORWARD.bind(x, dkernel, window=window),
 )

@@ -2,10 +2,10 @@
 
 | case          | formulation                                                                    |
 |---------------|--------------------------------------------------------------------------------|
-| 1x1           | slice and matrix product; the gradient to x our own, and that to the kernel    |
-|               | where pixels are many                                                          |
-| k x k         | our own (native) where the results have a multiple of 16 channels, in float32  |
+| all           | our own (native) where the results have a multiple of 16 channels, in float32, |
+|               | but the gradient to a 1x1 kernel where pixels are few                          |
 | other k x k   | convolutions, the kernel's gradient behind a fence                             |
+| other 1x1     | slice and matrix product, the kernel's gradient behind a fence                 |
 
 XLA's own gradients are slow there: inside a loop they leave the fast path, and outside one the producers of
 their operands are computed again for each kernel gradient.
@@ -61,15 +61,14 @@ def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -
     )  # fmt: skip
 
 
-# The three that follow have one group, and no array of theirs is empty.
+# Of the three that follow no array is empty, and several groups are native.
 
 
 def cpu_forward(x: Array, kernel: Array, window: Window) -> Array:
-    size, stride, padding = window.size, window.stride, window.padding
-    if size > 1 and kernel.shape[3] % native.BLOCK == 0 and _native_serves(x, window):
-        shape = result_shape(x, kernel, window)
-        return native.run_convolution("forward", x, kernel, shape, window)
-    if size > 1 or padding:
+    stride, padding = window.stride, window.padding
+    if native_serves_forward(x, kernel, window):
+        return native.run_forward(x, kernel, result_shape(x, kernel, window), window)
+    if window.size > 1 or padding:
         return plain(x, kernel, stride, padding)
     return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
 
@@ -79,7 +78,7 @@ def cpu_input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
     shape = input_shape(g, kernel, window)
     if kernel.shape[2] % native.BLOCK == 0 and _native_serves(g, window):
-        return native.run_convolution("input_gradient", g, kernel, shape, window)
+        return native.run_input_gradient(g, kernel, shape, window)
     low = size - 1 - padding
     highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
@@ -96,17 +95,10 @@ def cpu_input_gradient(g: Array, kernel: Array, window: Window) -> Array:
 def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     """Gradient to the kernel, as a forward convolution of x with g over the batch."""
     size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
-    shape = kernel_shape(x, g, window)
-    # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
-    # matrices where the pixels are few against the channels.
-    inputs, outputs = x.shape[3], g.shape[3]
-    pointwise = size == 1 and not padding
-    product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
-    fits = outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product
-    if fits and _native_serves(x, window):
-        return native.run_convolution("kernel_gradient", x, g, shape, window)
-    if pointwise:
-        return _fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
+    if native_serves_kernel_gradient(x, g, window):
+        return native.run_kernel_gradient(x, g, kernel_shape(x, g, window), window)
+    if size == 1 and not padding:
+        return fenced(_pointwise_kernel_gradient, x[:, ::stride, ::stride], g)
     highs = [size - 1 - n - padding + (m - 1) * stride + 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
 
     def gradient(x: Array, g: Array) -> Array:
@@ -116,7 +108,7 @@ def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
         )  # fmt: skip
         return by_channel.transpose(1, 2, 0, 3)
 
-    return _fenced(gradient, x, g)
+    return fenced(gradient, x, g)
 
 
 def native_takes_groups(x: Array, outputs: int, window: Window) -> bool:
@@ -127,14 +119,29 @@ def native_takes_groups(x: Array, outputs: int, window: Window) -> bool:
     return fills and _native_serves(x, window)
 
 
-def native_ends(x: Array, kernel: Array, window: Window) -> bool:
-    """Whether the native convolution that ends in a norm, a shortcut and a ReLU is at hand."""
+def native_serves_forward(x: Array, kernel: Array, window: Window) -> bool:
+    """Whether the convolution is native, of one group or several."""
     outputs = kernel.shape[3]
     if 0 in (*x.shape, *kernel.shape, *result_shape(x, kernel, window)):
         return False
     if window.groups > 1:
         return native_takes_groups(x, outputs, window)
     return outputs % native.BLOCK == 0 and _native_serves(x, window)
+
+
+def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
+    """Whether the gradient to the kernel is native, of one group or several."""
+    inputs, outputs = x.shape[3], g.shape[3]
+    if 0 in (*x.shape, *g.shape):
+        return False
+    if window.groups > 1:
+        return native_takes_groups(x, outputs, window)
+    # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
+    # matrices where the pixels are few against the channels.
+    pointwise = window.size == 1 and not window.padding
+    product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
+    fits = outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product
+    return fits and _native_serves(x, window)
 
 
 def _native_serves(x: Array, window: Window) -> bool:
@@ -148,18 +155,21 @@ def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:
     return lax.dot_general(x, g, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]
 
 
-def _fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
+def fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
     """f(x, g) with x and g computed once before it, not fused into it and computed again.
 
     XLA drops `optimization_barrier` on the CPU but keeps a conditional it cannot fold. The condition
-    holds for every finite value, +inf and NaN; -inf gives NaN, so that divergence stays visible.
+    holds for every finite value of x, +inf and NaN; -inf gives NaN, so that divergence stays visible, or 0
+    where f gives integers.
     """
+    if 0 in x.shape:  # nothing that could be recomputed
+        return f(x, g)
     shape = jax.eval_shape(f, x, g)
-    probe = x.reshape(-1)[0]
+    probe, lost = x.reshape(-1)[0], jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0
     return lax.cond(
         ~(probe < jnp.finfo(x.dtype).min),
         f,
-        lambda *_: jnp.full(shape.shape, jnp.nan, shape.dtype),
+        lambda *_: jnp.full(shape.shape, lost, shape.dtype),
         x,
         g,
     )

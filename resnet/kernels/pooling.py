@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
 from resnet.kernels.backend import xla_alone
+from resnet.kernels.formulations import fenced
 
 # Pixels of a window, (row, column): the first of equal ones gets the gradient, as in XLA's.
 PIXELS = tuple((i, j) for i in range(3) for j in range(3))
@@ -52,13 +53,20 @@ def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
 def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     y = _max_pool(x)
-    # In a window with a NaN, which no pixel equals, the first stands for all: g is NaN there too.
-    winner = jnp.zeros(y.shape, jnp.int8)
-    for k, pixel in reversed(list(enumerate(PIXELS))):
-        winner = jnp.where(_pixel(x, *pixel) == y, jnp.int8(k), winner)
+    # On a CPU it is computed before what uses it: the gradient then keeps a byte for each window, and not x.
+    winner = lax.platform_dependent(y, x, cpu=functools.partial(fenced, _winner), default=_winner)
     parts = (jnp.where(winner == k, _pixel(dx, *pixel), 0) for k, pixel in enumerate(PIXELS))
     dy = functools.reduce(jnp.add, parts)
     return y, dy
+
+
+def _winner(y: Float[Array, "b y x c"], x: Float[Array, "b h w c"]) -> Int8[Array, "b y x c"]:
+    """The number of the pixel that is the largest of each window, the first of equal ones."""
+    # In a window with a NaN, which no pixel equals, the first stands for all: the gradient is NaN there too.
+    winner = jnp.zeros(y.shape, jnp.int8)
+    for k, pixel in reversed(list(enumerate(PIXELS))):
+        winner = jnp.where(_pixel(x, *pixel) == y, jnp.int8(k), winner)
+    return winner
 
 
 def _pixel(x: Float[Array, "b h w c"], i: int, j: int) -> Float[Array, "b y x c"]:

@@ -44,19 +44,24 @@ class BatchNorm(nn.Module):
 
         axis_name = None if config.ghost_batch else self.axis_name
         groups = ghost_groups(x.shape[0], config.ghost_batch)
-        grouped = x.reshape(groups, -1, *x.shape[1:])
-        y, means, variances = jax.vmap(
-            lambda part: batch_normalize(part, scale, bias, mean.value, config.norm_epsilon, axis_name)
-        )(grouped)
+
+        def normalized(part):
+            return batch_normalize(part, scale, bias, mean.value, config.norm_epsilon, axis_name)
+
+        if groups == 1:  # An axis of groups would part the norm from the convolution that reads it.
+            y, *now = normalized(x)
+        else:
+            y, *apart = jax.vmap(normalized)(x.reshape(groups, -1, *x.shape[1:]))
+            y, now = y.reshape(x.shape), [each.mean(0) for each in apart]
         seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
         correction = seen / (seen - 1) if config.bn_unbiased and seen > 1 else 1.0
-        now = lax.stop_gradient((means.mean(0), variances.mean(0) * correction))
+        now = lax.stop_gradient((now[0], now[1] * correction))
         if self.axis_name and config.ghost_batch:
             now = lax.pmean(now, self.axis_name)
         keep = config.bn_momentum
         mean.value = keep * mean.value + (1 - keep) * now[0]
         variance.value = keep * variance.value + (1 - keep) * now[1]
-        return y.reshape(x.shape)
+        return y
 
 
 def ghost_groups(batch: int, ghost_batch: int) -> int:

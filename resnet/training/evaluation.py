@@ -15,7 +15,7 @@ from resnet.data.augment import normalize
 from resnet.data.batches import padded_batches
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
-from resnet.kernels.ending import ended
+from resnet.kernels.joining import joined
 from resnet.models.scanning import compiles_quickly
 from resnet.runs.task import Task
 from resnet.runtime.devices import (
@@ -97,7 +97,7 @@ def predict(
     """
 
     def logits(images):
-        return ended(lambda x: model.apply(variables, x, train=False)[0])(
+        return joined(lambda x: model.apply(variables, x, train=False)[0])(
             normalize(images, task.mean, task.std)
         )
 

@@ -18,6 +18,7 @@ from resnet.data.augment import ImageOperation, augment, mirrored_in_turn, shrun
 from resnet.data.augmentation.mixing import partners
 from resnet.data.batches import Delivered, Resident
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, MIRROR, MIX, random_key
+from resnet.kernels.joining import joined
 from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
@@ -117,7 +118,7 @@ class Step:
             )
             return losses.mean(), (logits, mutated.get("batch_stats", {}))
 
-        gradient = jax.value_and_grad(loss_function, has_aux=True)
+        gradient = joined(jax.value_and_grad(loss_function, has_aux=True))
         if settings.accumulate > 1:
             gradient = partial(accumulated, gradient, settings.accumulate)
         if settings.sam:

@@ -19,7 +19,7 @@ from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
-TARGETS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, "affine", *SUMS))
+TARGETS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS))
 # Channels of a result, or of what is summed, come in blocks of so many.
 BLOCK = 16
 _switch = {"on": True}
@@ -50,24 +50,52 @@ def allowed_in_exports() -> list[Any]:
     return [jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]
 
 
-def run_convolution(target: str, a: Array, b: Array, shape: tuple[int, ...], window: Any) -> Array:
-    """Calls one of CONVOLUTIONS, whose result has the `shape`, for a window of formulations.py."""
-    function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
-    return function(a, b, **_attributes(window))
+# What is done to each channel of an array: a scale and an offset.
+_Affine = tuple[Array, Array]
 
 
-def run_affine(arrays: Sequence[Array], shape: tuple[int, ...], window: Any, relu: bool) -> Array:
-    """Computes scale * convolution + offset + shortcut, and the ReLU of it if `relu`.
+def run_forward(
+    x: Array,
+    kernel: Array,
+    shape: tuple[int, ...],
+    window: Any,
+    *,
+    before: _Affine | None = None,
+    after: _Affine | None = None,
+    shortcut: Array | None = None,
+    relu: bool = False,
+) -> Array:
+    """Computes a convolution, whose result has the `shape`, for a window of formulations.py.
 
-    `arrays` are x, kernel, scale, offset, and the shortcut if there is one.
+    With `before` it is that of relu(x * scale + offset), for x of whole blocks of channels. With `after` the
+    result is convolution * scale + offset, plus the shortcut if there is one, and the ReLU of that if `relu`.
     """
-    function = jax.ffi.ffi_call("resnet_affine", jax.ShapeDtypeStruct(shape, np.float32))
-    arrays = arrays if len(arrays) == 5 else (*arrays, jnp.zeros((0, 0, 0, 0)))
-    return function(*arrays, **_attributes(window), relu=relu)
+    shortcut = jnp.zeros((0, 0, 0, 0)) if shortcut is None else shortcut
+    arrays = (x, kernel, *_affine(before), *_affine(after), shortcut)
+    return _call("forward", arrays, shape, window, relu=relu)
 
 
-def _attributes(window: Any) -> dict[str, Any]:
-    return {name: np.int64(getattr(window, name)) for name in ("stride", "padding", "groups")}
+def run_input_gradient(g: Array, kernel: Array, shape: tuple[int, ...], window: Any) -> Array:
+    """Computes the gradient to the input of a convolution from that to its result."""
+    return _call("input_gradient", (g, kernel), shape, window)
+
+
+def run_kernel_gradient(
+    x: Array, g: Array, shape: tuple[int, ...], window: Any, *, before: _Affine | None = None
+) -> Array:
+    """Computes the gradient to the kernel of a convolution of x, or with `before` as in run_forward."""
+    return _call("kernel_gradient", (x, g, *_affine(before)), shape, window)
+
+
+def _affine(affine: _Affine | None) -> _Affine:
+    """The affine as native code takes it, which reads arrays of no channels as none."""
+    return affine or (jnp.zeros(0), jnp.zeros(0))
+
+
+def _call(target: str, arrays: Sequence[Array], shape: tuple[int, ...], window: Any, **flags: bool) -> Array:
+    function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
+    attributes = {name: np.int64(getattr(window, name)) for name in ("stride", "padding", "groups")}
+    return function(*arrays, **attributes, **flags)
 
 
 def sums(target: str, *arrays: Array) -> tuple[Array, Array]:

@@ -1,6 +1,9 @@
-// Images packed so that reading them takes neither conditions nor distances that the compiler does not know:
+// Images and kernels packed so that reading them takes neither conditions nor distances that the compiler does not
+// know: images as
 //
 //   [block of 16 channels][row][column % step][column / step][16], with zeros where the padding is
+//
+// and kernels as [block of V vectors of outputs][tap][input][outputs].
 #pragma once
 
 #include "threads.h"
@@ -16,16 +19,32 @@ struct Images {
       : data(b.typed_data()), count(b.dimensions()[0]), height(b.dimensions()[1]), width(b.dimensions()[2]),
         channels(b.dimensions()[3]), step(channels) {}
   float* at(int64_t n, int64_t y, int64_t x) const { return data + ((n * height + y) * width + x) * step; }
+  bool holds(int64_t y, int64_t x) const { return 0 <= y && y < height && 0 <= x && x < width; }
+
+  // All of them as one tall image.
+  Images stacked() const {
+    Images stacked = *this;
+    stacked.height *= count, stacked.count = 1;
+    return stacked;
+  }
 
   // Some of the channels.
   Images part(int64_t first, int64_t number) const {
     Images part = *this;
     part.data += first, part.channels = number;
+    if (scale) part.scale += first, part.offset += first;
     return part;
+  }
+
+  // What stands for channels of a pixel: their values, or relu(value * scale + offset).
+  Vector read(const float* pixel, int64_t channel) const {
+    const Vector value = load(pixel + channel);
+    return scale ? relu(value * load(scale + channel) + load(offset + channel)) : value;
   }
 
   float* data;
   int64_t count, height, width, channels, step;  // step: floats from pixel to pixel
+  const float *scale = nullptr, *offset = nullptr;
 };
 
 // What the results of a convolution, or of its gradient to the input, read along either side of an image:
@@ -45,11 +64,6 @@ struct Window {
   int64_t size, stride, padding, groups;
   bool gradient;
 };
-
-// In registers: of so few floats, a call of memmove takes longer.
-inline void copy_block(const float* from, float* to) {
-  for (int i = 0; i < kBlock; i += kLanes) store(to + i, load(from + i));
-}
 
 // Images as they are packed for rows of so many results.
 struct Packed {
@@ -75,9 +89,13 @@ struct Packed {
         const int64_t last = std::clamp(ceil_div(images.width + left, step), first, columns);
         std::fill(out, out + first * kBlock, 0.0f);
         for (int64_t c = first; c < last; ++c) {
-          const float* from = images.at(n, y, c * step - left) + block * kBlock;
-          if (floats == kBlock) copy_block(from, out + c * kBlock);
-          else std::fill(std::copy_n(from, floats, out + c * kBlock), out + (c + 1) * kBlock, 0.0f);
+          const float* from = images.at(n, y, c * step - left);
+          float* to = out + c * kBlock;
+          if (floats == kBlock) {  // In registers: of so few floats, a call of memmove takes longer.
+            for (int i = 0; i < kBlock; i += kLanes) store(to + i, images.read(from, block * kBlock + i));
+          } else {
+            std::fill(std::copy_n(from + block * kBlock, floats, to), to + kBlock, 0.0f);
+          }
         }
         std::fill(out + last * kBlock, out + columns * kBlock, 0.0f);
       }
@@ -88,5 +106,43 @@ struct Packed {
   Window window;
   int64_t columns, row, blocks;
 };
+
+// The channels that are computed together, of images and of results: all, or where there are several groups, of
+// as many of them as fill a block, with a kernel that is zero from one group to another.
+int64_t together(const Window& window, Images kernel, int64_t channels) {
+  return window.groups == 1 ? channels : std::max<int64_t>(kBlock, kernel.width);
+}
+
+// One tap of the kernel for a block of V vectors of outputs, from the output `first` on, as [input][outputs]. The
+// gradient to the input takes inputs for outputs.
+template <int V>
+void pack_tap(Images kernel, const Window& window, Images in, Images out, int64_t tap, int64_t first, float* to) {
+  constexpr int64_t wide = V * kLanes;
+  const float* from = kernel.at(0, tap, 0);
+  const int64_t inputs = together(window, kernel, in.channels), group = kernel.width;
+  for (int64_t i = 0; i < inputs; ++i, to += wide) {
+    if (window.groups > 1) {
+      const int64_t input = first / inputs * inputs + i;
+      for (int64_t o = 0; o < wide; ++o) {
+        const int64_t output = first + o, row = (window.gradient ? output : input) % group;
+        const float weight = from[row * kernel.channels + (window.gradient ? input : output)];
+        to[o] = input / group == output / group ? weight : 0;
+      }
+    } else if (window.gradient) {
+      for (int64_t o = 0; o < wide; ++o) to[o] = from[(first + o) * inputs + i];
+    } else {
+      for (int64_t o = 0; o < wide; o += kLanes) store(to + o, load(from + i * out.channels + first + o));
+    }
+  }
+}
+
+template <int V>
+void pack_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window, Images in, Images out, float* packed) {
+  const int64_t taps = kernel.count * kernel.height, wide = V * kLanes;
+  const int64_t floats = together(window, kernel, in.channels) * wide;
+  share(pool, out.channels / wide * taps, [&](int64_t task) {
+    pack_tap<V>(kernel, window, in, out, task % taps, task / taps * wide, packed + task * floats);
+  });
+}
 
 }  // namespace

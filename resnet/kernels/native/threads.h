@@ -26,12 +26,13 @@ constexpr int kLanes = 8, kSums = 12;
 constexpr int kLanes = 4, kSums = 16;
 #endif
 constexpr int64_t kTerms = 256;  // of a sum in float32 that are added up in one go
-// Floats of a band of packed rows: half of a second-level cache, and most of a first-level one.
-constexpr int64_t kSecondLevel = 1 << 16, kFirstLevel = 1 << 13;
+// Floats that a cache holds beside others: most of a first-level one, half of a second-level one, and what threads share.
+constexpr int64_t kFirstLevel = 1 << 13, kSecondLevel = 1 << 16, kThirdLevel = 1 << 20;
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+inline Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }  // NaN stays
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -10,23 +10,23 @@ from test_kernels_convolution import assert_close, operands
 
 from resnet.kernels.backend import by_xla_alone
 from resnet.kernels.convolution import convolve
-from resnet.kernels.ending import ended
+from resnet.kernels.joining import joined
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from tests.few import few
 
-ENDED, BARE = "convolution_affine", "convolution_forward"
+JOINED, BARE = "convolution_joined", "convolution_forward"
 # Of each net: fields, and how many of its convolutions, and of its ReLUs, stay apart.
 NETS = {
     "postactivation": ({}, 0, 0),
-    "preactivation": ({"activation_order": "preactivation"}, 0, 9),  # a ReLU that begins a block
+    "preactivation": ({"activation_order": "preactivation"}, 0, 1),  # the ReLU before the head
     "bottleneck": ({"branch": "bottleneck", "depth": 29}, 0, 0),
     "plain": ({"shortcut": "none"}, 0, 0),
     "projection": ({"shortcut": "projection"}, 0, 0),
     "scanned": ({"scan_blocks": True, "depth": 32}, 0, 0),
     "recomputed": ({"remat": True}, 0, 0),
     "gates": ({"shortcut": "exclusive_gating"}, 0, 9),
-    "group norm": ({"norm": "group", "norm_groups": 8}, 19, 19),
+    "group norm": ({"norm": "group", "norm_groups": 8}, 9, 10),
     "grouped": ({"branch": "bottleneck", "depth": 29, "groups": 4}, 0, 0),
     "bfloat16": ({"dtype": "bfloat16"}, 19, 19),
     "leaky": ({"activation": "leaky_relu"}, 0, 0),
@@ -50,11 +50,11 @@ def test_a_net_predicts_the_same(name):
     def logits(images):
         return model.apply(variables, images)[0]
 
-    assert_close(jax.jit(ended(logits))(images), jax.jit(logits)(images), 1e-5)
-    text = str(jax.make_jaxpr(ended(logits))(images))
+    assert_close(jax.jit(joined(logits))(images), jax.jit(logits)(images), 1e-5)
+    text = str(jax.make_jaxpr(joined(logits))(images))
     assert text.count(f"{BARE}[") == bare
     assert len(re.findall(r"= max\b|jit\[name=relu", text)) == relus
-    assert ENDED in text or bare
+    assert JOINED in text or bare
 
 
 def affine(x, kernel, scale, offset, shortcut):
@@ -70,7 +70,7 @@ def arrays():
 
 
 def parts(text):
-    return text.count(f"{ENDED}["), text.count(f"{BARE}["), text.count("max ")
+    return text.count(f"{JOINED}["), text.count(f"{BARE}["), text.count("max ")
 
 
 def test_derivatives_and_vmap(arrays):
@@ -78,15 +78,15 @@ def test_derivatives_and_vmap(arrays):
         return lambda *arrays: jnp.sin(function(*arrays)).sum()
 
     gradients = jax.jit(jax.grad(loss(affine), range(5)))(*arrays)
-    assert_close(jax.jit(jax.grad(loss(ended(affine)), range(5)))(*arrays), gradients, 1e-5)
+    assert_close(jax.jit(jax.grad(loss(joined(affine)), range(5)))(*arrays), gradients, 1e-5)
     changes = jax.jvp(affine, arrays, arrays)
-    assert_close(jax.jvp(jax.jit(ended(affine)), arrays, arrays), changes, 1e-5)
+    assert_close(jax.jvp(jax.jit(joined(affine)), arrays, arrays), changes, 1e-5)
     axes = (0, None, 0, 0, 0)
     several = [
         array if axis is None else jnp.stack([array, 2 * array])
         for array, axis in zip(arrays, axes, strict=True)
     ]
-    assert_close(jax.jit(jax.vmap(ended(affine), axes))(*several), jax.vmap(affine, axes)(*several), 1e-5)
+    assert_close(jax.jit(jax.vmap(joined(affine), axes))(*several), jax.vmap(affine, axes)(*several), 1e-5)
 
 
 def test_what_is_read_twice_is_computed_once_and_as_it_is(arrays):
@@ -94,8 +94,8 @@ def test_what_is_read_twice_is_computed_once_and_as_it_is(arrays):
         y = convolve(x, kernel, 1, 1, 1)
         return y * scale[None, None, None] + y
 
-    assert parts(str(jax.make_jaxpr(ended(twice))(*arrays))) == (0, 1, 0)
-    assert_close(ended(twice)(*arrays), twice(*arrays))
+    assert parts(str(jax.make_jaxpr(joined(twice))(*arrays))) == (0, 1, 0)
+    assert_close(joined(twice)(*arrays), twice(*arrays))
 
 
 def test_nothing_is_taken_that_is_no_ending(arrays):
@@ -115,8 +115,8 @@ def test_nothing_is_taken_that_is_no_ending(arrays):
         def function(x, kernel, scale, _, shortcut, last=last):
             return last(convolve(x, kernel, 1, 1, 1), scale[None, None, None], shortcut)
 
-        assert parts(str(jax.make_jaxpr(ended(function))(*arrays))) == expected
-        assert_close(jax.jit(ended(function))(*arrays), function(*arrays), 1e-5)
+        assert parts(str(jax.make_jaxpr(joined(function))(*arrays))) == expected
+        assert_close(jax.jit(joined(function))(*arrays), function(*arrays), 1e-5)
 
 
 @pytest.mark.parametrize("size", (1, 3))
@@ -125,7 +125,7 @@ def test_nan_and_infinity_stay(size, arrays):
     kernel = operands(size, inputs=24, outputs=32)[1]
     for value in (jnp.nan, jnp.inf):
         broken = x.at[1, 2, 3, 4].set(value)
-        found = np.asarray(jax.jit(ended(affine))(broken, kernel, scale, offset, shortcut))
+        found = np.asarray(jax.jit(joined(affine))(broken, kernel, scale, offset, shortcut))
         plain = np.asarray(jax.jit(affine)(broken, kernel, scale, offset, shortcut))
         np.testing.assert_array_equal(np.isnan(found), np.isnan(plain))
         np.testing.assert_array_equal(np.isinf(found), np.isinf(plain))
@@ -138,10 +138,67 @@ def test_no_pixels():
 
     for shape in ((0, 5, 5, 4), (2, 2, 5, 4)):
         x = jnp.ones(shape)
-        np.testing.assert_array_equal(jax.jit(ended(function))(x), function(x))
+        np.testing.assert_array_equal(jax.jit(joined(function))(x), function(x))
 
 
 def test_an_export_has_none_of_it(arrays):
     with by_xla_alone():
-        text = str(jax.make_jaxpr(ended(lambda *arrays: affine(*arrays)))(*arrays))
+        text = str(jax.make_jaxpr(joined(lambda *arrays: affine(*arrays)))(*arrays))
     assert "convolution_" not in text.replace("conv_general_dilated", "")
+
+
+TRAINED = {  # fields, and how many kernels get their gradient from images that are read through a norm
+    "postactivation": ({}, 10),
+    "preactivation": ({"activation_order": "preactivation"}, 18),
+    "bottleneck": ({"branch": "bottleneck", "depth": 29}, 19),
+    "ghost groups": ({"ghost_batch": 4}, 0),
+    "scanned": ({"scan_blocks": True, "depth": 32}, 4),
+    "recomputed": ({"remat": True}, 0),
+    "fixed norms": ({"bn_fixed": ".*"}, 10),
+    "leaky": ({"activation": "leaky_relu"}, 0),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", few(3, tuple(TRAINED)))
+def test_a_net_learns_the_same(name):
+    fields, read = TRAINED[name]
+    model = make_model(ModelConfig(**{"depth": 20} | fields), num_outputs=10)
+    images = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
+    variables = drawn(jax.jit(model.init)(jax.random.key(0), images))
+
+    def loss(params, images):
+        variables_now = variables | {"params": params}
+        (logits, _), seen = model.apply(variables_now, images, train=True, mutable=["batch_stats"])
+        return jnp.sin(logits / jax.lax.stop_gradient(jnp.abs(logits).max())).mean(), seen
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    assert_close(*(jax.jit(f)(variables["params"], images) for f in (joined(gradient), gradient)), 1e-4)
+    text = str(jax.make_jaxpr(joined(gradient))(variables["params"], images))
+    assert text.count("convolution_joined_kernel_gradient[") == read
+
+
+@pytest.mark.parametrize(("size", "groups"), ((1, 1), (3, 1), (3, 4)))
+def test_images_that_are_read_through_a_norm(size, groups):
+    """Value, derivatives, `vmap` and NaN are those of separate operations, on borders too."""
+    x, kernel = operands(size, groups, inputs=32, outputs=32, extent=(9, 10))
+    kernel = kernel / 16  # for sines of about 1
+    scale, offset = jax.random.normal(jax.random.key(1), (2, 32))
+
+    def function(x, kernel, scale, offset):
+        y = jax.nn.relu(x * scale[None, None, None] + offset[None, None, None])
+        return convolve(y, kernel, 1, size // 2, groups)
+
+    def gradients(function):
+        return jax.grad(lambda *arrays: jnp.sin(function(*arrays)).sum(), range(4))
+
+    arrays = x, kernel, scale, offset
+    for f in (function, gradients(function)):
+        assert_close(jax.jit(joined(f))(*arrays), jax.jit(f)(*arrays), 1e-5)
+        several = [jnp.stack([array, array / 2]) for array in arrays]
+        assert_close(jax.jit(jax.vmap(joined(f)))(*several), jax.vmap(f)(*several), 1e-5)
+    assert_close(jax.jit(gradients(joined(function)))(*arrays), gradients(function)(*arrays), 1e-5)
+    broken = x.at[1, 2, 3, 4].set(jnp.nan)
+    found, plain = (np.isnan(jax.jit(f)(broken, *arrays[1:])) for f in (joined(function), function))
+    np.testing.assert_array_equal(found, plain)
+    assert parts(str(jax.make_jaxpr(joined(function))(*arrays))) == (1, 0, 0)

@@ -1,0 +1,199 @@
+// Winograd's algorithm F(2x2, 3x3): for 2x2 results a 3x3 kernel of stride 1 takes 16 products of transformed values
+// and weights, each summed over channels, where plain sums take 36 (Lavin and Gray 2016). It is as exact in float32.
+// A value that is not finite reaches all results of the tiles that read it.
+#pragma once
+
+#include "sums.h"
+
+namespace {
+
+template <size_t N>
+struct Side {
+  Vector at[N];
+};
+
+// The transforms along one side: of values, of weights, of sums of products to results,
+Side<4> of_values(Side<4> d) { return {d.at[0] - d.at[2], d.at[1] + d.at[2], d.at[2] - d.at[1], d.at[1] - d.at[3]}; }
+Side<4> of_weights(Side<3> g) {
+  const Vector ends = (g.at[0] + g.at[2]) * 0.5f, middle = g.at[1] * 0.5f;
+  return {g.at[0], ends + middle, ends - middle, g.at[2]};
+}
+Side<2> to_results(Side<4> m) { return {m.at[0] + m.at[1] + m.at[2], m.at[1] - m.at[2] - m.at[3]}; }
+// and the last two transposed, for gradients.
+Side<4> of_gradients(Side<2> y) { return {y.at[0], y.at[0] + y.at[1], y.at[0] - y.at[1], -y.at[1]}; }
+Side<3> to_weights(Side<4> u) {
+  const Vector sum = (u.at[1] + u.at[2]) * 0.5f, difference = (u.at[1] - u.at[2]) * 0.5f;
+  return {u.at[0] + sum, difference, sum + u.at[3]};
+}
+
+// Transforms N x N vectors from(y, x) along both sides, and hands on what results: to(y, x, vector).
+template <size_t N, size_t M, typename From, typename To>
+inline __attribute__((always_inline)) void transform(Side<M> (*f)(Side<N>), const From& from, const To& to) {
+  Side<M> columns[N];
+  for (size_t x = 0; x < N; ++x) {
+    Side<N> column;
+    for (size_t y = 0; y < N; ++y) column.at[y] = from(y, x);
+    columns[x] = f(column);
+  }
+  for (size_t y = 0; y < M; ++y) {
+    Side<N> row;
+    for (size_t x = 0; x < N; ++x) row.at[x] = columns[x].at[y];
+    const Side<M> found = f(row);
+    for (size_t x = 0; x < M; ++x) to(y, x, found.at[x]);
+  }
+}
+
+// All results in tiles of 2x2, image by image, and these in bands of no more than `most`.
+struct Tiles {
+  Tiles(Images results, int64_t most, int64_t least_bands)
+      : rows(ceil_div(results.height, 2)), columns(ceil_div(results.width, 2)), count(results.count * rows * columns),
+        bands(std::max(ceil_div(count, most), std::min(count, least_bands))), of_band(ceil_div(count, bands)) {}
+
+  int64_t begin(int64_t band) const { return band * count / bands; }
+  int64_t image(int64_t tile) const { return tile / columns / rows; }
+  int64_t top(int64_t tile) const { return tile / columns % rows * 2; }
+  int64_t left(int64_t tile) const { return tile % columns * 2; }
+
+  int64_t rows, columns, count, bands, of_band;
+};
+
+// What a band of tiles has at each of the 16 points: [point][block of channels][tile][channels]. Points lie further
+// apart than they need, for a cache not to keep all of them in one place.
+struct Points {
+  Points(int64_t tiles, int64_t channels, int64_t block) : tiles(tiles), block(block), step(tiles * channels + kBlock) {}
+
+  int64_t floats() const { return 16 * step; }
+  float* at(int64_t point, int64_t tile, int64_t channel) const {
+    return data + point * step + (channel / block * tiles + tile) * block + channel % block;
+  }
+
+  // Takes for a tile the N x N pixels from (top, left) of image n on, zero where there are none.
+  template <size_t N>
+  void take(Side<4> (*f)(Side<N>), Images images, int64_t n, int64_t top, int64_t left, int64_t tile) const {
+    const float* pixels[N][N];
+    for (int64_t y = 0; y < int64_t{N}; ++y) {
+      for (int64_t x = 0; x < int64_t{N}; ++x) {
+        pixels[y][x] = images.holds(top + y, left + x) ? images.at(n, top + y, left + x) : nullptr;
+      }
+    }
+    for (int64_t c = 0; c < images.channels; c += kLanes) {
+      float* to = at(0, tile, c);
+      transform(f, [&](size_t y, size_t x) { return pixels[y][x] ? images.read(pixels[y][x], c) : Vector{}; },
+                [&](size_t y, size_t x, Vector value) { store(to + (4 * y + x) * step, value); });
+    }
+  }
+
+  int64_t tiles, block, step;
+  float* data;
+};
+
+// Whether it serves these images and results: where tiles are few, transforming the kernel takes longer than it saves.
+bool winograd_serves(const Window& window, Images in, Images out) {
+  return window.size == 3 && window.stride == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
+         std::min(in.channels, out.channels) > kBlock && Tiles(out, 1, 1).count >= 64;
+}
+
+// The kernel as [point][block of V vectors of outputs][input][outputs].
+template <int V>
+void transform_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window, Images in, Images out, float* to) {
+  const int64_t wide = V * kLanes, floats = in.channels * wide;
+  share(pool, out.channels / wide, [&](int64_t block) {
+    float* taps = of_this_thread.floats(9 * floats);
+    for (int64_t tap = 0; tap < 9; ++tap) pack_tap<V>(kernel, window, in, out, tap, block * wide, taps + tap * floats);
+    for (int64_t i = 0; i < floats; i += kLanes) {
+      transform(of_weights,
+                [&](size_t y, size_t x) { return load(taps + (window.lag(y) * 3 + window.lag(x)) * floats + i); },
+                [&](size_t y, size_t x, Vector weight) {
+                  store(to + (4 * y + x) * in.channels * out.channels + block * floats + i, weight);
+                });
+    }
+  });
+}
+
+// Convolution, or its gradient to the input.
+template <int V>
+void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
+  const int64_t inputs = in.channels, outputs = out.channels, wide = V * kLanes;
+  const int64_t together = outputs % 64 ? wide : 64;  // outputs whose sums are kept
+  Memory memory;
+  float* weights = memory.floats(16 * inputs * outputs);
+  transform_kernel<V>(pool, kernel, window, in, out, weights);
+
+  // As many tiles as a second-level cache holds, or more for the kernel to be read less often.
+  const Tiles all(out, std::max({int64_t{48}, kSecondLevel / 16 / (inputs + together), inputs * outputs / 2048}),
+                  pool.num_threads());
+  const Points shape(all.of_band, inputs, kBlock);
+  const int64_t step = all.of_band * together + kBlock;  // from the sums of one point to the next
+  std::vector<Terms> terms;
+  for (int64_t c = 0; c < inputs; c += kBlock) terms.push_back({c * all.of_band, c * wide, kBlock});
+  const std::vector<Chunk> chunks = chunks_of(terms);
+  std::vector<Place> places;
+  for (int64_t tile = 0; tile < all.of_band; ++tile) places.push_back({tile * kBlock, tile * together});
+  share(pool, all.bands, [&](int64_t band) {
+    const int64_t first = all.begin(band), count = all.begin(band + 1) - first;
+    Points values = shape;
+    values.data = of_this_thread.floats(shape.floats() + 16 * step);
+    float* sums = values.data + shape.floats();
+    for (int64_t tile = 0; tile < count; ++tile) {
+      values.take(of_values, in, all.image(first + tile), all.top(first + tile) - window.margin(),
+                  all.left(first + tile) - window.margin(), tile);
+    }
+    for (int64_t o = 0; o < outputs; o += together) {
+      for (int64_t point = 0; point < 16; ++point) {
+        Images to = out.part(o, together);
+        to.data = sums + point * step;
+        sweep<V>(values.at(point, 0, 0), weights + (point * outputs + o) * inputs, chunks, places.data(), count, inputs,
+                 to, nullptr);
+      }
+      for (int64_t tile = 0; tile < count; ++tile) {
+        const int64_t n = all.image(first + tile), top = all.top(first + tile), left = all.left(first + tile);
+        for (int64_t c = 0; c < together; c += kLanes) {
+          const float* from = sums + tile * together + c;
+          transform(to_results, [&](size_t y, size_t x) { return load(from + (4 * y + x) * step); },
+                    [&](size_t y, size_t x, Vector result) {
+                      if (!out.holds(top + y, left + x)) return;
+                      const int64_t at = out.at(n, top + y, left + x) + o + c - out.data;
+                      store(out.data + at, ending ? ending->of(result, o + c, at) : result);
+                    });
+        }
+      }
+    }
+  });
+}
+
+// Gradient to the kernel: for all tiles of a band, products of transformed values and gradients join the sums.
+template <int V>
+void winograd_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const int64_t inputs = in.channels, outputs = gradient.channels, elements = 16 * inputs * outputs;
+  const Tiles all(gradient, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
+  Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, V * kLanes);
+  Memory memory;
+  float* sums = memory.floats(elements + values.floats() + gradients.floats());
+  std::fill_n(sums, elements, 0.0f);
+  values.data = sums + elements, gradients.data = values.data + values.floats();
+  for (int64_t band = 0; band < all.bands; ++band) {
+    const int64_t first = all.begin(band), count = all.begin(band + 1) - first, pieces = 16;
+    share(pool, pieces, [&](int64_t piece) {
+      for (int64_t tile = piece * count / pieces; tile < (piece + 1) * count / pieces; ++tile) {
+        const int64_t n = all.image(first + tile), top = all.top(first + tile), left = all.left(first + tile);
+        values.take(of_values, in, n, top - window.margin(), left - window.margin(), tile);
+        gradients.take(of_gradients, gradient, n, top, left, tile);
+      }
+    });
+    share(pool, inputs, [&](int64_t task) {
+      const int64_t point = task % 16, c = task / 16 * kBlock;
+      for (int64_t o = 0; o < outputs; o += V * kLanes) {
+        add_block<V>(kBlock, values.at(point, 0, c), 0, gradients.at(point, 0, o), V * kLanes, 1, count,
+                     sums + (point * inputs + c) * outputs + o, outputs);
+      }
+    });
+  }
+  share(pool, inputs, [&](int64_t i) {
+    for (int64_t o = 0; o < outputs; o += kLanes) {
+      transform(to_weights, [&](size_t y, size_t x) { return load(sums + ((4 * y + x) * inputs + i) * outputs + o); },
+                [&](size_t y, size_t x, Vector weight) { store(kernel.at(y, x, i) + o, weight); });
+    }
+  });
+}
+
+}  // namespace
