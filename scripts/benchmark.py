@@ -21,7 +21,7 @@ flags.DEFINE_string("dtype", "float32", "float32, or bfloat16 for a GPU.")
 flags.DEFINE_bool("compiled", False, "Whether torch.compile takes part, which compiles for minutes.")
 flags.DEFINE_bool("missing", False, "Measure only what the file does not have yet.")
 flags.DEFINE_bool("quick", False, "A tiny net in place of each, to try the script out; no README.")
-cli.define_path("output", None, "JSON file; by default results/benchmark_<backend>.json.")
+cli.define_path("output", None, "JSON file; by default results/benchmark_<kind of device>.json.")
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,8 +30,6 @@ def main(overrides: list[str]) -> dict:
     """Calls of scripts.benchmarks."""
     if overrides:
         raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
-    import jax
-
     from resnet.processors import processors
     from resnet.runtime.machine import count_devices, keep_memory
 
@@ -44,7 +42,7 @@ def main(overrides: list[str]) -> dict:
     for part in cli.FLAGS.parts:
         check_choice("--parts", part, PARTS)
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
-    output = cli.FLAGS.output or ROOT / f"results/benchmark_{jax.default_backend()}.json"
+    output = cli.FLAGS.output or ROOT / f"results/benchmark_{report.kind()}.json"
     origin = report.provenance(cli.command())  # before results change the working tree
     entries: report.Entries = {}
     known = report.read(output) if cli.FLAGS.missing else {}

@@ -27,12 +27,12 @@ HOLDERS = {"conditional", "while", "call"}
 PROFILED = 3
 
 
-def operations(case: Case, effort: Any, plain: bool) -> dict[str, Any]:
-    """Milliseconds of a training step by kind, with XLA's own operations if `plain`.
+def operations(case: Case, effort: Any) -> dict[str, Any]:
+    """Milliseconds of a training step by kind; what overlaps in proportion, so that they add up to the step.
 
-    What overlaps is counted in proportion, so that the kinds add up to the step.
+    XLA's own convolutions run beside what the profiler shows, and count for what waits for them.
     """
-    program, arguments = ours.lowered(case, plain=plain)
+    program, arguments = ours.lowered(case)
     compiled = program.compile()
     step = ours.Training(compiled, *arguments)
     kinds = kinds_of(compiled.as_text())

@@ -4,7 +4,6 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -212,7 +211,7 @@ def augmented(case: Case, effort: Effort) -> dict[str, Any]:
     return _timed(steps, "none", effort)
 
 
-ALL, PROFILED = tuple(CASES), ("resnet20", "resnet50")
+ALL = tuple(CASES)
 PARTS = {
     "training": Part("Training step: forward, backward, SGD", training, ALL),
     "inference": Part("Inference of a batch", inference, ALL),
@@ -234,14 +233,7 @@ PARTS = {
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
     "limits": Part("Share of the machine's limits", limits, ("resnet20", "resnet50")),
-    "before": Part(
-        "Where a training step's time goes, XLA's own operations",
-        partial(operations, plain=True),
-        ("resnet20", "resnet50"),
-    ),
-    "now": Part(
-        "Where a training step's time goes", partial(operations, plain=False), ("resnet20", "resnet50")
-    ),
+    "operations": Part("A training step by kind of operation", operations, ("resnet20", "resnet50")),
 }
 # On a GPU, batches that fill the card.
 GPU_BATCHES = {"resnet50": 256, "resnet18": 256, "resnext50_32x4d": 256, "resnet20": 512}

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from resnet.analysis.pictures import COLORS, MARKERS
 from resnet.files import replacing, save_png, write_text
 from resnet.runs.metrics.records import write_json
@@ -18,11 +20,19 @@ BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->
 README_PARTS = {"training": "training step", "inference": "inference"}
 # What is drawn, and what its ratios are of.
 PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PARTS.items()}
-# What is drawn as parts of a step, and what of the file's name tells its picture from the other.
-TIMES, TIMES_STEM = {"before": "XLA's own operations", "now": "ours"}, "_times"
+# The end of the name of the picture of this part.
+TIMES = "_operations"
 PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 
 Entries = dict[str, dict[str, Any]]
+
+
+def kind() -> str:
+    """The kind of device: "gpu", "cpu", or "cpu_avx2" for a CPU that has no AVX-512."""
+    described = Path("/proc/cpuinfo")
+    flags = described.read_text().split() if described.exists() else []
+    narrow = jax.default_backend() == "cpu" and "avx2" in flags and "avx512f" not in flags
+    return "cpu_avx2" if narrow else jax.default_backend()
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -54,7 +64,7 @@ def add(path: Path, entries: Entries) -> Entries:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, merged)
     write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
-    for figure, name in ((plot(merged), path.stem), (plot_times(merged), path.stem + TIMES_STEM)):
+    for figure, name in ((plot(merged), path.stem), (plot_times(merged), path.stem + TIMES)):
         if figure is not None:
             with replacing(path.with_name(f"{name}.png")) as temporary:
                 save_png(figure, temporary)
@@ -68,8 +78,8 @@ def _places() -> Iterable[tuple[str, str]]:
 def page(entries: Entries, picture: str) -> str:
     """The whole measurement as Markdown, `picture` the name of the plot."""
     lines = ["# Speed", "", *_origin(entries), "", f"![Ratios of the times]({picture})", ""]
-    if any(key.split("/")[0] in TIMES for key in entries):
-        times = Path(picture).with_stem(Path(picture).stem + TIMES_STEM)
+    if any(key.startswith("operations/") for key in entries):
+        times = Path(picture).with_stem(Path(picture).stem + TIMES)
         lines += [f"![Time of a training step by kind of operation]({times})", ""]
     for part in PARTS:
         found = {key.split("/")[1]: entry for key, entry in entries.items() if key.startswith(f"{part}/")}
@@ -181,33 +191,26 @@ def plot(entries: Entries) -> Any:
 
 
 def plot_times(entries: Entries) -> Any:
-    """What each kind of operation takes of a training step, before and now; None without any."""
+    """What share of a training step each kind of operation takes, one bar a net; None without any."""
     from matplotlib.figure import Figure
 
-    bars = {key: entry for key, entry in entries.items() if key.split("/")[0] in TIMES}
-    bars = dict(sorted(bars.items(), key=lambda item: (item[0].split("/")[1], item[0])))
+    bars = {
+        key.split("/")[1]: entry["ratios"] for key, entry in entries.items() if key.startswith("operations/")
+    }
     if not bars:
         return None
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(bars)), layout="constrained", dpi=150)
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(bars)), layout="constrained", dpi=150)
     axes = figure.add_subplot()
     ends = [0.0] * len(bars)
-    kinds = [name for name in next(iter(bars.values()))["medians"] if name != "step"]
-    for color, kind in zip(COLORS, kinds, strict=False):
-        widths = [entry["medians"][kind] / _scale(key, bars) for key, entry in bars.items()]
+    for color, kind in zip(COLORS, next(iter(bars.values())), strict=False):
+        widths = [ratios[kind][1] for ratios in bars.values()]
         axes.barh(range(len(bars)), widths, left=ends, color=color, label=kind)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    names = [key.split("/") for key in bars]
-    axes.set_yticks(range(len(bars)), [f"{case}, {TIMES[part]}" for part, case in names])
+    axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
-    axes.set_xlabel("time of a training step / that with XLA's own operations")
-    axes.legend(fontsize="small")
+    axes.set_xlabel("share of the time of a training step")
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     return figure
-
-
-def _scale(key: str, bars: Entries) -> float:
-    """The time of the same net's step with XLA's own operations, or of its own where that is missing."""
-    case = key.split("/")[1]
-    return bars.get(f"before/{case}", bars[key])["medians"]["step"]
 
 
 def readme_table(entries: Entries) -> str:
