@@ -40,12 +40,14 @@ CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "remat2": "jaxpr"}
 def joined(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its convolutions joined to what is around them; results differ by rounding alone."""
 
-    def same(*arguments: Any) -> Any:
-        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        results = _results(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
-        return jax.tree.unflatten(jax.tree.structure(shapes), map(_array, results))
+    return lambda *arguments: run_joined(jax.make_jaxpr(function, return_shape=True)(*arguments), arguments)
 
-    return same
+
+def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> Any:
+    """The results of what `jax.make_jaxpr` gave with `return_shape`, its convolutions joined."""
+    closed, shapes = program
+    results = _results(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+    return jax.tree.unflatten(jax.tree.structure(shapes), map(_array, results))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

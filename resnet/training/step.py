@@ -18,7 +18,7 @@ from resnet.data.augment import ImageOperation, augment, mirrored_in_turn, shrun
 from resnet.data.augmentation.mixing import partners
 from resnet.data.batches import Delivered, Resident
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, MIRROR, MIX, random_key
-from resnet.kernels.joining import joined
+from resnet.kernels.joining import run_joined
 from resnet.models.resnet import ResNet
 from resnet.runs.task import Task
 from resnet.training.config import TrainConfig
@@ -118,12 +118,14 @@ class Step:
             )
             return losses.mean(), (logits, mutated.get("batch_stats", {}))
 
-        gradient = joined(jax.value_and_grad(loss_function, has_aux=True))
+        gradient = jax.value_and_grad(loss_function, has_aux=True)
         if settings.accumulate > 1:
             gradient = partial(accumulated, gradient, settings.accumulate)
         if settings.sam:
             gradient = partial(sharpness_aware, gradient, settings.sam, self.axis)
-        (loss, (logits, batch_stats)), grads = gradient(state.params, state.batch_stats, examples, dropout)
+        arguments = (state.params, state.batch_stats, examples, dropout)
+        program = jax.make_jaxpr(gradient, return_shape=True)(*arguments)
+        (loss, (logits, batch_stats)), grads = run_joined(program, arguments)
         scores = example_scores(logits, scored, self.task.target_scale)
         metrics = {"loss": loss} | {name: score.mean() for name, score in scores.items()}
         if self.axis:
