@@ -69,7 +69,7 @@ def test_what_is_not_finite_stays_visible(value):
 
 @compiled
 def test_few_pixels_of_many_channels_are_a_matrix_product():
-    """XLA multiplies matrices for the gradient to a 1x1 kernel where pixels are few."""
+    """The gradient to a 1x1 kernel is a matrix product of XLA where pixels are few, and native where many."""
     kernel = jnp.ones((1, 1, 32, 32))
     for side, ours in ((15, False), (16, True)):
         text = program(jnp.ones((1, side, side, 32)), kernel)

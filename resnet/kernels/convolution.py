@@ -21,7 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Array, Float
 
-from resnet.kernels import formulations, native
+from resnet.kernels import formulations
 from resnet.kernels.backend import by_platform, xla_alone
 from resnet.kernels.formulations import Window, input_shape, kernel_shape, plain, result_shape
 
@@ -77,12 +77,9 @@ def _forward(x: Array, kernel: Array, window: Window) -> Array:
 
 
 def _input_gradient(g: Array, kernel: Array, window: Window) -> Array:
-    shape = input_shape(g, kernel, window)
-    if window.groups == 1:
+    if window.groups == 1 or formulations.native_serves_input_gradient(g, kernel, window):
         return formulations.cpu_input_gradient(g, kernel, window)
-    if formulations.native_takes_groups(g, shape[3], window):
-        return native.run_input_gradient(g, kernel, shape, window)
-    return _transposed(lambda x: _grouped(x, kernel, window), shape, g)
+    return _transposed(lambda x: _grouped(x, kernel, window), input_shape(g, kernel, window), g)
 
 
 def _kernel_gradient(x: Array, g: Array, window: Window) -> Array:

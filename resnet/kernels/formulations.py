@@ -77,7 +77,7 @@ def cpu_input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     """Gradient to the input: g convolved with the turned kernel."""
     size, stride, padding, extent = window.size, window.stride, window.padding, window.extent
     shape = input_shape(g, kernel, window)
-    if kernel.shape[2] % native.BLOCK == 0 and _native_serves(g, window):
+    if native_serves_input_gradient(g, kernel, window):
         return native.run_input_gradient(g, kernel, shape, window)
     low = size - 1 - padding
     highs = [n + padding - (m - 1) * stride - 1 for n, m in zip(extent, g.shape[1:3], strict=True)]
@@ -111,22 +111,15 @@ def cpu_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     return fenced(gradient, x, g)
 
 
-def native_takes_groups(x: Array, outputs: int, window: Window) -> bool:
-    """Whether native convolutions take x in groups, which must fill blocks of channels or hold blocks."""
-    inputs, group = x.shape[3], x.shape[3] // window.groups
-    blocks = native.BLOCK % group == 0 or group % native.BLOCK == 0
-    fills = inputs == outputs and inputs % max(group, native.BLOCK) == 0 and blocks
-    return fills and _native_serves(x, window)
-
-
 def native_serves_forward(x: Array, kernel: Array, window: Window) -> bool:
     """Whether the convolution is native, of one group or several."""
-    outputs = kernel.shape[3]
-    if 0 in (*x.shape, *kernel.shape, *result_shape(x, kernel, window)):
-        return False
-    if window.groups > 1:
-        return native_takes_groups(x, outputs, window)
-    return outputs % native.BLOCK == 0 and _native_serves(x, window)
+    filled = 0 not in (*x.shape, *kernel.shape, *result_shape(x, kernel, window))
+    return filled and _native_serves(x, kernel.shape[3], window)
+
+
+def native_serves_input_gradient(g: Array, kernel: Array, window: Window) -> bool:
+    """Whether the gradient to the input is native, of one group or several."""
+    return _native_serves(g, input_shape(g, kernel, window)[3], window)
 
 
 def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
@@ -134,21 +127,24 @@ def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
     inputs, outputs = x.shape[3], g.shape[3]
     if 0 in (*x.shape, *g.shape):
         return False
-    if window.groups > 1:
-        return native_takes_groups(x, outputs, window)
     # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
     # matrices where the pixels are few against the channels.
     pointwise = window.size == 1 and not window.padding
     product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
-    fits = outputs % native.BLOCK == 0 and inputs >= native.BLOCK and not product
-    return fits and _native_serves(x, window)
+    fits = window.groups > 1 or (inputs >= native.BLOCK and not product)
+    return fits and _native_serves(x, outputs, window)
 
 
-def _native_serves(x: Array, window: Window) -> bool:
-    """Whether native convolutions are at hand for arrays of this type, as `x`, and for this window."""
+def _native_serves(read: Array, written: int, window: Window) -> bool:
+    """Whether native code computes so many channels of what it reads, an array of images, for this window."""
     # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.
     fits = window.padding < window.size and window.stride <= window.size + max(window.extent)
-    return fits and x.dtype == jnp.float32 and native.in_use()
+    blocked = written % native.BLOCK == 0
+    if window.groups > 1:  # Groups fill blocks of channels, or hold blocks.
+        channels, group = read.shape[3], read.shape[3] // window.groups
+        whole = native.BLOCK % group == 0 or group % native.BLOCK == 0
+        blocked = whole and channels == written and channels % max(group, native.BLOCK) == 0
+    return fits and blocked and read.dtype == jnp.float32 and native.in_use()
 
 
 def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:

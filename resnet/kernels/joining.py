@@ -1,4 +1,4 @@
-"""Convolutions joined to what stands before and after them in a traced program.
+"""Joins the convolutions of a traced program to the operations before and after them.
 
 On the CPU our own convolution (native) applies what stands before it while it reads its images: a scale, an
 offset and a ReLU, the last part of a batch norm and its activation. So the gradient to a kernel keeps none of
@@ -52,7 +52,10 @@ def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalised:
-    """x * scale + offset, or the ReLU of it, that is still to be computed; None: without that part."""
+    """Images x * scale + offset that are still to be computed, or the ReLU of them if `relu`.
+
+    An offset of None adds nothing.
+    """
 
     x: Array
     scale: Array
@@ -63,7 +66,7 @@ class Normalised:
     def array(self) -> Array:
         y = self.x * self.scale[None, None, None]
         y = y if self.offset is None else y + self.offset[None, None, None]
-        return _rectified(y) if self.relu else y
+        return jnp.maximum(y, 0.0) if self.relu else y
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +78,7 @@ class Normalised:
         return self.offset is not None and self.relu and self.x.shape[3] % native.BLOCK == 0
 
     def ending_in(self, operation: str, other: Any) -> "Normalised | None":
-        """As that of a Convolution."""
+        """The images after one more operation with `other`; None if no convolution can read them so."""
         if self.relu:
             return None
         if operation == "max" and _is_zero(other):
@@ -86,7 +89,10 @@ class Normalised:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Convolution:
-    """relu(scale * convolution + offset + shortcut) that is still to be computed; None: without that part."""
+    """A convolution that is still to be computed: relu(scale * convolution + offset + shortcut).
+
+    A part that is None, and the ReLU where `relu` is false, is left out.
+    """
 
     x: Array | Normalised
     kernel: Array
@@ -113,7 +119,7 @@ class Convolution:
         return _FORWARD.bind(x, self.kernel, *before, *after, *shortcut, **static)
 
     def ending_in(self, operation: str, other: Any) -> "Convolution | None":
-        """With this operation, on its result and `other`, as its last part; None where it has no such part.
+        """The convolution followed by an operation with `other`; None if no native convolution can do both.
 
         `other` is an array, what is still to be computed, or a number that the program holds.
         """
@@ -149,7 +155,7 @@ def _array(value: Any) -> Any:
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a program: arrays, and what is still to be computed."""
+    """The results of a program: arrays, and any Normalised or Convolution that is still to be computed."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
@@ -169,7 +175,7 @@ def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> l
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """The results of one operation of a program, of the same kinds."""
+    """The results of one operation: arrays, or a Normalised or Convolution that is still to be computed."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
     if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
         called = params[CALLS[name]]
@@ -216,12 +222,8 @@ def _joined_program(closed: ClosedJaxpr) -> ClosedJaxpr:
 # A convolution with what is joined to it as one operation, and the gradient to its kernel.
 
 
-def _rectified(x: Array) -> Array:
-    return jnp.maximum(x, 0.0)
-
-
 def _normalised(x: Array, scale: Array, offset: Array) -> Array:
-    return _rectified(x * scale[None, None, None] + offset[None, None, None])
+    return jax.nn.relu(x * scale[None, None, None] + offset[None, None, None])
 
 
 def _composed(*arrays: Array, window: Window, before: bool, after: bool, relu: bool) -> Array:
@@ -263,7 +265,7 @@ def _gradient_on_cpu(x: Array, g: Array, scale: Array, offset: Array, *, window:
 def _operation(
     name: str, shape: Callable[..., tuple], composed: Callable, cpu: Callable, static: tuple
 ) -> Primitive:
-    """A primitive with the derivatives and the batching rule of `composed`."""
+    """A primitive lowered as `cpu` or `composed`, which gives its derivatives and batching rule."""
     primitive = by_platform(
         name,
         lambda a, b, *rest, window, **flags: ShapedArray(shape(a, b, window), a.dtype),

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from resnet.planning.program import read_program
 from scripts.benchmarks import ours
 from scripts.benchmarks.timing import compared
 from scripts.peers.torch_nets import Case
@@ -54,11 +55,11 @@ def operations(case: Case, effort: Any) -> dict[str, Any]:
 def kinds_of(program: str) -> dict[str, str]:
     """The kind of each operation of a compiled program, by its name there."""
     kinds = {}
-    for line in program.splitlines():
-        operation = re.match(r"\s*(?:ROOT )?%(\S+) = (?:\(.*?\)|\S+) ([\w-]+)\(", line)
-        if operation and operation[2] not in HOLDERS:
-            names = [operation[1], *re.findall(r'(?:op_name|custom_call_target)="([^"]*)"', line)]
-            kinds[names[0]] = next(kind for kind, holds in KINDS.items() if re.search(holds, " ".join(names)))
+    for computation in read_program(program).computations.values():
+        for each in computation.instructions.values():
+            if each.opcode not in HOLDERS:
+                names = " ".join((each.name, each.target, each.op_name))
+                kinds[each.name] = next(kind for kind, holds in KINDS.items() if re.search(holds, names))
     return kinds
 
 

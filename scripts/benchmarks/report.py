@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from resnet.analysis.pictures import COLORS, MARKERS
 from resnet.files import replacing, save_png, write_text
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.runs.tables import markdown_table
+from resnet.runtime.machine import devices
 from scripts.benchmarks.parts import PARTS
 
 BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->"
@@ -28,11 +27,10 @@ Entries = dict[str, dict[str, Any]]
 
 
 def kind() -> str:
-    """The kind of device: "gpu", "cpu", or "cpu_avx2" for a CPU that has no AVX-512."""
-    described = Path("/proc/cpuinfo")
-    flags = described.read_text().split() if described.exists() else []
-    narrow = jax.default_backend() == "cpu" and "avx2" in flags and "avx512f" not in flags
-    return "cpu_avx2" if narrow else jax.default_backend()
+    """The kind of device: "gpu", "cpu", or "cpu_avx2" for a CPU that has AVX2 and no AVX-512."""
+    found = devices()
+    narrow = found["backend"] == "cpu" and found["instructions"] == "X86_V3"
+    return "cpu_avx2" if narrow else found["backend"]
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -191,7 +189,7 @@ def plot(entries: Entries) -> Any:
 
 
 def plot_times(entries: Entries) -> Any:
-    """What share of a training step each kind of operation takes, one bar a net; None without any."""
+    """A bar for each net, divided by the share of a training step that each kind takes; None without nets."""
     from matplotlib.figure import Figure
 
     bars = {

@@ -65,10 +65,11 @@ def run_forward(
     shortcut: Array | None = None,
     relu: bool = False,
 ) -> Array:
-    """Computes a convolution, whose result has the `shape`, for a window of formulations.py.
+    """Computes a convolution. `shape` is that of its result, `window` a Window of formulations.py.
 
-    With `before` it is that of relu(x * scale + offset), for x of whole blocks of channels. With `after` the
-    result is convolution * scale + offset, plus the shortcut if there is one, and the ReLU of that if `relu`.
+    With `before`, relu(x * scale + offset) takes the place of x, whose channels must be whole blocks. With
+    `after`, the result is convolution * scale + offset, plus the shortcut if there is one, and the ReLU of
+    that if `relu`.
     """
     shortcut = jnp.zeros((0, 0, 0, 0)) if shortcut is None else shortcut
     arrays = (x, kernel, *_affine(before), *_affine(after), shortcut)
@@ -76,14 +77,17 @@ def run_forward(
 
 
 def run_input_gradient(g: Array, kernel: Array, shape: tuple[int, ...], window: Any) -> Array:
-    """Computes the gradient to the input of a convolution from that to its result."""
+    """Computes the gradient to the input of a convolution from the gradient g to its result."""
     return _call("input_gradient", (g, kernel), shape, window)
 
 
 def run_kernel_gradient(
     x: Array, g: Array, shape: tuple[int, ...], window: Any, *, before: _Affine | None = None
 ) -> Array:
-    """Computes the gradient to the kernel of a convolution of x, or with `before` as in run_forward."""
+    """Computes the gradient to the kernel of a convolution from x and the gradient g to its result.
+
+    With `before`, relu(x * scale + offset) takes the place of x, as in run_forward.
+    """
     return _call("kernel_gradient", (x, g, *_affine(before)), shape, window)
 
 

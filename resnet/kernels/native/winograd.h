@@ -114,21 +114,21 @@ void transform_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window
 template <int V>
 void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
   const int64_t inputs = in.channels, outputs = out.channels, wide = V * kLanes;
-  const int64_t together = outputs % 64 ? wide : 64;  // outputs whose sums are kept
+  const int64_t kept = outputs % 64 ? wide : 64;  // outputs whose sums a cache keeps
   Memory memory;
   float* weights = memory.floats(16 * inputs * outputs);
   transform_kernel<V>(pool, kernel, window, in, out, weights);
 
   // As many tiles as a second-level cache holds, or more for the kernel to be read less often.
-  const Tiles all(out, std::max({int64_t{48}, kSecondLevel / 16 / (inputs + together), inputs * outputs / 2048}),
+  const Tiles all(out, std::max({int64_t{48}, kSecondLevel / 16 / (inputs + kept), inputs * outputs / 2048}),
                   pool.num_threads());
   const Points shape(all.of_band, inputs, kBlock);
-  const int64_t step = all.of_band * together + kBlock;  // from the sums of one point to the next
+  const int64_t step = all.of_band * kept + kBlock;  // from the sums of one point to the next
   std::vector<Terms> terms;
   for (int64_t c = 0; c < inputs; c += kBlock) terms.push_back({c * all.of_band, c * wide, kBlock});
   const std::vector<Chunk> chunks = chunks_of(terms);
   std::vector<Place> places;
-  for (int64_t tile = 0; tile < all.of_band; ++tile) places.push_back({tile * kBlock, tile * together});
+  for (int64_t tile = 0; tile < all.of_band; ++tile) places.push_back({tile * kBlock, tile * kept});
   share(pool, all.bands, [&](int64_t band) {
     const int64_t first = all.begin(band), count = all.begin(band + 1) - first;
     Points values = shape;
@@ -138,17 +138,17 @@ void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
       values.take(of_values, in, all.image(first + tile), all.top(first + tile) - window.margin(),
                   all.left(first + tile) - window.margin(), tile);
     }
-    for (int64_t o = 0; o < outputs; o += together) {
+    for (int64_t o = 0; o < outputs; o += kept) {
       for (int64_t point = 0; point < 16; ++point) {
-        Images to = out.part(o, together);
+        Images to = out.part(o, kept);
         to.data = sums + point * step;
         sweep<V>(values.at(point, 0, 0), weights + (point * outputs + o) * inputs, chunks, places.data(), count, inputs,
                  to, nullptr);
       }
       for (int64_t tile = 0; tile < count; ++tile) {
         const int64_t n = all.image(first + tile), top = all.top(first + tile), left = all.left(first + tile);
-        for (int64_t c = 0; c < together; c += kLanes) {
-          const float* from = sums + tile * together + c;
+        for (int64_t c = 0; c < kept; c += kLanes) {
+          const float* from = sums + tile * kept + c;
           transform(to_results, [&](size_t y, size_t x) { return load(from + (4 * y + x) * step); },
                     [&](size_t y, size_t x, Vector result) {
                       if (!out.holds(top + y, left + x)) return;
