@@ -166,9 +166,11 @@ struct Ending {
 bool convolution() {
   const bool tall = among(0, 7) == 0;               // an image that is packed in several bands of rows
   const bool tiled = !tall && among(0, 3) == 0;  // one for Winograd's algorithm
-  const int64_t size = tiled ? 3 : among(1, tall ? 3 : 7), padding = among(0, size - 1);
+  const bool pointwise = !tall && !tiled && among(0, 5) == 0;
+  const int64_t size = pointwise ? 1 : tiled ? 3 : among(1, tall ? 3 : 7), padding = among(0, size - 1);
   const int64_t stride = tiled ? 1 : among(1, 4), images = tiled ? 3 : tall ? 1 : among(1, 3);
-  const int64_t blocked = 16 * (tall ? 1 : among(1, 3)), free = tiled ? 16 * among(1, 3) : among(1, 40);
+  const int64_t blocked = 16 * (tall ? 1 : pointwise ? among(4, 6) : among(1, 3));
+  const int64_t free = pointwise ? 16 * among(4, 6) : tiled ? 16 * among(1, 3) : among(1, 40);
   const int64_t kind = among(0, 2);
   const int64_t group = int64_t{1} << among(0, 5);  // channels of one group, where there are several
   const bool grouped = !tall && !tiled && among(0, 2) == 0 && 2 * group <= 64;

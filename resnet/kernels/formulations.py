@@ -2,8 +2,7 @@
 
 | case          | formulation                                                                    |
 |---------------|--------------------------------------------------------------------------------|
-| all           | our own (native) where the results have a multiple of 16 channels, in float32, |
-|               | but the gradient to a 1x1 kernel where pixels are few                          |
+| all           | our own (native) where the results have a multiple of 16 channels, in float32  |
 | other k x k   | convolutions, the kernel's gradient behind a fence                             |
 | other 1x1     | slice and matrix product, the kernel's gradient behind a fence                 |
 
@@ -11,7 +10,6 @@ XLA's own gradients are slow there: inside a loop they leave the fast path, and 
 their operands are computed again for each kernel gradient.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,8 +21,6 @@ from jaxtyping import Array
 from resnet.kernels import native
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-# From here on the kernel gradient of a 1x1 convolution was faster by our own than as a product of matrices.
-PIXELS_PER_CHANNEL = 4
 
 
 class Window(NamedTuple):
@@ -127,11 +123,8 @@ def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
     inputs, outputs = x.shape[3], g.shape[3]
     if 0 in (*x.shape, *g.shape):
         return False
-    # Of an image's three channels XLA's is as fast: ours takes 16 at once. A 1x1 kernel's is as a product of
-    # matrices where the pixels are few against the channels.
-    pointwise = window.size == 1 and not window.padding
-    product = pointwise and math.prod(g.shape[:3]) < PIXELS_PER_CHANNEL * (inputs + outputs)
-    fits = window.groups > 1 or (inputs >= native.BLOCK and not product)
+    # Of an image's three channels XLA's is as fast: ours takes 16 at once.
+    fits = window.groups > 1 or inputs >= native.BLOCK
     return fits and _native_serves(x, outputs, window)
 
 

@@ -91,36 +91,75 @@ void convolve(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
   (winograd_serves(window, in, out) ? winograd<V> : correlate<V>)(pool, in, kernel, window, out, ending);
 }
 
+// Whether the following serves these images and gradients: with fewer channels, packing them takes longer than it saves.
+bool pointwise_serves(const Window& window, Images in, Images gradient) {
+  return window.size == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
+         std::min(in.channels, gradient.channels) > 4 * kBlock;
+}
+
+// Gradient to a 1x1 kernel: bands of pixels, of all images, are packed, and read by all tasks.
+template <int V>
+void pointwise_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const int64_t height = gradient.height, width = gradient.width, pixels = gradient.count * height * width;
+  const int64_t bands = ceil_div(pixels * (in.channels + gradient.channels), kThirdLevel);
+  Points values(ceil_div(pixels, bands), in.channels, kBlock);
+  Points gradients(values.tiles, gradient.channels, V * kLanes);
+  Memory memory;
+  values.data = memory.floats(values.step + gradients.step), gradients.data = values.data + values.step;
+  for (int64_t band = 0; band < bands; ++band) {
+    const int64_t first = band * pixels / bands, count = (band + 1) * pixels / bands - first, pieces = 16;
+    share(pool, pieces, [&](int64_t piece) {
+      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) {
+        const int64_t n = (first + i) / width / height, y = (first + i) / width % height, x = (first + i) % width;
+        const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
+        for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, i, c), in.read(value, c));
+        for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, i, c), load(other + c));
+      }
+    });
+    add_points<V>(pool, 1, count, values, gradients, kernel.data, band > 0);
+  }
+}
+
 // Gradient to the kernel: a task is a block of inputs and, where there are few blocks, a part of the batch.
 template <int V>
 void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window window, Images kernel) {
   if (winograd_serves(window, in, gradient)) return winograd_kernel<V>(pool, in, gradient, window, kernel);
+  if (pointwise_serves(window, in, gradient)) return pointwise_kernel<V>(pool, in, gradient, window, kernel);
   const int64_t inputs = together(window, kernel, in.channels);
   const int64_t outputs = together(window, kernel, gradient.channels);
   const int64_t blocks = ceil_div(in.channels, kBlock), taps = window.size * window.size;
-  const int64_t elements = taps * in.channels * outputs;
+  const int64_t elements = taps * in.channels * outputs, wide = V * kLanes;
   const int64_t parts = std::min<int64_t>(in.count, ceil_div(16, blocks));
   Memory memory;
   float* sums = memory.floats(parts * elements);
   std::fill_n(sums, parts * elements, 0.0f);
   const Packed packed(in, window, gradient.width);
   const int64_t band =
-      std::clamp<int64_t>(kFirstLevel / (packed.row * window.step()), 1, gradient.height);
+      std::clamp<int64_t>(kFirstLevel / 2 / (packed.row * window.step()), 1, gradient.height);
   share(pool, parts * blocks, [&](int64_t task) {
     const int64_t part = task / blocks, block = task % blocks;
     const int64_t depth = packed.depth(block);
     const Images own = gradient.part(block * kBlock / inputs * outputs, outputs);
-    float* image = of_this_thread.floats(window.span(band) * packed.row);
+    float* image = of_this_thread.floats(window.span(band) * packed.row + band * own.width * wide);
+    float* gradients = image + window.span(band) * packed.row;
     for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
       for (int64_t first = 0; first < gradient.height; first += band) {
         const int64_t rows = std::min(band, gradient.height - first);
         packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
-        for (int64_t o = 0; o < outputs; o += V * kLanes) {
+        for (int64_t o = 0; o < outputs; o += wide) {
+          const float* from = own.at(n, first, 0) + o;
+          const bool packs = taps > 1 && own.step > wide;  // Read for each tap, they are faster side by side.
+          if (packs) {
+            for (int64_t i = 0; i < rows * own.width * wide; i += kLanes) {
+              store(gradients + i, load(from + i / wide * own.step + i % wide));
+            }
+            from = gradients;
+          }
           for (int64_t t = 0; t < taps; ++t) {
             const float* pixels = image + packed.at(t / window.size, t % window.size);
             float* to = sums + part * elements + (t * in.channels + block * kBlock) * outputs + o;
-            add_block<V>(depth, pixels, window.stride * packed.row, own.at(n, first, 0) + o, own.step, rows, own.width,
-                         to, outputs);
+            add_block<V>(depth, pixels, window.stride * packed.row, from, packs ? wide : own.step, rows, own.width, to,
+                         outputs, true);
           }
         }
       }

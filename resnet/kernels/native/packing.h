@@ -107,6 +107,20 @@ struct Packed {
   int64_t columns, row, blocks;
 };
 
+// What tiles of images have at some points, or pixels at one: [point][block of channels][tile][channels]. Points lie
+// further apart than they need, for a cache not to keep all of them in one place.
+struct Points {
+  Points(int64_t tiles, int64_t channels, int64_t block)
+      : tiles(tiles), channels(channels), block(block), step(tiles * channels + kBlock) {}
+
+  float* at(int64_t point, int64_t tile, int64_t channel) const {
+    return data + point * step + (channel / block * tiles + tile) * block + channel % block;
+  }
+
+  int64_t tiles, channels, block, step;
+  float* data;
+};
+
 // The channels that are computed together, of images and of results: all, or where there are several groups, of
 // as many of them as fill a block, with a kernel that is zero from one group to another.
 int64_t together(const Window& window, Images kernel, int64_t channels) {
@@ -116,7 +130,7 @@ int64_t together(const Window& window, Images kernel, int64_t channels) {
 // One tap of the kernel for a block of V vectors of outputs, from the output `first` on, as [input][outputs]. The
 // gradient to the input takes inputs for outputs.
 template <int V>
-void pack_tap(Images kernel, const Window& window, Images in, Images out, int64_t tap, int64_t first, float* to) {
+void pack_tap(Images kernel, const Window& window, Images in, int64_t tap, int64_t first, float* to) {
   constexpr int64_t wide = V * kLanes;
   const float* from = kernel.at(0, tap, 0);
   const int64_t inputs = together(window, kernel, in.channels), group = kernel.width;
@@ -129,9 +143,9 @@ void pack_tap(Images kernel, const Window& window, Images in, Images out, int64_
         to[o] = input / group == output / group ? weight : 0;
       }
     } else if (window.gradient) {
-      for (int64_t o = 0; o < wide; ++o) to[o] = from[(first + o) * inputs + i];
+      for (int64_t o = 0; o < wide; ++o) to[o] = from[(first + o) * kernel.step + i];
     } else {
-      for (int64_t o = 0; o < wide; o += kLanes) store(to + o, load(from + i * out.channels + first + o));
+      for (int64_t o = 0; o < wide; o += kLanes) store(to + o, load(from + i * kernel.step + first + o));
     }
   }
 }
@@ -141,7 +155,7 @@ void pack_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window, Ima
   const int64_t taps = kernel.count * kernel.height, wide = V * kLanes;
   const int64_t floats = together(window, kernel, in.channels) * wide;
   share(pool, out.channels / wide * taps, [&](int64_t task) {
-    pack_tap<V>(kernel, window, in, out, task % taps, task / taps * wide, packed + task * floats);
+    pack_tap<V>(kernel, window, in, task % taps, task / taps * wide, packed + task * floats);
   });
 }
 

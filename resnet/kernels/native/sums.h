@@ -105,10 +105,11 @@ void sweep(const float* image, const float* weights, const std::vector<Chunk>& c
   }
 }
 
-// sums[D inputs][V vectors] += pixels[result][D inputs] * gradient[result][V vectors], over rows of results.
+// sums[D inputs][V vectors] = pixels[result][D inputs] * gradient[result][V vectors], over rows of results, added to what
+// is there if they are begun.
 template <int D, int V>
 void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step, int64_t rows,
-                  int64_t columns, float* sums, int64_t sums_step) {
+                  int64_t columns, float* sums, int64_t sums_step, bool begun) {
   Vector sum[D][V] = {};
   for (int64_t row = 0; row < rows; ++row) {
     const float* pixel = pixels + row * pixels_row;
@@ -125,7 +126,7 @@ void add_products(const float* pixels, int64_t pixels_row, const float* gradient
   for (int d = 0; d < D; ++d) {
     for (int v = 0; v < V; ++v) {
       float* to = sums + d * sums_step + v * kLanes;
-      store(to, load(to) + sum[d][v]);
+      store(to, begun ? load(to) + sum[d][v] : sum[d][v]);
     }
   }
 }
@@ -138,13 +139,35 @@ constexpr auto products = []<size_t... d>(std::index_sequence<d...>) {
 // The same for any number of inputs.
 template <int V>
 void add_block(int64_t depth, const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step,
-               int64_t rows, int64_t columns, float* sums, int64_t sums_step) {
+               int64_t rows, int64_t columns, float* sums, int64_t sums_step, bool begun) {
   const int64_t pieces = ceil_div(depth, kSums / V);
   for (int64_t piece = 0; piece < pieces; ++piece) {
     const int64_t d = piece * depth / pieces, end = (piece + 1) * depth / pieces;
     products<V>[end - d - 1](pixels + d, pixels_row, gradient, gradient_step, rows, columns, sums + d * sums_step,
-                             sums_step);
+                             sums_step, begun);
   }
+}
+
+// The same for values and gradients at so many points of so many tiles: sums[point][input][output]. A task takes some
+// channels of both, which caches hold.
+template <int V>
+void add_points(ffi::ThreadPool& pool, int64_t points, int64_t count, const Points& values, const Points& gradients,
+                float* sums, bool begun) {
+  constexpr int64_t wide = V * kLanes, own = 64;
+  const int64_t inputs = values.channels, outputs = gradients.channels;
+  const int64_t rows = ceil_div(inputs, own), columns = ceil_div(outputs, own), parts = ceil_div(count, 2 * kTerms);
+  share(pool, points * rows * columns, [&](int64_t task) {
+    const int64_t point = task / columns / rows, row = task / columns % rows * own, column = task % columns * own;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = part * count / parts, number = (part + 1) * count / parts - first;
+      for (int64_t o = column; o < std::min(outputs, column + own); o += wide) {
+        for (int64_t i = row; i < std::min(inputs, row + own); i += kBlock) {
+          add_block<V>(kBlock, values.at(point, first, i), 0, gradients.at(point, first, o), wide, 1, number,
+                       sums + (point * inputs + i) * outputs + o, outputs, begun || part > 0);
+        }
+      }
+    }
+  });
 }
 
 }  // namespace

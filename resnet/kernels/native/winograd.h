@@ -57,35 +57,21 @@ struct Tiles {
   int64_t rows, columns, count, bands, of_band;
 };
 
-// What a band of tiles has at each of the 16 points: [point][block of channels][tile][channels]. Points lie further
-// apart than they need, for a cache not to keep all of them in one place.
-struct Points {
-  Points(int64_t tiles, int64_t channels, int64_t block) : tiles(tiles), block(block), step(tiles * channels + kBlock) {}
-
-  int64_t floats() const { return 16 * step; }
-  float* at(int64_t point, int64_t tile, int64_t channel) const {
-    return data + point * step + (channel / block * tiles + tile) * block + channel % block;
-  }
-
-  // Takes for a tile the N x N pixels from (top, left) of image n on, zero where there are none.
-  template <size_t N>
-  void take(Side<4> (*f)(Side<N>), Images images, int64_t n, int64_t top, int64_t left, int64_t tile) const {
-    const float* pixels[N][N];
-    for (int64_t y = 0; y < int64_t{N}; ++y) {
-      for (int64_t x = 0; x < int64_t{N}; ++x) {
-        pixels[y][x] = images.holds(top + y, left + x) ? images.at(n, top + y, left + x) : nullptr;
-      }
-    }
-    for (int64_t c = 0; c < images.channels; c += kLanes) {
-      float* to = at(0, tile, c);
-      transform(f, [&](size_t y, size_t x) { return pixels[y][x] ? images.read(pixels[y][x], c) : Vector{}; },
-                [&](size_t y, size_t x, Vector value) { store(to + (4 * y + x) * step, value); });
+// Takes for a tile the N x N pixels from (top, left) of image n on, zero where there are none.
+template <size_t N>
+void take(const Points& points, Side<4> (*f)(Side<N>), Images images, int64_t n, int64_t top, int64_t left, int64_t tile) {
+  const float* pixels[N][N];
+  for (int64_t y = 0; y < int64_t{N}; ++y) {
+    for (int64_t x = 0; x < int64_t{N}; ++x) {
+      pixels[y][x] = images.holds(top + y, left + x) ? images.at(n, top + y, left + x) : nullptr;
     }
   }
-
-  int64_t tiles, block, step;
-  float* data;
-};
+  for (int64_t c = 0; c < images.channels; c += kLanes) {
+    float* to = points.at(0, tile, c);
+    transform(f, [&](size_t y, size_t x) { return pixels[y][x] ? images.read(pixels[y][x], c) : Vector{}; },
+              [&](size_t y, size_t x, Vector value) { store(to + (4 * y + x) * points.step, value); });
+  }
+}
 
 // Whether it serves these images and results: where tiles are few, transforming the kernel takes longer than it saves.
 bool winograd_serves(const Window& window, Images in, Images out) {
@@ -99,7 +85,7 @@ void transform_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window
   const int64_t wide = V * kLanes, floats = in.channels * wide;
   share(pool, out.channels / wide, [&](int64_t block) {
     float* taps = of_this_thread.floats(9 * floats);
-    for (int64_t tap = 0; tap < 9; ++tap) pack_tap<V>(kernel, window, in, out, tap, block * wide, taps + tap * floats);
+    for (int64_t tap = 0; tap < 9; ++tap) pack_tap<V>(kernel, window, in, tap, block * wide, taps + tap * floats);
     for (int64_t i = 0; i < floats; i += kLanes) {
       transform(of_weights,
                 [&](size_t y, size_t x) { return load(taps + (window.lag(y) * 3 + window.lag(x)) * floats + i); },
@@ -113,6 +99,13 @@ void transform_kernel(ffi::ThreadPool& pool, Images kernel, const Window& window
 // Convolution, or its gradient to the input.
 template <int V>
 void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
+  const int64_t most = std::max<int64_t>(1, kThirdLevel / 1024 / in.channels) * 64;
+  if (out.channels > most) {  // Some outputs after the others, for a cache to hold the transformed kernel.
+    winograd<V>(pool, in, kernel, window, out.part(0, most), ending);
+    const Ending rest = ending ? ending->from(most, most) : Ending{};
+    kernel.data += most * (window.gradient ? kernel.step : 1);
+    return winograd<V>(pool, in, kernel, window, out.part(most, out.channels - most), ending ? &rest : nullptr);
+  }
   const int64_t inputs = in.channels, outputs = out.channels, wide = V * kLanes;
   const int64_t kept = outputs % 64 ? wide : 64;  // outputs whose sums a cache keeps
   Memory memory;
@@ -132,11 +125,11 @@ void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
   share(pool, all.bands, [&](int64_t band) {
     const int64_t first = all.begin(band), count = all.begin(band + 1) - first;
     Points values = shape;
-    values.data = of_this_thread.floats(shape.floats() + 16 * step);
-    float* sums = values.data + shape.floats();
+    values.data = of_this_thread.floats(16 * shape.step + 16 * step);
+    float* sums = values.data + 16 * shape.step;
     for (int64_t tile = 0; tile < count; ++tile) {
-      values.take(of_values, in, all.image(first + tile), all.top(first + tile) - window.margin(),
-                  all.left(first + tile) - window.margin(), tile);
+      take(values, of_values, in, all.image(first + tile), all.top(first + tile) - window.margin(),
+           all.left(first + tile) - window.margin(), tile);
     }
     for (int64_t o = 0; o < outputs; o += kept) {
       for (int64_t point = 0; point < 16; ++point) {
@@ -164,29 +157,28 @@ void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
 // Gradient to the kernel: for all tiles of a band, products of transformed values and gradients join the sums.
 template <int V>
 void winograd_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
-  const int64_t inputs = in.channels, outputs = gradient.channels, elements = 16 * inputs * outputs;
+  const int64_t outputs = gradient.channels, most = std::max<int64_t>(1, kThirdLevel / 256 / outputs) * kBlock;
+  if (in.channels > most) {  // Of some inputs after the others, for a cache to hold the sums.
+    winograd_kernel<V>(pool, in.part(0, most), gradient, window, kernel);
+    kernel.data += most * outputs;
+    return winograd_kernel<V>(pool, in.part(most, in.channels - most), gradient, window, kernel);
+  }
+  const int64_t inputs = in.channels, elements = 16 * inputs * outputs;
   const Tiles all(gradient, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
   Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, V * kLanes);
   Memory memory;
-  float* sums = memory.floats(elements + values.floats() + gradients.floats());
-  std::fill_n(sums, elements, 0.0f);
-  values.data = sums + elements, gradients.data = values.data + values.floats();
+  float* sums = memory.floats(elements + 16 * values.step + 16 * gradients.step);
+  values.data = sums + elements, gradients.data = values.data + 16 * values.step;
   for (int64_t band = 0; band < all.bands; ++band) {
     const int64_t first = all.begin(band), count = all.begin(band + 1) - first, pieces = 16;
     share(pool, pieces, [&](int64_t piece) {
       for (int64_t tile = piece * count / pieces; tile < (piece + 1) * count / pieces; ++tile) {
         const int64_t n = all.image(first + tile), top = all.top(first + tile), left = all.left(first + tile);
-        values.take(of_values, in, n, top - window.margin(), left - window.margin(), tile);
-        gradients.take(of_gradients, gradient, n, top, left, tile);
+        take(values, of_values, in, n, top - window.margin(), left - window.margin(), tile);
+        take(gradients, of_gradients, gradient, n, top, left, tile);
       }
     });
-    share(pool, inputs, [&](int64_t task) {
-      const int64_t point = task % 16, c = task / 16 * kBlock;
-      for (int64_t o = 0; o < outputs; o += V * kLanes) {
-        add_block<V>(kBlock, values.at(point, 0, c), 0, gradients.at(point, 0, o), V * kLanes, 1, count,
-                     sums + (point * inputs + c) * outputs + o, outputs);
-      }
-    });
+    add_points<V>(pool, 16, count, values, gradients, sums, band > 0);
   }
   share(pool, inputs, [&](int64_t i) {
     for (int64_t o = 0; o < outputs; o += kLanes) {
