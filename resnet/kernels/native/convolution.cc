@@ -5,6 +5,7 @@
 // on the number of threads: each sum runs in an order that the shapes alone decide.
 #include <type_traits>
 
+#include "pointwise.h"
 #include "winograd.h"
 
 namespace {
@@ -52,7 +53,6 @@ std::vector<Phase> phases_of(const Packed& layout, const Window& window, int64_t
 // Convolution, or its gradient to the input: bands of rows are packed, and read by all blocks of outputs.
 template <int V>
 void correlate(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
-  if (window.size == 1 && window.stride == 1) in = in.stacked(), out = out.stacked();  // a band may hold several
   const int64_t phases = window.phases(), taps = window.size * window.size;
   const int64_t inputs = together(window, kernel, in.channels), outputs = together(window, kernel, out.channels);
   Memory kernel_memory;
@@ -85,39 +85,11 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
   });
 }
 
-// Whichever of the two serves.
+// Whichever of the three serves.
 template <int V>
 void convolve(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
+  if (window.size == 1 && window.groups == 1) return pointwise<V>(pool, in, kernel, window, out, ending);
   (winograd_serves(window, in, out) ? winograd<V> : correlate<V>)(pool, in, kernel, window, out, ending);
-}
-
-// Whether the following serves these images and gradients: with fewer channels, packing them takes longer than it saves.
-bool pointwise_serves(const Window& window, Images in, Images gradient) {
-  return window.size == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
-         std::min(in.channels, gradient.channels) > 4 * kBlock;
-}
-
-// Gradient to a 1x1 kernel: bands of pixels, of all images, are packed, and read by all tasks.
-template <int V>
-void pointwise_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
-  const int64_t height = gradient.height, width = gradient.width, pixels = gradient.count * height * width;
-  const int64_t bands = ceil_div(pixels * (in.channels + gradient.channels), kThirdLevel);
-  Points values(ceil_div(pixels, bands), in.channels, kBlock);
-  Points gradients(values.tiles, gradient.channels, V * kLanes);
-  Memory memory;
-  values.data = memory.floats(values.step + gradients.step), gradients.data = values.data + values.step;
-  for (int64_t band = 0; band < bands; ++band) {
-    const int64_t first = band * pixels / bands, count = (band + 1) * pixels / bands - first, pieces = 16;
-    share(pool, pieces, [&](int64_t piece) {
-      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) {
-        const int64_t n = (first + i) / width / height, y = (first + i) / width % height, x = (first + i) % width;
-        const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
-        for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, i, c), in.read(value, c));
-        for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, i, c), load(other + c));
-      }
-    });
-    add_points<V>(pool, 1, count, values, gradients, kernel.data, band > 0);
-  }
 }
 
 // Gradient to the kernel: a task is a block of inputs and, where there are few blocks, a part of the batch.

@@ -21,13 +21,6 @@ struct Images {
   float* at(int64_t n, int64_t y, int64_t x) const { return data + ((n * height + y) * width + x) * step; }
   bool holds(int64_t y, int64_t x) const { return 0 <= y && y < height && 0 <= x && x < width; }
 
-  // All of them as one tall image.
-  Images stacked() const {
-    Images stacked = *this;
-    stacked.height *= count, stacked.count = 1;
-    return stacked;
-  }
-
   // Some of the channels.
   Images part(int64_t first, int64_t number) const {
     Images part = *this;
@@ -105,6 +98,22 @@ struct Packed {
   Images images;
   Window window;
   int64_t columns, row, blocks;
+};
+
+// The pixels of images in tiles of side x side, image by image, and the tiles in bands of about `most`: in multiples of
+// `unit`, and as many bands for one thread as for another.
+struct Tiles {
+  Tiles(Images images, int64_t side, int64_t unit, int64_t most, int64_t threads)
+      : side(side), rows(ceil_div(images.height, side)), columns(ceil_div(images.width, side)),
+        count(images.count * rows * columns), unit(unit), units(ceil_div(count, unit)),
+        bands(ceil_div(ceil_div(count, most), threads) * threads), of_band(ceil_div(units, bands) * unit) {}
+
+  int64_t begin(int64_t band) const { return std::min(count, band * units / bands * unit); }
+  int64_t image(int64_t tile) const { return tile / columns / rows; }
+  int64_t top(int64_t tile) const { return tile / columns % rows * side; }
+  int64_t left(int64_t tile) const { return tile % columns * side; }
+
+  int64_t side, rows, columns, count, unit, units, bands, of_band;
 };
 
 // What tiles of images have at some points, or pixels at one: [point][block of channels][tile][channels]. Points lie

@@ -148,26 +148,32 @@ void add_block(int64_t depth, const float* pixels, int64_t pixels_row, const flo
   }
 }
 
-// The same for values and gradients at so many points of so many tiles: sums[point][input][output]. A task takes some
-// channels of both, which caches hold.
-template <int V>
-void add_points(ffi::ThreadPool& pool, int64_t points, int64_t count, const Points& values, const Points& gradients,
-                float* sums, bool begun) {
-  constexpr int64_t wide = V * kLanes, own = 64;
+// The same for values and gradients at so many points of all tiles: sums[point][input][output]. Band by band all threads
+// pack them, take(tile, its place in the band), and then add products: a task those of some channels, which caches hold.
+template <int V, typename Take>
+void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, const Points& values, const Points& gradients,
+                float* sums, const Take& take) {
+  constexpr int64_t wide = V * kLanes, own = 64, pieces = 16;
   const int64_t inputs = values.channels, outputs = gradients.channels;
-  const int64_t rows = ceil_div(inputs, own), columns = ceil_div(outputs, own), parts = ceil_div(count, 2 * kTerms);
-  share(pool, points * rows * columns, [&](int64_t task) {
-    const int64_t point = task / columns / rows, row = task / columns % rows * own, column = task % columns * own;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t first = part * count / parts, number = (part + 1) * count / parts - first;
-      for (int64_t o = column; o < std::min(outputs, column + own); o += wide) {
-        for (int64_t i = row; i < std::min(inputs, row + own); i += kBlock) {
-          add_block<V>(kBlock, values.at(point, first, i), 0, gradients.at(point, first, o), wide, 1, number,
-                       sums + (point * inputs + i) * outputs + o, outputs, begun || part > 0);
+  const int64_t rows = ceil_div(inputs, own), columns = ceil_div(outputs, own);
+  for (int64_t band = 0; band < all.bands; ++band) {
+    const int64_t begin = all.begin(band), count = all.begin(band + 1) - begin, parts = ceil_div(count, 2 * kTerms);
+    share(pool, pieces, [&](int64_t piece) {
+      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) take(begin + i, i);
+    });
+    share(pool, points * rows * columns, [&](int64_t task) {
+      const int64_t point = task / columns / rows, row = task / columns % rows * own, column = task % columns * own;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = part * count / parts, number = (part + 1) * count / parts - first;
+        for (int64_t o = column; o < std::min(outputs, column + own); o += wide) {
+          for (int64_t i = row; i < std::min(inputs, row + own); i += kBlock) {
+            add_block<V>(kBlock, values.at(point, first, i), 0, gradients.at(point, first, o), wide, 1, number,
+                         sums + (point * inputs + i) * outputs + o, outputs, band + part > 0);
+          }
         }
       }
-    }
-  });
+    });
+  }
 }
 
 }  // namespace

@@ -43,20 +43,6 @@ inline __attribute__((always_inline)) void transform(Side<M> (*f)(Side<N>), cons
   }
 }
 
-// All results in tiles of 2x2, image by image, and these in bands of no more than `most`.
-struct Tiles {
-  Tiles(Images results, int64_t most, int64_t least_bands)
-      : rows(ceil_div(results.height, 2)), columns(ceil_div(results.width, 2)), count(results.count * rows * columns),
-        bands(std::max(ceil_div(count, most), std::min(count, least_bands))), of_band(ceil_div(count, bands)) {}
-
-  int64_t begin(int64_t band) const { return band * count / bands; }
-  int64_t image(int64_t tile) const { return tile / columns / rows; }
-  int64_t top(int64_t tile) const { return tile / columns % rows * 2; }
-  int64_t left(int64_t tile) const { return tile % columns * 2; }
-
-  int64_t rows, columns, count, bands, of_band;
-};
-
 // Takes for a tile the N x N pixels from (top, left) of image n on, zero where there are none.
 template <size_t N>
 void take(const Points& points, Side<4> (*f)(Side<N>), Images images, int64_t n, int64_t top, int64_t left, int64_t tile) {
@@ -76,7 +62,7 @@ void take(const Points& points, Side<4> (*f)(Side<N>), Images images, int64_t n,
 // Whether it serves these images and results: where tiles are few, transforming the kernel takes longer than it saves.
 bool winograd_serves(const Window& window, Images in, Images out) {
   return window.size == 3 && window.stride == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
-         std::min(in.channels, out.channels) > kBlock && Tiles(out, 1, 1).count >= 64;
+         std::min(in.channels, out.channels) > kBlock && out.count * ceil_div(out.height, 2) * ceil_div(out.width, 2) >= 64;
 }
 
 // The kernel as [point][block of V vectors of outputs][input][outputs].
@@ -113,7 +99,7 @@ void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
   transform_kernel<V>(pool, kernel, window, in, out, weights);
 
   // As many tiles as a second-level cache holds, or more for the kernel to be read less often.
-  const Tiles all(out, std::max({int64_t{48}, kSecondLevel / 16 / (inputs + kept), inputs * outputs / 2048}),
+  const Tiles all(out, 2, kSums / V, std::max({int64_t{48}, kSecondLevel / 16 / (inputs + kept), inputs * outputs / 2048}),
                   pool.num_threads());
   const Points shape(all.of_band, inputs, kBlock);
   const int64_t step = all.of_band * kept + kBlock;  // from the sums of one point to the next
@@ -164,22 +150,16 @@ void winograd_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Wi
     return winograd_kernel<V>(pool, in.part(most, in.channels - most), gradient, window, kernel);
   }
   const int64_t inputs = in.channels, elements = 16 * inputs * outputs;
-  const Tiles all(gradient, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
+  const Tiles all(gradient, 2, 1, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
   Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, V * kLanes);
   Memory memory;
   float* sums = memory.floats(elements + 16 * values.step + 16 * gradients.step);
   values.data = sums + elements, gradients.data = values.data + 16 * values.step;
-  for (int64_t band = 0; band < all.bands; ++band) {
-    const int64_t first = all.begin(band), count = all.begin(band + 1) - first, pieces = 16;
-    share(pool, pieces, [&](int64_t piece) {
-      for (int64_t tile = piece * count / pieces; tile < (piece + 1) * count / pieces; ++tile) {
-        const int64_t n = all.image(first + tile), top = all.top(first + tile), left = all.left(first + tile);
-        take(values, of_values, in, n, top - window.margin(), left - window.margin(), tile);
-        take(gradients, of_gradients, gradient, n, top, left, tile);
-      }
-    });
-    add_points<V>(pool, 16, count, values, gradients, sums, band > 0);
-  }
+  add_points<V>(pool, all, 16, values, gradients, sums, [&](int64_t tile, int64_t place) {
+    const int64_t n = all.image(tile), top = all.top(tile), left = all.left(tile);
+    take(values, of_values, in, n, top - window.margin(), left - window.margin(), place);
+    take(gradients, of_gradients, gradient, n, top, left, place);
+  });
   share(pool, inputs, [&](int64_t i) {
     for (int64_t o = 0; o < outputs; o += kLanes) {
       transform(to_weights, [&](size_t y, size_t x) { return load(sums + ((4 * y + x) * inputs + i) * outputs + o); },

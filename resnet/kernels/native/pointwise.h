@@ -1,0 +1,59 @@
+// 1x1 kernels: products of matrices, whose rows are the pixels of all images.
+#pragma once
+
+#include "sums.h"
+
+namespace {
+
+// Convolution, or its gradient to the input: a task takes a band of pixels of any images, and reads them where they lie,
+// or copies what a norm makes of them once.
+template <int V>
+void pointwise(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
+  const int64_t inputs = in.channels, read = window.step(), written = window.phases();
+  Memory memory;
+  float* weights = memory.floats(inputs * out.channels);
+  pack_kernel<V>(pool, kernel, window, in, out, weights);
+  std::vector<Terms> terms;
+  for (int64_t c = 0; c < inputs; c += kTerms) terms.push_back({c, c * V * kLanes, std::min(kTerms, inputs - c)});
+  const std::vector<Chunk> chunks = chunks_of(terms);
+  const Tiles all(window.gradient ? in : out, 1, kSums / V, ceil_div(kSecondLevel, inputs), pool.num_threads());
+  share(pool, all.bands, [&](int64_t band) {
+    const int64_t first = all.begin(band), count = all.begin(band + 1) - first;
+    float* image = in.scale ? of_this_thread.floats(count * inputs) : in.data;
+    std::vector<Place> places;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t n = all.image(first + i), y = all.top(first + i), x = all.left(first + i);
+      const float* from = in.at(n, y * read, x * read);
+      places.push_back({in.scale ? i * inputs : from - in.data, out.at(n, y * written, x * written) - out.data});
+      for (int64_t c = 0; in.scale && c < inputs; c += kLanes) store(image + i * inputs + c, in.read(from, c));
+      for (int64_t other = 1; other < written * written; ++other) {  // pixels between them, which nothing meets
+        const int64_t top = y * written + other / written, left = x * written + other % written;
+        if (out.holds(top, left)) std::fill_n(out.at(n, top, left), out.channels, 0.0f);
+      }
+    }
+    sweep<V>(image, weights, chunks, places.data(), count, inputs, out, ending);
+  });
+}
+
+// Whether the following serves these images and gradients: with fewer channels, packing them takes longer than it saves.
+bool pointwise_serves(const Window& window, Images in, Images gradient) {
+  return window.size == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
+         std::min(in.channels, gradient.channels) > 4 * kBlock;
+}
+
+// Gradient to the kernel.
+template <int V>
+void pointwise_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const Tiles all(gradient, 1, 1, ceil_div(kThirdLevel, in.channels + gradient.channels), 1);
+  Points values(all.of_band, in.channels, kBlock), gradients(all.of_band, gradient.channels, V * kLanes);
+  Memory memory;
+  values.data = memory.floats(values.step + gradients.step), gradients.data = values.data + values.step;
+  add_points<V>(pool, all, 1, values, gradients, kernel.data, [&](int64_t pixel, int64_t place) {
+    const int64_t n = all.image(pixel), y = all.top(pixel), x = all.left(pixel);
+    const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
+    for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
+    for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
+  });
+}
+
+}  // namespace
