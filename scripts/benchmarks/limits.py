@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from resnet.models.counts import count_parts, totals
+from resnet.planning.figures import costs
+from resnet.planning.program import read_program
 from scripts.benchmarks import ours
 from scripts.benchmarks.timing import compared, interleave
 from scripts.peers.torch_nets import Case
@@ -18,8 +20,12 @@ PRODUCTS = 3
 def limits(case: Case, effort: Any) -> dict[str, Any]:
     """Multiply-accumulates a second of a matrix product and of a training step; and copying, in GB/s.
 
-    Those of a step are three times those of its forward pass, convolutions and linear layers only.
+    Those of a step are three times those of its forward pass, convolutions and linear layers only. Beside them
+    the share of the step that copying the arrays it reads and writes would take, each once an operation.
     """
+    program, arguments = ours.lowered(case, dtype=effort.dtype)
+    compiled = program.compile()
+    moved = sum(cost.bytes for cost in costs(read_program(compiled.as_text())))
     large = jax.default_backend() != "cpu"
     side, copied = (8192, 2**28) if large else (2048, 2**25)
     if case.batch < 8:  # --quick
@@ -30,7 +36,7 @@ def limits(case: Case, effort: Any) -> dict[str, Any]:
     steps = {
         "matrix product": lambda: jax.block_until_ready(product(matrix, matrix)),
         "copy": lambda: jax.block_until_ready(copy(vector)),
-        "training step": ours.training_step(case, dtype=effort.dtype),
+        "training step": ours.Training(compiled, *arguments),
     }
     times = interleave(steps, effort.rounds, effort.seconds)
     shape = (case.side, case.side, 3)
@@ -40,7 +46,11 @@ def limits(case: Case, effort: Any) -> dict[str, Any]:
         "training step": [macs / t / 1e9 for t in times["training step"]],
     }
     result = compared(rates, "matrix product", "GMAC/s")
+    seconds = statistics.median(times["training step"])
+    copied_per_second = 2 * vector.nbytes / statistics.median(times["copy"])
     return result | {
-        "copy_gb_per_second": 2 * vector.nbytes / statistics.median(times["copy"]) / 1e9,
-        "images_per_second": case.batch / statistics.median(times["training step"]),
+        "copy_gb_per_second": copied_per_second / 1e9,
+        "moved_gb": moved / 1e9,
+        "moved_share": moved / copied_per_second / seconds,
+        "images_per_second": case.batch / seconds,
     }

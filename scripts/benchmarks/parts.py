@@ -232,7 +232,7 @@ PARTS = {
     "augmented": Part("Training step, by kind of augmentation", augmented, ("resnet20",)),
     "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
-    "limits": Part("Share of the machine's limits", limits, ("resnet20", "resnet50")),
+    "limits": Part("Share of the machine's limits", limits, ALL),
     "operations": Part("A training step by kind of operation", operations, ("resnet20", "resnet50")),
 }
 # On a GPU, batches that fill the card.
