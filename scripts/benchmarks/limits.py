@@ -20,8 +20,8 @@ PRODUCTS = 3
 def limits(case: Case, effort: Any) -> dict[str, Any]:
     """Multiply-accumulates a second of a matrix product and of a training step; and copying, in GB/s.
 
-    Those of a step are three times those of its forward pass, convolutions and linear layers only. Beside them
-    the share of the step that copying the arrays it reads and writes would take, each once an operation.
+    Those of a step are three times those of its forward pass, convolutions and linear layers only. Beside
+    them the share of the step that copying the arrays it reads and writes, each once an operation, would take.
     """
     program, arguments = ours.lowered(case, dtype=effort.dtype)
     compiled = program.compile()
