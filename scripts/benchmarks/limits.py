@@ -21,7 +21,7 @@ def limits(case: Case, effort: Any) -> dict[str, Any]:
     """Multiply-accumulates a second of a matrix product and of a training step; and copying, in GB/s.
 
     Those of a step are three times those of its forward pass, convolutions and linear layers only. Beside
-    them the share of the step that copying the arrays it reads and writes, each once an operation, would take.
+    them the share of the step that it would take to copy the arrays which it reads and writes.
     """
     program, arguments = ours.lowered(case, dtype=effort.dtype)
     compiled = program.compile()

@@ -185,7 +185,7 @@ def plot(entries: Entries) -> Any:
         axes.set_xlim(left=0)
         axes.set_xlabel(f"{PLOTTED[part]}\n(lower is better)")
         axes.set_ylabel("net, batch")
-        axes.legend(fontsize="small")
+        axes.legend(loc="lower left", fontsize="small")
     return figure
 
 
