@@ -44,7 +44,7 @@ def joined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> Any:
-    """The results of what `jax.make_jaxpr` gave with `return_shape`, its convolutions joined."""
+    """Runs what `jax.make_jaxpr(…, return_shape=True)` returned, with its convolutions joined."""
     closed, shapes = program
     results = _results(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
     return jax.tree.unflatten(jax.tree.structure(shapes), map(_array, results))
@@ -52,7 +52,7 @@ def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalised:
-    """Images x * scale + offset that are still to be computed, or the ReLU of them if `relu`.
+    """Images that are still to be computed: x * scale + offset, and the ReLU of that if `relu`.
 
     An offset of None adds nothing.
     """
@@ -155,7 +155,7 @@ def _array(value: Any) -> Any:
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a program: arrays, and any Normalised or Convolution that is still to be computed."""
+    """Runs a program; a result that is a Normalised or a Convolution is still to be computed."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
@@ -175,7 +175,7 @@ def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> l
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """The results of one operation: arrays, or a Normalised or Convolution that is still to be computed."""
+    """Runs one operation; a result that is a Normalised or a Convolution is still to be computed."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
     if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
         called = params[CALLS[name]]
