@@ -44,7 +44,7 @@ def joined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> Any:
-    """Runs what `jax.make_jaxpr(…, return_shape=True)` returned, with its convolutions joined."""
+    """Runs a program traced by `jax.make_jaxpr(…, return_shape=True)`, with its convolutions joined."""
     closed, shapes = program
     results = _results(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
     return jax.tree.unflatten(jax.tree.structure(shapes), map(_array, results))
@@ -52,9 +52,9 @@ def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalised:
-    """Images that are still to be computed: x * scale + offset, and the ReLU of that if `relu`.
+    """Images that are still to be computed: relu(x * scale + offset).
 
-    An offset of None adds nothing.
+    An offset that is None, and the ReLU where `relu` is false, is left out.
     """
 
     x: Array
@@ -155,7 +155,7 @@ def _array(value: Any) -> Any:
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """Runs a program; a result that is a Normalised or a Convolution is still to be computed."""
+    """Runs a program; returns arrays or, still to be computed, a Normalised or a Convolution."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
@@ -175,7 +175,7 @@ def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> l
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """Runs one operation; a result that is a Normalised or a Convolution is still to be computed."""
+    """Runs one operation; returns arrays or, still to be computed, a Normalised or a Convolution."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
     if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
         called = params[CALLS[name]]

@@ -23,9 +23,8 @@ def limits(case: Case, effort: Any) -> dict[str, Any]:
     Those of a step are three times those of its forward pass, convolutions and linear layers only. Beside
     them the share of the step that it would take to copy the arrays which it reads and writes.
     """
-    program, arguments = ours.lowered(case, dtype=effort.dtype)
-    compiled = program.compile()
-    moved = sum(cost.bytes for cost in costs(read_program(compiled.as_text())))
+    step = ours.training_step(case, dtype=effort.dtype)
+    moved = sum(cost.bytes for cost in costs(read_program(step.compiled.as_text())))
     large = jax.default_backend() != "cpu"
     side, copied = (8192, 2**28) if large else (2048, 2**25)
     if case.batch < 8:  # --quick
@@ -36,7 +35,7 @@ def limits(case: Case, effort: Any) -> dict[str, Any]:
     steps = {
         "matrix product": lambda: jax.block_until_ready(product(matrix, matrix)),
         "copy": lambda: jax.block_until_ready(copy(vector)),
-        "training step": ours.Training(compiled, *arguments),
+        "training step": step,
     }
     times = interleave(steps, effort.rounds, effort.seconds)
     shape = (case.side, case.side, 3)

@@ -33,10 +33,8 @@ def operations(case: Case, effort: Any) -> dict[str, Any]:
 
     XLA's own convolutions run beside what the profiler shows, and count for what waits for them.
     """
-    program, arguments = ours.lowered(case)
-    compiled = program.compile()
-    step = ours.Training(compiled, *arguments)
-    kinds = kinds_of(compiled.as_text())
+    step = ours.training_step(case)
+    kinds = kinds_of(step.compiled.as_text())
     step()
     step()
     values: dict[str, list[float]] = {kind: [] for kind in ("step", *KINDS)}

@@ -117,8 +117,12 @@ def _table(found: Entries) -> list[str]:
         + [_cell(entry, name) for name in names]
         for case, entry in found.items()
     ]
-    extras = {"copy_gb_per_second": "copy, GB/s", "moved_gb": "arrays of a step, GB"}
-    extras |= {"moved_share": "copying these, of the step", "images_per_second": "images/s"}
+    extras = {
+        "copy_gb_per_second": "copy, GB/s",
+        "moved_gb": "arrays of a step, GB",
+        "moved_share": "copying these, of the step",
+        "images_per_second": "images/s",
+    }
     extras = {field: title for field, title in extras.items() if all(field in e for e in found.values())}
     for row, entry in zip(rows, found.values(), strict=True):
         row += [_number(entry[field]) for field in extras]

@@ -1,8 +1,8 @@
 // Convolutions of float32 images, NHWC, with square kernels, HWIO, and their gradients, for XLA on the CPU.
 //
 // All are sums of one input value times a vector of output channels. A tile of such sums stays in registers
-// until its terms are added; what it reads, images (packing.h) and kernels, is packed before. Nothing depends
-// on the number of threads: each sum runs in an order that the shapes alone decide.
+// until its terms are added; the kernels that it reads are packed before (packing.h), and images unless the kernel is
+// 1x1. Nothing depends on the number of threads: each sum runs in an order that the shapes alone decide.
 #include <type_traits>
 
 #include "pointwise.h"
@@ -88,7 +88,7 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
 // Whichever of the three serves.
 template <int V>
 void convolve(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
-  if (window.size == 1 && window.groups == 1) return pointwise<V>(pool, in, kernel, window, out, ending);
+  if (window.pointwise()) return pointwise<V>(pool, in, kernel, window, out, ending);
   (winograd_serves(window, in, out) ? winograd<V> : correlate<V>)(pool, in, kernel, window, out, ending);
 }
 
@@ -96,7 +96,7 @@ void convolve(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
 template <int V>
 void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window window, Images kernel) {
   if (winograd_serves(window, in, gradient)) return winograd_kernel<V>(pool, in, gradient, window, kernel);
-  if (pointwise_serves(window, in, gradient)) return pointwise_kernel<V>(pool, in, gradient, window, kernel);
+  if (pointwise_kernel_serves(window, in, gradient)) return pointwise_kernel<V>(pool, in, gradient, window, kernel);
   const int64_t inputs = together(window, kernel, in.channels);
   const int64_t outputs = together(window, kernel, gradient.channels);
   const int64_t blocks = ceil_div(in.channels, kBlock), taps = window.size * window.size;

@@ -44,6 +44,7 @@ struct Images {
 // result `phase + phases * r` takes value `step * r + lag(tap)` of the packed side for each tap of its phase.
 // The packed side begins `margin` before the image, and r results in a row meet `step * (r - 1) + reach`.
 struct Window {
+  bool pointwise() const { return size == 1 && groups == 1; }
   int64_t phases() const { return gradient ? stride : 1; }
   int64_t step() const { return gradient ? 1 : stride; }
   int64_t phase(int64_t tap) const { return gradient ? (tap + stride * size - padding) % stride : 0; }

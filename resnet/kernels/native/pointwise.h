@@ -25,7 +25,9 @@ void pointwise(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
       const int64_t n = all.image(first + i), y = all.top(first + i), x = all.left(first + i);
       const float* from = in.at(n, y * read, x * read);
       places.push_back({in.scale ? i * inputs : from - in.data, out.at(n, y * written, x * written) - out.data});
-      for (int64_t c = 0; in.scale && c < inputs; c += kLanes) store(image + i * inputs + c, in.read(from, c));
+      if (in.scale) {
+        for (int64_t c = 0; c < inputs; c += kLanes) store(image + i * inputs + c, in.read(from, c));
+      }
       for (int64_t other = 1; other < written * written; ++other) {  // pixels between them, which nothing meets
         const int64_t top = y * written + other / written, left = x * written + other % written;
         if (out.holds(top, left)) std::fill_n(out.at(n, top, left), out.channels, 0.0f);
@@ -36,24 +38,21 @@ void pointwise(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
 }
 
 // Whether the following serves these images and gradients: with fewer channels, packing them takes longer than it saves.
-bool pointwise_serves(const Window& window, Images in, Images gradient) {
-  return window.size == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
-         std::min(in.channels, gradient.channels) > 4 * kBlock;
+bool pointwise_kernel_serves(const Window& window, Images in, Images gradient) {
+  return window.pointwise() && in.channels % kBlock == 0 && std::min(in.channels, gradient.channels) > 4 * kBlock;
 }
 
 // Gradient to the kernel.
 template <int V>
 void pointwise_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
   const Tiles all(gradient, 1, 1, ceil_div(kThirdLevel, in.channels + gradient.channels), 1);
-  Points values(all.of_band, in.channels, kBlock), gradients(all.of_band, gradient.channels, V * kLanes);
-  Memory memory;
-  values.data = memory.floats(values.step + gradients.step), gradients.data = values.data + values.step;
-  add_points<V>(pool, all, 1, values, gradients, kernel.data, [&](int64_t pixel, int64_t place) {
+  const auto pack = [&](int64_t pixel, const Points& values, const Points& gradients, int64_t place) {
     const int64_t n = all.image(pixel), y = all.top(pixel), x = all.left(pixel);
     const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
     for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
     for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
-  });
+  };
+  add_points<V>(pool, all, 1, in.channels, gradient.channels, kernel.data, pack);
 }
 
 }  // namespace

@@ -149,17 +149,23 @@ void add_block(int64_t depth, const float* pixels, int64_t pixels_row, const flo
 }
 
 // The same for values and gradients at so many points of all tiles: sums[point][input][output]. Band by band all threads
-// pack them, take(tile, its place in the band), and then add products: a task those of some channels, which caches hold.
+// pack them, take(tile, values, gradients, its place in these), and then add products: a task those of some channels,
+// which caches hold.
 template <int V, typename Take>
-void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, const Points& values, const Points& gradients,
-                float* sums, const Take& take) {
+void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t inputs, int64_t outputs, float* sums,
+                const Take& take) {
   constexpr int64_t wide = V * kLanes, own = 64, pieces = 16;
-  const int64_t inputs = values.channels, outputs = gradients.channels;
   const int64_t rows = ceil_div(inputs, own), columns = ceil_div(outputs, own);
+  Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, wide);
+  Memory memory;
+  values.data = memory.floats(points * (values.step + gradients.step));
+  gradients.data = values.data + points * values.step;
   for (int64_t band = 0; band < all.bands; ++band) {
     const int64_t begin = all.begin(band), count = all.begin(band + 1) - begin, parts = ceil_div(count, 2 * kTerms);
     share(pool, pieces, [&](int64_t piece) {
-      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) take(begin + i, i);
+      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) {
+        take(begin + i, values, gradients, i);
+      }
     });
     share(pool, points * rows * columns, [&](int64_t task) {
       const int64_t point = task / columns / rows, row = task / columns % rows * own, column = task % columns * own;

@@ -62,7 +62,7 @@ void take(const Points& points, Side<4> (*f)(Side<N>), Images images, int64_t n,
 // Whether it serves these images and results: where tiles are few, transforming the kernel takes longer than it saves.
 bool winograd_serves(const Window& window, Images in, Images out) {
   return window.size == 3 && window.stride == 1 && window.groups == 1 && in.channels % kBlock == 0 &&
-         std::min(in.channels, out.channels) > kBlock && out.count * ceil_div(out.height, 2) * ceil_div(out.width, 2) >= 64;
+         std::min(in.channels, out.channels) > kBlock && Tiles(out, 2, 1, 1, 1).count >= 64;
 }
 
 // The kernel as [point][block of V vectors of outputs][input][outputs].
@@ -149,17 +149,16 @@ void winograd_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Wi
     kernel.data += most * outputs;
     return winograd_kernel<V>(pool, in.part(most, in.channels - most), gradient, window, kernel);
   }
-  const int64_t inputs = in.channels, elements = 16 * inputs * outputs;
+  const int64_t inputs = in.channels;
   const Tiles all(gradient, 2, 1, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
-  Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, V * kLanes);
   Memory memory;
-  float* sums = memory.floats(elements + 16 * values.step + 16 * gradients.step);
-  values.data = sums + elements, gradients.data = values.data + 16 * values.step;
-  add_points<V>(pool, all, 16, values, gradients, sums, [&](int64_t tile, int64_t place) {
+  float* sums = memory.floats(16 * inputs * outputs);
+  const auto pack = [&](int64_t tile, const Points& values, const Points& gradients, int64_t place) {
     const int64_t n = all.image(tile), top = all.top(tile), left = all.left(tile);
     take(values, of_values, in, n, top - window.margin(), left - window.margin(), place);
     take(gradients, of_gradients, gradient, n, top, left, place);
-  });
+  };
+  add_points<V>(pool, all, 16, inputs, outputs, sums, pack);
   share(pool, inputs, [&](int64_t i) {
     for (int64_t o = 0; o < outputs; o += kLanes) {
       transform(to_weights, [&](size_t y, size_t x) { return load(sums + ((4 * y + x) * inputs + i) * outputs + o); },
