@@ -1,4 +1,4 @@
-"""Predicts memory and time of a training on an accelerator: resnet plan --config=cifar10_resnet --for=v5e:2x2
+"""Predicts memory and time of a training on an accelerator: resnet plan --config=cifar10_resnet --for=v5e
 
 Compiles what `resnet train` would run there, by that device's own compiler, which needs no device, and tells
 whether it fits, the memory by kind, the least time of a step and of the training, what devices exchange, and
