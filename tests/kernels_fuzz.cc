@@ -20,6 +20,7 @@
 
 extern "C" {
 XLA_FFI_Handler resnet_forward, resnet_input_gradient, resnet_kernel_gradient, resnet_moments, resnet_projections;
+extern const int32_t resnet_channels;
 }
 
 namespace {
@@ -61,6 +62,10 @@ class Pool {
 Pool pool;
 std::mt19937 draw;
 int64_t among(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(draw); }
+// A number of channels of a result, from `low` on if results have so few.
+int64_t multiple(int64_t low, int64_t high) {
+  return resnet_channels * among(std::max<int64_t>(1, low / resnet_channels), high / resnet_channels);
+}
 
 // An array with not a byte more than it needs, for the sanitizer to see what lies beside it.
 struct Array {
@@ -169,7 +174,7 @@ bool convolution() {
   const bool pointwise = !tall && !tiled && among(0, 5) == 0;
   const int64_t size = pointwise ? 1 : tiled ? 3 : among(1, tall ? 3 : 7), padding = among(0, size - 1);
   const int64_t stride = tiled ? 1 : among(1, 4), images = tiled ? 3 : tall ? 1 : among(1, 3);
-  const int64_t blocked = 16 * (tall ? 1 : pointwise ? among(4, 6) : among(1, 3));
+  const int64_t blocked = tall ? multiple(16, 16) : pointwise ? multiple(64, 96) : multiple(8, 48);
   const int64_t free = pointwise ? 16 * among(4, 6) : tiled ? 16 * among(1, 3) : among(1, 40);
   const int64_t kind = among(0, 2);
   const int64_t group = int64_t{1} << among(0, 5);  // channels of one group, where there are several
@@ -192,7 +197,7 @@ bool convolution() {
   Array* result = all[kind];
   const bool ends = kind == 0 && among(0, 1), wrong = kind != 1 && among(0, 9) == 0;
   Ending ending(y.dims, ends);
-  Reading reading(kind != 1 && x.dims[3] % 16 == 0 && among(0, 1) ? x.dims[3] : 0);
+  Reading reading(kind != 1 && x.dims[3] % resnet_channels == 0 && among(0, 1) ? x.dims[3] : 0);
   if (wrong) (kind == 0 && among(0, 1) ? ending.offset : reading.scale) = Array({x.dims[3] + y.dims[3] + 1});
   const std::pair<std::string, int64_t> of{"groups", groups}, pad{"padding", padding}, step{"stride", stride};
   const std::string error =
@@ -242,10 +247,10 @@ bool convolution() {
 
 // Sums over rows, some of them with values that overflow; with one size changed, an error.
 bool sums() {
-  const int64_t groups = among(1, 3), rows = among(1, 3000) / among(1, 100) + 1, channels = 16 * among(1, 8);
+  const int64_t groups = among(1, 3), rows = among(1, 3000) / among(1, 100) + 1, channels = multiple(8, 128);
   std::vector<int64_t> shape = {groups, rows, channels}, few = {groups, channels};
   const bool wrong = among(0, 4) == 0, extreme = among(0, 4) == 0;
-  if (wrong) few[1] += among(0, 1) ? 16 : -16;
+  if (wrong) few[1] += among(0, 1) ? resnet_channels : -resnet_channels;
   Array x(shape), g(shape), mean(few), first(few), second(few);
   if (extreme) x.data[among(0, x.size - 1)] = among(0, 1) ? INFINITY : 3e38f;
   const bool both = among(0, 1);

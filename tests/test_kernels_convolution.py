@@ -11,7 +11,7 @@ from resnet.kernels.convolution import convolve, plain
 from tests.few import few
 
 
-def operands(size=3, groups=1, inputs=8, outputs=8, extent=(7, 6), batch=3, seed=0):
+def operands(size=3, groups=1, inputs=12, outputs=12, extent=(7, 6), batch=3, seed=0):
     keys = jax.random.split(jax.random.key(seed), 2)
     x = jax.random.normal(keys[0], (batch, *extent, inputs))
     kernel = jax.random.normal(keys[1], (size, size, inputs // groups, outputs))
@@ -30,7 +30,7 @@ def assert_close(ours, theirs, relative=1e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=relative * float(jnp.abs(b).max() + 1))
 
 
-@pytest.mark.parametrize("groups", (1, 2, 8))
+@pytest.mark.parametrize("groups", (1, 2, 12))
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("size", few(2, (1, 3, 5)))
 def test_forward_and_gradients(size, stride, groups):
@@ -63,7 +63,7 @@ def test_seeds_under_vmap():
         assert_close([leaf[i] for leaf in together], alone)
 
 
-@pytest.mark.parametrize("channels", (8, 16))
+@pytest.mark.parametrize("channels", (12, 16))
 def test_inside_scan_and_remat(channels):
     x, kernel = operands(inputs=channels, outputs=channels)
 
@@ -87,7 +87,7 @@ def test_the_gradient_of_a_gradient():
     assert_close(*(jax.jit(jax.grad(functools.partial(penalty, f)))(kernel) for f in (convolve, plain)), 1e-5)
 
 
-@pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 8), (1, 4, 8), (3, 1, 16), (3, 4, 8)))
+@pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 12), (1, 4, 8), (3, 1, 16), (3, 4, 8)))
 def test_forward_mode_alone_and_over_reverse(size, groups, channels):
     """Jacobian- and Hessian-vector products, of several directions under vmap."""
     x, kernel = operands(size, groups, channels, channels, extent=(4, 4), batch=1)
@@ -149,7 +149,7 @@ def in_context(context, convolution, x, kernel, g, window):
 @pytest.mark.thorough
 @pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
 @pytest.mark.parametrize("place", (0, -1))
-@pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 8), (3, 1, 8), (3, 1, 16), (3, 4, 8)))
+@pytest.mark.parametrize(("size", "groups", "channels"), ((1, 1, 12), (3, 1, 12), (3, 1, 16), (3, 4, 8)))
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_divergence_stays_visible(context, size, groups, channels, place, value):
     """Where XLA's own result is not finite, because one value of x, kernel or g is not, ours is not."""

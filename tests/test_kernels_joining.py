@@ -23,6 +23,7 @@ NETS = {
     "bottleneck": ({"branch": "bottleneck", "depth": 29}, 0, 0),
     "plain": ({"shortcut": "none"}, 0, 0),
     "projection": ({"shortcut": "projection"}, 0, 0),
+    "narrow": ({"width": 0.5}, 0, 0),
     "scanned": ({"scan_blocks": True, "depth": 32}, 0, 0),
     "recomputed": ({"remat": True}, 0, 0),
     "gates": ({"shortcut": "exclusive_gating"}, 0, 9),

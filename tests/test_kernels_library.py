@@ -28,7 +28,7 @@ def real(tmp_path_factory):
     """A library with all symbols: what is compiled here is little and quickly."""
     folder = tmp_path_factory.mktemp("library")
     targets = (f"void resnet_{target}() {{}}" for target in native.CONVOLUTIONS + native.SUMS)
-    (folder / "small.cc").write_text(f'extern "C" {{ {" ".join(targets)} }}')
+    (folder / "small.cc").write_text(f'extern "C" {{ {" ".join(targets)} int resnet_channels = 8; }}')
     path = folder / "small.so"
     try:
         library._compiler("-shared", "-fPIC", str(folder / "small.cc"), "-o", str(path))

@@ -13,7 +13,10 @@ from tests.few import few
 
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 BOTH = (moments, projections), (_two_passes, _plain_projections)
-SHAPES = ((2, 3, 3, 16), (128, 16, 16, 16), (3, 5, 7, 48), (8, 7, 7, 512), (2, 1, 1, 2048), (1, 1, 1, 16))
+SHAPES = (
+    *((2, 3, 3, 16), (128, 16, 16, 16), (3, 5, 7, 48), (3, 5, 7, 8)),
+    *((8, 7, 7, 512), (2, 1, 1, 2048), (1, 1, 1, 16)),
+)
 
 
 def operands(shape, center=0.0):
@@ -48,7 +51,7 @@ def test_where_they_serve():
         return jax.jit(lambda x, mean: (moments(x, mean), projections(x, x, mean))).lower(x, mean).as_text()
 
     assert all(f"resnet_{target}" in program(x, mean) for target in native.SUMS)
-    assert "resnet_" not in program(x[..., :8], mean[:8])
+    assert "resnet_" not in program(x[..., :4], mean[:4])
     assert "resnet_" in program(x.astype("bfloat16"), mean)  # widened first
     with by_xla_alone():
         assert "resnet_" not in program(x, mean)

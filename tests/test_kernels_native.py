@@ -29,6 +29,8 @@ compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
     ("size", "stride", "inputs", "outputs", "extent"),
     (
         (3, 1, 16, 16, (17, 11)),  # narrow tiles, of all lengths
+        (3, 1, 8, 8, (17, 11)),
+        (3, 2, 8, 24, (9, 10)),
         (3, 1, 32, 64, (8, 8)),  # this and the next by Winograd's algorithm
         (3, 1, 288, 48, (9, 7)),
         (3, 2, 48, 32, (9, 10)),
@@ -110,7 +112,9 @@ def program(x, kernel):
 def test_where_they_serve():
     x, kernel = operands(inputs=16, outputs=16)
     assert all(f"resnet_{target}" in program(x, kernel) for target in native.CONVOLUTIONS)
-    assert "resnet_" not in program(*operands(inputs=16, outputs=8)).replace("resnet_input_gradient", "")
+    assert "resnet_" not in program(*operands(inputs=16, outputs=4)).replace("resnet_input_gradient", "")
+    few = program(*operands(inputs=8, outputs=8))
+    assert [f"resnet_{target}" in few for target in native.CONVOLUTIONS] == [native.serves(8)] * 3
     assert "resnet_" not in program(x.astype("bfloat16"), kernel.astype("bfloat16"))
     with by_xla_alone():
         assert "resnet_" not in program(x, kernel)
@@ -206,7 +210,9 @@ def test_small_shapes_drawn_at_random(seed):
     padding = int(draw.integers(size))
     extent = draw.integers(max(1, size - 2 * padding), 9, 2)
     results = (extent + 2 * padding - size) // stride + 1
-    free, blocks, images = int(draw.integers(1, 40)), 16 * int(draw.integers(1, 4)), int(draw.integers(1, 4))
+    unit = 8 if native.serves(8) else 16
+    free, blocks = int(draw.integers(1, 40)), unit * int(draw.integers(1, 6))
+    images = int(draw.integers(1, 4))
     for inputs, outputs in ((free, blocks), (blocks, free)):
         shapes = (images, *extent), (size, size), (images, *results)
         channels = (inputs,), (inputs, outputs), (outputs,)

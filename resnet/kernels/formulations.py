@@ -2,7 +2,7 @@
 
 | case          | formulation                                                                    |
 |---------------|--------------------------------------------------------------------------------|
-| all           | our own (native) where the results have a multiple of 16 channels, in float32  |
+| all           | our own (native) where the results have a multiple of 8 channels, in float32   |
 | other k x k   | convolutions, the kernel's gradient behind a fence                             |
 | other 1x1     | slice and matrix product, the kernel's gradient behind a fence                 |
 
@@ -123,8 +123,8 @@ def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
     inputs, outputs = x.shape[3], g.shape[3]
     if 0 in (*x.shape, *g.shape):
         return False
-    # Of an image's three channels XLA's is as fast: ours takes 16 at once.
-    fits = window.groups > 1 or inputs >= native.BLOCK
+    # Of an image's three channels XLA's is as fast: ours takes as many at once as a tile has sums.
+    fits = window.groups > 1 or inputs >= native.CHANNELS
     return fits and _native_serves(x, outputs, window)
 
 
@@ -132,12 +132,12 @@ def _native_serves(read: Array, written: int, window: Window) -> bool:
     """Whether native code computes so many channels of what it reads, an array of images, for this window."""
     # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.
     fits = window.padding < window.size and window.stride <= window.size + max(window.extent)
-    blocked = written % native.BLOCK == 0
+    blocked = written % native.CHANNELS == 0
     if window.groups > 1:  # Groups fill blocks of channels, or hold blocks.
         channels, group = read.shape[3], read.shape[3] // window.groups
         whole = native.BLOCK % group == 0 or group % native.BLOCK == 0
         blocked = whole and channels == written and channels % max(group, native.BLOCK) == 0
-    return fits and blocked and read.dtype == jnp.float32 and native.in_use()
+    return fits and blocked and read.dtype == jnp.float32 and native.serves(written)
 
 
 def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:

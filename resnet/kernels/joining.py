@@ -75,7 +75,7 @@ class Normalised:
     @property
     def whole(self) -> bool:
         """Whether it is what a convolution can take for its images."""
-        return self.offset is not None and self.relu and self.x.shape[3] % native.BLOCK == 0
+        return self.offset is not None and self.relu and self.x.shape[3] % native.CHANNELS == 0
 
     def ending_in(self, operation: str, other: Any) -> "Normalised | None":
         """The images after one more operation with `other`; None if no convolution can read them so."""
@@ -242,7 +242,8 @@ def _composed(*arrays: Array, window: Window, before: bool, after: bool, relu: b
 
 def _on_cpu(*arrays: Array, window: Window, before: bool, after: bool, relu: bool) -> Array:
     x, kernel, *rest = arrays
-    if not native_serves_forward(x, kernel, window):
+    reads = not before or native.serves(x.shape[3])
+    if not (reads and native_serves_forward(x, kernel, window)):
         return _composed(*arrays, window=window, before=before, after=after, relu=relu)
     first, rest = ((rest[0], rest[1]), rest[2:]) if before else (None, rest)
     last, shortcut = ((rest[0], rest[1]), rest[2:]) if after else (None, rest)
@@ -257,7 +258,7 @@ def _composed_gradient(x: Array, g: Array, scale: Array, offset: Array, *, windo
 
 
 def _gradient_on_cpu(x: Array, g: Array, scale: Array, offset: Array, *, window: Window) -> Array:
-    if not native_serves_kernel_gradient(x, g, window):
+    if not (native.serves(x.shape[3]) and native_serves_kernel_gradient(x, g, window)):
         return _composed_gradient(x, g, scale, offset, window=window)
     return native.run_kernel_gradient(x, g, kernel_shape(x, g, window), window, before=(scale, offset))
 

@@ -3,6 +3,7 @@
 Where the compiler fails, a line of the log says why, and XLA's operations are used.
 """
 
+import ctypes
 import functools
 import threading
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from resnet.kernels.native import library
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
 TARGETS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS))
-# Channels of a result, or of what is summed, come in blocks of so many.
+# Channels of a result, or of what is summed, come in multiples of so many, or of as many as a vector holds.
+CHANNELS = 8
+# Channels that are computed together where they are in groups.
 BLOCK = 16
 _switch = {"on": True}
 _registering = threading.Lock()
@@ -39,7 +42,12 @@ def in_use() -> bool:
     if not _switch["on"]:
         return False
     with _registering:  # The cache alone would let a second thread compile and register as well.
-        return _registered()
+        return bool(_registered())
+
+
+def serves(channels: int) -> bool:
+    """Whether native operations are in use and give, or read through a norm, so many channels."""
+    return in_use() and channels % _registered() == 0
 
 
 def allowed_in_exports() -> list[Any]:
@@ -67,7 +75,7 @@ def run_forward(
 ) -> Array:
     """Computes a convolution. `shape` is that of its result, `window` a Window of formulations.py.
 
-    With `before`, relu(x * scale + offset) takes the place of x, whose channels must be whole blocks. With
+    With `before`, relu(x * scale + offset) takes the place of x; `serves` must hold for its channels. With
     `after`, the result is convolution * scale + offset, plus the shortcut if there is one, and the ReLU of
     that if `relu`.
     """
@@ -111,8 +119,11 @@ def sums(target: str, *arrays: Array) -> tuple[Array, Array]:
 
 
 @functools.cache
-def _registered() -> bool:
-    """Compiles the library and registers its functions with XLA; False, with a warning, if that fails."""
+def _registered() -> int:
+    """Compiles the library and registers its functions with XLA; 0, with a warning, if that fails.
+
+    Results have a multiple of so many channels.
+    """
     try:
         loaded = library.load_library()
         handlers = {name: jax.ffi.pycapsule(getattr(loaded, name)) for name in TARGETS}
@@ -121,5 +132,5 @@ def _registered() -> bool:
     except Exception as error:
         reason = library.printable(error)
         logging.warning("XLA's operations, which are slower, serve instead of native kernels: %s", reason)
-        return False
-    return True
+        return 0
+    return ctypes.c_int32.in_dll(loaded, "resnet_channels").value

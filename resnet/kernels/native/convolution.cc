@@ -1,16 +1,13 @@
-// Convolutions of float32 images, NHWC, with square kernels, HWIO, and their gradients, for XLA on the CPU.
+// Convolutions of float32 images, NHWC, with square kernels, HWIO, and their gradients to the input, for XLA on the CPU.
 //
 // All are sums of one input value times a vector of output channels. A tile of such sums stays in registers
 // until its terms are added; the kernels that it reads are packed before (packing.h), and images unless the kernel is
 // 1x1. Nothing depends on the number of threads: each sum runs in an order that the shapes alone decide.
-#include <type_traits>
-
+#include "operands.h"
 #include "pointwise.h"
 #include "winograd.h"
 
 namespace {
-
-using Channels = ffi::Buffer<ffi::F32, 1>;
 
 // What results whose places have the same remainders by `phases` have in common.
 struct Phase {
@@ -92,119 +89,6 @@ void convolve(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
   (winograd_serves(window, in, out) ? winograd<V> : correlate<V>)(pool, in, kernel, window, out, ending);
 }
 
-// Gradient to the kernel: a task is a block of inputs and, where there are few blocks, a part of the batch.
-template <int V>
-void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, Window window, Images kernel) {
-  if (winograd_serves(window, in, gradient)) return winograd_kernel<V>(pool, in, gradient, window, kernel);
-  if (pointwise_kernel_serves(window, in, gradient)) return pointwise_kernel<V>(pool, in, gradient, window, kernel);
-  const int64_t inputs = together(window, kernel, in.channels);
-  const int64_t outputs = together(window, kernel, gradient.channels);
-  const int64_t blocks = ceil_div(in.channels, kBlock), taps = window.size * window.size;
-  const int64_t elements = taps * in.channels * outputs, wide = V * kLanes;
-  const int64_t parts = std::min<int64_t>(in.count, ceil_div(16, blocks));
-  Memory memory;
-  float* sums = memory.floats(parts * elements);
-  std::fill_n(sums, parts * elements, 0.0f);
-  const Packed packed(in, window, gradient.width);
-  const int64_t band =
-      std::clamp<int64_t>(kFirstLevel / 2 / (packed.row * window.step()), 1, gradient.height);
-  share(pool, parts * blocks, [&](int64_t task) {
-    const int64_t part = task / blocks, block = task % blocks;
-    const int64_t depth = packed.depth(block);
-    const Images own = gradient.part(block * kBlock / inputs * outputs, outputs);
-    float* image = of_this_thread.floats(window.span(band) * packed.row + band * own.width * wide);
-    float* gradients = image + window.span(band) * packed.row;
-    for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
-      for (int64_t first = 0; first < gradient.height; first += band) {
-        const int64_t rows = std::min(band, gradient.height - first);
-        packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
-        for (int64_t o = 0; o < outputs; o += wide) {
-          const float* from = own.at(n, first, 0) + o;
-          const bool packs = taps > 1 && own.step > wide;  // Read for each tap, they are faster side by side.
-          if (packs) {
-            for (int64_t i = 0; i < rows * own.width * wide; i += kLanes) {
-              store(gradients + i, load(from + i / wide * own.step + i % wide));
-            }
-            from = gradients;
-          }
-          for (int64_t t = 0; t < taps; ++t) {
-            const float* pixels = image + packed.at(t / window.size, t % window.size);
-            float* to = sums + part * elements + (t * in.channels + block * kBlock) * outputs + o;
-            add_block<V>(depth, pixels, window.stride * packed.row, from, packs ? wide : own.step, rows, own.width, to,
-                         outputs, true);
-          }
-        }
-      }
-    }
-  });
-  // Of an input, the products with the outputs of its own group.
-  const int64_t number = gradient.channels / window.groups;
-  for (int64_t i = 0; i < taps * in.channels; ++i) {
-    const int64_t input = i % in.channels, first = input / kernel.width * number;
-    const float* from = sums + i * outputs + first % outputs;
-    float* to = kernel.at(0, i / in.channels, input % kernel.width) + first;
-    std::copy_n(from, number, to);
-    for (int64_t part = 1; part < parts; ++part) {
-      for (int64_t o = 0; o < number; ++o) to[o] += from[part * elements + o];
-    }
-  }
-}
-
-// Whether the window takes x to y along one side.
-bool meets(int64_t x, int64_t y, const Window& window) {
-  const int64_t free = x + 2 * window.padding - window.size;
-  return free >= 0 && y == free / window.stride + 1;
-}
-
-// Whether channels in groups fill blocks: as many outputs as inputs in each, and whole blocks of groups, or groups
-// of whole blocks.
-bool fills(int64_t group, int64_t inputs, int64_t outputs) {
-  return inputs == outputs && inputs % std::max<int64_t>(group, kBlock) == 0 &&
-         (group % kBlock == 0 || kBlock % group == 0);
-}
-
-// f(vectors in a tile) for images x, their kernel and their convolution y, whichever of these is computed from
-// the others, or an error where they do not fit. The memory that is read and written follows from their shapes,
-// so a wrong one must not pass. `blocked` are the channels of the result that come in blocks. Two vectors of
-// outputs in a tile load half as often as one; where 32 outputs are no multiple, 16 are.
-template <typename F>
-ffi::Error checked(Buffer x, Buffer kernel, Buffer y, const Window& window, int64_t blocked, const F& f) {
-  const auto in = x.dimensions(), weights = kernel.dimensions(), out = y.dimensions();
-  const bool filled = x.element_count() > 0 && kernel.element_count() > 0 && y.element_count() > 0;
-  const bool possible = 0 < window.stride && window.stride <= window.size + std::max(in[1], in[2]) &&
-                        0 <= window.padding && window.padding < window.size && 0 < window.groups;
-  if (!filled || !possible || weights[0] != weights[1] || in[0] != out[0] || in[3] != window.groups * weights[2] ||
-      out[3] != weights[3] || !meets(in[1], out[1], window) || !meets(in[2], out[2], window) || blocked % kBlock ||
-      (window.groups > 1 && !fills(weights[2], in[3], out[3]))) {
-    return ffi::Error::InvalidArgument(
-        "no native convolution takes " + text(in) + " by a kernel " + text(weights) + " to " + text(out) +
-        " with stride " + std::to_string(window.stride) + ", padding " + std::to_string(window.padding) + " and " +
-        std::to_string(window.groups) + " groups");
-  }
-  return guarded([&] {
-    constexpr int narrow = kBlock / kLanes, wide = kLanes == kBlock ? 2 : narrow;
-    together(window, Images(kernel), blocked) % (wide * kLanes) ? f(std::integral_constant<int, narrow>())
-                                                                : f(std::integral_constant<int, wide>());
-    return ffi::Error::Success();
-  });
-}
-
-// Whether there is none, or one for each channel.
-bool one_each(Channels scale, Channels offset, int64_t channels) {
-  return scale.element_count() == offset.element_count() &&
-         (scale.element_count() == 0 || scale.dimensions()[0] == channels);
-}
-
-// What is read for x: itself, or relu(x * scale + offset) where there are values for whole blocks of channels.
-Images images_of(Buffer x, Channels scale, Channels offset) {
-  Images images(x);
-  if (scale.element_count() > 0) images.scale = scale.typed_data(), images.offset = offset.typed_data();
-  return images;
-}
-bool readable(Buffer x, Channels scale, Channels offset) {
-  return one_each(scale, offset, x.dimensions()[3]) && (scale.element_count() == 0 || x.dimensions()[3] % kBlock == 0);
-}
-
 // The convolution of what is read for x, or with a scale and an offset relu(scale * convolution + offset + shortcut);
 // a shortcut of no images is none.
 ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels x_scale, Channels x_offset, Channels scale,
@@ -234,20 +118,9 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Re
   });
 }
 
-ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, Channels scale, Channels offset,
-                           ffi::Result<Buffer> kernel, int64_t groups, int64_t padding, int64_t stride) {
-  const Window window{kernel->dimensions()[0], stride, padding, groups, false};
-  if (!readable(x, scale, offset)) {
-    return ffi::Error::InvalidArgument("no native gradient to a kernel reads " + text(x.dimensions()) +
-                                       " with a scale " + text(scale.dimensions()) + " and an offset " +
-                                       text(offset.dimensions()));
-  }
-  return checked(x, *kernel, g, window, g.dimensions()[3], [&](auto v) {
-    sum_products<v>(pool, images_of(x, scale, offset), Images(g), window, Images(*kernel));
-  });
-}
-
 }  // namespace
+
+extern "C" const int32_t resnet_channels = kChannels;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_forward, forward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Channels>()
@@ -257,7 +130,3 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_forward, forward,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_input_gradient, input_gradient,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()
                                   .Attr<int64_t>("groups").Attr<int64_t>("padding").Attr<int64_t>("stride"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_kernel_gradient, kernel_gradient,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Channels>()
-                                  .Arg<Channels>().Ret<Buffer>().Attr<int64_t>("groups").Attr<int64_t>("padding")
-                                  .Attr<int64_t>("stride"));

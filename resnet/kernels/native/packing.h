@@ -11,6 +11,7 @@
 namespace {
 
 constexpr int kBlock = 16;
+constexpr int kChannels = std::max(8, kLanes);  // that results have multiples of
 
 using Buffer = ffi::Buffer<ffi::F32, 4>;
 
@@ -85,10 +86,10 @@ struct Packed {
         for (int64_t c = first; c < last; ++c) {
           const float* from = images.at(n, y, c * step - left);
           float* to = out + c * kBlock;
-          if (floats == kBlock) {  // In registers: of so few floats, a call of memmove takes longer.
-            for (int i = 0; i < kBlock; i += kLanes) store(to + i, images.read(from, block * kBlock + i));
+          if (floats % kLanes == 0) {  // In registers: of so few floats, a call of memmove takes longer.
+            for (int64_t i = 0; i < floats; i += kLanes) store(to + i, images.read(from, block * kBlock + i));
           } else {
-            std::fill(std::copy_n(from + block * kBlock, floats, to), to + kBlock, 0.0f);
+            std::copy_n(from + block * kBlock, floats, to);
           }
         }
         std::fill(out + last * kBlock, out + columns * kBlock, 0.0f);

@@ -37,22 +37,4 @@ void pointwise(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
   });
 }
 
-// Whether the following serves these images and gradients: with fewer channels, packing them takes longer than it saves.
-bool pointwise_kernel_serves(const Window& window, Images in, Images gradient) {
-  return window.pointwise() && in.channels % kBlock == 0 && std::min(in.channels, gradient.channels) > 4 * kBlock;
-}
-
-// Gradient to the kernel.
-template <int V>
-void pointwise_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
-  const Tiles all(gradient, 1, 1, ceil_div(kThirdLevel, in.channels + gradient.channels), 1);
-  const auto pack = [&](int64_t pixel, const Points& values, const Points& gradients, int64_t place) {
-    const int64_t n = all.image(pixel), y = all.top(pixel), x = all.left(pixel);
-    const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
-    for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
-    for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
-  };
-  add_points<V>(pool, all, 1, in.channels, gradient.channels, kernel.data, pack);
-}
-
 }  // namespace

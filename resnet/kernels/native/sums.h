@@ -1,5 +1,5 @@
-// Sums that stay in registers until their terms are added: of values times vectors of output channels, for
-// convolutions and their gradients to the input, and of values times gradients, for those to the kernel.
+// Sums of values times vectors of output channels, for convolutions and their gradients to the input: a tile of them
+// stays in registers until its terms are added.
 #pragma once
 
 #include <array>
@@ -36,7 +36,7 @@ using Chunk = std::span<const Terms>;
 
 // The terms in chunks of about kTerms. A sum within a chunk rounds as a short one, and the kernels of a chunk
 // stay in a first-level cache while all tiles of a band read them.
-std::vector<Chunk> chunks_of(const std::vector<Terms>& terms) {
+inline std::vector<Chunk> chunks_of(const std::vector<Terms>& terms) {
   std::vector<Chunk> chunks;
   int64_t count = 0;
   size_t first = 0;
@@ -102,83 +102,6 @@ void sweep(const float* image, const float* weights, const std::vector<Chunk>& c
       tiles<V>[end - begin - 1](image, weights + o * weights_of_output, chunks, places + begin, out.data + o,
                                 ending ? &here : nullptr);
     }
-  }
-}
-
-// sums[D inputs][V vectors] = pixels[result][D inputs] * gradient[result][V vectors], over rows of results, added to what
-// is there if they are begun.
-template <int D, int V>
-void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step, int64_t rows,
-                  int64_t columns, float* sums, int64_t sums_step, bool begun) {
-  Vector sum[D][V] = {};
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* pixel = pixels + row * pixels_row;
-    for (int64_t column = 0; column < columns; ++column, gradient += gradient_step, pixel += kBlock) {
-      Vector outputs[V];
-      for (int v = 0; v < V; ++v) outputs[v] = load(gradient + v * kLanes);
-#pragma GCC unroll 32
-      for (int d = 0; d < D; ++d) {
-        for (int v = 0; v < V; ++v) sum[d][v] += outputs[v] * pixel[d];
-      }
-    }
-  }
-#pragma GCC unroll 32
-  for (int d = 0; d < D; ++d) {
-    for (int v = 0; v < V; ++v) {
-      float* to = sums + d * sums_step + v * kLanes;
-      store(to, begun ? load(to) + sum[d][v] : sum[d][v]);
-    }
-  }
-}
-
-template <int V>
-constexpr auto products = []<size_t... d>(std::index_sequence<d...>) {
-  return std::array{&add_products<d + 1, V>...};
-}(std::make_index_sequence<kSums / V>{});
-
-// The same for any number of inputs.
-template <int V>
-void add_block(int64_t depth, const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step,
-               int64_t rows, int64_t columns, float* sums, int64_t sums_step, bool begun) {
-  const int64_t pieces = ceil_div(depth, kSums / V);
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t d = piece * depth / pieces, end = (piece + 1) * depth / pieces;
-    products<V>[end - d - 1](pixels + d, pixels_row, gradient, gradient_step, rows, columns, sums + d * sums_step,
-                             sums_step, begun);
-  }
-}
-
-// The same for values and gradients at so many points of all tiles: sums[point][input][output]. Band by band all threads
-// pack them, take(tile, values, gradients, its place in these), and then add products: a task those of some channels,
-// which caches hold.
-template <int V, typename Take>
-void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t inputs, int64_t outputs, float* sums,
-                const Take& take) {
-  constexpr int64_t wide = V * kLanes, own = 64, pieces = 16;
-  const int64_t rows = ceil_div(inputs, own), columns = ceil_div(outputs, own);
-  Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, wide);
-  Memory memory;
-  values.data = memory.floats(points * (values.step + gradients.step));
-  gradients.data = values.data + points * values.step;
-  for (int64_t band = 0; band < all.bands; ++band) {
-    const int64_t begin = all.begin(band), count = all.begin(band + 1) - begin, parts = ceil_div(count, 2 * kTerms);
-    share(pool, pieces, [&](int64_t piece) {
-      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) {
-        take(begin + i, values, gradients, i);
-      }
-    });
-    share(pool, points * rows * columns, [&](int64_t task) {
-      const int64_t point = task / columns / rows, row = task / columns % rows * own, column = task % columns * own;
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t first = part * count / parts, number = (part + 1) * count / parts - first;
-        for (int64_t o = column; o < std::min(outputs, column + own); o += wide) {
-          for (int64_t i = row; i < std::min(inputs, row + own); i += kBlock) {
-            add_block<V>(kBlock, values.at(point, first, i), 0, gradients.at(point, first, o), wide, 1, number,
-                         sums + (point * inputs + i) * outputs + o, outputs, band + part > 0);
-          }
-        }
-      }
-    });
   }
 }
 

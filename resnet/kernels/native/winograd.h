@@ -12,19 +12,13 @@ struct Side {
   Vector at[N];
 };
 
-// The transforms along one side: of values, of weights, of sums of products to results,
-Side<4> of_values(Side<4> d) { return {d.at[0] - d.at[2], d.at[1] + d.at[2], d.at[2] - d.at[1], d.at[1] - d.at[3]}; }
-Side<4> of_weights(Side<3> g) {
+// The transforms along one side: of values, of weights, and of sums of products to results.
+inline Side<4> of_values(Side<4> d) { return {d.at[0] - d.at[2], d.at[1] + d.at[2], d.at[2] - d.at[1], d.at[1] - d.at[3]}; }
+inline Side<4> of_weights(Side<3> g) {
   const Vector ends = (g.at[0] + g.at[2]) * 0.5f, middle = g.at[1] * 0.5f;
   return {g.at[0], ends + middle, ends - middle, g.at[2]};
 }
-Side<2> to_results(Side<4> m) { return {m.at[0] + m.at[1] + m.at[2], m.at[1] - m.at[2] - m.at[3]}; }
-// and the last two transposed, for gradients.
-Side<4> of_gradients(Side<2> y) { return {y.at[0], y.at[0] + y.at[1], y.at[0] - y.at[1], -y.at[1]}; }
-Side<3> to_weights(Side<4> u) {
-  const Vector sum = (u.at[1] + u.at[2]) * 0.5f, difference = (u.at[1] - u.at[2]) * 0.5f;
-  return {u.at[0] + sum, difference, sum + u.at[3]};
-}
+inline Side<2> to_results(Side<4> m) { return {m.at[0] + m.at[1] + m.at[2], m.at[1] - m.at[2] - m.at[3]}; }
 
 // Transforms N x N vectors from(y, x) along both sides, and hands on what results: to(y, x, vector).
 template <size_t N, size_t M, typename From, typename To>
@@ -136,33 +130,6 @@ void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
                     });
         }
       }
-    }
-  });
-}
-
-// Gradient to the kernel: for all tiles of a band, products of transformed values and gradients join the sums.
-template <int V>
-void winograd_kernel(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
-  const int64_t outputs = gradient.channels, most = std::max<int64_t>(1, kThirdLevel / 256 / outputs) * kBlock;
-  if (in.channels > most) {  // Of some inputs after the others, for a cache to hold the sums.
-    winograd_kernel<V>(pool, in.part(0, most), gradient, window, kernel);
-    kernel.data += most * outputs;
-    return winograd_kernel<V>(pool, in.part(most, in.channels - most), gradient, window, kernel);
-  }
-  const int64_t inputs = in.channels;
-  const Tiles all(gradient, 2, 1, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
-  Memory memory;
-  float* sums = memory.floats(16 * inputs * outputs);
-  const auto pack = [&](int64_t tile, const Points& values, const Points& gradients, int64_t place) {
-    const int64_t n = all.image(tile), top = all.top(tile), left = all.left(tile);
-    take(values, of_values, in, n, top - window.margin(), left - window.margin(), place);
-    take(gradients, of_gradients, gradient, n, top, left, place);
-  };
-  add_points<V>(pool, all, 16, inputs, outputs, sums, pack);
-  share(pool, inputs, [&](int64_t i) {
-    for (int64_t o = 0; o < outputs; o += kLanes) {
-      transform(to_weights, [&](size_t y, size_t x) { return load(sums + ((4 * y + x) * inputs + i) * outputs + o); },
-                [&](size_t y, size_t x, Vector weight) { store(kernel.at(y, x, i) + o, weight); });
     }
   });
 }

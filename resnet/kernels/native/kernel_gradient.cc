@@ -1,0 +1,219 @@
+// The gradients to the kernels of convolutions: for each tap, products of values and of gradients to results, summed over
+// all places of all images. Compiled beside convolution.cc, on another processor where there is one.
+#include "operands.h"
+#include "winograd.h"
+
+namespace {
+
+// sums[D inputs][V vectors] = pixels[result][D inputs] * gradient[result][V vectors], over rows of results, added to what
+// is there if they are begun.
+template <int D, int V>
+void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step, int64_t rows,
+                  int64_t columns, float* sums, int64_t sums_step, bool begun) {
+  Vector sum[D][V] = {};
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* pixel = pixels + row * pixels_row;
+    for (int64_t column = 0; column < columns; ++column, gradient += gradient_step, pixel += kBlock) {
+      Vector outputs[V];
+      for (int v = 0; v < V; ++v) outputs[v] = load(gradient + v * kLanes);
+#pragma GCC unroll 32
+      for (int d = 0; d < D; ++d) {
+        for (int v = 0; v < V; ++v) sum[d][v] += outputs[v] * pixel[d];
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int d = 0; d < D; ++d) {
+    for (int v = 0; v < V; ++v) {
+      float* to = sums + d * sums_step + v * kLanes;
+      store(to, begun ? load(to) + sum[d][v] : sum[d][v]);
+    }
+  }
+}
+
+template <int V>
+constexpr auto products = []<size_t... d>(std::index_sequence<d...>) {
+  return std::array{&add_products<d + 1, V>...};
+}(std::make_index_sequence<kSums / V>{});
+
+// The same for any number of inputs.
+template <int V>
+void add_block(int64_t depth, const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step,
+               int64_t rows, int64_t columns, float* sums, int64_t sums_step, bool begun) {
+  const int64_t pieces = ceil_div(depth, kSums / V);
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t d = piece * depth / pieces, end = (piece + 1) * depth / pieces;
+    products<V>[end - d - 1](pixels + d, pixels_row, gradient, gradient_step, rows, columns, sums + d * sums_step,
+                             sums_step, begun);
+  }
+}
+
+// The same for values and gradients at so many points of all tiles: sums[point][input][output]. Band by band all threads
+// pack them, take(tile, values, gradients, its place in these), and then add products: a task those of some channels,
+// which caches hold.
+template <int V, typename Take>
+void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t inputs, int64_t outputs, float* sums,
+                const Take& take) {
+  constexpr int64_t wide = V * kLanes, own = 64, pieces = 16;
+  const int64_t rows = ceil_div(inputs, own), columns = ceil_div(outputs, own);
+  Points values(all.of_band, inputs, kBlock), gradients(all.of_band, outputs, wide);
+  Memory memory;
+  values.data = memory.floats(points * (values.step + gradients.step));
+  gradients.data = values.data + points * values.step;
+  for (int64_t band = 0; band < all.bands; ++band) {
+    const int64_t begin = all.begin(band), count = all.begin(band + 1) - begin, parts = ceil_div(count, 2 * kTerms);
+    share(pool, pieces, [&](int64_t piece) {
+      for (int64_t i = piece * count / pieces; i < (piece + 1) * count / pieces; ++i) {
+        take(begin + i, values, gradients, i);
+      }
+    });
+    share(pool, points * rows * columns, [&](int64_t task) {
+      const int64_t point = task / columns / rows, row = task / columns % rows * own, column = task % columns * own;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = part * count / parts, number = (part + 1) * count / parts - first;
+        for (int64_t o = column; o < std::min(outputs, column + own); o += wide) {
+          for (int64_t i = row; i < std::min(inputs, row + own); i += kBlock) {
+            add_block<V>(kBlock, values.at(point, first, i), 0, gradients.at(point, first, o), wide, 1, number,
+                         sums + (point * inputs + i) * outputs + o, outputs, band + part > 0);
+          }
+        }
+      }
+    });
+  }
+}
+
+// Whether over_pixels serves these images and gradients: with fewer channels, packing them takes longer than it saves.
+bool over_pixels_serves(const Window& window, Images in, Images gradient) {
+  return window.pointwise() && in.channels % kBlock == 0 && std::min(in.channels, gradient.channels) > 4 * kBlock;
+}
+
+// Of a 1x1 kernel, over the pixels of a band.
+template <int V>
+void over_pixels(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const Tiles all(gradient, 1, 1, ceil_div(kThirdLevel, in.channels + gradient.channels), 1);
+  const auto pack = [&](int64_t pixel, const Points& values, const Points& gradients, int64_t place) {
+    const int64_t n = all.image(pixel), y = all.top(pixel), x = all.left(pixel);
+    const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
+    for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
+    for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
+  };
+  add_points<V>(pool, all, 1, in.channels, gradient.channels, kernel.data, pack);
+}
+
+// Transforms of Winograd's algorithm, transposed: to_results, and of_weights.
+Side<4> of_gradients(Side<2> y) { return {y.at[0], y.at[0] + y.at[1], y.at[0] - y.at[1], -y.at[1]}; }
+Side<3> to_weights(Side<4> u) {
+  const Vector sum = (u.at[1] + u.at[2]) * 0.5f, difference = (u.at[1] - u.at[2]) * 0.5f;
+  return {u.at[0] + sum, difference, sum + u.at[3]};
+}
+
+// By Winograd's algorithm, over the tiles of a band: sums of products of transformed values and gradients.
+template <int V>
+void over_tiles(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const int64_t outputs = gradient.channels, most = std::max<int64_t>(1, kThirdLevel / 256 / outputs) * kBlock;
+  if (in.channels > most) {  // Of some inputs after the others, for a cache to hold the sums.
+    over_tiles<V>(pool, in.part(0, most), gradient, window, kernel);
+    kernel.data += most * outputs;
+    return over_tiles<V>(pool, in.part(most, in.channels - most), gradient, window, kernel);
+  }
+  const int64_t inputs = in.channels;
+  const Tiles all(gradient, 2, 1, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
+  Memory memory;
+  float* sums = memory.floats(16 * inputs * outputs);
+  const auto pack = [&](int64_t tile, const Points& values, const Points& gradients, int64_t place) {
+    const int64_t n = all.image(tile), top = all.top(tile), left = all.left(tile);
+    take(values, of_values, in, n, top - window.margin(), left - window.margin(), place);
+    take(gradients, of_gradients, gradient, n, top, left, place);
+  };
+  add_points<V>(pool, all, 16, inputs, outputs, sums, pack);
+  share(pool, inputs, [&](int64_t i) {
+    for (int64_t o = 0; o < outputs; o += kLanes) {
+      transform(to_weights, [&](size_t y, size_t x) { return load(sums + ((4 * y + x) * inputs + i) * outputs + o); },
+                [&](size_t y, size_t x, Vector weight) { store(kernel.at(y, x, i) + o, weight); });
+    }
+  });
+}
+
+// Of any kernel, tap by tap: a task is a block of inputs and, where there are few blocks, a part of the batch.
+template <int V>
+void over_taps(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const int64_t inputs = together(window, kernel, in.channels);
+  const int64_t outputs = together(window, kernel, gradient.channels);
+  const int64_t blocks = ceil_div(in.channels, kBlock), taps = window.size * window.size;
+  const int64_t elements = taps * in.channels * outputs, wide = V * kLanes;
+  const int64_t parts = std::min<int64_t>(in.count, ceil_div(16, blocks));
+  Memory memory;
+  float* sums = memory.floats(parts * elements);
+  std::fill_n(sums, parts * elements, 0.0f);
+  const Packed packed(in, window, gradient.width);
+  const int64_t band =
+      std::clamp<int64_t>(kFirstLevel / 2 / (packed.row * window.step()), 1, gradient.height);
+  share(pool, parts * blocks, [&](int64_t task) {
+    const int64_t part = task / blocks, block = task % blocks;
+    const int64_t depth = packed.depth(block);
+    const Images own = gradient.part(block * kBlock / inputs * outputs, outputs);
+    float* image = of_this_thread.floats(window.span(band) * packed.row + band * own.width * wide);
+    float* gradients = image + window.span(band) * packed.row;
+    for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
+      for (int64_t first = 0; first < gradient.height; first += band) {
+        const int64_t rows = std::min(band, gradient.height - first);
+        packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
+        for (int64_t o = 0; o < outputs; o += wide) {
+          const float* from = own.at(n, first, 0) + o;
+          const bool packs = taps > 1 && own.step > wide;  // Read for each tap, they are faster side by side.
+          if (packs) {
+            for (int64_t i = 0; i < rows * own.width * wide; i += kLanes) {
+              store(gradients + i, load(from + i / wide * own.step + i % wide));
+            }
+            from = gradients;
+          }
+          for (int64_t t = 0; t < taps; ++t) {
+            const float* pixels = image + packed.at(t / window.size, t % window.size);
+            float* to = sums + part * elements + (t * in.channels + block * kBlock) * outputs + o;
+            add_block<V>(depth, pixels, window.stride * packed.row, from, packs ? wide : own.step, rows, own.width, to,
+                         outputs, true);
+          }
+        }
+      }
+    }
+  });
+  // Of an input, the products with the outputs of its own group.
+  const int64_t number = gradient.channels / window.groups;
+  for (int64_t i = 0; i < taps * in.channels; ++i) {
+    const int64_t input = i % in.channels, first = input / kernel.width * number;
+    const float* from = sums + i * outputs + first % outputs;
+    float* to = kernel.at(0, i / in.channels, input % kernel.width) + first;
+    std::copy_n(from, number, to);
+    for (int64_t part = 1; part < parts; ++part) {
+      for (int64_t o = 0; o < number; ++o) to[o] += from[part * elements + o];
+    }
+  }
+}
+
+// Whichever of the three serves.
+template <int V>
+void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  if (winograd_serves(window, in, gradient)) return over_tiles<V>(pool, in, gradient, window, kernel);
+  (over_pixels_serves(window, in, gradient) ? over_pixels<V> : over_taps<V>)(pool, in, gradient, window, kernel);
+}
+
+// The gradient to the kernel from x, read as in `forward`, and the gradient g to the result.
+ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, Channels scale, Channels offset,
+                           ffi::Result<Buffer> kernel, int64_t groups, int64_t padding, int64_t stride) {
+  const Window window{kernel->dimensions()[0], stride, padding, groups, false};
+  if (!readable(x, scale, offset)) {
+    return ffi::Error::InvalidArgument("no native gradient to a kernel reads " + text(x.dimensions()) +
+                                       " with a scale " + text(scale.dimensions()) + " and an offset " +
+                                       text(offset.dimensions()));
+  }
+  return checked(x, *kernel, g, window, g.dimensions()[3], [&](auto v) {
+    sum_products<v>(pool, images_of(x, scale, offset), Images(g), window, Images(*kernel));
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_kernel_gradient, kernel_gradient,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Channels>()
+                                  .Arg<Channels>().Ret<Buffer>().Attr<int64_t>("groups").Attr<int64_t>("padding")
+                                  .Attr<int64_t>("stride"));
