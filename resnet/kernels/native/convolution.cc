@@ -97,14 +97,9 @@ ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels x_sca
   const Window window{kernel.dimensions()[0], stride, padding, groups, false};
   const auto out = y->dimensions(), added = shortcut.dimensions();
   const bool ends = scale.element_count() > 0, sum = shortcut.element_count() > 0;
-  if (!readable(x, x_scale, x_offset) || !one_each(scale, offset, out[3]) || (!ends && (sum || rectifies)) ||
-      (sum && !std::equal(out.begin(), out.end(), added.begin(), added.end()))) {
-    return ffi::Error::InvalidArgument("no native convolution of " + text(x.dimensions()) + ", read with a scale " +
-                                       text(x_scale.dimensions()) + " and an offset " + text(x_offset.dimensions()) +
-                                       ", gives " + text(out) + " with a scale " + text(scale.dimensions()) +
-                                       ", an offset " + text(offset.dimensions()) + " and a shortcut " + text(added));
-  }
-  return checked(x, kernel, *y, window, out[3], [&](auto v) {
+  const bool joined = readable(x, x_scale, x_offset) && one_each(scale, offset, out[3]) && (ends || !(sum || rectifies)) &&
+                      (!sum || std::equal(out.begin(), out.end(), added.begin(), added.end()));
+  return checked(x, kernel, *y, window, out[3], joined, [&](auto v) {
     const Ending ending{scale.typed_data(), offset.typed_data(), sum ? shortcut.typed_data() : nullptr, rectifies};
     convolve<v>(pool, images_of(x, x_scale, x_offset), Images(kernel), window, Images(*y), ends ? &ending : nullptr);
   });
@@ -113,7 +108,7 @@ ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels x_sca
 ffi::Error input_gradient(ffi::ThreadPool pool, Buffer g, Buffer kernel, ffi::Result<Buffer> x, int64_t groups,
                           int64_t padding, int64_t stride) {
   const Window window{kernel.dimensions()[0], stride, padding, groups, true};
-  return checked(*x, kernel, g, window, x->dimensions()[3], [&](auto v) {
+  return checked(*x, kernel, g, window, x->dimensions()[3], true, [&](auto v) {
     convolve<v>(pool, Images(g), Images(kernel), window, Images(*x), nullptr);
   });
 }

@@ -82,11 +82,6 @@ void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t
   }
 }
 
-// Whether over_pixels serves these images and gradients: with fewer channels, packing them takes longer than it saves.
-bool over_pixels_serves(const Window& window, Images in, Images gradient) {
-  return window.pointwise() && in.channels % kBlock == 0 && std::min(in.channels, gradient.channels) > 4 * kBlock;
-}
-
 // Of a 1x1 kernel, over the pixels of a band.
 template <int V>
 void over_pixels(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
@@ -194,19 +189,16 @@ void over_taps(ffi::ThreadPool& pool, Images in, Images gradient, const Window& 
 template <int V>
 void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
   if (winograd_serves(window, in, gradient)) return over_tiles<V>(pool, in, gradient, window, kernel);
-  (over_pixels_serves(window, in, gradient) ? over_pixels<V> : over_taps<V>)(pool, in, gradient, window, kernel);
+  // Of fewer channels, packing pixels takes longer than it saves.
+  const bool many = in.channels % kBlock == 0 && std::min(in.channels, gradient.channels) > 4 * kBlock;
+  (window.pointwise() && many ? over_pixels<V> : over_taps<V>)(pool, in, gradient, window, kernel);
 }
 
 // The gradient to the kernel from x, read as in `forward`, and the gradient g to the result.
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Buffer x, Buffer g, Channels scale, Channels offset,
                            ffi::Result<Buffer> kernel, int64_t groups, int64_t padding, int64_t stride) {
   const Window window{kernel->dimensions()[0], stride, padding, groups, false};
-  if (!readable(x, scale, offset)) {
-    return ffi::Error::InvalidArgument("no native gradient to a kernel reads " + text(x.dimensions()) +
-                                       " with a scale " + text(scale.dimensions()) + " and an offset " +
-                                       text(offset.dimensions()));
-  }
-  return checked(x, *kernel, g, window, g.dimensions()[3], [&](auto v) {
+  return checked(x, *kernel, g, window, g.dimensions()[3], readable(x, scale, offset), [&](auto v) {
     sum_products<v>(pool, images_of(x, scale, offset), Images(g), window, Images(*kernel));
   });
 }

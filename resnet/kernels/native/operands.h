@@ -23,22 +23,22 @@ bool fills(int64_t group, int64_t inputs, int64_t outputs) {
 }
 
 // f(vectors in a tile) for images x, their kernel and their convolution y, whichever of these is computed from
-// the others, or an error where they do not fit. The memory that is read and written follows from their shapes,
-// so a wrong one must not pass. `blocked` are the channels of the result that come in multiples of kChannels. Tiles of
-// twice as many outputs load half as often, where they divide them.
+// the others, or an error where they do not fit, or what is `joined` to them does not. The memory that is read and
+// written follows from their shapes, so a wrong one must not pass. `blocked` are the channels of the result, which come
+// in multiples of kChannels. Tiles of twice as many outputs load half as often, where they divide them.
 template <typename F>
-ffi::Error checked(Buffer x, Buffer kernel, Buffer y, const Window& window, int64_t blocked, const F& f) {
+ffi::Error checked(Buffer x, Buffer kernel, Buffer y, const Window& window, int64_t blocked, bool joined, const F& f) {
   const auto in = x.dimensions(), weights = kernel.dimensions(), out = y.dimensions();
   const bool filled = x.element_count() > 0 && kernel.element_count() > 0 && y.element_count() > 0;
   const bool possible = 0 < window.stride && window.stride <= window.size + std::max(in[1], in[2]) &&
                         0 <= window.padding && window.padding < window.size && 0 < window.groups;
-  if (!filled || !possible || weights[0] != weights[1] || in[0] != out[0] || in[3] != window.groups * weights[2] ||
-      out[3] != weights[3] || !meets(in[1], out[1], window) || !meets(in[2], out[2], window) || blocked % kChannels ||
-      (window.groups > 1 && !fills(weights[2], in[3], out[3]))) {
+  if (!joined || !filled || !possible || weights[0] != weights[1] || in[0] != out[0] || out[3] != weights[3] ||
+      in[3] != window.groups * weights[2] || !meets(in[1], out[1], window) || !meets(in[2], out[2], window) ||
+      blocked % kChannels || (window.groups > 1 && !fills(weights[2], in[3], out[3]))) {
     return ffi::Error::InvalidArgument(
         "no native convolution takes " + text(in) + " by a kernel " + text(weights) + " to " + text(out) +
         " with stride " + std::to_string(window.stride) + ", padding " + std::to_string(window.padding) + " and " +
-        std::to_string(window.groups) + " groups");
+        std::to_string(window.groups) + " groups" + (joined ? "" : ", joined to arrays of other shapes"));
   }
   return guarded([&] {
     constexpr int narrow = kChannels / kLanes, wide = 2 * narrow;
