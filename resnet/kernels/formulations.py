@@ -132,12 +132,11 @@ def _native_serves(read: Array, written: int, window: Window) -> bool:
     """Whether native code computes so many channels of what it reads, an array of images, for this window."""
     # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.
     fits = window.padding < window.size and window.stride <= window.size + max(window.extent)
-    blocked = written % native.CHANNELS == 0
     if window.groups > 1:  # Groups fill blocks of channels, or hold blocks.
         channels, group = read.shape[3], read.shape[3] // window.groups
         whole = native.BLOCK % group == 0 or group % native.BLOCK == 0
-        blocked = whole and channels == written and channels % max(group, native.BLOCK) == 0
-    return fits and blocked and read.dtype == jnp.float32 and native.serves(written)
+        fits = fits and whole and channels == written and channels % max(group, native.BLOCK) == 0
+    return fits and read.dtype == jnp.float32 and native.serves(written)
 
 
 def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:

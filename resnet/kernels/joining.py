@@ -44,7 +44,7 @@ def joined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> Any:
-    """Runs a program traced by `jax.make_jaxpr(…, return_shape=True)`, with its convolutions joined."""
+    """Runs a program that `jax.make_jaxpr(…, return_shape=True)` traced, and joins its convolutions."""
     closed, shapes = program
     results = _results(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
     return jax.tree.unflatten(jax.tree.structure(shapes), map(_array, results))
@@ -52,7 +52,7 @@ def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalised:
-    """Images that are still to be computed: relu(x * scale + offset).
+    """Images relu(x * scale + offset), which are computed when they are needed.
 
     An offset that is None, and the ReLU where `relu` is false, is left out.
     """
@@ -155,7 +155,7 @@ def _array(value: Any) -> Any:
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """Runs a program; returns arrays or, still to be computed, a Normalised or a Convolution."""
+    """Runs a program; a result is an array, or a Normalised or Convolution, computed when needed."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
@@ -175,7 +175,7 @@ def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> l
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """Runs one operation; returns arrays or, still to be computed, a Normalised or a Convolution."""
+    """Runs one operation; a result is an array, or a Normalised or Convolution, computed when needed."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
     if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
         called = params[CALLS[name]]

@@ -46,7 +46,7 @@ def in_use() -> bool:
 
 
 def serves(channels: int) -> bool:
-    """Whether native operations are in use and give, or read through a norm, so many channels."""
+    """Whether native operations write images of so many channels, and read such images through a norm."""
     return in_use() and channels % _registered() == 0
 
 
@@ -120,17 +120,18 @@ def sums(target: str, *arrays: Array) -> tuple[Array, Array]:
 
 @functools.cache
 def _registered() -> int:
-    """Compiles the library and registers its functions with XLA; 0, with a warning, if that fails.
+    """Compiles the library, registers its functions with XLA, and returns what divides their channels.
 
-    Results have a multiple of so many channels.
+    Returns 0, with a warning, if that fails.
     """
     try:
         loaded = library.load_library()
         handlers = {name: jax.ffi.pycapsule(getattr(loaded, name)) for name in TARGETS}
+        channels = ctypes.c_int32.in_dll(loaded, "resnet_channels").value
         for name, handler in handlers.items():
             jax.ffi.register_ffi_target(name, handler, platform="cpu")
     except Exception as error:
         reason = library.printable(error)
         logging.warning("XLA's operations, which are slower, serve instead of native kernels: %s", reason)
         return 0
-    return ctypes.c_int32.in_dll(loaded, "resnet_channels").value
+    return channels
