@@ -2,11 +2,12 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from resnet.config import replaced
+from resnet.config import replaced, save_config
 from resnet.errors import InputError
 from resnet.studies.folder import open_folder, save_folder
 from resnet.studies.kept import load_kept, open_study
@@ -46,8 +47,9 @@ def fill(file, workdir, more=0.0, changes=None, command="command"):
     folder = open_folder(with_base(study, replaced(study.base, changes or {})), workdir, command)
     save_folder(folder)
     for _ in range(3):  # the grid, what lies beyond it, and the other seeds
-        for run in (run for name in folder.arms for run in folder.all_runs(name)):
+        for run in (run for name in folder.arms for run in folder.all_runs(name) if not run.over):
             run.workdir.mkdir(parents=True, exist_ok=True)
+            save_config(folder.arms[run.arm].at(run.seed, run.learning_rate), run.workdir)
             top1 = (
                 0.9
                 + 0.01 * (run.learning_rate == 0.2)
@@ -72,6 +74,25 @@ def test_a_kept_study_stands_on_the_base_that_its_commands_set(study_file, tmp_p
     page = tmp_path / "s/report.md"
     page.write_text(page.read_text().replace("steps_per_call=2", "steps_per_call=3"))
     with pytest.raises(InputError, match="had config .* train the study anew"):
+        load_kept(tmp_path / "s", study_file, "small")
+
+
+def test_a_study_is_kept_that_was_started_in_two_ways(study_file, tmp_path):
+    """Each run's row has the config that it was trained with, and some command of the page gives it that."""
+    changes = {"train.steps_per_call": 2}
+    fill(study_file, tmp_path / "s", changes=changes, command="study.py --config.train.steps_per_call=2")
+    shutil.rmtree(tmp_path / "s/identity/lr0.2/seed1")
+    write_report(fill(study_file, tmp_path / "s", command="study.py --only=identity"))
+    with (tmp_path / "s/runs.csv").open() as lines:
+        hashes = {row["workdir"]: row["config_hash"] for row in csv.DictReader(lines)}
+    assert hashes["identity/lr0.2/seed0"] != hashes["identity/lr0.2/seed1"]
+    for file in (tmp_path / "s").rglob("*.json*"):
+        file.unlink()
+    kept = load_kept(tmp_path / "s", study_file, "small")
+    assert kept.origin.changes == {} and kept.arms["none"].config.train.steps_per_call == 1
+    page = tmp_path / "s/report.md"
+    page.write_text(page.read_text().replace(" --config.train.steps_per_call=2", ""))
+    with pytest.raises(InputError, match=f"seed 0 had config {hashes['identity/lr0.1/seed0']}"):
         load_kept(tmp_path / "s", study_file, "small")
 
 

@@ -13,7 +13,7 @@ from resnet.config import config_hash, replaced
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.studies.folder import FILE, StudyFolder, StudyRun, load_folder, texts_of
-from resnet.studies.study import load_study, resolve, with_base
+from resnet.studies.study import ResolvedArm, load_study, resolve, with_base
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
@@ -69,13 +69,12 @@ def open_study(workdir: str | Path) -> StudyFolder:
 
 
 def load_kept(folder: Path, file: Path, scale: str) -> Kept:
-    """The study in `file`, with the overrides of the page's commands and the runs of the folder's runs.csv.
+    """The study in `file`, as the page's last command had it, with the runs of the folder's runs.csv.
 
     Arms that the file has gained since are left out. InputError where it has lost one, or changed a config.
     """
     told = _told(folder / PAGE)
     study = load_study(file, scale)
-    study = with_base(study, replaced(study.base, _overrides(told)))
     try:
         with (folder / CSV).open(newline="") as lines:
             rows = [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(lines)]
@@ -89,29 +88,32 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
             f"{folder / CSV} has runs of {lost[0]!r}, which is no arm of {file}; train the study anew"
         )
     study = dataclasses.replace(study, arms={name: arm for name, arm in study.arms.items() if name in ran})
+    starts = [with_base(study, replaced(study.base, changes)) for changes in _overrides(told)]
+    arms = [resolve(start) for start in starts]
     kept = Kept(
         workdir=folder,
         **texts_of(study),
         seeds=tuple(dict.fromkeys(row["seed"] for row in rows)),
         grid_seeds=_tried_all(rows),
-        arms=resolve(study),
-        origin=study.origin,
+        arms=arms[-1],
+        origin=starts[-1].origin,
         sessions=(),
         rows={folder / row["workdir"]: row for row in rows},
         told=told,
     )
-    _check(kept)
+    _check(kept, arms)
     return kept
 
 
-def _check(kept: Kept) -> None:
+def _check(kept: Kept, starts: list[dict[str, ResolvedArm]]) -> None:
+    """InputError if a run had a config that none of the study's starts gives it."""
     for name in kept.arms:
         for run in kept.all_runs(name):
-            now = config_hash(kept.arms[name].at(run.seed, run.learning_rate))
-            if now != run.kept["config_hash"]:
+            now = [config_hash(arms[name].at(run.seed, run.learning_rate)) for arms in starts]
+            if run.kept["config_hash"] not in now:
                 raise InputError(
                     f"{kept.workdir / CSV}: arm {name!r}, seed {run.seed} had config "
-                    f"{run.kept['config_hash']}, and the study's file has {now} now; train the study anew"
+                    f"{run.kept['config_hash']}, and the study's file has {now[-1]} now; train the study anew"
                 )
 
 
@@ -147,11 +149,19 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _overrides(told: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """Fields of the base that the commands of a page set, such as {"train.steps_per_call": 20}."""
+def _overrides(told: tuple[tuple[str, str], ...]) -> list[dict[str, Any]]:
+    """Fields of the base that each command of a page sets, such as {"train.steps_per_call": 20}.
+
+    Each set of them once, in the order of the commands; none where the page has no command.
+    """
+    sets = [_set_by(text) for label, text in told if label == "Command"] or [{}]
+    return [each for i, each in enumerate(sets) if each not in sets[i + 1 :]]
+
+
+def _set_by(command: str) -> dict[str, Any]:
     found = {}
-    for argument in (word for label, text in told if label == "Command" for word in shlex.split(text)):
-        if match := re.fullmatch(r"--config\.([\w.]+)=(.*)", argument):
+    for word in shlex.split(command):
+        if match := re.fullmatch(r"--config\.([\w.]+)=(.*)", word):
             try:
                 found[match[1]] = ast.literal_eval(match[2])
             except (SyntaxError, ValueError):

@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Any
 
-from resnet.config import config_hash
+from resnet.config import FILE as CONFIG_FILE
+from resnet.config import Config, config_hash, load_saved_config
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
 from resnet.runs.task import FILE as TASK
 from resnet.runs.task import load_task
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
 from resnet.studies.pages.statistics import Comparison, Summary, compare, holm, summarize
+from resnet.studies.study import ResolvedArm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
             if run.kept:
                 rows.append(run.kept | {"in_table": run.workdir in counted})
                 continue
-            config, result = arm.at(run.seed, run.learning_rate), run.result
+            config, result = _config_of(run, arm), run.result
             validation, session = result.get("validation") or {}, last_session(run.workdir)
             rows.append(
                 {
@@ -134,6 +136,13 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _config_of(run: StudyRun, arm: ResolvedArm) -> Config:
+    """What the run was trained with; the arm may differ since in fields that decide no number."""
+    if (run.workdir / CONFIG_FILE).exists():
+        return load_saved_config(run.workdir)
+    return arm.at(run.seed, run.learning_rate)
 
 
 def seconds_per_step(folder: StudyFolder, run: StudyRun) -> float | None:
