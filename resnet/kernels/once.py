@@ -1,4 +1,4 @@
-"""Numbers of channels that are computed once, before whatever uses them for each pixel."""
+"""Arrays that are computed once, before whatever uses them."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from resnet.kernels.backend import xla_alone
 
 
 def computed_once(*arrays: Array) -> Any:
-    """The same arrays. On a GPU, XLA does not compute them anew for each pixel.
+    """The same arrays. On a GPU, XLA does not compute them anew where they are used.
 
-    It does otherwise, and then finds a fusion too costly that spares an array of all pixels. On TPU it
-    computes them once by itself.
+    It does otherwise: numbers of channels for each pixel, and then finds a fusion too costly that spares an
+    array of all pixels; or a sum of images, and reads its addends. On TPU both are slower so.
     """
     if xla_alone():
         return arrays

@@ -180,9 +180,13 @@ def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Arr
     return backward + jax.lax.stop_gradient(u * one + (1 - u) * other - backward)
 
 
-def after_sum(layers: Layers, order: Order, y: Array) -> Array:
-    """What follows the sum of shortcut and branch: a norm in one order, then the function after the sum."""
+def after_sum(layers: Layers, order: Order, y: Array, adds_x: bool) -> Array:
+    """What follows the sum of shortcut and branch: a norm in one order, then the function after the sum.
+
+    `adds_x` says that the shortcut keeps the shape of x.
+    """
     config = layers.config
     y = layers.apply([step for step in order.after_sum if step == NORM], y)
     auto = config.activation if ACTIVATION in order.after_sum else "identity"
-    return layers.activate(auto if config.after_sum == "auto" else config.after_sum, y)
+    name = auto if config.after_sum == "auto" else config.after_sum
+    return layers.activate(name, y, of_sum=adds_x and NORM not in order.after_sum)

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet.kernels.convolution import convolve
+from resnet.kernels.relu import relu_of_sum
 from resnet.models.config import ModelConfig
 from resnet.models.norms import norm_layer
 from resnet.models.shortcuts.tailored import TAILORED
@@ -188,20 +188,6 @@ class Conv(nn.Module):
         return dirac(kernel, a, self.param("b", nn.initializers.constant(DIRAC_START), channels))
 
 
-def average_pool(x: Array, stride: int) -> Array:
-    """Mean over stride x stride windows; a window cut by the border averages what is inside."""
-    if stride == 1:
-        return x
-    window = (1, stride, stride, 1)
-    rest = [(0, -n % stride) for n in x.shape[1:3]]
-    padding = ((0, 0), *rest, (0, 0))
-    # NumPy's, because JAX differentiates a windowed sum only if it starts at a constant.
-    zero = np.zeros((), x.dtype)
-    total = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, padding)
-    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-    return total / jax.lax.reduce_window(ones, zero, jax.lax.add, window, window, padding)
-
-
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` in training, with draws from `key`.
 
@@ -267,11 +253,14 @@ class Layers:
             zero_scale=zero_scale, bias_start=bias_start,
         )  # fmt: skip
 
-    def activate(self, name: str, x: Array) -> Array:
-        """The activation `name` of x, times its variance gain if the config asks for that."""
+    def activate(self, name: str, x: Array, of_sum: bool = False) -> Array:
+        """The activation `name` of x, times its variance gain if the config asks for that.
+
+        `of_sum` says that x is a sum whose addends the backward pass does not need.
+        """
         if name in TAILORED:
             return TAILORED[name](self.activations)(x)
-        y = ACTIVATIONS[name].function(x)
+        y = relu_of_sum(x) if of_sum and name == "relu" else ACTIVATIONS[name].function(x)
         return y * ACTIVATIONS[name].gain if self.config.gain_corrected else y
 
     def scalar(self, name: str, start: float, like: Array) -> Array:

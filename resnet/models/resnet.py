@@ -65,7 +65,7 @@ class Block(nn.Module):
         shortcut = ShortcutPath(config, spec, self.axis_name, name="shortcut")
         begin = start if starts_inside(config, spec) else x
         y = shortcut(begin, f, train, shortcut_key, arrays.number, mixture)
-        return after_sum(layers, order, y)
+        return after_sum(layers, order, y, adds_x=not spec.changes_shape)
 
 
 class Stage(nn.Module):

@@ -1,10 +1,11 @@
 """Transitions: x in the shape of F(x), where a block changes the shape."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from resnet.models.branches import ORDERS
-from resnet.models.layers import average_pool
 from resnet.models.shortcuts.junction import Junction
 
 PAD_MODES = ("subsample", "average")
@@ -14,7 +15,7 @@ PAD_SIDES = ("end", "both")
 def pad(at: Junction, x: Array) -> Array:
     """Option A (He 2015): fewer pixels, then channels of zeros; no parameters."""
     stride = at.block.stride
-    x = average_pool(x, stride) if at.config.pad_mode == "average" else x[:, ::stride, ::stride]
+    x = _averaged(x, stride) if at.config.pad_mode == "average" else x[:, ::stride, ::stride]
     zeros = at.block.outputs - at.block.inputs
     before = zeros // 2 if at.config.pad_side == "both" else 0
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, zeros - before)))
@@ -27,7 +28,7 @@ def project(at: Junction, x: Array) -> Array:
 
 def average_project(at: Junction, x: Array) -> Array:
     """ResNet-D (He 2018): average pooling, then a matrix on the channels."""
-    return _project(at, average_pool(x, at.block.stride), 1)
+    return _project(at, _averaged(x, at.block.stride), 1)
 
 
 def shifted_project(at: Junction, x: Array) -> Array:
@@ -42,6 +43,20 @@ def shifted_project(at: Junction, x: Array) -> Array:
         at.layers.conv(neighbours, "projection2", half, 1, stride),
     ]
     return at.layers.norm(jnp.concatenate(paths, axis=-1), "norm")
+
+
+def _averaged(x: Array, stride: int) -> Array:
+    """Mean over stride x stride windows; a window cut by the border averages what is inside."""
+    if stride == 1:
+        return x
+    window = (1, stride, stride, 1)
+    rest = [(0, -n % stride) for n in x.shape[1:3]]
+    padding = ((0, 0), *rest, (0, 0))
+    # NumPy's, because JAX differentiates a windowed sum only if it starts at a constant.
+    zero = np.zeros((), x.dtype)
+    total = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, padding)
+    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    return total / jax.lax.reduce_window(ones, zero, jax.lax.add, window, window, padding)
 
 
 def _project(at: Junction, x: Array, stride: int) -> Array:
