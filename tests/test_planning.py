@@ -267,3 +267,31 @@ ENTRY %main (a: (s32[], f32[4])) -> (s32[], f32[4]) {
 def test_a_loop_counts_as_often_as_it_runs(text, turns):
     found = {each.name: times for each, _, times in read_program(text).scheduled()}
     assert found["copy.9"] == turns
+
+
+@pytest.mark.parametrize(
+    "made, operation, moved",
+    (
+        ("(f32[64]{0:S(1)}, f32[64]{0}, u32[]{:S(2)})", "copy-start(%x)", 256),
+        ("(f32[64]{0}, f32[64]{0:S(1)}, u32[]{:S(2)})", "copy-start(%near)", 256),
+        ("((f32[64]{0}), f32[16]{0:S(1)}, s32[]{:S(2)})", "slice-start(%x), slice={[16:32]}", 64),
+        ("((f32[64]{0:S(1)}), f32[16]{0}, s32[]{:S(2)})", "slice-start(%near), slice={[16:32]}", 64),
+        ("f32[16]{0:S(1)}", "slice-done(%x)", 0),
+        ("((f32[64]{0}), f32[8]{0}, u32[]{:S(2)})", "async-start(%x), calls=%other", 288),
+        ("(f32[64]{0}, f32[256]{0})", "all-gather-start(%x), dimensions={0}", 1280),
+        ("f32[64]{0}", "all-reduce-start(%x), to_apply=%sum", 512),
+        ("f32[64]{0}", "reduce-scatter-done(%x)", 0),
+    ),
+)
+def test_what_runs_beside_others_counts_where_it_begins_and_once(made, operation, moved):
+    """S(1) is on the chip; a start's results name its operands once more."""
+    text = f"""HloModule jit_step
+
+ENTRY %main (x: f32[64], near: f32[64]) -> f32[64] {{
+  %x = f32[64]{{0}} parameter(0)
+  %near = f32[64]{{0:S(1)}} parameter(1)
+  %moved = {made} {operation}
+  ROOT %end = f32[64]{{0}} bitcast(%x)
+}}
+"""
+    assert sum(cost.bytes for cost in costs(read_program(text))) == moved

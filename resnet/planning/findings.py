@@ -3,7 +3,7 @@
 from resnet.planning.compiling import Compiled
 from resnet.planning.parts import phase
 from resnet.planning.program import DEVICE, HOST, ArrayShape, Computation, Instruction, Program
-from resnet.planning.traffic import FREE, source
+from resnet.planning.traffic import made, moves_nothing, source
 
 # What is smaller costs next to nothing.
 LEAST = 1 << 20
@@ -55,9 +55,9 @@ def _wide_activations(compiled: Compiled) -> list[str]:
     images = config.train.batch_size // compiled.trainer.mesh.shape["data"]
     found = [
         (array, instruction)
-        for instruction, _, _ in program.scheduled()
-        if phase(instruction.op_name) in ("forward", "backward") and instruction.opcode not in FREE
-        for array in instruction.results
+        for instruction, computation, _ in program.scheduled()
+        if phase(instruction.op_name) in ("forward", "backward") and not moves_nothing(instruction)
+        for array in made(instruction, computation)
         if (array.dtype, array.space) == ("f32", DEVICE) and array.bytes >= LEAST
         if _of_images(array, images, config.train.seeds)
     ]
@@ -84,7 +84,7 @@ def _transfers(program: Program) -> list[str]:
 
 def _transfers_by(instruction: Instruction, computation: Computation) -> bool:
     """Whether an instruction begins an exchange with the host, or reads or writes its memory."""
-    if instruction.opcode in FREE:
+    if moves_nothing(instruction):
         return False
     arrays = [array for each in (instruction, *computation.operands(instruction)) for array in each.results]
     return (

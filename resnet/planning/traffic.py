@@ -1,31 +1,40 @@
 """Bytes that an instruction moves between a device's memory and its processors."""
 
-from resnet.planning.program import DEVICE, Computation, Instruction, Program
+from resnet.planning.program import DEVICE, ArrayShape, Computation, Instruction, Program
 
-# What moves nothing: names for what is there already, ends of what was counted where it began, and what is
-# counted by its own instructions.
-FREE = {
+# Names for what is there already, and what is counted by its own instructions.
+_FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
-    "replica-id", "add-dependency", "opt-barrier", "while", "call", "conditional", "iota", "copy-done",
-    "async-done", "async-update", "all-reduce-done", "all-gather-done", "collective-permute-done",
-    "send-done", "recv-done",
+    "replica-id", "add-dependency", "opt-barrier", "while", "call", "conditional", "iota",
 }  # fmt: skip
 # What reads of its first operand no more than it gives.
 _PICKING = {"gather", "dynamic-slice", "slice"}
 _TRANSPARENT = {"bitcast", "get-tuple-element", "copy-done"}
 
 
+def moves_nothing(instruction: Instruction) -> bool:
+    """Whether an instruction only names what is there, or ends what is counted where it begins."""
+    names = instruction.opcode in _FREE or instruction.target == "AllocateBuffer"
+    return names or instruction.opcode.endswith(("-done", "-update"))
+
+
+def made(instruction: Instruction, computation: Computation) -> tuple[ArrayShape, ...]:
+    """The results of an instruction, without those that name an operand once more."""
+    if instruction.opcode == "copy-start":  # result, operand, context
+        return instruction.results[:1]
+    if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":
+        return instruction.results[len(computation.operands(instruction)) :]  # operands, results, contexts
+    return instruction.results
+
+
 def moved_bytes(instruction: Instruction, computation: Computation, program: Program) -> int:
     """Results written and operands read, each once. What lies in memory on the chip costs nothing.
 
-    A gather, or a fusion that only gathers from an operand, reads as much as it takes. An update in place
-    writes the part that it changes.
+    A gather or a slice, or a fusion that only picks from an operand, reads as much as it takes. An update in
+    place writes the part that it changes.
     """
-    if instruction.opcode in FREE or instruction.target == "AllocateBuffer":
+    if moves_nothing(instruction):
         return 0
-    if instruction.opcode in ("copy-start", "async-start"):  # its results name operand and context once more
-        source = _read(instruction, computation, program)
-        return source + sum(array.bytes for array in instruction.results[:1] if array.space == DEVICE)
     return _read(instruction, computation, program) + _written(instruction, computation, program)
 
 
@@ -37,7 +46,7 @@ def _written(instruction: Instruction, computation: Computation, program: Progra
     updated = [_update(root, body) for root, body in bodies if root and root.opcode == "dynamic-update-slice"]
     if instruction.opcode == "fusion" and updated:
         return sum(updated)
-    return sum(array.bytes for array in instruction.results if array.space == DEVICE)
+    return sum(array.bytes for array in made(instruction, computation) if array.space == DEVICE)
 
 
 def _update(instruction: Instruction, computation: Computation) -> int:
@@ -46,9 +55,9 @@ def _update(instruction: Instruction, computation: Computation) -> int:
 
 def _read(instruction: Instruction, computation: Computation, program: Program) -> int:
     operands = computation.operands(instruction)
-    if instruction.opcode in _PICKING:
-        in_memory = _device_bytes(operands[0]) > 0
-        return (instruction.bytes if in_memory else 0) + sum(map(_device_bytes, operands[1:]))
+    if instruction.opcode.removesuffix("-start") in _PICKING:
+        picked = made(instruction, computation)[0].bytes if _device_bytes(operands[0]) else 0
+        return picked + sum(map(_device_bytes, operands[1:]))
     if instruction.opcode == "dynamic-update-slice":
         return _update(instruction, computation)
     bodies = program.fused(instruction) if instruction.opcode == "fusion" else []
