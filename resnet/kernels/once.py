@@ -12,7 +12,7 @@ def computed_once(*arrays: Array) -> Any:
     """The same arrays. On a GPU, XLA does not compute them anew where they are used.
 
     It does otherwise: numbers of channels for each pixel, and then finds a fusion too costly that spares an
-    array of all pixels; or a sum of images, and reads its addends. On TPU both are slower so.
+    array of all pixels; or a sum of images, and reads its addends. On a TPU neither is faster so.
     """
     if xla_alone():
         return arrays

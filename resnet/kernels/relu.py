@@ -9,10 +9,10 @@ from resnet.kernels.once import computed_once
 
 @jax.custom_jvp
 def relu_of_sum(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """max(x, 0), with the derivatives of `jax.nn.relu`, for a sum x whose addends the backward pass spares.
+    """max(x, 0), with the derivatives of `jax.nn.relu`, for a sum x.
 
-    Result and x are positive at the same places. The next block keeps the result in any case, and x is not
-    kept: from x, XLA on a GPU computes the sum anew in the backward pass, and reads both addends for it.
+    Result and x are positive at the same places. The next block keeps the result in any case, and nothing
+    keeps x: from x, XLA on a GPU computes the sum anew in the backward pass, and reads both addends.
     """
     return jnp.maximum(x, 0)
 

@@ -183,7 +183,8 @@ def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Arr
 def after_sum(layers: Layers, order: Order, y: Array, adds_x: bool) -> Array:
     """What follows the sum of shortcut and branch: a norm in one order, then the function after the sum.
 
-    `adds_x` says that the shortcut keeps the shape of x.
+    `adds_x` says that the shortcut keeps the shape of x. Where it does not, the norm behind its projection
+    reads both addends in the backward pass anyway.
     """
     config = layers.config
     y = layers.apply([step for step in order.after_sum if step == NORM], y)
