@@ -155,7 +155,7 @@ def _array(value: Any) -> Any:
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """Runs a program; a result is an array, or a Normalised or Convolution, computed when needed."""
+    """Runs a program. Returns arrays, or a Normalised or Convolution that is computed when needed."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
@@ -175,7 +175,7 @@ def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> l
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """Runs one operation; a result is an array, or a Normalised or Convolution, computed when needed."""
+    """Runs one operation. Returns arrays, or a Normalised or Convolution that is computed when needed."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
     if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
         called = params[CALLS[name]]

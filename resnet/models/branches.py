@@ -181,7 +181,7 @@ def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Arr
 
 
 def after_sum(layers: Layers, order: Order, y: Array, adds_x: bool) -> Array:
-    """What follows the sum of shortcut and branch: a norm in one order, then the function after the sum.
+    """Applies what follows the sum of shortcut and branch: in one order a norm, in all the function after it.
 
     `adds_x` says that the shortcut keeps the shape of x. Where it does not, the norm behind its projection
     reads both addends in the backward pass anyway.

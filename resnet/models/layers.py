@@ -254,7 +254,7 @@ class Layers:
         )  # fmt: skip
 
     def activate(self, name: str, x: Array, of_sum: bool = False) -> Array:
-        """The activation `name` of x, times its variance gain if the config asks for that.
+        """Applies the activation `name` to x, and its variance gain if the config asks for that.
 
         `of_sum` says that x is a sum whose addends the backward pass does not need.
         """

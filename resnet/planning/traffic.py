@@ -13,13 +13,13 @@ _TRANSPARENT = {"bitcast", "get-tuple-element", "copy-done"}
 
 
 def moves_nothing(instruction: Instruction) -> bool:
-    """Whether an instruction only names what is there, or ends what is counted where it begins."""
+    """Whether an instruction moves no bytes: it renames an array, or ends what its start counts."""
     names = instruction.opcode in _FREE or instruction.target == "AllocateBuffer"
     return names or instruction.opcode.endswith(("-done", "-update"))
 
 
 def made(instruction: Instruction, computation: Computation) -> tuple[ArrayShape, ...]:
-    """The results of an instruction, without those that name an operand once more."""
+    """The arrays that an instruction makes: its results, except those that repeat an operand."""
     if instruction.opcode == "copy-start":  # result, operand, context
         return instruction.results[:1]
     if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":

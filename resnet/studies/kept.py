@@ -106,7 +106,7 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
 
 
 def _check(kept: Kept, starts: list[dict[str, ResolvedArm]]) -> None:
-    """InputError if a run had a config that none of the study's starts gives it."""
+    """Raises InputError unless each run had the config that one of the study's starts gives it."""
     for name in kept.arms:
         for run in kept.all_runs(name):
             now = [config_hash(arms[name].at(run.seed, run.learning_rate)) for arms in starts]
@@ -150,9 +150,9 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overrides(told: tuple[tuple[str, str], ...]) -> list[dict[str, Any]]:
-    """Fields of the base that each command of a page sets, such as {"train.steps_per_call": 20}.
+    """The fields that the commands of a page set, for each command, such as {"train.steps_per_call": 20}.
 
-    Each set of them once, in the order of the commands; none where the page has no command.
+    They follow the order of the commands, without repetitions. A page without a command gives [{}].
     """
     sets = [_set_by(text) for label, text in told if label == "Command"] or [{}]
     return [each for i, each in enumerate(sets) if each not in sets[i + 1 :]]

@@ -125,7 +125,7 @@ def _name(build: str, content: bytes) -> str:
 
 
 def _compiled(folder: Path) -> Path:
-    """Compiles the sources side by side, and links them to a library in the folder."""
+    """Compiles the sources in parallel, and links them to a library in the folder."""
     path, sources = folder / "native.so", sorted(SOURCES.glob("*.cc"))
     objects = [str(folder / f"{source.stem}.o") for source in sources]
     jobs = [(*FLAGS, "-c", str(source), "-o", each) for source, each in zip(sources, objects, strict=True)]

@@ -46,7 +46,7 @@ def shifted_project(at: Junction, x: Array) -> Array:
 
 
 def _averaged(x: Array, stride: int) -> Array:
-    """Mean over stride x stride windows; a window cut by the border averages what is inside."""
+    """The mean of each stride x stride window; at the border, of the pixels within the image."""
     if stride == 1:
         return x
     window = (1, stride, stride, 1)

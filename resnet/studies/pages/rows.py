@@ -139,7 +139,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
 
 
 def _config_of(run: StudyRun, arm: ResolvedArm) -> Config:
-    """What the run was trained with; the arm may differ since in fields that decide no number."""
+    """The config that a run was trained with; its arm may have other values where they decide no number."""
     if (run.workdir / CONFIG_FILE).exists():
         return load_saved_config(run.workdir)
     return arm.at(run.seed, run.learning_rate)
