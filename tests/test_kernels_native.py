@@ -114,7 +114,7 @@ def test_where_they_serve():
     assert all(f"resnet_{target}" in program(x, kernel) for target in native.CONVOLUTIONS)
     assert "resnet_" not in program(*operands(inputs=16, outputs=4)).replace("resnet_input_gradient", "")
     few = program(*operands(inputs=8, outputs=8))
-    assert [f"resnet_{target}" in few for target in native.CONVOLUTIONS] == [native.serves(8)] * 3
+    assert [f"resnet_{target}" in few for target in native.CONVOLUTIONS] == [True] * 3
     assert "resnet_" not in program(x.astype("bfloat16"), kernel.astype("bfloat16"))
     with by_xla_alone():
         assert "resnet_" not in program(x, kernel)
@@ -210,8 +210,7 @@ def test_small_shapes_drawn_at_random(seed):
     padding = int(draw.integers(size))
     extent = draw.integers(max(1, size - 2 * padding), 9, 2)
     results = (extent + 2 * padding - size) // stride + 1
-    unit = 8 if native.serves(8) else 16
-    free, blocks = int(draw.integers(1, 40)), unit * int(draw.integers(1, 6))
+    free, blocks = int(draw.integers(1, 40)), 8 * int(draw.integers(1, 6))
     images = int(draw.integers(1, 4))
     for inputs, outputs in ((free, blocks), (blocks, free)):
         shapes = (images, *extent), (size, size), (images, *results)

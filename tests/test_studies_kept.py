@@ -1,6 +1,7 @@
 """Studies of which runs.csv is kept, and studies trained twice."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from resnet.config import replaced, save_config
 from resnet.errors import InputError
-from resnet.studies.folder import open_folder, save_folder
+from resnet.studies import runner
+from resnet.studies.folder import load_folder, open_folder, save_folder
 from resnet.studies.kept import load_kept, open_study
+from resnet.studies.launch import launch
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
 from resnet.studies.pages.rows import arm_rows
@@ -161,3 +164,82 @@ def test_a_repetition_is_told_beside_the_seeds(study_file, tmp_path):
     with (tmp_path / "page" / "repeated.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert float(rows[0]["again"]) - float(rows[0]["first"]) == pytest.approx(1)
+
+
+def only_the_page(workdir):
+    """Removes what a study's folder holds beside its page."""
+    for path in workdir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in ("runs.csv", "report.md"):
+            path.unlink()
+
+
+def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
+    """What ended there counts, in tables and for the choice of the rate, and the rest is trained."""
+    whole = fill(study_file, tmp_path / "whole")
+    write_report(whole)
+    shutil.copytree(tmp_path / "whole", tmp_path / "kept")
+    for lost in ("none/lr0.2/seed2", "identity/lr0.2/seed1"):
+        shutil.rmtree(tmp_path / "kept" / lost)
+    write_report(load_folder(tmp_path / "kept"))
+    only_the_page(tmp_path / "kept")
+    study, trained = load_study(study_file, "small"), []
+
+    def train(config, workdirs, command):
+        trained.extend(workdirs.values())
+        for workdir in workdirs.values():
+            place = workdir.relative_to(tmp_path / "new")
+            shutil.copytree(tmp_path / "whole" / place, workdir)
+        return {seed: {} for seed in workdirs}
+
+    monkeypatch.setattr(runner, "train", train)
+    kept = tmp_path / "kept"
+    counts = launch(study, tmp_path / "new", kept=kept, dry_run=True)
+    assert counts["finished"] == 8 and not (tmp_path / "new").exists()
+    launch(study, tmp_path / "new", kept=kept, only=("none",), command="command --only=none")
+    launch(study, tmp_path / "new", command="again")  # without the page, which study.json has
+    places = {path.relative_to(tmp_path / "new").as_posix() for path in trained}
+    assert places == {"none/lr0.2/seed2", "identity/lr0.2/seed1"}
+    write_report(load_folder(tmp_path / "new"))
+    pages = [(tmp_path / name / "report.md").read_text() for name in ("whole", "new")]
+    tables = [page.split("## How these")[0].split("## Arms")[1].split("![")[0] for page in pages]
+    assert tables[0] == tables[1]
+    for command in ("command", "command --only=none", "again"):
+        assert f"Command: `{command}`" in pages[1]
+    with (tmp_path / "whole/runs.csv").open() as first, (tmp_path / "new/runs.csv").open() as second:
+        assert list(csv.DictReader(first)) == list(csv.DictReader(second))
+
+
+def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatch):
+    fill(study_file, tmp_path / "kept")
+    place = "none/lr0.2/seed2"
+    (tmp_path / "kept" / place / "result.json").unlink()
+    (tmp_path / "kept" / place / "failed.json").write_text('{"failed": "loss is nan"}')
+    write_report(load_folder(tmp_path / "kept"))
+    study, trained = load_study(study_file, "small"), []
+    monkeypatch.setattr(
+        runner, "train", lambda config, workdirs, command: trained.extend(workdirs.values()) or {}
+    )
+    counts = launch(study, tmp_path / "new", kept=tmp_path / "kept")
+    assert counts["failed"] == 1 and not trained
+    launch(study, tmp_path / "new", retry=True, only=("identity",))
+    assert not trained
+    launch(study, tmp_path / "new", retry=True)
+    assert trained == [tmp_path / "new" / place]
+
+
+def test_a_page_of_another_study_does_not_count(study_file, tmp_path):
+    write_report(fill(study_file, tmp_path / "kept"))
+    study = load_study(study_file, "small")
+    longer = with_base(study, replaced(study.base, {"train.duration": "9 steps"}))
+    with pytest.raises(
+        InputError, match=r"kept/runs.csv: arm 'identity', seed 0 had config .* --config flags"
+    ):
+        launch(longer, tmp_path / "new", kept=tmp_path / "kept")
+    with pytest.raises(InputError, match="runs.csv has runs of 'none'; the arms are identity"):
+        arms = {"identity": study.arms["identity"]}
+        launch(dataclasses.replace(study, arms=arms), tmp_path / "new", kept=tmp_path / "kept")
+    with pytest.raises(InputError, match="nowhere/runs.csv cannot be read"):
+        launch(study, tmp_path / "new", kept=tmp_path / "nowhere")
+    assert not (tmp_path / "new").exists()

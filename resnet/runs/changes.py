@@ -39,9 +39,14 @@ def decisive(workdir: Path, here: Config) -> list[tuple[str, Any, Any]]:
 
     The folder of the data is not among them if the run would notice other data.
     """
-    may_change = (*MAY_CHANGE, *(["data.dir"] if knows_its_data(workdir) else []))
-    there = load_saved_config(workdir)
-    return [each for each in differences(there, here) if not each[0].startswith(may_change)]
+    known = ["data.dir"] if knows_its_data(workdir) else []
+    found = differences(load_saved_config(workdir), here)
+    return [each for each in found if not (may_change(each[0]) or each[0] in known)]
+
+
+def may_change(field: str) -> bool:
+    """Whether the numbers of a run do not depend on a field such as "cache.dir"."""
+    return field.startswith(tuple(MAY_CHANGE))
 
 
 def same_end(workdir: Path, config: Config) -> bool:

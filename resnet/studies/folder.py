@@ -29,6 +29,9 @@ FILE = "study.json"
 # What to do about a damaged file: its run goes on from the last checkpoint, or the study begins it anew.
 _AGAIN = "delete it and start the study again: the run goes on from its last checkpoint"
 _ANEW = "delete it and start the study again: it is written anew"
+# Columns of runs.csv that are those of result.json under other names.
+_TEST, _VALIDATION = ("top1", "top5", "mae", "loss", "n"), ("top1", "mae", "loss")
+_OWN = ("step", "seconds", "seeds_together")
 FINISHED, FAILURE, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
 
 
@@ -72,6 +75,10 @@ class StudyFolder:
     """File, scale and changes that the configs come from; None for a study made in Python."""
     sessions: tuple[dict[str, Any], ...]
     """When it was started, by which command, at which commit, on which versions."""
+    rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Runs of which a row of runs.csv is kept and no more, by the folder that they had."""
+    told: tuple[tuple[str, str], ...] = ()
+    """How these came about, as their page had it: ("Command", "python …") and the like."""
 
     def runs(self, name: str) -> list[StudyRun]:
         """The runs that the table counts: each seed, at the chosen rate; none before a rate is chosen.
@@ -136,6 +143,8 @@ class StudyFolder:
     def run(self, name: str, seed: int, rate: float | None) -> StudyRun:
         """One run, in the state that its folder is in."""
         workdir = self.place(name, seed, rate)
+        if workdir in self.rows and not (workdir / CONFIG_FILE).exists():
+            return run_of_row(self.rows[workdir], workdir, rate)
         state, result, reason = NOT_STARTED, {}, ""
         if (workdir / RESULT).exists():
             state, result = FINISHED, read_object(workdir / RESULT, remedy=_AGAIN)
@@ -144,6 +153,18 @@ class StudyFolder:
         elif (workdir / CONFIG_FILE).exists():
             state = UNFINISHED
         return StudyRun(name, seed, rate, workdir, state, result, reason)
+
+
+def run_of_row(row: dict[str, Any], workdir: Path, rate: float | None) -> StudyRun:
+    """The run that a row of runs.csv tells of."""
+    result = {name: row[f"test_{name}"] for name in _TEST} | {name: row.get(name) for name in _OWN}
+    validation = {name: row[f"validation_{name}"] for name in _VALIDATION}
+    result = _without_none(result) | {"validation": _without_none(validation)}
+    return StudyRun(row["arm"], row["seed"], rate, workdir, row["state"], result, row["reason"], row)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _over(grid: dict[float, list[StudyRun]]) -> bool:
@@ -176,6 +197,8 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
         arms=arms,
         origin=study.origin,
         sessions=(*(earlier.sessions if earlier else ()), this_session(command)),
+        rows=earlier.rows if earlier else {},
+        told=earlier.told if earlier else (),
     )
     for run in (run for name in arms for run in folder.all_runs(name)):
         _check_same(run, folder.arms[run.arm])
@@ -196,7 +219,8 @@ def save_folder(folder: StudyFolder) -> None:
     }
     make_folder(folder.workdir)
     origin = folder.origin and dataclasses.asdict(folder.origin)
-    own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin}
+    rows = {path.relative_to(folder.workdir).as_posix(): row for path, row in folder.rows.items()}
+    own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin, "rows": rows}
     write_json(folder.workdir / FILE, fields | own)
 
 
@@ -211,9 +235,11 @@ def load_folder(workdir: str | Path) -> StudyFolder:
         arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
         fields |= {name: tuple(fields[name]) for name in ("seeds", "sessions")}
         check_seeds(fields["seeds"])
-        # Folders that were written before origins were have none.
+        # Folders that were written before origins were have none, and neither rows of kept runs.
         origin = fields.get("origin") and Origin(**fields["origin"])
-        return StudyFolder(**(fields | {"arms": arms, "origin": origin}))
+        rows = {path.parent / place: row for place, row in fields.get("rows", {}).items()}
+        told = tuple((label, text) for label, text in fields.get("told", ()))
+        return StudyFolder(**(fields | {"arms": arms, "origin": origin, "rows": rows, "told": told}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is unreadable: {error}; {_ANEW}") from None
 
@@ -225,7 +251,7 @@ def _arm_fields(arm: dict[str, Any]) -> dict[str, Any]:
 
 def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
     """InputError if a run's folder holds a run of another config."""
-    if run.state == NOT_STARTED:
+    if run.state == NOT_STARTED or run.kept:
         return
     config = arm.at(run.seed, run.learning_rate)
     differing = [name for name, *_ in decisive(run.workdir, config)]

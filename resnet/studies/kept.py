@@ -1,4 +1,4 @@
-"""A finished study of which runs.csv and the page are kept, as a study's folder: it can be judged anew."""
+"""A study of which runs.csv and the page are kept: it can be judged anew, or gone on with."""
 
 import ast
 import csv
@@ -12,24 +12,26 @@ from resnet import recipes
 from resnet.config import config_hash, replaced
 from resnet.errors import InputError
 from resnet.files import local_path
-from resnet.studies.folder import FILE, StudyFolder, StudyRun, load_folder, texts_of
-from resnet.studies.study import ResolvedArm, load_study, resolve, with_base
+from resnet.runs.changes import may_change
+from resnet.studies.folder import (
+    FAILURE,
+    FILE,
+    FINISHED,
+    StudyFolder,
+    StudyRun,
+    load_folder,
+    run_of_row,
+    texts_of,
+)
+from resnet.studies.study import ResolvedArm, Study, load_study, resolve, with_base
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
-# Columns of runs.csv that are those of result.json under other names.
-_TEST, _VALIDATION = ("top1", "top5", "mae", "loss", "n"), ("top1", "mae", "loss")
-_OWN = ("step", "seconds", "seeds_together")
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept(StudyFolder):
     """A study's folder whose runs are rows of a file."""
-
-    rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """By the folder that the run had."""
-    told: tuple[tuple[str, str], ...] = ()
-    """How the numbers came about, as the page had it: ("Command", "python …") and the like."""
 
     def runs(self, name: str) -> list[StudyRun]:
         return [run for run in self.all_runs(name) if run.kept["in_table"]]
@@ -49,11 +51,10 @@ class Kept(StudyFolder):
     def all_runs(self, name: str) -> list[StudyRun]:
         grid = bool(self.arms[name].learning_rates)
         return [
-            StudyRun(name, row["seed"], row["learning_rate"] if grid else None, workdir, row["state"],
-                     _result(row), row["reason"], row)
+            run_of_row(row, workdir, row["learning_rate"] if grid else None)
             for workdir, row in self.rows.items()
             if row["arm"] == name
-        ]  # fmt: skip
+        ]
 
 
 def open_study(workdir: str | Path) -> StudyFolder:
@@ -73,15 +74,8 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
 
     Arms that the file has gained since are left out. InputError where it has lost one, or changed a config.
     """
-    told = _told(folder / PAGE)
+    told, rows = _told(folder / PAGE), _rows(folder / CSV)
     study = load_study(file, scale)
-    try:
-        with (folder / CSV).open(newline="") as lines:
-            rows = [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(lines)]
-    except OSError as error:
-        raise InputError(
-            f"{folder / CSV} cannot be read: {error}; name a folder of results/studies"
-        ) from None
     ran = {row["arm"] for row in rows}
     if lost := sorted(ran - study.arms.keys()):
         raise InputError(
@@ -101,25 +95,63 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
         rows={folder / row["workdir"]: row for row in rows},
         told=told,
     )
-    _check(kept, arms)
+    _check(kept, arms, folder / CSV, "train the study anew")
     return kept
 
 
-def _check(kept: Kept, starts: list[dict[str, ResolvedArm]]) -> None:
-    """Raises InputError unless each run had the config that one of the study's starts gives it."""
-    for name in kept.arms:
-        for run in kept.all_runs(name):
-            now = [config_hash(arms[name].at(run.seed, run.learning_rate)) for arms in starts]
-            if run.kept["config_hash"] not in now:
-                raise InputError(
-                    f"{kept.workdir / CSV}: arm {name!r}, seed {run.seed} had config "
-                    f"{run.kept['config_hash']}, and the study's file has {now[-1]} now; train the study anew"
-                )
+def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFolder:
+    """The folder with the runs that ended on a kept page of this study, and those of pages given earlier.
+
+    A run that the folder has itself stays. InputError where the page has an arm that is none of the study's,
+    or a run of a config whose numbers would differ.
+    """
+    if page is not None:
+        told, rows = _told(page / PAGE), _rows(page / CSV)
+        if unknown := sorted({row["arm"] for row in rows} - folder.arms.keys()):
+            raise InputError(
+                f"--kept: {page / CSV} has runs of {unknown[0]!r}; the arms are {', '.join(folder.arms)}"
+            )
+        ended = {_place(folder, row): row for row in rows if row["state"] in (FINISHED, FAILURE)}
+        told = tuple(dict.fromkeys(folder.told + told))
+        folder = dataclasses.replace(folder, rows=folder.rows | ended, told=told)
+    if not folder.rows:
+        return folder
+    free = [{name: c[name] for name in c if may_change(name)} for c in _overrides(folder.told)]
+    starts = [resolve(with_base(study, replaced(study.base, changes))) for changes in free]
+    remedy = "give the --config flags of its command too, or begin another workdir without it"
+    _check(folder, starts, page / CSV if page else folder.workdir / FILE, remedy)
+    return folder
+
+
+def _place(folder: StudyFolder, row: dict[str, Any]) -> Path:
+    """The folder that the run of a row has in this study."""
+    rate = row["learning_rate"] if folder.arms[row["arm"]].learning_rates else None
+    return folder.place(row["arm"], row["seed"], rate)
+
+
+def _check(folder: StudyFolder, starts: list[dict[str, ResolvedArm]], source: Path, remedy: str) -> None:
+    """Raises InputError unless each kept run had the config that one of the study's starts gives it."""
+    for run in (run for name in folder.arms for run in folder.all_runs(name) if run.kept):
+        now = [config_hash(arms[run.arm].at(run.seed, run.learning_rate)) for arms in starts]
+        if run.kept["config_hash"] not in now:
+            raise InputError(
+                f"{source}: arm {run.arm!r}, seed {run.seed} had config {run.kept['config_hash']}, and the "
+                f"study has {now[-1]} now; {remedy}"
+            )
 
 
 def _tried_all(rows: list[dict[str, Any]]) -> int:
     """The seeds that have a run outside of the table, which is one at a rate that was not chosen."""
     return len({row["seed"] for row in rows if not row["in_table"]})
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a runs.csv; InputError if it cannot be read."""
+    try:
+        with file.open(newline="") as lines:
+            return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(lines)]
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}; name a folder of results/studies") from None
 
 
 def _told(page: Path) -> tuple[tuple[str, str], ...]:
@@ -136,17 +168,6 @@ def _value(name: str, text: str) -> Any:
     if name == "in_table":
         return text == "True"
     return (int(text) if re.fullmatch(r"\d+", text) else float(text)) if text else None
-
-
-def _result(row: dict[str, Any]) -> dict[str, Any]:
-    """result.json as far as the row tells."""
-    result = {name: row[f"test_{name}"] for name in _TEST} | {name: row.get(name) for name in _OWN}
-    validation = {name: row[f"validation_{name}"] for name in _VALIDATION}
-    return _without_none(result) | {"validation": _without_none(validation)}
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _overrides(told: tuple[tuple[str, str], ...]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A study started, resumed or, as a dry run, estimated; here or on a cluster."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from absl import logging
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.files import local_path
 from resnet.runs.open_run import FAILURE as FAILED
-from resnet.studies.folder import StudyFolder, open_folder, order_of_work, save_folder, states
+from resnet.studies.folder import FAILURE, StudyFolder, open_folder, order_of_work, save_folder, states
+from resnet.studies.kept import with_kept
 from resnet.studies.launchers.cluster import check_parameters, submit
 from resnet.studies.launchers.jobs import run_in_jobs, share_devices
 from resnet.studies.runner import Piece, pieces_of_work, run_pieces
@@ -29,13 +31,15 @@ def launch(
     launcher: str = "local",
     slurm: Mapping[str, str] | None = None,
     jobs: int = 1,
+    kept: Path | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Starts or resumes a study; returns how many of its runs are in which state.
 
-    `only` names arms; `retry` runs failed runs again; `seeds_together` limits how many seeds of an arm
-    are one program. The launcher "slurm" submits an array job with the parameters `slurm` (see
-    check_parameters) and returns at once; "local" returns when all is done, by so many `jobs` at once.
+    `only` names arms; `retry` runs failed runs again; what ended on the page in the folder `kept` counts as
+    done; `seeds_together` limits how many seeds of an arm are one program. The launcher "slurm" submits an
+    array job with the parameters `slurm` (see check_parameters) and returns at once; "local" returns when all
+    is done, by so many `jobs` at once.
     """
     check_choice("launcher", launcher, LAUNCHERS)
     check_at_least("jobs", jobs, 1)
@@ -46,8 +50,12 @@ def launch(
     if jobs > 1:
         share_devices()
     parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
-    folder = open_folder(study, local_path(workdir), command)
+    folder = with_kept(open_folder(study, local_path(workdir), command), study, kept)
     names = list(order_of_work(folder, only))
+    if retry:
+        rows = folder.rows.items()
+        still = {path: row for path, row in rows if row["state"] != FAILURE or row["arm"] not in names}
+        folder = dataclasses.replace(folder, rows=still)
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)
         return _describe(folder, names) | (_describe_array(pieces) if launcher == "slurm" else {})

@@ -97,10 +97,13 @@ def is_over(view: View) -> bool:
 
 
 def runs_in(workdir: Path) -> dict[str, Path]:
-    """The folders of runs by name: those of a study, begun or not, else all that lie in the folder."""
+    """The folders of runs by name: those of a study, begun or not, else all that lie in the folder.
+
+    Of a study's kept runs there is no folder, and nothing to watch.
+    """
     if (workdir / studies.FILE).exists():
         study = studies.load_folder(workdir)
-        found = [run.workdir for name in study.arms for run in study.all_runs(name)]
+        found = [run.workdir for name in study.arms for run in study.all_runs(name) if not run.kept]
     else:
         found = sorted(path.parent for path in workdir.rglob(CONFIG_FILE))
     if not found:

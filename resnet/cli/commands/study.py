@@ -3,8 +3,9 @@
 Arms times seeds, each an ordinary run in its own folder. Run again, it goes on where it stopped;
 arms and seeds can be added later. --study.scale=small takes two CPU cores minutes, paper a GPU hours.
 --config.section.field=value changes the base of all arms. --launcher=slurm submits an array job, whose jobs
-resume after preemption; the same command tells how far they are, and submits what no job is left for. Prints
-how many runs are in which state.
+resume after preemption; the same command tells how far they are, and submits what no job is left for.
+--kept=results/studies/NAME goes on with a study of which only its page is left, on another machine for one.
+Prints how many runs are in which state.
 """
 
 from absl import flags
@@ -25,6 +26,11 @@ def define() -> None:
     flags.DEFINE_list("only", [], "Arms to run, with commas between; the others wait.")
     flags.DEFINE_bool("dry_run", False, "List the runs, their parameters, time and memory; train nothing.")
     flags.DEFINE_bool("retry", False, "Run again what failed.")
+    cli.define_path(
+        "kept",
+        None,
+        "Folder of runs.csv and report.md that are kept of this study: the runs that ended there count.",
+    )
     flags.DEFINE_integer(
         "seeds_together", None, "Most seeds of an arm in one program, and job; all by default."
     )
@@ -52,6 +58,7 @@ def main(overrides: list[str]) -> dict:
         only=tuple(cli.FLAGS.only),
         dry_run=cli.FLAGS.dry_run,
         retry=cli.FLAGS.retry,
+        kept=cli.FLAGS.kept,
         seeds_together=cli.FLAGS.seeds_together,
         launcher=cli.FLAGS.launcher,
         jobs=cli.FLAGS.jobs,

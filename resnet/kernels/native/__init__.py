@@ -20,11 +20,13 @@ from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
-TARGETS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS))
-# Channels of a result, or of what is summed, come in multiples of so many, or of as many as a vector holds.
+SYMBOLS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS))
+# Channels of a result, or of what is summed, come in multiples of so many.
 CHANNELS = 8
-# Channels that are computed together where they are in groups.
+# Channels that fill a vector of any processor, and are computed together where they are in groups.
 BLOCK = 16
+# Behind the names of functions that take channels in multiples of CHANNELS, and not of BLOCK.
+NARROW = "_narrow"
 _switch = {"on": True}
 _registering = threading.Lock()
 
@@ -34,28 +36,29 @@ def use(on: bool) -> None:
     _switch["on"] = on
 
 
-def in_use() -> bool:
-    """Whether native operations are allowed and available; the first call compiles and registers them.
+def in_use(channels: int = BLOCK) -> bool:
+    """Whether native operations are allowed, and available for so many channels.
 
-    To be called only for programs of the CPU.
+    The first call compiles and registers them. To be called only for programs of the CPU.
     """
     if not _switch["on"]:
         return False
     with _registering:  # The cache alone would let a second thread compile and register as well.
-        return bool(_registered())
+        return _registered(_suffix(channels)) is not None
 
 
 def serves(channels: int) -> bool:
     """Whether native operations write images of so many channels, and read such images through a norm."""
-    return in_use() and channels % _registered() == 0
+    return channels % CHANNELS == 0 and in_use(channels)
 
 
 def allowed_in_exports() -> list[Any]:
     """Checks of jax.export to disable (`disabled_checks`), so that it accepts calls of our kernels.
 
-    On a CPU, the process that loads such a program calls `in_use` first, which registers them.
+    On a CPU, the process that loads such a program calls `in_use` first for the channels that it has.
     """
-    return [jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]
+    names = [symbol + suffix for symbol in SYMBOLS for suffix in ("", NARROW)]
+    return [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
 
 
 # What is done to each channel of an array: a scale and an offset.
@@ -81,7 +84,7 @@ def run_forward(
     """
     shortcut = jnp.zeros((0, 0, 0, 0)) if shortcut is None else shortcut
     arrays = (x, kernel, *_affine(before), *_affine(after), shortcut)
-    return _call("forward", arrays, shape, window, relu=relu)
+    return _call("forward", arrays, shape, window, reads=before, relu=relu)
 
 
 def run_input_gradient(g: Array, kernel: Array, shape: tuple[int, ...], window: Any) -> Array:
@@ -96,7 +99,7 @@ def run_kernel_gradient(
 
     With `before`, relu(x * scale + offset) takes the place of x, as in run_forward.
     """
-    return _call("kernel_gradient", (x, g, *_affine(before)), shape, window)
+    return _call("kernel_gradient", (x, g, *_affine(before)), shape, window, reads=before)
 
 
 def _affine(affine: _Affine | None) -> _Affine:
@@ -104,9 +107,18 @@ def _affine(affine: _Affine | None) -> _Affine:
     return affine or (jnp.zeros(0), jnp.zeros(0))
 
 
-def _call(target: str, arrays: Sequence[Array], shape: tuple[int, ...], window: Any, **flags: bool) -> Array:
-    function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(shape, np.float32))
-    attributes = {name: np.int64(getattr(window, name)) for name in ("stride", "padding", "groups")}
+def _call(
+    target: str,
+    arrays: Sequence[Array],
+    shape: tuple[int, ...],
+    window: Any,
+    reads: _Affine | None = None,
+    **flags: bool,
+) -> Array:
+    """Calls one of CONVOLUTIONS, that for the channels that it writes and `reads` in vectors."""
+    name = _name(target, shape[-1], *(len(each) for each in reads or ()))
+    attributes = {field: np.int64(getattr(window, field)) for field in ("stride", "padding", "groups")}
+    function = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, np.float32))
     return function(*arrays, **attributes, **flags)
 
 
@@ -114,24 +126,38 @@ def sums(target: str, *arrays: Array) -> tuple[Array, Array]:
     """Calls one of SUMS on arrays […, rows, c] and […, c]; returns two sums […, c]."""
     *mapped, _, channels = arrays[0].shape
     result = jax.ShapeDtypeStruct((*mapped, channels), np.float32)
-    first, second = jax.ffi.ffi_call(f"resnet_{target}", (result, result))(*arrays)
+    first, second = jax.ffi.ffi_call(_name(target, channels), (result, result))(*arrays)
     return first, second
 
 
-@functools.cache
-def _registered() -> int:
-    """Compiles the library, registers its functions with XLA, and returns what divides their channels.
+def _name(target: str, *channels: int) -> str:
+    """The name that XLA knows a function by which takes so many channels, here and in exported programs."""
+    return f"resnet_{target}" + _suffix(*channels)
 
-    Returns 0, with a warning, if that fails.
+
+def _suffix(*channels: int) -> str:
+    return NARROW if any(number % BLOCK for number in channels) else ""
+
+
+@functools.cache
+def _registered(suffix: str) -> ctypes.CDLL | None:
+    """Compiles the library and registers its functions with XLA; None, with a warning, if that fails.
+
+    Those for few channels are the same, unless its vectors are wider: then they are compiled once more.
     """
+    loaded = _registered("") if suffix else None
+    if suffix and loaded is None:
+        return None
     try:
-        loaded = library.load_library()
-        handlers = {name: jax.ffi.pycapsule(getattr(loaded, name)) for name in TARGETS}
-        channels = ctypes.c_int32.in_dll(loaded, "resnet_channels").value
-        for name, handler in handlers.items():
-            jax.ffi.register_ffi_target(name, handler, platform="cpu")
+        if loaded is None:
+            loaded = library.load_library()
+        elif CHANNELS % ctypes.c_int32.in_dll(loaded, "resnet_channels").value:
+            loaded = library.load_library("-DRESNET_NARROW")
+        for symbol in SYMBOLS:
+            handler = jax.ffi.pycapsule(getattr(loaded, symbol))
+            jax.ffi.register_ffi_target(symbol + suffix, handler, platform="cpu")
     except Exception as error:
         reason = library.printable(error)
         logging.warning("XLA's operations, which are slower, serve instead of native kernels: %s", reason)
-        return 0
-    return channels
+        return None
+    return loaded

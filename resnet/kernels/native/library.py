@@ -39,16 +39,19 @@ class CompilerError(Exception):
     """The compiler cannot be run, or does not compile the kernels; its text is the reason in one line."""
 
 
-def load_library() -> ctypes.CDLL:
-    """The library, kept from before or compiled now; CompilerError or OSError if both fail."""
-    folder, path = _folder(), None
+def load_library(*definitions: str) -> ctypes.CDLL:
+    """The library, kept from before or compiled now; CompilerError or OSError if both fail.
+
+    `definitions` are flags of the compiler such as -DNAME, each set of which makes a library of its own.
+    """
+    folder, path, flags = _folder(), None, FLAGS + definitions
     try:
-        path = _kept(folder) if folder else None
+        path = _kept(folder, flags) if folder else None
     except (OSError, NotImplementedError) as error:  # the second: no locks on this file system
         logging.warning("Native kernels are compiled anew, as none can be kept: %s", printable(error))
     with tempfile.TemporaryDirectory(prefix="resnet_native_", ignore_cleanup_errors=True) as temporary:
         if not path:
-            return ctypes.CDLL(str(_compiled(Path(temporary))))
+            return ctypes.CDLL(str(_compiled(Path(temporary), flags)))
         try:
             return ctypes.CDLL(str(path))
         except OSError as error:  # such as a file system that nothing is executed from
@@ -69,22 +72,23 @@ def _folder() -> Path | None:
     return Path(kept).absolute() / f"native-{os.geteuid()}" if kept and "://" not in kept else None
 
 
-def _kept(folder: Path) -> Path:
+def _kept(folder: Path, flags: Sequence[str]) -> Path:
     """A sound library in the folder, compiled if there is none; OSError if the folder cannot be used."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if not _private(folder.lstat(), stat.S_ISDIR):
         raise PermissionError(f"{folder} must be a folder of this user in which nobody else may write")
-    build = _build()
+    build = _build(flags)
     path = _sound(folder, build)
     if path:
         return path
     with filelock.FileLock(folder / "lock", timeout=LOCK_SECONDS):
-        return _sound(folder, build) or _renewed(folder, build)  # the first: by who held the lock before
+        # The first was compiled by who held the lock before.
+        return _sound(folder, build) or _renewed(folder, build, flags)
 
 
-def _renewed(folder: Path, build: str) -> Path:
+def _renewed(folder: Path, build: str, flags: Sequence[str]) -> Path:
     """Compiles the library into the folder and removes older ones; the caller holds the lock."""
     for left in folder.glob(f"*{PART}"):  # by compiles that were killed
         shutil.rmtree(left, ignore_errors=True)
@@ -98,7 +102,7 @@ def _renewed(folder: Path, build: str) -> Path:
         room.write_bytes(bytes(SCRATCH))
         sync(room)
         room.unlink()
-        library = _compiled(Path(scratch))
+        library = _compiled(Path(scratch), flags)
         library.chmod(0o600)
         sync(library)
         path = library.replace(folder / _name(build, library.read_bytes()))
@@ -124,23 +128,23 @@ def _name(build: str, content: bytes) -> str:
     return f"{build}-{hashlib.sha256(content).hexdigest()[:32]}.so"
 
 
-def _compiled(folder: Path) -> Path:
+def _compiled(folder: Path, flags: Sequence[str]) -> Path:
     """Compiles the sources in parallel, and links them to a library in the folder."""
     path, sources = folder / "native.so", sorted(SOURCES.glob("*.cc"))
     objects = [str(folder / f"{source.stem}.o") for source in sources]
-    jobs = [(*FLAGS, "-c", str(source), "-o", each) for source, each in zip(sources, objects, strict=True)]
+    jobs = [(*flags, "-c", str(source), "-o", each) for source, each in zip(sources, objects, strict=True)]
     _compilers(jobs, scratch=folder)
-    _compiler(*FLAGS, *objects, "-o", str(path), scratch=folder)
+    _compiler(*flags, *objects, "-o", str(path), scratch=folder)
     if not path.is_file():
         raise CompilerError(f"{_command()[0]} wrote no library")
     return path
 
 
-def _build() -> str:
-    """A hash of the source, jaxlib, the compiler and the instruction set of this processor."""
-    macros = _compiler(*FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
+def _build(flags: Sequence[str]) -> str:
+    """A hash of the flags, the source, jaxlib, the compiler and the instruction set of this processor."""
+    macros = _compiler(*flags, "-dM", "-E", "-x", "c++", os.devnull)
     sources = (path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*")))
-    texts = (importlib.metadata.version("jaxlib"), *_command(), *FLAGS)
+    texts = (importlib.metadata.version("jaxlib"), *_command(), *flags)
     parts = (*sources, *(os.fsencode(text) for text in texts), macros)
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 

@@ -17,9 +17,12 @@ namespace ffi = xla::ffi;
 namespace {
 
 // Floats of a register, and registers that hold sums: as many as hide the latency of an addition, and leave
-// room for what is added.
-#if defined(__AVX512F__)
+// room for what is added. Where registers hold 16 floats, half of one serves channels that come in multiples of 8 only:
+// all is compiled once more for them.
+#if defined(__AVX512F__) && !defined(RESNET_NARROW)
 constexpr int kLanes = 16, kSums = 16;
+#elif defined(__AVX512F__)
+constexpr int kLanes = 8, kSums = 16;
 #elif defined(__AVX__)
 constexpr int kLanes = 8, kSums = 12;
 #else

@@ -242,14 +242,13 @@ def _run(run: StudyRun, metric: Metric) -> tuple[str, ...]:
 
 
 def origin_of(folder: StudyFolder) -> list[tuple[str, str]]:
-    """The study's starts, each at the commits that its runs saw; of a kept study, what its page told."""
-    if isinstance(folder, Kept):
-        return list(folder.told)
+    """The study's starts, each at the commits that its runs saw, and what pages told of kept runs."""
     runs = [run for name in folder.arms for run in folder.all_runs(name)]
     states_seen = [session["git"] for run in runs if (session := last_session(run.workdir))]
-    return origin(
+    own = origin(
         [{**start, "git": git} for start in folder.sessions for git in states_seen or [start["git"]]]
     )
+    return sorted(dict.fromkeys([*folder.told, *own]), key=lambda pair: pair[0])  # commands, commits, …
 
 
 def _markdown(report: Report) -> str:
