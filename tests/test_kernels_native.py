@@ -36,7 +36,9 @@ compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
         (3, 2, 48, 32, (9, 10)),
         (3, 1, 288, 16, (3, 2)),  # more blocks than parts of the batch
         (5, 3, 24, 48, (8, 7)),  # a block that is not full; its gradient to x is XLA's
-        (7, 2, 3, 64, (15, 16)),
+        (7, 2, 3, 64, (15, 16)),  # stems, of images of several rows or none in a band
+        (3, 1, 1, 16, (17, 64)),
+        (1, 1, 3, 8, (5, 4)),
         (3, 4, 16, 16, (9, 2)),  # pixels that no result meets
         (3, 1, 528, 256, (4, 4)),  # by parts of the channels
         (1, 2, 48, 32, (9, 10)),
@@ -86,6 +88,19 @@ def test_groups(of_group, stride):
     odd = operands(3, 8, 24, 24, (9, 10))  # three channels a group
     ours, theirs = (value_and_gradients(f, *odd, stride, 1, 8) for f in (convolve, plain))
     assert_close(ours, theirs, 2e-6)
+
+
+@compiled
+@pytest.mark.parametrize("of_group", (1, 2, 4, 8, 16))
+def test_what_is_not_finite_stays_in_its_group(of_group):
+    x, kernel = operands(3, 32 // of_group, 32, 32, (9, 10))
+    ours = value_and_gradients(convolve, x.at[..., 20].set(np.nan), kernel, 1, 1, 32 // of_group)
+    first = 20 // of_group * of_group
+    others = np.delete(np.arange(32), range(first, first + of_group))
+    y, to_x, to_kernel = map(np.asarray, ours)
+    assert np.isfinite(to_x).all() and np.isnan(y[..., first]).all()
+    if of_group < 4:  # else a block may hold other groups, on processors with short vectors
+        assert np.isfinite(y[..., others]).all() and np.isfinite(to_kernel[..., others]).all()
 
 
 @compiled

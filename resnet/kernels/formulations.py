@@ -120,12 +120,7 @@ def native_serves_input_gradient(g: Array, kernel: Array, window: Window) -> boo
 
 def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
     """Whether the gradient to the kernel is native, of one group or several."""
-    inputs, outputs = x.shape[3], g.shape[3]
-    if 0 in (*x.shape, *g.shape):
-        return False
-    # Of an image's three channels XLA's is as fast: ours takes as many at once as a tile has sums.
-    fits = window.groups > 1 or inputs >= native.CHANNELS
-    return fits and _native_serves(x, outputs, window)
+    return 0 not in (*x.shape, *g.shape) and _native_serves(x, g.shape[3], window)
 
 
 def _native_serves(read: Array, written: int, window: Window) -> bool:

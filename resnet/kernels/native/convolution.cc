@@ -3,6 +3,7 @@
 // All are sums of one input value times a vector of output channels. A tile of such sums stays in registers
 // until its terms are added; the kernels that it reads are packed before (packing.h), and images unless the kernel is
 // 1x1. Nothing depends on the number of threads: each sum runs in an order that the shapes alone decide.
+#include "groups.h"
 #include "operands.h"
 #include "pointwise.h"
 #include "winograd.h"
@@ -47,20 +48,17 @@ std::vector<Phase> phases_of(const Packed& layout, const Window& window, int64_t
   return all;
 }
 
-// Convolution, or its gradient to the input: bands of rows are packed, and read by all blocks of outputs.
-template <int V>
-void correlate(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
+// Convolution, or its gradient to the input, by packed weights, so many of each output: bands of rows are packed, and read by
+// all blocks of outputs.
+template <typename Sums>
+void correlate(ffi::ThreadPool& pool, Images in, const float* weights, int64_t weights_of_output, int64_t inputs,
+               int64_t outputs, const Window& window, Images out, const Ending* ending) {
   const int64_t phases = window.phases(), taps = window.size * window.size;
-  const int64_t inputs = together(window, kernel, in.channels), outputs = together(window, kernel, out.channels);
-  Memory kernel_memory;
-  float* weights = kernel_memory.floats(taps * inputs * out.channels);
-  pack_kernel<V>(pool, kernel, window, in, out, weights);
-
   const Packed layout(in.part(0, inputs), window, out.width);
   const int64_t row_floats = layout.blocks * layout.row * window.step();
   const int64_t band = phases * std::clamp<int64_t>(kSecondLevel / row_floats, 1, out.height);
   const int64_t bands = ceil_div(out.height, band), block_floats = window.span(band) * layout.row;
-  const std::vector<Phase> all = phases_of(layout, window, inputs, V * kLanes, band, out);
+  const std::vector<Phase> all = phases_of(layout, window, weights_of_output / taps, Sums::wide, band, out);
   share(pool, out.channels / outputs * in.count * bands, [&](int64_t task) {
     const int64_t part = task / (in.count * bands), n = task / bands % in.count;
     const int64_t first = task % bands * band, last = std::min(first + band, out.height);
@@ -76,10 +74,27 @@ void correlate(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
     for (int64_t phase = 0; phase < phases * phases; ++phase) {
       const Phase& own = all[phase];
       const int64_t own_rows = std::max<int64_t>(0, ceil_div(last - first - phase / phases, phases));
-      sweep<V>(image, weights + part * outputs * taps * inputs, own.chunks, own.places.data(), own_rows * own.row,
-               taps * inputs, here, ending ? &ends : nullptr);
+      sweep<Sums>(image, weights + part * outputs * weights_of_output, own.chunks, own.places.data(), own_rows * own.row,
+                  weights_of_output, here, ending ? &ends : nullptr);
     }
   });
+}
+
+// The same by a kernel.
+template <int V>
+void correlate(ffi::ThreadPool& pool, Images in, Images kernel, const Window& window, Images out, const Ending* ending) {
+  const int64_t taps = window.size * window.size;
+  Memory memory;
+  const bool few = grouped(window, kernel, [&](auto group) {
+    float* weights = memory.floats(taps * group * out.channels);
+    pack_groups<group>(kernel, window, out.channels, weights);
+    correlate<Grouped<group>>(pool, in, weights, taps * group, kBlock, kBlock, window, out, ending);
+  });
+  if (few) return;
+  const int64_t inputs = together(window, kernel, in.channels), outputs = together(window, kernel, out.channels);
+  float* weights = memory.floats(taps * inputs * out.channels);
+  pack_kernel<V>(pool, kernel, window, in, out, weights);
+  correlate<Dense<V>>(pool, in, weights, taps * inputs, inputs, outputs, window, out, ending);
 }
 
 // Whichever of the three serves.

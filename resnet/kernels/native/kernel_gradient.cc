@@ -1,19 +1,26 @@
 // The gradients to the kernels of convolutions: for each tap, products of values and of gradients to results, summed over
 // all places of all images. Compiled beside convolution.cc, on another processor where there is one.
+#include "groups.h"
 #include "operands.h"
 #include "winograd.h"
 
 namespace {
 
+// Where the values lie that rows of results meet: one row, and in it one result, from the other.
+struct Grid {
+  const float* first;
+  int64_t row, step;
+};
+
 // sums[D inputs][V vectors] = pixels[result][D inputs] * gradient[result][V vectors], over rows of results, added to what
 // is there if they are begun.
 template <int D, int V>
-void add_products(const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step, int64_t rows,
-                  int64_t columns, float* sums, int64_t sums_step, bool begun) {
+void add_products(Grid pixels, const float* gradient, int64_t gradient_step, int64_t rows, int64_t columns, float* sums,
+                  int64_t sums_step, bool begun) {
   Vector sum[D][V] = {};
   for (int64_t row = 0; row < rows; ++row) {
-    const float* pixel = pixels + row * pixels_row;
-    for (int64_t column = 0; column < columns; ++column, gradient += gradient_step, pixel += kBlock) {
+    const float* pixel = pixels.first + row * pixels.row;
+    for (int64_t column = 0; column < columns; ++column, gradient += gradient_step, pixel += pixels.step) {
       Vector outputs[V];
       for (int v = 0; v < V; ++v) outputs[v] = load(gradient + v * kLanes);
 #pragma GCC unroll 32
@@ -38,13 +45,13 @@ constexpr auto products = []<size_t... d>(std::index_sequence<d...>) {
 
 // The same for any number of inputs.
 template <int V>
-void add_block(int64_t depth, const float* pixels, int64_t pixels_row, const float* gradient, int64_t gradient_step,
-               int64_t rows, int64_t columns, float* sums, int64_t sums_step, bool begun) {
+void add_block(int64_t depth, Grid pixels, const float* gradient, int64_t gradient_step, int64_t rows, int64_t columns,
+               float* sums, int64_t sums_step, bool begun) {
   const int64_t pieces = ceil_div(depth, kSums / V);
   for (int64_t piece = 0; piece < pieces; ++piece) {
     const int64_t d = piece * depth / pieces, end = (piece + 1) * depth / pieces;
-    products<V>[end - d - 1](pixels + d, pixels_row, gradient, gradient_step, rows, columns, sums + d * sums_step,
-                             sums_step, begun);
+    products<V>[end - d - 1]({pixels.first + d, pixels.row, pixels.step}, gradient, gradient_step, rows, columns,
+                             sums + d * sums_step, sums_step, begun);
   }
 }
 
@@ -73,7 +80,7 @@ void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t
         const int64_t first = part * count / parts, number = (part + 1) * count / parts - first;
         for (int64_t o = column; o < std::min(outputs, column + own); o += wide) {
           for (int64_t i = row; i < std::min(inputs, row + own); i += kBlock) {
-            add_block<V>(kBlock, values.at(point, first, i), 0, gradients.at(point, first, o), wide, 1, number,
+            add_block<V>(kBlock, {values.at(point, first, i), 0, kBlock}, gradients.at(point, first, o), wide, 1, number,
                          sums + (point * inputs + i) * outputs + o, outputs, band + part > 0);
           }
         }
@@ -129,6 +136,113 @@ void over_tiles(ffi::ThreadPool& pool, Images in, Images gradient, const Window&
   });
 }
 
+// The sum of equally many elements of each part.
+void add_parts(const float* sums, int64_t parts, int64_t elements, float* to) {
+  std::copy_n(sums, elements, to);
+  for (int64_t part = 1; part < parts; ++part) {
+    for (int64_t i = 0; i < elements; ++i) to[i] += sums[part * elements + i];
+  }
+}
+
+// V vectors of each result, copied side by side: faster where they are read again and again.
+template <int V>
+const float* side_by_side(const float* from, int64_t step, int64_t results, float* to) {
+  constexpr int64_t wide = V * kLanes;
+  for (int64_t i = 0; i < results * wide; i += kLanes) store(to + i, load(from + i / wide * step + i % wide));
+  return to;
+}
+
+// Of images of few channels, as a stem reads them: what a result meets in a row of the kernel lies side by side, and is taken
+// at once. A task is a part of the batch.
+template <int V>
+void over_rows(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const int64_t outputs = gradient.channels, wide = V * kLanes, met = window.size * in.channels;
+  const int64_t margin = window.padding * in.channels, row = in.width * in.channels + 2 * margin;
+  const int64_t elements = window.size * met * outputs, parts = std::min<int64_t>(in.count, 16);
+  Memory memory;
+  float* sums = memory.floats(parts * elements);
+  std::fill_n(sums, parts * elements, 0.0f);
+  const int64_t band = std::clamp<int64_t>(kFirstLevel / 2 / (gradient.width * wide), 1, gradient.height);
+  share(pool, parts, [&](int64_t part) {
+    float* image = of_this_thread.floats(window.span(band) * row + band * gradient.width * wide);
+    float* gradients = image + window.span(band) * row;
+    for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
+      for (int64_t first = 0; first < gradient.height; first += band) {
+        const int64_t rows = std::min(band, gradient.height - first);
+        for (int64_t i = 0; i < window.span(rows); ++i) {
+          const int64_t y = first * window.stride - window.padding + i;
+          float* to = std::fill_n(image + i * row, in.holds(y, 0) ? margin : row, 0.0f);
+          if (in.holds(y, 0)) std::fill_n(std::copy_n(in.at(n, y, 0), row - 2 * margin, to), margin, 0.0f);
+        }
+        for (int64_t o = 0; o < outputs; o += wide) {
+          side_by_side<V>(gradient.at(n, first, 0) + o, gradient.step, rows * gradient.width, gradients);
+          for (int64_t y = 0; y < window.size; ++y) {
+            add_block<V>(met, {image + y * row, window.stride * row, window.stride * in.channels}, gradients, wide, rows,
+                         gradient.width, sums + part * elements + y * met * outputs + o, outputs, true);
+          }
+        }
+      }
+    }
+  });
+  add_parts(sums, parts, elements, kernel.data);
+}
+
+// Adds to sums[input of the group][vector of outputs] the products of values and gradients in groups of G, over rows of
+// results. Several results in a row are summed apart, for a sum not to wait for another.
+template <int G>
+void add_group_products(Grid pixels, const float* gradient, int64_t gradient_step, int64_t rows, int64_t columns,
+                        float* sums, int64_t sums_step) {
+  constexpr int apart = ceil_div(8, G);
+  Vector sum[apart][G] = {};
+  const auto add = [&](Vector* own, const float* pixel, const float* result) {
+    const Vector values = load(pixel), gradients = load(result);
+    unrolled<G>([&](auto j) { own[j] += gradients * spread<G, j>(values); });
+  };
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* pixel = pixels.first + row * pixels.row;
+    int64_t column = 0;
+    for (; column + apart <= columns; column += apart) {
+#pragma GCC unroll 8
+      for (int i = 0; i < apart; ++i, pixel += pixels.step, gradient += gradient_step) add(sum[i], pixel, gradient);
+    }
+    for (; column < columns; ++column, pixel += pixels.step, gradient += gradient_step) add(sum[0], pixel, gradient);
+  }
+  for (int j = 0; j < G; ++j) {
+    for (int i = 1; i < apart; ++i) sum[0][j] += sum[i][j];
+    store(sums + j * sums_step, load(sums + j * sums_step) + sum[0][j]);
+  }
+}
+
+// In groups of G, tap by tap: a task is a block of channels and, where there are few blocks, a part of the batch.
+template <int G>
+void over_groups(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
+  const int64_t channels = in.channels, blocks = channels / kBlock, taps = window.size * window.size;
+  const int64_t elements = taps * G * channels, parts = std::min<int64_t>(in.count, ceil_div(16, blocks));
+  Memory memory;
+  float* sums = memory.floats(parts * elements);
+  std::fill_n(sums, parts * elements, 0.0f);
+  const Packed packed(in, window, gradient.width);
+  const int64_t band = std::clamp<int64_t>(kFirstLevel / 2 / (packed.row * window.step()), 1, gradient.height);
+  share(pool, parts * blocks, [&](int64_t task) {
+    const int64_t part = task / blocks, block = task % blocks;
+    float* image = of_this_thread.floats(window.span(band) * packed.row);
+    for (int64_t n = part * in.count / parts; n < (part + 1) * in.count / parts; ++n) {
+      for (int64_t first = 0; first < gradient.height; first += band) {
+        const int64_t rows = std::min(band, gradient.height - first);
+        packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
+        for (int64_t t = 0; t < taps; ++t) {
+          for (int64_t c = block * kBlock; c < (block + 1) * kBlock; c += kLanes) {
+            const float* pixels = image + packed.at(t / window.size, t % window.size) + c % kBlock;
+            add_group_products<G>({pixels, window.stride * packed.row, kBlock}, gradient.at(n, first, 0) + c, gradient.step,
+                                  rows, gradient.width, sums + part * elements + t * G * channels + c, channels);
+          }
+        }
+      }
+    }
+  });
+  add_parts(sums, parts, elements, kernel.data);
+}
+
 // Of any kernel, tap by tap: a task is a block of inputs and, where there are few blocks, a part of the batch.
 template <int V>
 void over_taps(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
@@ -155,18 +269,13 @@ void over_taps(ffi::ThreadPool& pool, Images in, Images gradient, const Window& 
         packed.pack(n, block, first * window.stride - window.padding, window.span(rows), image);
         for (int64_t o = 0; o < outputs; o += wide) {
           const float* from = own.at(n, first, 0) + o;
-          const bool packs = taps > 1 && own.step > wide;  // Read for each tap, they are faster side by side.
-          if (packs) {
-            for (int64_t i = 0; i < rows * own.width * wide; i += kLanes) {
-              store(gradients + i, load(from + i / wide * own.step + i % wide));
-            }
-            from = gradients;
-          }
+          const bool packs = taps > 1 && own.step > wide;
+          if (packs) from = side_by_side<V>(from, own.step, rows * own.width, gradients);
           for (int64_t t = 0; t < taps; ++t) {
             const float* pixels = image + packed.at(t / window.size, t % window.size);
             float* to = sums + part * elements + (t * in.channels + block * kBlock) * outputs + o;
-            add_block<V>(depth, pixels, window.stride * packed.row, from, packs ? wide : own.step, rows, own.width, to,
-                         outputs, true);
+            add_block<V>(depth, {pixels, window.stride * packed.row, kBlock}, from, packs ? wide : own.step, rows,
+                         own.width, to, outputs, true);
           }
         }
       }
@@ -189,6 +298,9 @@ void over_taps(ffi::ThreadPool& pool, Images in, Images gradient, const Window& 
 template <int V>
 void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
   if (winograd_serves(window, in, gradient)) return over_tiles<V>(pool, in, gradient, window, kernel);
+  const auto few = [&](auto group) { over_groups<group>(pool, in, gradient, window, kernel); };
+  if (grouped(window, kernel, few)) return;
+  if (in.channels < kBlock / 2 && window.groups == 1) return over_rows<V>(pool, in, gradient, window, kernel);
   // Of fewer channels, packing pixels takes longer than it saves.
   const bool many = in.channels % kBlock == 0 && std::min(in.channels, gradient.channels) > 4 * kBlock;
   (window.pointwise() && many ? over_pixels<V> : over_taps<V>)(pool, in, gradient, window, kernel);

@@ -33,7 +33,7 @@ void pointwise(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
         if (out.holds(top, left)) std::fill_n(out.at(n, top, left), out.channels, 0.0f);
       }
     }
-    sweep<V>(image, weights, chunks, places.data(), count, inputs, out, ending);
+    sweep<Dense<V>>(image, weights, chunks, places.data(), count, inputs, out, ending);
   });
 }
 

@@ -85,22 +85,27 @@ void tile(const float* image, const float* kernel, const std::vector<Chunk>& chu
   }
 }
 
+// Sums of V vectors of outputs, to each of which all values contribute.
 template <int V>
-constexpr auto tiles = []<size_t... p>(std::index_sequence<p...>) {
-  return std::array{&tile<p + 1, V>...};
-}(std::make_index_sequence<kSums / V>{});
+struct Dense {
+  static constexpr int64_t wide = V * kLanes;
+  static constexpr auto tiles = []<size_t... p>(std::index_sequence<p...>) {
+    return std::array{&tile<p + 1, V>...};
+  }(std::make_index_sequence<kSums / V>{});
+  static int64_t read_by(int64_t) { return 0; }
+};
 
-// The sums that `chunks` add up, for all outputs, at `count` places.
-template <int V>
+// The sums that `chunks` add up, for all outputs, at `count` places; `Sums` is Dense or Grouped.
+template <typename Sums>
 void sweep(const float* image, const float* weights, const std::vector<Chunk>& chunks, const Place* places,
            int64_t count, int64_t weights_of_output, Images out, const Ending* ending) {
-  const int64_t parts = ceil_div(count, kSums / V);  // as equal as can be
-  for (int64_t o = 0; o < out.channels; o += V * kLanes) {
+  const int64_t parts = ceil_div(count, Sums::tiles.size());  // as equal as can be
+  for (int64_t o = 0; o < out.channels; o += Sums::wide) {
     const Ending here = ending ? ending->from(o, o) : Ending{};
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t begin = part * count / parts, end = (part + 1) * count / parts;
-      tiles<V>[end - begin - 1](image, weights + o * weights_of_output, chunks, places + begin, out.data + o,
-                                ending ? &here : nullptr);
+      Sums::tiles[end - begin - 1](image + Sums::read_by(o), weights + o * weights_of_output, chunks, places + begin,
+                                   out.data + o, ending ? &here : nullptr);
     }
   }
 }

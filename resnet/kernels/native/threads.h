@@ -37,7 +37,7 @@ Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 inline Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }  // NaN stays
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // As many floats as were ever asked for, from the beginning of a cache line on; what they are is undefined.
 class Memory {

@@ -115,7 +115,7 @@ void winograd(ffi::ThreadPool& pool, Images in, Images kernel, const Window& win
       for (int64_t point = 0; point < 16; ++point) {
         Images to = out.part(o, kept);
         to.data = sums + point * step;
-        sweep<V>(values.at(point, 0, 0), weights + (point * outputs + o) * inputs, chunks, places.data(), count, inputs,
+        sweep<Dense<V>>(values.at(point, 0, 0), weights + (point * outputs + o) * inputs, chunks, places.data(), count, inputs,
                  to, nullptr);
       }
       for (int64_t tile = 0; tile < count; ++tile) {
