@@ -42,7 +42,8 @@ compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
         (3, 4, 16, 16, (9, 2)),  # pixels that no result meets
         (3, 1, 528, 256, (4, 4)),  # by parts of the channels
         (1, 2, 48, 32, (9, 10)),
-        (1, 2, 144, 80, (9, 10)),  # its gradient to the kernel by bands of pixels of all images
+        (1, 2, 144, 80, (9, 10)),  # its gradient to the kernel by parts of the pixels of all images
+        (1, 1, 272, 256, (9, 10)),  # by bands of them
     ),
 )
 def test_as_near_to_the_exact_result_as_xla(size, stride, inputs, outputs, extent):

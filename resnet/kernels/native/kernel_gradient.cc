@@ -55,6 +55,14 @@ void add_block(int64_t depth, Grid pixels, const float* gradient, int64_t gradie
   }
 }
 
+// The sum of equally many elements of each part.
+void add_parts(const float* sums, int64_t parts, int64_t elements, float* to) {
+  std::copy_n(sums, elements, to);
+  for (int64_t part = 1; part < parts; ++part) {
+    for (int64_t i = 0; i < elements; ++i) to[i] += sums[part * elements + i];
+  }
+}
+
 // The same for values and gradients at so many points of all tiles: sums[point][input][output]. Band by band all threads
 // pack them, take(tile, values, gradients, its place in these), and then add products: a task those of some channels,
 // which caches hold.
@@ -99,7 +107,30 @@ void over_pixels(ffi::ThreadPool& pool, Images in, Images gradient, const Window
     for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
     for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
   };
-  add_points<V>(pool, all, 1, in.channels, gradient.channels, kernel.data, pack);
+  const int64_t inputs = in.channels, outputs = gradient.channels, elements = inputs * outputs, wide = V * kLanes;
+  if (elements > kSecondLevel) return add_points<V>(pool, all, 1, inputs, outputs, kernel.data, pack);
+  // Of few channels, each part of the pixels has sums of its own, which stay in a second-level cache with what is packed.
+  const int64_t parts = std::clamp<int64_t>(kThirdLevel / 2 / elements, 4, 16), most = kSecondLevel / (inputs + outputs);
+  Memory memory;
+  float* sums = memory.floats(parts * elements);
+  share(pool, parts, [&](int64_t part) {
+    Points values(most, inputs, kBlock), gradients(most, outputs, wide);
+    values.data = of_this_thread.floats(values.step + gradients.step);
+    gradients.data = values.data + values.step;
+    const int64_t begin = part * all.count / parts, end = (part + 1) * all.count / parts;
+    for (int64_t first = begin; first < end; first += most) {
+      const int64_t count = std::min(most, end - first);
+      for (int64_t i = 0; i < count; ++i) pack(first + i, values, gradients, i);
+      for (int64_t o = 0; o < outputs; o += wide) {
+        for (int64_t i = 0; i < inputs; i += kBlock) {
+          add_block<V>(kBlock, {values.at(0, 0, i), 0, kBlock}, gradients.at(0, 0, o), wide, 1, count,
+                       sums + part * elements + i * outputs + o, outputs, first > begin);
+        }
+      }
+    }
+    if (begin == end) std::fill_n(sums + part * elements, elements, 0.0f);
+  });
+  add_parts(sums, parts, elements, kernel.data);
 }
 
 // Transforms of Winograd's algorithm, transposed: to_results, and of_weights.
@@ -134,14 +165,6 @@ void over_tiles(ffi::ThreadPool& pool, Images in, Images gradient, const Window&
                 [&](size_t y, size_t x, Vector weight) { store(kernel.at(y, x, i) + o, weight); });
     }
   });
-}
-
-// The sum of equally many elements of each part.
-void add_parts(const float* sums, int64_t parts, int64_t elements, float* to) {
-  std::copy_n(sums, elements, to);
-  for (int64_t part = 1; part < parts; ++part) {
-    for (int64_t i = 0; i < elements; ++i) to[i] += sums[part * elements + i];
-  }
 }
 
 // V vectors of each result, copied side by side: faster where they are read again and again.
