@@ -16,7 +16,7 @@ from resnet.studies.kept import load_kept, open_study
 from resnet.studies.launch import launch
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import arm_rows
+from resnet.studies.pages.rows import arm_rows, seconds_per_step
 from resnet.studies.study import load_study, with_base
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,8 @@ def fill(file, workdir, more=0.0, changes=None, command="command"):
                 + 0.002 * run.seed**2 * (1 + (run.arm == "none"))
                 + more
             )
-            result = {"top1": top1, "loss": 1.0, "step": 8, "validation": {"top1": top1, "loss": 1.0}}
+            result = {"top1": top1, "loss": 1.0, "step": 8, "images_per_second": 400.0}
+            result |= {"validation": {"top1": top1, "loss": 1.0}}
             (run.workdir / "result.json").write_text(json.dumps(result))
             record = {"step": 8, "epoch": 2.0, "split": "test"} | result
             (run.workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
@@ -201,7 +202,10 @@ def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
     launch(study, tmp_path / "new", command="again")  # without the page, which study.json has
     places = {path.relative_to(tmp_path / "new").as_posix() for path in trained}
     assert places == {"none/lr0.2/seed2", "identity/lr0.2/seed1"}
-    write_report(load_folder(tmp_path / "new"))
+    new = load_folder(tmp_path / "new")
+    write_report(new)
+    times = [seconds_per_step(folder, run) for folder in (whole, new) for run in folder.runs("none")]
+    assert len(set(times)) == 1 and times[0] is not None
     pages = [(tmp_path / name / "report.md").read_text() for name in ("whole", "new")]
     tables = [page.split("## How these")[0].split("## Arms")[1].split("![")[0] for page in pages]
     assert tables[0] == tables[1]

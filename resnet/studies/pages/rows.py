@@ -147,6 +147,8 @@ def _config_of(run: StudyRun, arm: ResolvedArm) -> Config:
 
 def seconds_per_step(folder: StudyFolder, run: StudyRun) -> float | None:
     """A run's share of the time of a training step, which seeds that are trained together share."""
+    if run.kept:
+        return run.kept["seconds_per_step_and_seed"]
     rate = run.result.get("images_per_second")
     return folder.arms[run.arm].config.train.batch_size / rate if rate else None
 
