@@ -168,7 +168,7 @@ def test_a_repetition_is_told_beside_the_seeds(study_file, tmp_path):
 
 
 def only_the_page(workdir):
-    """Removes what a study's folder holds beside its page."""
+    """Deletes everything in a study's folder except runs.csv and report.md."""
     for path in workdir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -177,7 +177,7 @@ def only_the_page(workdir):
 
 
 def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
-    """What ended there counts, in tables and for the choice of the rate, and the rest is trained."""
+    """Runs that ended on the page count, for tables and learning rates; only the others are trained."""
     whole = fill(study_file, tmp_path / "whole")
     write_report(whole)
     shutil.copytree(tmp_path / "whole", tmp_path / "kept")

@@ -19,7 +19,7 @@ def moves_nothing(instruction: Instruction) -> bool:
 
 
 def made(instruction: Instruction, computation: Computation) -> tuple[ArrayShape, ...]:
-    """The arrays that an instruction makes: its results, except those that repeat an operand."""
+    """Lists the results of an instruction. Those that repeat an operand are left out."""
     if instruction.opcode == "copy-start":  # result, operand, context
         return instruction.results[:1]
     if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":

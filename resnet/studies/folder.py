@@ -76,7 +76,7 @@ class StudyFolder:
     sessions: tuple[dict[str, Any], ...]
     """When it was started, by which command, at which commit, on which versions."""
     rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Runs of which a row of runs.csv is kept and no more, by the folder that they had."""
+    """Rows of runs.csv for runs whose folders are gone, by the folder of each run."""
     told: tuple[tuple[str, str], ...] = ()
     """How these came about, as their page had it: ("Command", "python …") and the like."""
 
@@ -156,7 +156,7 @@ class StudyFolder:
 
 
 def run_of_row(row: dict[str, Any], workdir: Path, rate: float | None) -> StudyRun:
-    """The run that a row of runs.csv tells of."""
+    """Makes a run from its row of runs.csv."""
     result = {name: row[f"test_{name}"] for name in _TEST} | {name: row.get(name) for name in _OWN}
     validation = {name: row[f"validation_{name}"] for name in _VALIDATION}
     result = _without_none(result) | {"validation": _without_none(validation)}

@@ -1,4 +1,4 @@
-"""A study of which runs.csv and the page are kept: it can be judged anew, or gone on with."""
+"""Reads a study back from its page and runs.csv, to judge it anew or to continue it."""
 
 import ast
 import csv
@@ -124,13 +124,13 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 
 
 def _place(folder: StudyFolder, row: dict[str, Any]) -> Path:
-    """The folder that the run of a row has in this study."""
+    """Returns the folder that this study gives to the run of a row."""
     rate = row["learning_rate"] if folder.arms[row["arm"]].learning_rates else None
     return folder.place(row["arm"], row["seed"], rate)
 
 
 def _check(folder: StudyFolder, starts: list[dict[str, ResolvedArm]], source: Path, remedy: str) -> None:
-    """Raises InputError unless each kept run had the config that one of the study's starts gives it."""
+    """Raises InputError for a kept run whose config is given by none of the study's starts."""
     for run in (run for name in folder.arms for run in folder.all_runs(name) if run.kept):
         now = [config_hash(arms[run.arm].at(run.seed, run.learning_rate)) for arms in starts]
         if run.kept["config_hash"] not in now:

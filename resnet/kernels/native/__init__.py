@@ -115,7 +115,7 @@ def _call(
     reads: _Affine | None = None,
     **flags: bool,
 ) -> Array:
-    """Calls one of CONVOLUTIONS, that for the channels that it writes and `reads` in vectors."""
+    """Calls one of CONVOLUTIONS. Its name follows from the channels of the result and of what it `reads`."""
     name = _name(target, shape[-1], *(len(each) for each in reads or ()))
     attributes = {field: np.int64(getattr(window, field)) for field in ("stride", "padding", "groups")}
     function = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, np.float32))
@@ -145,13 +145,12 @@ def _registered(suffix: str) -> ctypes.CDLL | None:
 
     Those for few channels are the same, unless its vectors are wider: then they are compiled once more.
     """
-    loaded = _registered("") if suffix else None
-    if suffix and loaded is None:
+    wide = _registered("") if suffix else None
+    if suffix and wide is None:
         return None
     try:
-        if loaded is None:
-            loaded = library.load_library()
-        elif CHANNELS % ctypes.c_int32.in_dll(loaded, "resnet_channels").value:
+        loaded = wide or library.load_library()
+        if suffix and CHANNELS % ctypes.c_int32.in_dll(loaded, "resnet_channels").value:
             loaded = library.load_library("-DRESNET_NARROW")
         for symbol in SYMBOLS:
             handler = jax.ffi.pycapsule(getattr(loaded, symbol))

@@ -40,7 +40,7 @@ class CompilerError(Exception):
 
 
 def load_library(*definitions: str) -> ctypes.CDLL:
-    """The library, kept from before or compiled now; CompilerError or OSError if both fail.
+    """Loads the kept library, or compiles it. Raises CompilerError or OSError if both fail.
 
     `definitions` are flags of the compiler such as -DNAME, each set of which makes a library of its own.
     """

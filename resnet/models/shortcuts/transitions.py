@@ -46,7 +46,7 @@ def shifted_project(at: Junction, x: Array) -> Array:
 
 
 def _averaged(x: Array, stride: int) -> Array:
-    """The mean of each stride x stride window; at the border, of the pixels within the image."""
+    """Averages each stride x stride window. At the border, only pixels within the image count."""
     if stride == 1:
         return x
     window = (1, stride, stride, 1)
