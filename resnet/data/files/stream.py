@@ -58,6 +58,7 @@ class BadImages(Sequence[str]):
         """`limit` is the share of a training split that may be bad."""
         self.limit = limit
         self._found: dict[str, str] = {}
+        self._too_many = ""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -73,12 +74,15 @@ class BadImages(Sequence[str]):
                 return
             self._found[name] = str(error)
             count = len(self._found)
+            # Threads find further ones before the first error ends them: all say what it said.
+            if among is not None and count > self.limit * among and not self._too_many:
+                self._too_many = (
+                    f"{count} of {among:,} training images cannot be read, more than `data.bad_limit` allows "
+                    f"({self.limit:g} of them); the last: {error}"
+                )
         logging.warning("an image is left out: %s", error)
-        if among is not None and count > self.limit * among:
-            raise InputError(
-                f"{count} of {among:,} training images cannot be read, more than `data.bad_limit` allows "
-                f"({self.limit:g} of them); the last: {error}"
-            )
+        if among is not None and self._too_many:
+            raise InputError(self._too_many)
 
     def knows(self, name: str) -> bool:
         """Whether an image has been found bad."""
