@@ -89,9 +89,13 @@ def test_a_scanned_program_is_no_longer_for_more_blocks():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "fields, blocks", [({}, 2), ({"scan_blocks": False}, 10), ({"bn_fixed": "stage1"}, 10)]
-)
-def test_long_stages_are_scanned_unless_the_config_says_otherwise(fields, blocks):
-    """Ten blocks in a stage: two programs of a block, or ten."""
-    config = net(family="tiny", blocks=(1, 10), **fields)
-    assert convolutions(config) == 1 + 2 + 2 * blocks
+    "fields, blocks, programs",
+    [
+        ({}, 19, 2), ({}, 18, 18), ({"scan_blocks": False}, 19, 19), ({"bn_fixed": "stage1"}, 19, 19),
+        ({"remat": True}, 3, 2), ({"remat": True}, 2, 2), ({"remat": True, "scan_blocks": False}, 3, 3),
+    ],
+)  # fmt: skip
+def test_long_stages_are_scanned_unless_the_config_says_otherwise(fields, blocks, programs):
+    """So many blocks in a stage: two programs of a block, or one for each."""
+    config = net(family="tiny", blocks=(1, blocks), **fields)
+    assert convolutions(config) == 1 + 2 + 2 * programs

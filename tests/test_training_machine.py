@@ -211,6 +211,34 @@ def test_freed_memory_stays_with_the_process(keep):
     assert (pages < 30 * 2**26 / resource.getpagesize()) == keep
 
 
+HUGE = """
+import ctypes, resource
+from pathlib import Path
+from resnet.runtime.machine import keep_memory
+if LIMITED:
+    resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(ctypes.c_size_t(2**28)), 1, 2**28)
+lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("AnonHugePages:")))
+"""
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(
+    not PAGES.exists() or "[madvise]" not in PAGES.read_text(), reason="huge pages cannot be asked for"
+)
+@pytest.mark.parametrize("limited", [False, True])
+def test_memory_comes_in_huge_pages(limited):
+    """Of 256 MB at least half; where address space is limited, none: the heap is not made to grow then."""
+    program = HUGE.replace("LIMITED", str(limited))
+    kilobytes = int(subprocess.check_output([sys.executable, "-c", program], text=True))
+    assert (kilobytes > 2**17) != limited
+
+
 def test_wrong_fields():
     with pytest.raises(InputError, match="`parallel.host_devices` must be at least 0; got -1"):
         ParallelConfig(host_devices=-1).check()

@@ -142,7 +142,7 @@ class ModelConfig(Fields, section="model"):
     """type of activations and products: float32 or bfloat16; parameters and statistics stay float32"""
     scan_blocks: bool | None = None
     """run the identical blocks of a stage as one scanned block, which is compiled once for all; None: where
-    a stage has more than nine"""
+    a stage has more than 18, and under `remat`"""
     remat: bool = False
     """recompute each block in the backward pass instead of storing its activations; reversible blocks, where
     they are scanned, from their outputs"""

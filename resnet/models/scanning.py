@@ -21,17 +21,19 @@ from resnet.models.geometry import blocks_per_stage
 from resnet.models.shortcuts.table import SHORTCUTS, streams_of
 from resnet.paths import parameter_path
 
-# Blocks of a stage that are compiled one by one in seconds: up to ResNet-56, and all but ResNet-101 and 152.
-UNROLLED = 9
+# Blocks of a stage that are compiled one by one in seconds: up to ResNet-110 and 164, not ResNet-101 and 152.
+UNROLLED = 18
 # The name of blocks 2 to n of a stage, once they are stacked; the first often has another shape.
 STACKED = "blocks"
 
 
 def scans(config: ModelConfig, blocks: int) -> bool:
     """Whether a stage of so many blocks runs them as one."""
+    several = blocks > 2
     if config.scan_blocks is None:
-        return blocks > UNROLLED and not config.bn_fixed and not config.widening
-    return config.scan_blocks and blocks > 2
+        gains = config.remat or blocks > UNROLLED  # memory, or time to compile
+        return several and gains and not config.bn_fixed and not config.widening
+    return config.scan_blocks and several
 
 
 def any_scanned(config: ModelConfig) -> bool:

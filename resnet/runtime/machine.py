@@ -1,8 +1,11 @@
 """This process and its machine: what JAX must know before it starts, and what decides the numbers."""
 
 import ctypes
+import mmap
 import os
+import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -80,11 +83,38 @@ def keep_memory() -> None:
     XLA on the CPU allocates the memory of a step anew at every step, and the kernel clears each page that it
     hands out, which took a quarter of the step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:  # musl has none
-        mallopt(M_ARENA_MAX, 1)  # for all threads
-        mallopt(M_MMAP_MAX, 0)  # nothing apart from it
-        mallopt(M_TRIM_THRESHOLD, -1)  # nothing is given back
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):  # musl has none
+        libc.mallopt(M_ARENA_MAX, 1)  # for all threads
+        libc.mallopt(M_MMAP_MAX, 0)  # nothing apart from it
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # nothing is given back
+        _advise_huge_pages(libc)
+
+
+def _advise_huge_pages(libc: ctypes.CDLL) -> None:
+    """Asks the kernel for pages of 2 MB where malloc gets its memory from.
+
+    Only what malloc has already can be asked for, so its heap grows at once by half of the machine's memory.
+    A page is taken when it is first written to. Where address space itself is limited, all stays as it is.
+    """
+    if not _address_space_is_free():
+        return
+    libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+    page = os.sysconf("SC_PAGE_SIZE")
+    first = libc.malloc(ctypes.c_size_t(os.sysconf("SC_PHYS_PAGES") // 2 * page))
+    if first:
+        start = -(-first // page) * page
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(libc.sbrk(0) - start), mmap.MADV_HUGEPAGE)
+        libc.free(ctypes.c_void_p(first))
+
+
+def _address_space_is_free() -> bool:
+    """Whether neither this process nor the kernel counts memory before it is written to."""
+    try:
+        strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return False
+    return not strict and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 def check_prepared(config: Config) -> None:

@@ -1,6 +1,10 @@
 // What all kernels are made of: vectors, memory, threads.
 #pragma once
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -31,6 +35,7 @@ constexpr int kLanes = 4, kSums = 16;
 constexpr int64_t kTerms = 256;  // of a sum in float32 that are added up in one go
 // Floats that a cache holds beside others: most of a first-level one, half of a second-level one, and what threads share.
 constexpr int64_t kFirstLevel = 1 << 13, kSecondLevel = 1 << 16, kThirdLevel = 1 << 20;
+constexpr size_t kLine = 64;  // bytes
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
@@ -45,16 +50,15 @@ class Memory {
   float* floats(int64_t count) {
     if (count > count_) {
       count_ = 0;  // should the next line throw
-      floats_.reset(static_cast<float*>(::operator new(count * sizeof(float), kLine)));
+      floats_.reset(static_cast<float*>(::operator new(count * sizeof(float), std::align_val_t(kLine))));
       count_ = count;
     }
     return floats_.get();
   }
 
  private:
-  static constexpr std::align_val_t kLine{64};
   struct Delete {
-    void operator()(float* floats) const { ::operator delete(floats, kLine); }
+    void operator()(float* floats) const { ::operator delete(floats, std::align_val_t(kLine)); }
   };
   std::unique_ptr<float, Delete> floats_;
   int64_t count_ = 0;
@@ -62,29 +66,51 @@ class Memory {
 
 thread_local Memory of_this_thread;
 
-// task(0) to task(tasks - 1), each taken by the caller or by a thread of the pool, whichever is free. The
-// caller waits only for what a thread has begun: a pool that is busy elsewhere slows it, and cannot block it.
+// The processor that runs this thread.
+int64_t processor() {
+#ifdef __linux__
+  return std::max(0, sched_getcpu());
+#else
+  return 0;
+#endif
+}
+
+// task(0) to task(tasks - 1), each taken by the caller or by a thread of the pool. Each processor has tasks in a row that
+// are its own in every call, because its caches may hold what the same ones wrote before; a thread begins with those of the
+// processor that it runs on, and then takes what others left. The caller waits only for what a thread has begun: a pool
+// that is busy elsewhere slows it, and cannot block it.
 // What a task throws, in any thread, the caller throws when all are done.
 template <typename Task>
 void share(ffi::ThreadPool& pool, int64_t tasks, const Task& task) {
+  struct alignas(kLine) Counter {
+    std::atomic<int64_t> next;
+  };
   struct Progress {
-    std::atomic<int64_t> next{0}, done{0};
+    std::vector<Counter> parts;
+    alignas(kLine) std::atomic<int64_t> done{0};
     std::atomic<bool> failed{false};
     std::exception_ptr error;  // of the first task that failed; read when all are done
   };
+  const int64_t threads = std::max<int64_t>(1, std::min(tasks, pool.num_threads()));
   auto progress = std::make_shared<Progress>();  // a helper may come when all is done, and `task` gone
-  auto work = [progress, tasks, &task] {
-    for (int64_t i; (i = progress->next++) < tasks;) {
-      try {
-        task(i);
-      } catch (...) {
-        if (!progress->failed.exchange(true)) progress->error = std::current_exception();
+  progress->parts = std::vector<Counter>(threads);
+  for (int64_t part = 0; part < threads; ++part) progress->parts[part].next = part * tasks / threads;
+  auto work = [progress, tasks, threads, &task] {
+    const int64_t first = processor();
+    for (int64_t own = first; own < first + threads; ++own) {
+      const int64_t part = own % threads, end = (part + 1) * tasks / threads;
+      for (int64_t i; (i = progress->parts[part].next++) < end;) {
+        try {
+          task(i);
+        } catch (...) {
+          if (!progress->failed.exchange(true)) progress->error = std::current_exception();
+        }
+        if (++progress->done == tasks) progress->done.notify_all();
       }
-      if (++progress->done == tasks) progress->done.notify_all();
     }
   };
   try {
-    for (int64_t n = std::min(tasks, pool.num_threads()); n > 1; --n) pool.Schedule(decltype(work)(work));
+    for (int64_t n = threads; n > 1; --n) pool.Schedule(decltype(work)(work));
   } catch (...) {  // Without memory for more helpers, those there are serve: they still read `task`.
   }
   work();
