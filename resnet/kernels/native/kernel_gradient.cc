@@ -63,9 +63,45 @@ void add_parts(const float* sums, int64_t parts, int64_t elements, float* to) {
   }
 }
 
-// The same for values and gradients at so many points of all tiles: sums[point][input][output]. Band by band all threads
-// pack them, take(tile, values, gradients, its place in these), and then add products: a task those of some channels,
-// which caches hold.
+// Parts of a batch that have sums of so many elements for themselves: enough for threads to share them well. One, where
+// caches would not hold the sums.
+int64_t parts_of(int64_t elements) {
+  return elements > kThirdLevel / 4 ? 1 : std::clamp<int64_t>(kThirdLevel / 2 / elements, 4, 16);
+}
+
+// The same for values and gradients at so many points of all tiles: sums[part of the tiles][point][input][output]. A thread
+// packs the tiles of a part, take(tile, values, gradients, its place in these), as many as caches hold beside the sums, and
+// adds their products. What it reads, no other has packed: processors need not share a cache.
+template <int V, typename Take>
+void add_apart(ffi::ThreadPool& pool, int64_t tiles, int64_t points, int64_t inputs, int64_t outputs, int64_t parts,
+               float* sums, const Take& take) {
+  constexpr int64_t wide = V * kLanes;
+  const int64_t elements = points * inputs * outputs;
+  const int64_t most = std::min(2 * kTerms, 2 * kSecondLevel / (points * (inputs + outputs)));
+  share(pool, parts, [&](int64_t part) {
+    Points values(most, inputs, kBlock), gradients(most, outputs, wide);
+    values.data = of_this_thread.floats(points * (values.step + gradients.step));
+    gradients.data = values.data + points * values.step;
+    float* own = sums + part * elements;
+    const int64_t begin = part * tiles / parts, end = (part + 1) * tiles / parts;
+    if (begin == end) std::fill_n(own, elements, 0.0f);
+    for (int64_t first = begin; first < end; first += most) {
+      const int64_t count = std::min(most, end - first);
+      for (int64_t i = 0; i < count; ++i) take(first + i, values, gradients, i);
+      for (int64_t point = 0; point < points; ++point) {
+        for (int64_t o = 0; o < outputs; o += wide) {
+          for (int64_t i = 0; i < inputs; i += kBlock) {
+            add_block<V>(kBlock, {values.at(point, 0, i), 0, kBlock}, gradients.at(point, 0, o), wide, 1, count,
+                         own + (point * inputs + i) * outputs + o, outputs, first > begin);
+          }
+        }
+      }
+    }
+  });
+}
+
+// The same as sums[point][input][output], for so many channels that threads share the sums. Band by band all of them pack the
+// tiles, and then add products: a task those of some channels, which caches hold.
 template <int V, typename Take>
 void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t inputs, int64_t outputs, float* sums,
                 const Take& take) {
@@ -107,29 +143,12 @@ void over_pixels(ffi::ThreadPool& pool, Images in, Images gradient, const Window
     for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
     for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
   };
-  const int64_t inputs = in.channels, outputs = gradient.channels, elements = inputs * outputs, wide = V * kLanes;
-  if (elements > kSecondLevel) return add_points<V>(pool, all, 1, inputs, outputs, kernel.data, pack);
-  // Of few channels, each part of the pixels has sums of its own, which stay in a second-level cache with what is packed.
-  const int64_t parts = std::clamp<int64_t>(kThirdLevel / 2 / elements, 4, 16), most = kSecondLevel / (inputs + outputs);
+  const int64_t inputs = in.channels, outputs = gradient.channels, elements = inputs * outputs;
+  const int64_t parts = parts_of(elements);
+  if (parts == 1) return add_points<V>(pool, all, 1, inputs, outputs, kernel.data, pack);
   Memory memory;
   float* sums = memory.floats(parts * elements);
-  share(pool, parts, [&](int64_t part) {
-    Points values(most, inputs, kBlock), gradients(most, outputs, wide);
-    values.data = of_this_thread.floats(values.step + gradients.step);
-    gradients.data = values.data + values.step;
-    const int64_t begin = part * all.count / parts, end = (part + 1) * all.count / parts;
-    for (int64_t first = begin; first < end; first += most) {
-      const int64_t count = std::min(most, end - first);
-      for (int64_t i = 0; i < count; ++i) pack(first + i, values, gradients, i);
-      for (int64_t o = 0; o < outputs; o += wide) {
-        for (int64_t i = 0; i < inputs; i += kBlock) {
-          add_block<V>(kBlock, {values.at(0, 0, i), 0, kBlock}, gradients.at(0, 0, o), wide, 1, count,
-                       sums + part * elements + i * outputs + o, outputs, first > begin);
-        }
-      }
-    }
-    if (begin == end) std::fill_n(sums + part * elements, elements, 0.0f);
-  });
+  add_apart<V>(pool, all.count, 1, inputs, outputs, parts, sums, pack);
   add_parts(sums, parts, elements, kernel.data);
 }
 
@@ -149,19 +168,30 @@ void over_tiles(ffi::ThreadPool& pool, Images in, Images gradient, const Window&
     kernel.data += most * outputs;
     return over_tiles<V>(pool, in.part(most, in.channels - most), gradient, window, kernel);
   }
-  const int64_t inputs = in.channels;
+  const int64_t inputs = in.channels, elements = 16 * inputs * outputs, parts = parts_of(elements);
   const Tiles all(gradient, 2, 1, std::max<int64_t>(48, kThirdLevel / 16 / (inputs + outputs)), 1);
   Memory memory;
-  float* sums = memory.floats(16 * inputs * outputs);
+  float* sums = memory.floats(parts * elements);
   const auto pack = [&](int64_t tile, const Points& values, const Points& gradients, int64_t place) {
     const int64_t n = all.image(tile), top = all.top(tile), left = all.left(tile);
     take(values, of_values, in, n, top - window.margin(), left - window.margin(), place);
     take(gradients, of_gradients, gradient, n, top, left, place);
   };
-  add_points<V>(pool, all, 16, inputs, outputs, sums, pack);
+  if (parts == 1) {
+    add_points<V>(pool, all, 16, inputs, outputs, sums, pack);
+  } else {
+    add_apart<V>(pool, all.count, 16, inputs, outputs, parts, sums, pack);
+  }
   share(pool, inputs, [&](int64_t i) {
     for (int64_t o = 0; o < outputs; o += kLanes) {
-      transform(to_weights, [&](size_t y, size_t x) { return load(sums + ((4 * y + x) * inputs + i) * outputs + o); },
+      const auto sum = [&](size_t y, size_t x) {
+        Vector total{};
+        for (int64_t part = 0; part < parts; ++part) {
+          total += load(sums + part * elements + ((4 * y + x) * inputs + i) * outputs + o);
+        }
+        return total;
+      };
+      transform(to_weights, sum,
                 [&](size_t y, size_t x, Vector weight) { store(kernel.at(y, x, i) + o, weight); });
     }
   });
