@@ -72,6 +72,7 @@ NATIVE = {
 def test_the_kernels_refuse_what_does_not_fit(target):
     """A second time, in C++: any one number of the shapes or of the window that is another."""
     shapes = NATIVE[target]
+    assert native.in_use(native.CHANNELS)  # registers what 15 channels would ask for too
 
     def call(a, b, result, stride=1, padding=1, groups=1):
         a, b = map(jnp.asarray, (np.ones(a, np.float32), np.ones(b, np.float32)))
