@@ -11,12 +11,13 @@ import pytest
 from resnet.config import replaced, save_config
 from resnet.errors import InputError
 from resnet.studies import runner
-from resnet.studies.folder import load_folder, open_folder, save_folder
+from resnet.studies.folder import StudyRun, load_folder, open_folder, save_folder
 from resnet.studies.kept import load_kept, open_study
 from resnet.studies.launch import launch
+from resnet.studies.pages import plots
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import arm_rows, seconds_per_step
+from resnet.studies.pages.rows import TOP1, arm_rows, seconds_per_step
 from resnet.studies.study import load_study, with_base
 
 ROOT = Path(__file__).parents[1]
@@ -213,6 +214,19 @@ def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
         assert f"Command: `{command}`" in pages[1]
     with (tmp_path / "whole/runs.csv").open() as first, (tmp_path / "new/runs.csv").open() as second:
         assert list(csv.DictReader(first)) == list(csv.DictReader(second))
+
+
+def test_curves_are_of_the_runs_whose_records_are_there(tmp_path):
+    """Of one arm no run has any, of the other one of two: the rest are rows of a page alone."""
+    (tmp_path / "own").mkdir()
+    values = {"loss": 1.0, "top1": 0.5}
+    records = [{"step": e, "split": s, "epoch": e} | values for s in ("train", "validation") for e in (1, 2)]
+    (tmp_path / "own/metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    both = [
+        StudyRun("none", i, None, tmp_path / name, "finished", {}) for i, name in enumerate(("kept", "own"))
+    ]
+    figure = plots._curves({"identity": both[:1], "none": both}, TOP1)
+    assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["none (n = 1)"]] * 2
 
 
 def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatch):

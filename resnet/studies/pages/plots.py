@@ -79,17 +79,19 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
-    """Training loss and validation score by epoch, one line an arm."""
+    """Training loss and validation score by epoch, one line an arm, of the runs whose records are there."""
     figure, both = panels(2, width=4.6, height=max(3.6, 0.26 * len(finished)))
     shown = (("train", "loss", "training loss", 1.0), ("validation", metric.name,
               f"validation {metric.label}", metric.factor))  # fmt: skip
     for axes, (split, name, label, factor) in zip(both, shown, strict=True):
         for i, (arm, runs) in enumerate(finished.items()):
-            series = [curve(run, split, name) for run in runs]
+            series = [values for run in runs if (values := curve(run, split, name))]
+            if not series:  # of an earlier start, whose rows alone are kept
+                continue
             epochs = sorted(set.intersection(*map(set, series)))
             columns = [[factor * each[epoch] for each in series] for epoch in epochs]
             mean = [statistics.mean(column) for column in columns]
-            axes.plot(epochs, mean, label=f"{arm} (n = {len(runs)})", **style(i))
+            axes.plot(epochs, mean, label=f"{arm} (n = {len(series)})", **style(i))
             low, high = list(map(min, columns)), list(map(max, columns))
             axes.fill_between(epochs, low, high, color=style(i)["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel=label)
