@@ -96,6 +96,6 @@ def test_a_scanned_program_is_no_longer_for_more_blocks():
     ],
 )  # fmt: skip
 def test_long_stages_are_scanned_unless_the_config_says_otherwise(fields, blocks, programs):
-    """So many blocks in a stage: two programs of a block, or one for each."""
+    """A stage has two programs of a block where its blocks are scanned, else one for each block."""
     config = net(family="tiny", blocks=(1, blocks), **fields)
     assert convolutions(config) == 1 + 2 + 2 * programs

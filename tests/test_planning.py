@@ -284,7 +284,7 @@ def test_a_loop_counts_as_often_as_it_runs(text, turns):
     ),
 )
 def test_what_runs_beside_others_counts_where_it_begins_and_once(made, operation, moved):
-    """S(1) marks memory on the chip. A start lists its operands among its results."""
+    """Arrays marked S(1) lie on the chip. A start instruction repeats its operands among its results."""
     text = f"""HloModule jit_step
 
 ENTRY %main (x: f32[64], near: f32[64]) -> f32[64] {{

@@ -178,7 +178,7 @@ def only_the_page(workdir):
 
 
 def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
-    """Runs that ended on the page count, for tables and learning rates; only the others are trained."""
+    """Counts the runs that ended on the page, in tables and for learning rates, and trains the others."""
     whole = fill(study_file, tmp_path / "whole")
     write_report(whole)
     shutil.copytree(tmp_path / "whole", tmp_path / "kept")

@@ -109,7 +109,7 @@ def _advise_huge_pages(libc: ctypes.CDLL) -> None:
 
 
 def _address_space_is_free() -> bool:
-    """Whether neither this process nor the kernel counts memory before it is written to."""
+    """Whether memory counts only once it is written to, by the limits of this process and of the kernel."""
     try:
         strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
     except OSError:
