@@ -19,7 +19,8 @@
 #include "xla/ffi/api/c_api.h"
 
 extern "C" {
-XLA_FFI_Handler resnet_forward, resnet_input_gradient, resnet_kernel_gradient, resnet_moments, resnet_projections;
+XLA_FFI_Handler resnet_forward, resnet_input_gradient, resnet_kernel_gradient, resnet_moments, resnet_projections,
+    resnet_combination, resnet_masked_sum;
 extern const int32_t resnet_channels;
 }
 
@@ -253,8 +254,10 @@ bool sums() {
   if (wrong) few[1] += among(0, 1) ? resnet_channels : -resnet_channels;
   Array x(shape), g(shape), mean(few), first(few), second(few);
   if (extreme) x.data[among(0, x.size - 1)] = among(0, 1) ? INFINITY : 3e38f;
-  const bool both = among(0, 1);
-  const std::string error = both ? call(resnet_projections, {&g, &x, &mean}, {&first, &second})
+  const bool both = among(0, 1), masked = both && among(0, 1);
+  const std::vector<int64_t> of_mask = masked ? few : std::vector<int64_t>{0};
+  Array scale(of_mask), offset(of_mask);
+  const std::string error = both ? call(resnet_projections, {&g, &x, &mean, &scale, &offset}, {&first, &second})
                                  : call(resnet_moments, {&x}, {&first, &second});
   if (wrong || !error.empty()) return wrong && !error.empty();
   for (int64_t i = 0; i < groups * channels && !extreme; ++i) {
@@ -264,10 +267,49 @@ bool sums() {
     if (both) center = mean.data[i];
     for (int64_t r = 0; r < rows; ++r) {
       const double apart = x.data[at + r * channels] - center, other = both ? g.data[at + r * channels] : apart;
+      if (masked && !(x.data[at + r * channels] * scale.data[i] + offset.data[i] > 0)) continue;
       sum += other, size += std::abs(other) + std::abs(other * apart), squares += other * apart;
     }
     if (!both) sum = center, squares /= rows;
     if (!near(first.data[i], sum, size + 1) || !near(second.data[i], squares, size + 1)) return false;
+  }
+  return true;
+}
+
+// A pass over images, or with one shape changed an error.
+bool passes() {
+  const bool combines = among(0, 1), masked = combines && among(0, 1), relu = among(0, 1), wrong = among(0, 4) == 0;
+  const std::vector<int64_t> shape = {among(1, 3), among(1, 30), among(1, 30), multiple(8, 96)};
+  const std::vector<int64_t> few = {shape[3]}, of_mask = {masked ? shape[3] : 0};
+  Array first(shape), second(shape), rectified(shape), result(shape);
+  Array scale(few), second_scale(few), offset(few), slope(of_mask), start(of_mask);
+  if (wrong) {
+    Array* images[] = {&first, &second, &rectified};
+    Array* channels[] = {&scale, &second_scale, &offset, &slope, &start};
+    auto other = shape;
+    other[among(0, 3)] += 16;
+    if (!combines || among(0, 1)) *images[among(0, combines ? 1 : 2)] = Array(other);
+    else *channels[among(0, 4)] = Array({shape[3] + 16});
+  }
+  const std::pair<std::string, bool> rectifies{"relu", relu};
+  const std::string error =
+      combines ? call(resnet_combination, {&first, &second, &scale, &second_scale, &offset, &slope, &start}, {&result},
+                      rectifies)
+               : call(resnet_masked_sum, {&first, &second, &rectified}, {&result});
+  if (wrong || !error.empty()) return wrong && !error.empty();
+  for (int64_t i = 0; i < result.size; ++i) {
+    const int64_t c = i % shape[3];
+    const double a = first.data[i], b = second.data[i];
+    double sum = a + b, size = std::abs(a) + std::abs(b);
+    bool kept = combines || rectified.data[i] > 0;
+    if (combines) {
+      if (masked && !(second.data[i] * slope.data[c] + start.data[c] > 0)) sum = 0, size = 0;
+      else sum = a * scale.data[c], size = std::abs(sum);
+      sum += b * second_scale.data[c] + offset.data[c];
+      size += std::abs(b * second_scale.data[c]) + std::abs(offset.data[c]);
+      if (relu) sum = std::max(sum, 0.0);
+    }
+    if (!near(result.data[i], kept ? sum : 0, size)) return false;
   }
   return true;
 }
@@ -277,9 +319,9 @@ bool sums() {
 int main(int, char** arguments) {
   draw.seed(std::atoi(arguments[1]));
   for (int i = 0; i < std::atoi(arguments[2]); ++i) {
-    const bool convolved = among(0, 2) > 0;
-    if (convolved ? convolution() : sums()) continue;
-    std::printf("case %d, a %s, is not what it should be\n", i, convolved ? "convolution" : "sum");
+    const int64_t kind = among(0, 5);
+    if (kind == 0 ? sums() : kind == 1 ? passes() : convolution()) continue;
+    std::printf("case %d, a %s, is not what it should be\n", i, kind == 0 ? "sum" : kind == 1 ? "pass" : "convolution");
     return 1;
   }
   return 0;

@@ -114,5 +114,5 @@ def test_an_accelerator_and_the_cpu_take_the_same_pixels(photographs, monkeypatc
     keys = jax.random.split(jax.random.key(5), len(photographs))
     mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
     one_by_one = augment(keys, photographs, [operation], mean, std)
-    monkeypatch.setattr("resnet.kernels.each.xla_alone", lambda: True)
+    monkeypatch.setattr("resnet.kernels.backend.xla_alone", lambda: True)
     np.testing.assert_array_equal(augment(keys, photographs, [operation], mean, std), one_by_one)

@@ -27,7 +27,7 @@ NETS = {
     "scanned": ({"scan_blocks": True, "depth": 32}, 0, 0),
     "recomputed": ({"remat": True}, 0, 0),
     "gates": ({"shortcut": "exclusive_gating"}, 0, 9),
-    "group norm": ({"norm": "group", "norm_groups": 8}, 9, 10),
+    "group norm": ({"norm": "group", "norm_groups": 8}, 9, 1),
     "grouped": ({"branch": "bottleneck", "depth": 29, "groups": 4}, 0, 0),
     "bfloat16": ({"dtype": "bfloat16"}, 19, 19),
     "leaky": ({"activation": "leaky_relu"}, 0, 0),
@@ -148,22 +148,24 @@ def test_an_export_has_none_of_it(arrays):
     assert "convolution_" not in text.replace("conv_general_dilated", "")
 
 
-TRAINED = {  # fields, and how many kernels get their gradient from images that are read through a norm
-    "postactivation": ({}, 10),
-    "preactivation": ({"activation_order": "preactivation"}, 18),
-    "bottleneck": ({"branch": "bottleneck", "depth": 29}, 19),
-    "ghost groups": ({"ghost_batch": 4}, 0),
-    "scanned": ({"scan_blocks": True, "depth": 32}, 4),
-    "recomputed": ({"remat": True}, 0),
-    "fixed norms": ({"bn_fixed": ".*"}, 10),
-    "leaky": ({"activation": "leaky_relu"}, 0),
+# Fields; how many kernels get their gradient from images that are read through a norm; and how many masks of
+# gradients are operations of their own, or one with a sum.
+TRAINED = {
+    "postactivation": ({}, 10, 9),
+    "preactivation": ({"activation_order": "preactivation"}, 18, 0),
+    "bottleneck": ({"branch": "bottleneck", "depth": 29}, 19, 9),
+    "ghost groups": ({"ghost_batch": 4}, 0, 12),
+    "scanned": ({"scan_blocks": True, "depth": 32}, 4, 9),
+    "recomputed": ({"remat": True}, 0, 12),
+    "fixed norms": ({"bn_fixed": ".*"}, 10, 11),
+    "leaky": ({"activation": "leaky_relu"}, 0, 57),
 }
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", few(3, tuple(TRAINED)))
 def test_a_net_learns_the_same(name):
-    fields, read = TRAINED[name]
+    fields, read, masked = TRAINED[name]
     model = make_model(ModelConfig(**{"depth": 20} | fields), num_outputs=10)
     images = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
     variables = drawn(jax.jit(model.init)(jax.random.key(0), images))
@@ -177,6 +179,7 @@ def test_a_net_learns_the_same(name):
     assert_close(*(jax.jit(f)(variables["params"], images) for f in (joined(gradient), gradient)), 1e-4)
     text = str(jax.make_jaxpr(joined(gradient))(variables["params"], images))
     assert text.count("convolution_joined_kernel_gradient[") == read
+    assert len(re.findall(r"= (?:select_n|masked_sum)\b", text)) == masked
 
 
 @pytest.mark.parametrize(("size", "groups"), ((1, 1), (3, 1), (3, 4)))

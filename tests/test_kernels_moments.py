@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from resnet.kernels import native
-from resnet.kernels.backend import by_xla_alone
+from resnet.kernels.backend import by_xla_alone, computed_once
 from resnet.kernels.moments import _one_pass, _plain_projections, _two_passes, moments, projections
-from resnet.kernels.once import computed_once
 from tests.few import few
 
 compiled = pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")

@@ -99,8 +99,10 @@ def test_the_kernels_refuse_what_does_not_fit(target):
 @pytest.mark.parametrize(
     "shapes",
     (
-        [(0, 16)], [(4, 7)], [(16,)], [()], [(4, 16), (5, 16), (16,)], [(4, 16), (4, 32), (16,)],
-        [(4, 16), (4, 16), (32,)], [(4, 16), (4, 16), ()],
+        [(0, 16)], [(4, 7)], [(16,)], [()], [(4, 16), (5, 16), (16,), (0,), (0,)],
+        [(4, 16), (4, 32), (16,), (0,), (0,)], [(4, 16), (4, 16), (32,), (0,), (0,)],
+        [(4, 16), (4, 16), (), (0,), (0,)], [(4, 16), (4, 16), (16,), (16,), (0,)],
+        [(4, 16), (4, 16), (16,), (32,), (16,)],
     ),
 )  # fmt: skip
 def test_the_sums_refuse_what_does_not_fit(shapes):
@@ -109,6 +111,35 @@ def test_the_sums_refuse_what_does_not_fit(shapes):
     with pytest.raises(jax.errors.JaxRuntimeError, match="no native sums over the rows of"):
         call = jax.ffi.ffi_call(f"resnet_{target}", (result, result))
         jax.block_until_ready(call(*(jnp.ones(shape) for shape in shapes)))
+
+
+PASSES = {
+    "combination": [X, X, (16,), (16,), (16,), (16,), (16,)],
+    "masked_sum": [X, X, X],
+}
+
+
+@compiled
+@pytest.mark.parametrize("target", PASSES)
+def test_the_passes_refuse_what_does_not_fit(target):
+    """Any one number of the shapes that is another, a scale of the mask without an offset among them."""
+    flags = {"relu": True} if target == "combination" else {}
+
+    def call(shapes, result=X):
+        function = jax.ffi.ffi_call(f"resnet_{target}", jax.ShapeDtypeStruct(result, np.float32))
+        return jax.block_until_ready(function(*(jnp.ones(shape) for shape in shapes), **flags))
+
+    assert native.in_use()
+    call(PASSES[target])
+    for place, shape in enumerate(PASSES[target]):
+        for axis, size in enumerate(shape):
+            wrong = [*PASSES[target]]
+            for n in (0, size - 1, size + 16):
+                wrong[place] = (*shape[:axis], n, *shape[axis + 1 :])
+                with pytest.raises(jax.errors.JaxRuntimeError, match="no native pass takes images of"):
+                    call(wrong)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no native pass takes images of"):
+        call(PASSES[target], (*X[:3], 32))
 
 
 EMPTY = {

@@ -21,7 +21,7 @@ from resnet.data.augmentation.colour import ColorJitter, Grey, Lighting
 from resnet.data.augmentation.erasing import RandomErasing
 from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
 from resnet.errors import InputError, check_at_least, check_choice
-from resnet.kernels.each import each_image
+from resnet.kernels.backend import each_image
 from resnet.kernels.windows import window
 
 Sides = tuple[int, int] | None

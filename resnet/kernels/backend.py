@@ -7,13 +7,16 @@ ours to write; where JAX's own serve, `lax.platform_dependent` does: XLA drops o
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
+from jaxtyping import Array
 
 _XLA_ALONE = contextvars.ContextVar("xla_alone", default=False)
 
@@ -54,3 +57,42 @@ def by_platform(
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=several))
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=several), platform="cpu")
     return primitive
+
+
+def computed_once(*arrays: Array) -> Any:
+    """The same arrays. On a GPU, XLA does not compute them anew where they are used.
+
+    It does otherwise: numbers of channels for each pixel, and then finds a fusion too costly that spares an
+    array of all pixels; or a sum of images, and reads its addends. On a TPU neither is faster so.
+    """
+    if xla_alone():
+        return arrays
+    return lax.platform_dependent(*arrays, cpu=_same, tpu=_same, default=_barred)
+
+
+def _same(*arrays: Array) -> Any:
+    return arrays
+
+
+def _barred(*arrays: Array) -> Any:
+    return lax.optimization_barrier(arrays)
+
+
+def each_image(function: Callable, *arguments: Any) -> Array:
+    """The results of `function` for each entry of the leading axis of the arguments.
+
+    The CPU takes image by image, and of a `lax.switch` in the function only the branch that an image needs.
+    An accelerator takes all images, and all branches, at once.
+    """
+    if xla_alone():
+        return _together(function, *arguments)
+    one_by_one, together = (functools.partial(each, function) for each in (_one_by_one, _together))
+    return lax.platform_dependent(*arguments, cpu=one_by_one, default=together)
+
+
+def _one_by_one(function: Callable, *arguments: Any) -> Array:
+    return lax.map(lambda entry: function(*entry), arguments)
+
+
+def _together(function: Callable, *arguments: Any) -> Array:
+    return jax.vmap(function)(*arguments)

@@ -69,12 +69,12 @@ def _of_pixels(channels: Array) -> Array:
 
 
 def _moments_on_cpu(x: Array, shift: Array) -> tuple[Array, Array]:
-    return native.sums("moments", _rows(x)) if _native_serves(x) else _two_passes(x, shift)
+    return native.sums("moments", rows_of(x)) if _native_serves(x) else _two_passes(x, shift)
 
 
 def _projections_on_cpu(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
     if _native_serves(g, x, mean):
-        return native.sums("projections", _rows(g), _rows(x), mean)
+        return native.sums("projections", rows_of(g), rows_of(x), mean, *native.affine(None))
     return _plain_projections(g, x, mean)
 
 
@@ -83,7 +83,7 @@ def _native_serves(*arrays: Array) -> bool:
     return fits and native.serves(arrays[0].shape[-1])
 
 
-def _rows(x: Array) -> Array:
+def rows_of(x: Array) -> Array:
     """[…, b, h, w, c] as […, b * h * w, c]."""
     return x.reshape(*x.shape[:-4], -1, x.shape[-1])
 

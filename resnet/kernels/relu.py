@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from resnet.kernels.once import computed_once
+from resnet.kernels.backend import computed_once
 
 
 @jax.custom_jvp

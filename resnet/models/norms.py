@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnet.errors import InputError
+from resnet.kernels.backend import computed_once
 from resnet.kernels.moments import moments, projections
-from resnet.kernels.once import computed_once
 from resnet.models.config import ModelConfig
 
 

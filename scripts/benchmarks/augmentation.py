@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from resnet.data.augmentation.operations import PILLOW, Space
 from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
-from resnet.kernels.each import each_image
+from resnet.kernels.backend import each_image
 from scripts.peers.pillow import RESAMPLING, by_pillow, drawn, policy_by_pillow
 
 REFERENCE = "Pillow"

@@ -1,4 +1,6 @@
-"""Convolutions and sums over channels in C++ in place of XLA's on the CPU: compiled where they run, once.
+"""Operations in C++ in place of XLA's on the CPU: compiled where they run, once.
+
+They are convolutions, sums over channels, and passes over images between them.
 
 Where the compiler fails, a line of the log says why, and XLA's operations are used.
 """
@@ -20,7 +22,8 @@ from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
-SYMBOLS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS))
+PASSES = ("combination", "masked_sum")
+SYMBOLS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS, *PASSES))
 # Channels of a result, or of what is summed, come in multiples of so many.
 CHANNELS = 8
 # Channels that fill a vector of any processor, and are computed together where they are in groups.
@@ -62,7 +65,7 @@ def allowed_in_exports() -> list[Any]:
 
 
 # What is done to each channel of an array: a scale and an offset.
-_Affine = tuple[Array, Array]
+_Affine = Sequence[Array]
 
 
 def run_forward(
@@ -83,7 +86,7 @@ def run_forward(
     that if `relu`.
     """
     shortcut = jnp.zeros((0, 0, 0, 0)) if shortcut is None else shortcut
-    arrays = (x, kernel, *_affine(before), *_affine(after), shortcut)
+    arrays = (x, kernel, *affine(before), *affine(after), shortcut)
     return _call("forward", arrays, shape, window, reads=before, relu=relu)
 
 
@@ -99,12 +102,12 @@ def run_kernel_gradient(
 
     With `before`, relu(x * scale + offset) takes the place of x, as in run_forward.
     """
-    return _call("kernel_gradient", (x, g, *_affine(before)), shape, window, reads=before)
+    return _call("kernel_gradient", (x, g, *affine(before)), shape, window, reads=before)
 
 
-def _affine(affine: _Affine | None) -> _Affine:
-    """The affine as native code takes it, which reads arrays of no channels as none."""
-    return affine or (jnp.zeros(0), jnp.zeros(0))
+def affine(given: _Affine | None) -> Sequence[Array]:
+    """A scale and an offset as native code takes them, which reads arrays of no channels as none."""
+    return given or (jnp.zeros(0), jnp.zeros(0))
 
 
 def _call(
@@ -128,6 +131,12 @@ def sums(target: str, *arrays: Array) -> tuple[Array, Array]:
     result = jax.ShapeDtypeStruct((*mapped, channels), np.float32)
     first, second = jax.ffi.ffi_call(_name(target, channels), (result, result))(*arrays)
     return first, second
+
+
+def run_pass(target: str, *arrays: Array, **flags: bool) -> Array:
+    """Calls one of PASSES on images of one shape, and on values of each channel; returns such images."""
+    result = jax.ShapeDtypeStruct(arrays[0].shape, np.float32)
+    return jax.ffi.ffi_call(_name(target, arrays[0].shape[-1]), result)(*arrays, **flags)
 
 
 def _name(target: str, *channels: int) -> str:

@@ -2,6 +2,7 @@
 // gradient to its result. Each reads its operands once; the order of a sum follows from the shapes alone.
 #include <cmath>
 #include <initializer_list>
+#include <type_traits>
 
 #include "threads.h"
 
@@ -121,21 +122,32 @@ ffi::Error moments(ffi::ThreadPool pool, Buffer x, ffi::Result<Buffer> mean, ffi
   });
 }
 
-// Sums of g, and of g times the deviation of x from its mean.
-ffi::Error projections(ffi::ThreadPool pool, Buffer g, Buffer x, Buffer mean, ffi::Result<Buffer> of_g,
-                       ffi::Result<Buffer> products) {
-  return checked({x, g}, {mean, *of_g, *products}, [&](Sums& sums) {
+// Sums of g, and of g times the deviation of x from its mean; with a scale and an offset, of g where x * scale + offset is
+// positive, the derivative of the ReLU there.
+ffi::Error projections(ffi::ThreadPool pool, Buffer g, Buffer x, Buffer mean, Buffer scale, Buffer offset,
+                       ffi::Result<Buffer> of_g, ffi::Result<Buffer> products) {
+  const auto run = [&](Sums& sums, auto masked) {
     sums.add(pool, [&](int64_t at, int64_t rows, int64_t channel) {
       const float *ours = g.typed_data() + at, *theirs = x.typed_data() + at;
       const Vector center = load(mean.typed_data() + channel);
-      return Pair{doubles(sum(rows, [&](int64_t row) { return load(ours + row * sums.channels); })),
-                  doubles(sum(rows, [&](int64_t row) {
-                    return load(ours + row * sums.channels) * (load(theirs + row * sums.channels) - center);
+      const Vector slope = masked ? load(scale.typed_data() + channel) : Vector{};
+      const Vector start = masked ? load(offset.typed_data() + channel) : Vector{};
+      const auto kept = [&](int64_t row) {
+        const Vector value = load(ours + row * sums.channels);
+        if constexpr (!masked) return value;
+        return load(theirs + row * sums.channels) * slope + start > Vector{} ? value : Vector{};
+      };
+      return Pair{doubles(sum(rows, kept)), doubles(sum(rows, [&](int64_t row) {
+                    return kept(row) * (load(theirs + row * sums.channels) - center);
                   }))};
     });
     std::copy(sums.first.begin(), sums.first.end(), of_g->typed_data());
     std::copy(sums.second.begin(), sums.second.end(), products->typed_data());
-  });
+  };
+  if (scale.element_count() == 0 && offset.element_count() == 0) {
+    return checked({x, g}, {mean, *of_g, *products}, [&](Sums& sums) { run(sums, std::false_type()); });
+  }
+  return checked({x, g}, {mean, scale, offset, *of_g, *products}, [&](Sums& sums) { run(sums, std::true_type()); });
 }
 
 }  // namespace
@@ -144,4 +156,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_moments, moments,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_projections, projections,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Ret<Buffer>());
+                                  .Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>());
