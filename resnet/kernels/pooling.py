@@ -1,14 +1,20 @@
 """The max-pool of the stems: 3x3 at stride 2."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
 from jaxtyping import Array, Float, Int8
 
-from resnet.kernels.backend import xla_alone
+from resnet.kernels import native
+from resnet.kernels.backend import by_platform, xla_alone
 from resnet.kernels.formulations import fenced
 
 # Pixels of a window, (row, column): the first of equal ones gets the gradient, as in XLA's.
@@ -55,9 +61,7 @@ def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     y = _max_pool(x)
     # On a CPU it is computed before what uses it: the gradient then keeps a byte for each window, and not x.
     winner = lax.platform_dependent(y, x, cpu=functools.partial(fenced, _winner), default=_winner)
-    parts = (jnp.where(winner == k, _pixel(dx, *pixel), 0) for k, pixel in enumerate(PIXELS))
-    dy = functools.reduce(jnp.add, parts)
-    return y, dy
+    return y, _TAKEN.bind(dx, winner)
 
 
 def _winner(y: Float[Array, "b y x c"], x: Float[Array, "b h w c"]) -> Int8[Array, "b y x c"]:
@@ -73,3 +77,58 @@ def _pixel(x: Float[Array, "b h w c"], i: int, j: int) -> Float[Array, "b y x c"
     """Pixel (i, j) of each window."""
     b, h, w, c = x.shape
     return lax.slice(x, (0, i, j, 0), (b, i + h - 2, j + w - 2, c), (1, 2, 2, 1))
+
+
+# What a window takes of each of its nine pixels is linear, and so is what each pixel is given back.
+
+
+def _taken(x: Float[Array, "b h w c"], winner: Int8[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+    """The pixel of each window whose number is the winner."""
+    parts = (jnp.where(winner == k, _pixel(x, *pixel), 0) for k, pixel in enumerate(PIXELS))
+    return functools.reduce(jnp.add, parts)
+
+
+def _given_back(
+    g: Float[Array, "b y x c"], winner: Int8[Array, "b y x c"], *, extent: tuple[int, int]
+) -> Float[Array, "b h w c"]:
+    """The transpose of `_taken`, for images of this height and width."""
+    x = jax.ShapeDtypeStruct((g.shape[0], *extent, g.shape[3]), g.dtype)
+    return jax.linear_transpose(lambda x: _taken(x, winner), x)(g)[0]
+
+
+def _given_back_on_cpu(g: Array, winner: Array, *, extent: tuple[int, int]) -> Array:
+    if g.dtype != jnp.float32 or not g.size or not native.serves(g.shape[3]):
+        return _given_back(g, winner, extent=extent)
+    return native.run_pass("pool_gradient", g, winner, shape=(g.shape[0], *extent, g.shape[3]))
+
+
+def _linear(primitive: Primitive, transposed: Callable, plain: Callable) -> None:
+    """Gives a primitive, which is linear in the first of two arrays, its derivatives and batching rule."""
+
+    def derived(primals: Sequence[Array], tangents: Sequence[Any], **static: Any) -> tuple[Array, Array]:
+        change = ad.instantiate_zeros(tangents[0])
+        return primitive.bind(*primals, **static), primitive.bind(change, primals[1], **static)
+
+    def batched(arrays: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Array, int]:
+        return jax.vmap(functools.partial(plain, **static), axes)(*arrays), 0
+
+    ad.primitive_jvps[primitive] = derived
+    ad.primitive_transposes[primitive] = lambda g, x, winner, **static: [
+        transposed(ad.instantiate_zeros(g), x.aval, winner),
+        None,
+    ]
+    batching.primitive_batchers[primitive] = batched
+
+
+_TAKEN = by_platform(
+    "pool_taken", lambda x, winner: ShapedArray(winner.shape, x.dtype), cpu=_taken, elsewhere=_taken
+)
+_GIVEN_BACK = by_platform(
+    "pool_given_back",
+    lambda g, winner, extent: ShapedArray((g.shape[0], *extent, g.shape[3]), g.dtype),
+    cpu=_given_back_on_cpu,
+    elsewhere=_given_back,
+    static=("extent",),
+)
+_linear(_TAKEN, lambda g, x, winner: _GIVEN_BACK.bind(g, winner, extent=x.shape[1:3]), _taken)
+_linear(_GIVEN_BACK, lambda dx, g, winner: _TAKEN.bind(dx, winner), _given_back)
