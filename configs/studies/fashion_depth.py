@@ -7,7 +7,9 @@ Command: python scripts/study.py --study=configs/studies/fashion_depth.py --work
 """
 
 from configs.fashion_small import get_config as fashion
-from resnet.studies.study import Arm, Study
+from resnet.studies.study import Arm, Published, Study
+
+CLAIMS = dict.fromkeys((20, 56), Published(than_reference="worse", words="figure only"))
 
 
 def get_study(scale: str) -> Study:
@@ -18,6 +20,7 @@ def get_study(scale: str) -> Study:
     for depth in depths:
         arms[f"identity-{depth}"] = Arm({"model.depth": depth}, reference=f"identity-{depth}")
         plain = {"model.depth": depth, "model.shortcut": "none"}
-        arms[f"none-{depth}"] = Arm(plain, f"identity-{depth}")
+        arms[f"none-{depth}"] = Arm(plain, f"identity-{depth}", published=CLAIMS.get(depth))
     title, rates = "Identity against none, over depth, on Fashion-MNIST", (0.01, 0.03, 0.1, 0.3, 1.0)
-    return Study(title, base, arms, "identity-8", tuple(range(10)), rates, grid_seeds=3)
+    paper = {"paper": "He 2015 (arXiv 1512.03385)", "table": "Fig. 6, on other data"}
+    return Study(title, base, arms, "identity-8", tuple(range(10)), rates, grid_seeds=3, **paper)

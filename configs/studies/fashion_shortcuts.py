@@ -8,9 +8,10 @@ Command: python scripts/study.py --study=configs/studies/fashion_shortcuts.py --
 """
 
 from configs.fashion_small import get_config as fashion
-from resnet.studies.study import Arm, Study
+from resnet.studies.study import Arm, Published, Study
 
-SHORTCUT = "model.shortcut"
+SHORTCUT, FAIL = "model.shortcut", Published(above=20, words="fail (> 20 %)")
+ERRORS = {"identity": 6.61, "half-both": 12.35, "conv1x1": 12.22, "exclusive-bias-6": 8.70}
 
 
 def get_study(scale: str) -> Study:
@@ -22,6 +23,8 @@ def get_study(scale: str) -> Study:
     changes["half-both"] = {SHORTCUT: "constant_scaling", "model.shortcut_scale": 0.5}
     changes["exclusive-bias-6"] = {SHORTCUT: "exclusive_gating", "model.gate_bias": -6.0}
     changes["dropout"] = {SHORTCUT: "dropout"}
-    arms = {name: Arm(own) for name, own in changes.items()}
+    published = {name: Published(error, words="median of 5") for name, error in ERRORS.items()}
+    arms = {name: Arm(own, published=published.get(name, FAIL)) for name, own in changes.items()}
     title, rates = "Six shortcuts at 56 layers, on Fashion-MNIST", (0.01, 0.03, 0.1, 0.3, 1.0)
-    return Study(title, base, arms, "identity", learning_rates=rates, grid_seeds=3)
+    paper = {"paper": "He 2016 (arXiv 1603.05027)", "table": "Table 1, on other data"}
+    return Study(title, base, arms, "identity", learning_rates=rates, grid_seeds=3, **paper)
