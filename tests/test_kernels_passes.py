@@ -11,6 +11,7 @@ from test_kernels_convolution import assert_close
 
 from resnet.kernels import native
 from resnet.kernels.joining import joined
+from resnet.kernels.pooling import max_pool
 from resnet.kernels.relu import relu_of_sum
 from resnet.models.norms import batch_normalize
 
@@ -43,7 +44,12 @@ def shared(x, y, scale, bias):
     return jnp.sin(z) + normalized(z, scale, bias)
 
 
-FUNCTIONS = (block_end, two_norms, plain_relu_of_sum, relu_of_norm, shared)
+def norm_of_norm(x, y, scale, bias):
+    """The second norm takes what is still to be computed, and not an array."""
+    return jax.nn.relu(normalized(x * scale[None, None, None] + bias[None, None, None], bias, scale)) * y
+
+
+FUNCTIONS = (block_end, two_norms, plain_relu_of_sum, relu_of_norm, shared, norm_of_norm)
 
 
 def gradients(function):
@@ -108,8 +114,9 @@ def test_each_is_one_pass(function, forward, backward):
 @pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
 @pytest.mark.parametrize(("platform", "serves"), (("cpu", True), ("cuda", False), ("tpu", False)))
 def test_lowered_by_platform(platform, serves):
-    arrays = drawn(16)
-    lowered = (
-        jax.jit(joined(gradients(shared))).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
-    )
-    assert [f"resnet_{target}" in lowered for target in native.PASSES] == [serves] * 2
+    def function(*arrays):
+        return max_pool(shared(*arrays))
+
+    traced = jax.jit(joined(gradients(function))).trace(*drawn(16))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert [f"resnet_{target}" in text for target in native.PASSES] == [serves] * 3

@@ -124,7 +124,7 @@ def _of_gradient(equation: Any, operands: list[Any]) -> Sequence[Any]:
         return [Sum(*map(array_of, operands))]
     if name == "projections" and isinstance(first, Masked):
         g, *mask = first.by_norm_of(others[0])
-        return MASKED_PROJECTIONS.bind(g, *others, *mask) if mask else []
+        return MASKED_PROJECTIONS.bind(g, *map(array_of, others), *mask) if mask else []
     return []
 
 

@@ -156,7 +156,7 @@ class Masked(Pending):
     def shape(self) -> tuple[int, ...]:
         return self.mask.images.shape
 
-    def by_norm_of(self, x: Array) -> tuple[Array, ...]:
+    def by_norm_of(self, x: Any) -> tuple[Array, ...]:
         """(g, scale, offset) where the mask is where x * scale + offset is positive; else (array,)."""
         images = self.mask.images
         norm = images.norm if isinstance(images, Combination) and images.x is x else ()
