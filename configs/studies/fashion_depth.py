@@ -22,5 +22,7 @@ def get_study(scale: str) -> Study:
         plain = {"model.depth": depth, "model.shortcut": "none"}
         arms[f"none-{depth}"] = Arm(plain, f"identity-{depth}", published=CLAIMS.get(depth))
     title, rates = "Identity against none, over depth, on Fashion-MNIST", (0.01, 0.03, 0.1, 0.3, 1.0)
-    paper = {"paper": "He 2015 (arXiv 1512.03385)", "table": "Fig. 6, on other data"}
-    return Study(title, base, arms, "identity-8", tuple(range(10)), rates, grid_seeds=3, **paper)
+    paper, table = "He 2015 (arXiv 1512.03385)", "Fig. 6, on other data"
+    return Study(
+        title, base, arms, "identity-8", tuple(range(10)), rates, grid_seeds=3, paper=paper, table=table
+    )

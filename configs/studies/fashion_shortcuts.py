@@ -26,5 +26,5 @@ def get_study(scale: str) -> Study:
     published = {name: Published(error, words="median of 5") for name, error in ERRORS.items()}
     arms = {name: Arm(own, published=published.get(name, FAIL)) for name, own in changes.items()}
     title, rates = "Six shortcuts at 56 layers, on Fashion-MNIST", (0.01, 0.03, 0.1, 0.3, 1.0)
-    paper = {"paper": "He 2016 (arXiv 1603.05027)", "table": "Table 1, on other data"}
-    return Study(title, base, arms, "identity", learning_rates=rates, grid_seeds=3, **paper)
+    paper, table = "He 2016 (arXiv 1603.05027)", "Table 1, on other data"
+    return Study(title, base, arms, "identity", learning_rates=rates, grid_seeds=3, paper=paper, table=table)
