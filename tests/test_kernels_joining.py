@@ -145,7 +145,13 @@ def test_no_pixels():
 def test_an_export_has_none_of_it(arrays):
     with by_xla_alone():
         text = str(jax.make_jaxpr(joined(lambda *arrays: affine(*arrays)))(*arrays))
-    assert "convolution_" not in text.replace("conv_general_dilated", "")
+        # What joining makes of a norm and a shortcut, without a convolution of ours.
+        added = str(
+            jax.make_jaxpr(joined(lambda x, scale, y: x * scale[None, None, None] + y))(
+                arrays[4], arrays[2], arrays[4]
+            )
+        )
+    assert "convolution_" not in text.replace("conv_general_dilated", "") and "combination" not in added
 
 
 # Fields; how many kernels get their gradient from images that are read through a norm; and how many masks of

@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 from jaxtyping import Array
 
+from resnet.kernels.backend import xla_alone
 from resnet.kernels.convolution import FORWARD, KERNEL_GRADIENT
 from resnet.kernels.fused import JOINED_KERNEL_GRADIENT, MASKED_PROJECTIONS
 from resnet.kernels.pending import (
@@ -44,10 +45,16 @@ def joined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> Any:
-    """Runs a program that `jax.make_jaxpr(…, return_shape=True)` traced, and joins its convolutions."""
-    closed, shapes = program
-    results = _results(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
-    return jax.tree.unflatten(jax.tree.structure(shapes), map(array_of, results))
+    """Runs a program that `jax.make_jaxpr(…, return_shape=True)` traced, and joins its convolutions.
+
+    Within `by_xla_alone` the program stays as it is.
+    """
+    (closed, shapes), leaves = program, jax.tree.leaves(arguments)
+    if xla_alone():
+        results = jaxpr_as_fun(closed)(*leaves)
+    else:
+        results = map(array_of, _results(closed.jaxpr, closed.consts, leaves))
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:

@@ -32,7 +32,7 @@ class Pending(abc.ABC):
 class Zeros(Pending):
     """Images of zeros."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Any, ...]
     dtype: Any
 
     @functools.cached_property
@@ -71,7 +71,7 @@ class Combination(Pending):
         return dataclasses.replace(self, relu=True)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         return self.x.shape
 
     @property
@@ -153,7 +153,7 @@ class Masked(Pending):
         return jnp.where(self.mask.array, array_of(self.given), 0.0)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         return self.mask.images.shape
 
     def by_norm_of(self, x: Any) -> tuple[Array, ...]:

@@ -12,8 +12,8 @@ using Bytes = ffi::Buffer<ffi::S8, 4>;
 
 constexpr int64_t kTask = 1 << 15;  // floats, about
 
-// f(first, last float) for whole pixels of all images, in tasks; or an error where an array has another shape, or their
-// channels are not `blocked`.
+// f(first float, end) for whole pixels of all images, in tasks; or an error where the images have different shapes or no
+// channels for whole vectors, or where what is `joined` to them does not fit.
 template <typename F>
 ffi::Error over_pixels(ffi::ThreadPool& pool, std::initializer_list<Buffer> images, bool joined, const F& f) {
   const auto shape = images.begin()->dimensions();
@@ -61,7 +61,7 @@ ffi::Error combination(ffi::ThreadPool pool, Buffer first, Buffer second, Channe
   return mask_scale.element_count() > 0 ? run(std::true_type()) : run(std::false_type());
 }
 
-// first + second where `result` of a ReLU is positive, else zero: the gradient to what the ReLU takes.
+// first + second where `rectified`, the result of a ReLU, is positive, else zero: the gradient to what the ReLU takes.
 ffi::Error masked_sum(ffi::ThreadPool pool, Buffer first, Buffer second, Buffer rectified, ffi::Result<Buffer> sum) {
   return over_pixels(pool, {first, second, rectified, *sum}, true, [&](int64_t begin, int64_t end) {
     for (; begin < end; begin += kLanes) {
