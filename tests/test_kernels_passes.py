@@ -45,7 +45,7 @@ def shared(x, y, scale, bias):
 
 
 def norm_of_norm(x, y, scale, bias):
-    """The second norm takes what is still to be computed, and not an array."""
+    """Applies a norm to x * scale + bias, which is still to be computed when the norm is joined."""
     return jax.nn.relu(normalized(x * scale[None, None, None] + bias[None, None, None], bias, scale)) * y
 
 

@@ -1,8 +1,8 @@
 """Which implementation of a function is used: that of the platform that a program is lowered for.
 
 Nothing asks at trace time which backend is in use, so that a program can be compiled for another machine,
-and exported for several platforms. `by_platform` makes a primitive, whose derivatives and batching rule are
-ours to write; where JAX's own serve, `lax.platform_dependent` does: XLA drops other platforms' branches.
+and exported for several platforms. `by_platform` makes a primitive, whose derivatives are ours to write;
+where JAX's own serve, `lax.platform_dependent` does: XLA drops other platforms' branches.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import jax
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
 _XLA_ALONE = contextvars.ContextVar("xla_alone", default=False)
@@ -48,12 +48,19 @@ def by_platform(
     """A primitive that is lowered as `cpu(*arrays, **static)` for the CPU, and else as `elsewhere`.
 
     `shapes`, called in the same way, gives the shape and type of the result, or of `several` results.
-    `static` names the keywords. Derivatives and the batching rule are left to the caller.
+    `static` names the keywords. `vmap` maps `elsewhere`, on every platform, unless the caller registers
+    another batching rule. Derivatives are left to the caller.
     """
+
+    def batched(arrays: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Any, Any]:
+        found = jax.vmap(functools.partial(elsewhere, **static), axes)(*arrays)
+        return found, (0,) * len(found) if several else 0
+
     primitive = Primitive(name)
     primitive.multiple_results = several
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
     primitive.def_abstract_eval(shapes)
+    batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=several))
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=several), platform="cpu")
     return primitive

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from resnet.kernels import formulations
 from resnet.kernels.backend import by_platform, xla_alone
-from resnet.kernels.formulations import Window, input_shape, kernel_shape, plain, result_shape
+from resnet.kernels.formulations import Window, input_shape, kernel_shape, plain, result_shape, transposed
 
 # Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.
 CHUNK_CHANNELS = 32
@@ -79,13 +79,13 @@ def _forward(x: Array, kernel: Array, window: Window) -> Array:
 def _input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     if window.groups == 1 or formulations.native_serves_input_gradient(g, kernel, window):
         return formulations.cpu_input_gradient(g, kernel, window)
-    return _transposed(lambda x: _grouped(x, kernel, window), input_shape(g, kernel, window), g)
+    return transposed(lambda x: _grouped(x, kernel, window), input_shape(g, kernel, window), g)
 
 
 def _kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     if window.groups == 1 or formulations.native_serves_kernel_gradient(x, g, window):
         return formulations.cpu_kernel_gradient(x, g, window)
-    return _transposed(lambda kernel: _grouped(x, kernel, window), kernel_shape(x, g, window), g)
+    return transposed(lambda kernel: _grouped(x, kernel, window), kernel_shape(x, g, window), g)
 
 
 def _grouped(x: Array, kernel: Array, window: Window) -> Array:
@@ -115,17 +115,12 @@ def _xla_forward(x: Array, kernel: Array, window: Window) -> Array:
 
 def _xla_input_gradient(g: Array, kernel: Array, window: Window) -> Array:
     shape = input_shape(g, kernel, window)
-    return _transposed(lambda x: _xla_forward(x, kernel, window), shape, g)
+    return transposed(lambda x: _xla_forward(x, kernel, window), shape, g)
 
 
 def _xla_kernel_gradient(x: Array, g: Array, window: Window) -> Array:
     shape = kernel_shape(x, g, window)
-    return _transposed(lambda kernel: _xla_forward(x, kernel, window), shape, g)
-
-
-def _transposed(f: Callable[[Array], Array], shape: tuple[int, ...], g: Array) -> Array:
-    """The gradient g to the result of a linear f, taken to its argument of this shape."""
-    return jax.linear_transpose(f, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
+    return transposed(lambda kernel: _xla_forward(x, kernel, window), shape, g)
 
 
 def _bilinear(

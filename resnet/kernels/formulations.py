@@ -156,3 +156,8 @@ def fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
         x,
         g,
     )
+
+
+def transposed(f: Callable[[Array], Array], shape: tuple[int, ...], g: Array) -> Array:
+    """The gradient g to the result of a linear f, taken to its argument of this shape."""
+    return jax.linear_transpose(f, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]

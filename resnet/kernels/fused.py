@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad
 from jaxtyping import Array
 
 from resnet.kernels import native
@@ -33,7 +33,7 @@ def _affine(x: Array, scale: Array, offset: Array) -> Array:
 
 
 def _composed(*arrays: Array, window: Window, before: bool, after: bool, relu: bool) -> Array:
-    """Computes the same by separate operations; derivatives and `vmap` are those of this form."""
+    """Computes a convolution and what is joined to it by separate operations."""
     x, kernel, *rest = arrays
     if before:
         scale, offset, *rest = rest
@@ -116,18 +116,13 @@ def _operation(
     static: tuple[str, ...] = (),
     several: bool = False,
 ) -> Primitive:
-    """A primitive lowered as `cpu` or `composed`, which gives its derivatives and batching rule."""
+    """Makes a primitive, lowered as `cpu` or `composed`; the derivatives are those of `composed`."""
     primitive = by_platform(name, shapes, cpu=cpu, elsewhere=composed, static=static, several=several)
-
-    def batched(arrays: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Any, Any]:
-        found = jax.vmap(functools.partial(composed, **static), axes)(*arrays)
-        return found, (0,) * len(found) if several else 0
 
     def derived(primals: Sequence[Array], tangents: Sequence[Any], **static: Any) -> Any:
         dense = tuple(ad.instantiate_zeros(tangent) for tangent in tangents)
         return jax.jvp(functools.partial(composed, **static), tuple(primals), dense)
 
-    batching.primitive_batchers[primitive] = batched
     ad.primitive_jvps[primitive] = derived
     return primitive
 

@@ -1,4 +1,4 @@
-"""Joins the convolutions of a traced program to what is around them, and this to itself.
+"""Joins convolutions of a traced program to their norms, and norms, shortcuts and ReLUs to each other.
 
 On the CPU our own convolution (native) applies what stands before it while it reads its images: a scale, an
 offset and a ReLU, the last part of a batch norm and its activation. So the gradient to a kernel keeps none of
@@ -101,7 +101,7 @@ def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
 
 
 def _ending(name: str, operands: list[Any]) -> Sequence[Any]:
-    """The operation of two operands, still to be computed; nothing if it ends none of them."""
+    """The pending result of an operation that joins one of its two operands; nothing if it joins neither."""
     orders = (operands, operands[::-1])
     for one, other in sorted(orders, key=lambda order: not isinstance(order[0], Convolution)):
         if isinstance(one, Convolution | Combination):
@@ -116,7 +116,7 @@ def _ending(name: str, operands: list[Any]) -> Sequence[Any]:
 
 
 def _of_gradient(equation: Any, operands: list[Any]) -> Sequence[Any]:
-    """What belongs to the gradient of a ReLU or a norm, still to be computed; nothing of other operations."""
+    """The pending result of an operation in the gradient of a ReLU or a norm; nothing of other operations."""
     name, [first, *others] = equation.primitive.name, operands or [None]
     if name == "gt" and is_zero(others[0]) and (isinstance(first, Combination) or is_images(first)):
         # Behind a sum the result of the ReLU is kept, which is positive at the same places.

@@ -42,10 +42,10 @@ class Zeros(Pending):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Combination(Pending):
-    """Images relu(x * scale + offset + added * added_scale): a norm, and what may follow it.
+    """Images relu(x * scale + offset + added * added_scale), such as a norm, a shortcut and a ReLU.
 
-    Of these only x * scale is always there. The gradient to the input of a norm is one, too: x is then the
-    gradient to the norm's result, masked by a ReLU's, and what is added is the norm's input.
+    Every part but x * scale may be missing. The gradient to the input of a norm has this form, too: x is the
+    gradient to the norm's result, masked by that of the ReLU behind it, and `added` is the norm's input.
     """
 
     x: "Array | Masked"
@@ -76,7 +76,7 @@ class Combination(Pending):
 
     @property
     def norm(self) -> tuple[Array, ...]:
-        """(scale, offset) where it is x * scale + offset, and its ReLU, and no more; else ()."""
+        """(scale, offset) if the images are x * scale + offset or its ReLU; () if they are more."""
         if self.offset is None or self.added is not None or isinstance(self.x, Masked):
             return ()
         return self.scale, self.offset
@@ -87,7 +87,7 @@ class Combination(Pending):
         return self.relu and bool(self.norm) and self.shape[3] % native.CHANNELS == 0
 
     def ending_in(self, operation: str, other: Any) -> "Combination | None":
-        """The images after one more operation with `other`; None if it is left as it is.
+        """Joins one more operation with `other`; returns the images after it, or None if it cannot be joined.
 
         `other` is an array, what is still to be computed, or a number that the program holds.
         """
@@ -157,7 +157,7 @@ class Masked(Pending):
         return self.mask.images.shape
 
     def by_norm_of(self, x: Any) -> tuple[Array, ...]:
-        """(g, scale, offset) where the mask is where x * scale + offset is positive; else (array,)."""
+        """(g, scale, offset) if the mask is that of a norm x * scale + offset of this x; else (array,)."""
         images = self.mask.images
         norm = images.norm if isinstance(images, Combination) and images.x is x else ()
         return (array_of(self.given), *norm) if norm else (self.array,)
@@ -193,7 +193,7 @@ class Convolution(Pending):
         return JOINED_FORWARD.bind(x, self.kernel, *before, *after, *shortcut, **static)
 
     def ending_in(self, operation: str, other: Any) -> "Convolution | None":
-        """The convolution followed by an operation with `other`; None if native code can't do both."""
+        """Joins one more operation with `other`; returns both, or None if native code can't do both."""
         if self.relu:
             return None
         if operation == "max":
@@ -218,15 +218,15 @@ def array_of(value: Any) -> Any:
 
 
 def is_zero(value: Any) -> bool:
-    """Whether it is a zero that the program holds."""
+    """Whether `value` is a zero that the program holds."""
     return not isinstance(value, Array | Pending) and np.ndim(value) == 0 and bool(value == 0)
 
 
 def is_images(value: Any) -> bool:
-    """Whether it is an array of images in float32."""
+    """Whether `value` is an array of images in float32."""
     return isinstance(value, Array) and value.ndim == 4 and value.dtype == jnp.float32
 
 
 def of_channels(value: Any, channels: int) -> bool:
-    """Whether it is an array of one value for each channel, the same for all pixels."""
+    """Whether `value` is an array with one value for each channel, the same for all pixels."""
     return isinstance(value, Array) and value.shape == (1, 1, 1, channels)

@@ -10,12 +10,12 @@ import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad
 from jaxtyping import Array, Float, Int8
 
 from resnet.kernels import native
 from resnet.kernels.backend import by_platform, xla_alone
-from resnet.kernels.formulations import fenced
+from resnet.kernels.formulations import fenced, transposed
 
 # Pixels of a window, (row, column): the first of equal ones gets the gradient, as in XLA's.
 PIXELS = tuple((i, j) for i in range(3) for j in range(3))
@@ -83,7 +83,7 @@ def _pixel(x: Float[Array, "b h w c"], i: int, j: int) -> Float[Array, "b y x c"
 
 
 def _taken(x: Float[Array, "b h w c"], winner: Int8[Array, "b y x c"]) -> Float[Array, "b y x c"]:
-    """The pixel of each window whose number is the winner."""
+    """Takes from each window the pixel that its winner numbers."""
     parts = (jnp.where(winner == k, _pixel(x, *pixel), 0) for k, pixel in enumerate(PIXELS))
     return functools.reduce(jnp.add, parts)
 
@@ -92,8 +92,7 @@ def _given_back(
     g: Float[Array, "b y x c"], winner: Int8[Array, "b y x c"], *, extent: tuple[int, int]
 ) -> Float[Array, "b h w c"]:
     """The transpose of `_taken`, for images of this height and width."""
-    x = jax.ShapeDtypeStruct((g.shape[0], *extent, g.shape[3]), g.dtype)
-    return jax.linear_transpose(lambda x: _taken(x, winner), x)(g)[0]
+    return transposed(lambda x: _taken(x, winner), (g.shape[0], *extent, g.shape[3]), g)
 
 
 def _given_back_on_cpu(g: Array, winner: Array, *, extent: tuple[int, int]) -> Array:
@@ -102,22 +101,18 @@ def _given_back_on_cpu(g: Array, winner: Array, *, extent: tuple[int, int]) -> A
     return native.run_pass("pool_gradient", g, winner, shape=(g.shape[0], *extent, g.shape[3]))
 
 
-def _linear(primitive: Primitive, transposed: Callable, plain: Callable) -> None:
-    """Gives a primitive, which is linear in the first of two arrays, its derivatives and batching rule."""
+def _linear(primitive: Primitive, transpose: Callable) -> None:
+    """Registers the derivatives of a primitive that is linear in the first of its two arrays."""
 
     def derived(primals: Sequence[Array], tangents: Sequence[Any], **static: Any) -> tuple[Array, Array]:
         change = ad.instantiate_zeros(tangents[0])
         return primitive.bind(*primals, **static), primitive.bind(change, primals[1], **static)
 
-    def batched(arrays: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Array, int]:
-        return jax.vmap(functools.partial(plain, **static), axes)(*arrays), 0
-
     ad.primitive_jvps[primitive] = derived
     ad.primitive_transposes[primitive] = lambda g, x, winner, **static: [
-        transposed(ad.instantiate_zeros(g), x.aval, winner),
+        transpose(ad.instantiate_zeros(g), x.aval, winner),
         None,
     ]
-    batching.primitive_batchers[primitive] = batched
 
 
 _TAKEN = by_platform(
@@ -130,5 +125,5 @@ _GIVEN_BACK = by_platform(
     elsewhere=_given_back,
     static=("extent",),
 )
-_linear(_TAKEN, lambda g, x, winner: _GIVEN_BACK.bind(g, winner, extent=x.shape[1:3]), _taken)
-_linear(_GIVEN_BACK, lambda dx, g, winner: _TAKEN.bind(dx, winner), _given_back)
+_linear(_TAKEN, lambda g, x, winner: _GIVEN_BACK.bind(g, winner, extent=x.shape[1:3]))
+_linear(_GIVEN_BACK, lambda dx, g, winner: _TAKEN.bind(dx, winner))

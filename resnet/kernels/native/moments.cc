@@ -70,12 +70,9 @@ template <typename F>
 ffi::Error checked(std::initializer_list<Buffer> rows, std::initializer_list<Buffer> channels, const F& f) {
   const auto shape = rows.begin()->dimensions();
   const int64_t rank = shape.size();
-  bool fits = rank >= 2 && shape[rank - 2] > 0 && shape[rank - 1] > 0 && shape[rank - 1] % kLanes == 0;
   std::string shapes;
-  for (Buffer buffer : rows) {
-    fits = fits && std::equal(shape.begin(), shape.end(), buffer.dimensions().begin(), buffer.dimensions().end());
-    shapes += " " + text(buffer.dimensions());
-  }
+  bool fits = alike(rows, shapes) && rank >= 2 && shape[rank - 2] > 0 && shape[rank - 1] > 0 &&
+              shape[rank - 1] % kLanes == 0;
   for (Buffer buffer : channels) {
     fits = fits && buffer.element_count() * shape[rank - 2] == rows.begin()->element_count();
     shapes += " " + text(buffer.dimensions());
@@ -135,7 +132,7 @@ ffi::Error projections(ffi::ThreadPool pool, Buffer g, Buffer x, Buffer mean, Bu
       const auto kept = [&](int64_t row) {
         const Vector value = load(ours + row * sums.channels);
         if constexpr (!masked) return value;
-        return load(theirs + row * sums.channels) * slope + start > Vector{} ? value : Vector{};
+        return where_positive(load(theirs + row * sums.channels) * slope + start, value);
       };
       return Pair{doubles(sum(rows, kept)), doubles(sum(rows, [&](int64_t row) {
                     return kept(row) * (load(theirs + row * sums.channels) - center);

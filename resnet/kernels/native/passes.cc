@@ -17,13 +17,10 @@ constexpr int64_t kTask = 1 << 15;  // floats, about
 template <typename F>
 ffi::Error over_pixels(ffi::ThreadPool& pool, std::initializer_list<Buffer> images, bool joined, const F& f) {
   const auto shape = images.begin()->dimensions();
-  bool fits = joined && shape.size() == 4 && shape[3] > 0 && shape[3] % kLanes == 0;
   std::string shapes;
-  for (Buffer each : images) {
-    fits = fits && std::equal(shape.begin(), shape.end(), each.dimensions().begin(), each.dimensions().end());
-    shapes += " " + text(each.dimensions());
+  if (!alike(images, shapes) || !joined || shape[3] == 0 || shape[3] % kLanes) {
+    return ffi::Error::InvalidArgument("no native pass takes images of" + shapes + " and what comes with them");
   }
-  if (!fits) return ffi::Error::InvalidArgument("no native pass takes images of" + shapes + " and what comes with them");
   return guarded([&] {
     const int64_t channels = shape[3], pixels = images.begin()->element_count() / channels;
     const int64_t tasks = ceil_div(pixels * channels, kTask);
@@ -51,7 +48,7 @@ ffi::Error combination(ffi::ThreadPool pool, Buffer first, Buffer second, Channe
         for (int64_t c = 0; c < channels; c += kLanes) {
           Vector a = load(first.typed_data() + begin + c);
           const Vector b = load(second.typed_data() + begin + c);
-          if constexpr (masked) a = b * of(mask_scale, c) + of(mask_offset, c) > Vector{} ? a : Vector{};
+          if constexpr (masked) a = where_positive(b * of(mask_scale, c) + of(mask_offset, c), a);
           const Vector sum = a * of(first_scale, c) + of(offset, c) + b * of(second_scale, c);
           store(result->typed_data() + begin + c, sum < least ? least : sum);
         }
@@ -66,7 +63,7 @@ ffi::Error masked_sum(ffi::ThreadPool pool, Buffer first, Buffer second, Buffer 
   return over_pixels(pool, {first, second, rectified, *sum}, true, [&](int64_t begin, int64_t end) {
     for (; begin < end; begin += kLanes) {
       const Vector both = load(first.typed_data() + begin) + load(second.typed_data() + begin);
-      store(sum->typed_data() + begin, load(rectified.typed_data() + begin) > Vector{} ? both : Vector{});
+      store(sum->typed_data() + begin, where_positive(load(rectified.typed_data() + begin), both));
     }
   });
 }

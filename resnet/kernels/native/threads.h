@@ -40,6 +40,8 @@ constexpr size_t kLine = 64;  // bytes
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+// The values where what a ReLU takes or gives is positive, else zero: its derivative times them.
+inline Vector where_positive(Vector rectified, Vector values) { return rectified > Vector{} ? values : Vector{}; }
 inline Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }  // NaN stays
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -136,6 +138,19 @@ std::string text(const Dimensions& dimensions) {
   std::string list;
   for (int64_t n : dimensions) list += (list.empty() ? "" : ", ") + std::to_string(n);
   return "(" + list + ")";
+}
+
+// Whether all buffers have the shape of the first. Adds their shapes to `shapes`, for an error to name them.
+template <typename Buffers>
+bool alike(const Buffers& buffers, std::string& shapes) {
+  const auto first = buffers.begin()->dimensions();
+  bool same = true;
+  for (auto buffer : buffers) {
+    const auto shape = buffer.dimensions();
+    same = same && std::equal(first.begin(), first.end(), shape.begin(), shape.end());
+    shapes += " " + text(shape);
+  }
+  return same;
 }
 
 }  // namespace
