@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -76,5 +77,8 @@ def test_a_curve_ends_with_its_last_value():
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
+    kept = Path(__file__).parents[1] / "results" / "studies" / "wide"
+    with pytest.raises(InputError, match="wide are over, and only their results kept: resnet report"):
+        watch.Watch(kept)
     with pytest.raises(InputError, match="holds neither runs nor a study"):
         watch.Watch(tmp_path)

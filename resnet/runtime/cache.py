@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
+import filelock
 import jax
 from absl import logging
 
@@ -39,10 +41,23 @@ def keep_programs(config: CacheConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"{folder} cannot be written")
-    except (InputError, OSError) as error:
+        _remove_unfinished(folder)
+    except (InputError, OSError, NotImplementedError) as error:  # the last: no locks on this file system
         logging.warning("Compiled programs are not kept for other runs: %s", error)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", config.megabytes * 10**6)
     # What compiles faster than this costs more to look up than to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes programs of which a killed process, or one on a full disk, wrote a part.
+
+    JAX writes a program, then the time of its last use. It would read the part at every start, warn, compile,
+    and keep neither this program nor others.
+    """
+    with filelock.FileLock(folder / ".lockfile", timeout=10):  # JAX's own
+        for program in folder.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
+                program.unlink()

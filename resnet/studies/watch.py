@@ -24,6 +24,7 @@ from resnet.runs.metrics.records import RESULT, read_metrics
 from resnet.runs.open_run import FAILURE as FAILURE_FILE
 from resnet.studies import folder as studies
 from resnet.studies.folder import FAILURE, FINISHED, NOT_STARTED
+from resnet.studies.kept import CSV, open_study
 
 # What a study calls unfinished: a process is at it, or none is.
 TRAINING, STOPPED = "training", "stopped"
@@ -101,13 +102,15 @@ def runs_in(workdir: Path) -> dict[str, Path]:
 
     Of a study's kept runs there is no folder, and nothing to watch.
     """
-    if (workdir / studies.FILE).exists():
-        study = studies.load_folder(workdir)
+    if (workdir / studies.FILE).exists() or (workdir / CSV).exists():
+        study = open_study(workdir)
         found = [run.workdir for name in study.arms for run in study.all_runs(name) if not run.kept]
+        missing = f"all runs of {workdir} are over, and only their results kept: resnet report shows them"
     else:
         found = sorted(path.parent for path in workdir.rglob(CONFIG_FILE))
+        missing = f"{workdir} holds neither runs nor a study; a run is there once its training begins"
     if not found:
-        raise InputError(f"{workdir} holds neither runs nor a study; a run is there once its training begins")
+        raise InputError(missing)
     return {path.relative_to(workdir).as_posix() if path != workdir else path.name: path for path in found}
 
 
