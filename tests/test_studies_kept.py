@@ -247,6 +247,14 @@ def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatc
     assert trained == [tmp_path / "new" / place]
 
 
+@pytest.mark.parametrize("field", [{"train.log_every": "3 steps"}, {"parallel.native": False}])
+def test_a_page_counts_whatever_no_number_depends_on(study_file, tmp_path, field):
+    write_report(fill(study_file, tmp_path / "kept"))
+    study = load_study(study_file, "small")
+    study = with_base(study, replaced(study.base, field))
+    assert launch(study, tmp_path / "new", kept=tmp_path / "kept", dry_run=True)["not started"] == 0
+
+
 def test_a_page_of_another_study_does_not_count(study_file, tmp_path):
     write_report(fill(study_file, tmp_path / "kept"))
     study = load_study(study_file, "small")

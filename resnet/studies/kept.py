@@ -116,11 +116,20 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
         folder = dataclasses.replace(folder, rows=folder.rows | ended, told=told)
     if not folder.rows:
         return folder
-    free = [{name: c[name] for name in c if may_change(name)} for c in _overrides(folder.told)]
-    starts = [resolve(with_base(study, replaced(study.base, changes))) for changes in free]
+    starts = [resolve(_as_started(study, changes)) for changes in _overrides(folder.told)]
     remedy = "give the --config flags of its command too, or begin another workdir without it"
     _check(folder, starts, page / CSV if page else folder.workdir / FILE, remedy)
     return folder
+
+
+def _as_started(study: Study, changes: dict[str, Any]) -> Study:
+    """The study with the fields that decide its numbers as now, and the others as a command had them."""
+    base, own = study.base, {}
+    if study.origin:
+        base = load_study(study.origin.file, study.origin.scale).base
+        own = {name: value for name, value in study.origin.changes.items() if not may_change(name)}
+    free = {name: value for name, value in changes.items() if may_change(name)}
+    return with_base(study, replaced(base, own | free))
 
 
 def _place(folder: StudyFolder, row: dict[str, Any]) -> Path:
