@@ -190,13 +190,14 @@ def test_operations_by_kind():
       %fusion.5 = f32[8]{0} fusion(%x), metadata={op_name="jit(t)/jvp(ResNet)/stage1/block1/jit(relu)/max"}
       %transpose_copy_fusion.6 = f32[8]{0} fusion(%x), kind=kLoop
       %fusion.7 = f32[8]{0} fusion(%x), metadata={op_name="jit(t)/mul"}
-      %cond.8.clone = f32[8]{0} conditional(%x), metadata={op_name="jit(t)/jvp(ResNet)/stem/conv1/cond"}
+      %ffi_call.8 = f32[8]{0} custom-call(%x), custom_call_target="resnet_combination", metadata={op_name="jit(t)/transpose(jvp(ResNet))/stem/conv1/f"}
+      %cond.9.clone = f32[8]{0} conditional(%x), metadata={op_name="jit(t)/jvp(ResNet)/stem/conv1/cond"}
 }
 """  # noqa: E501
     backward, forward, sums, norms, copies, rest = operations.KINDS
     found = operations.kinds_of(program)
-    assert list(found.values()) == [forward, sums, backward, forward, norms, copies, rest]
-    assert "cond.8.clone" not in found
+    assert list(found.values()) == [forward, sums, backward, forward, norms, copies, rest, norms]
+    assert "cond.9.clone" not in found
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ from scripts.benchmarks import ours
 from scripts.benchmarks.timing import compared
 from scripts.peers.torch_nets import Case
 
-# Kinds by what an operation's name, its place in the net and a native one's own hold: the first that fits.
+# Kinds by what an operation's name and its place in the net hold, or a native one's own name: the first that
+# fits.
 KINDS = {
     "convolutions, backward": r"resnet_(input|kernel)_gradient|transpose\(.*/(conv\d*|projection)/",
     "convolutions, forward": r"resnet_forward|/(conv\d*|projection)/",
     "sums of norms": r"resnet_(moments|projections)|/norm\d*/.*reduce",
-    "norms, ReLU, shortcuts, pools": r"ResNet",
+    "norms, ReLU, shortcuts, pools": r"ResNet|^resnet_",
     "copies": r"^\S*copy",
     "optimiser, loss, images": r"",
 }
@@ -56,7 +57,8 @@ def kinds_of(program: str) -> dict[str, str]:
     for computation in read_program(program).computations.values():
         for each in computation.instructions.values():
             if each.opcode not in HOLDERS:
-                names = " ".join((each.name, each.target, each.op_name))
+                own = each.target.startswith("resnet_")
+                names = each.target if own else f"{each.name} {each.op_name}"
                 kinds[each.name] = next(kind for kind, holds in KINDS.items() if re.search(holds, names))
     return kinds
 
