@@ -22,6 +22,7 @@ flags.DEFINE_bool("compiled", False, "Whether torch.compile takes part, which co
 flags.DEFINE_bool("missing", False, "Measure only what the file does not have yet.")
 flags.DEFINE_bool("quick", False, "A tiny net in place of each, to try the script out; no README.")
 cli.define_path("output", None, "JSON file; by default results/benchmark_<kind of device>.json.")
+cli.define_path("before", None, "JSON that an older commit wrote: where its steps' time went is kept beside.")
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +45,9 @@ def main(overrides: list[str]) -> dict:
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
     output = cli.FLAGS.output or ROOT / f"results/benchmark_{report.kind()}.json"
     origin = report.provenance(cli.command())  # before results change the working tree
-    entries: report.Entries = {}
+    entries: report.Entries = report.older(cli.FLAGS.before) if cli.FLAGS.before else {}
+    if entries:
+        report.add(output, entries)
     known = report.read(output) if cli.FLAGS.missing else {}
     for name in cli.FLAGS.parts or PARTS:
         for case_name in PARTS[name].cases[: 1 if cli.FLAGS.quick else None]:

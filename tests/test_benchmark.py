@@ -200,6 +200,20 @@ def test_operations_by_kind():
     assert "cond.9.clone" not in found
 
 
+def test_what_an_older_commit_took_is_drawn_over_the_step_of_now(tmp_path):
+    def measured(step):
+        return entry(medians={"step": step, "copies": 0.25 * step, "norms": 0.75 * step})
+
+    report.add(tmp_path / "old.json", {"operations/net": measured(8.0), "limits/net": measured(8.0)})
+    entries = {"operations/net": measured(4.0)} | report.older(tmp_path / "old.json")
+    assert list(entries) == ["operations/net", "operations/net, before"]
+    axes = report.plot_times(entries).axes[0]
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+    assert widths == [[0.25, 0.5], [0.75, 1.5]]
+    with pytest.raises(InputError, match="--before: .*nowhere.json has no operations"):
+        report.older(tmp_path / "nowhere.json")
+
+
 @pytest.mark.slow
 def test_parts_that_need_no_pytorch(tmp_path):
     measure(tmp_path, "scan", "limits", "stream", "scale", "streamed", "operations")

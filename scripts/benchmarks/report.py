@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, MARKERS
+from resnet.errors import InputError
 from resnet.files import replacing, save_png, write_text
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
@@ -21,6 +22,8 @@ README_PARTS = {"training": "training step", "inference": "inference"}
 PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PARTS.items()}
 # The end of the name of the picture of this part.
 TIMES = "_operations"
+# The end of the names of what an older commit measured.
+BEFORE = ", before"
 PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 
 Entries = dict[str, dict[str, Any]]
@@ -58,7 +61,10 @@ def add(path: Path, entries: Entries) -> Entries:
     """Writes the JSON with `entries` in place of those measured before, and the page and plot beside it."""
     order = {f"{part}/{case}": i for i, (part, case) in enumerate(_places())}
     merged = read(path) | entries
-    merged = dict(sorted(merged.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+    place = {key: order.get(key.removesuffix(BEFORE), len(order)) for key in merged}
+    merged = dict(
+        sorted(merged.items(), key=lambda item: (place[item[0]], item[0].endswith(BEFORE), item[0]))
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, merged)
     write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
@@ -193,25 +199,36 @@ def plot(entries: Entries) -> Any:
     return figure
 
 
+def older(path: Path) -> Entries:
+    """Where the time of a step went, as an older commit wrote it to a JSON; InputError if it did not."""
+    found = {key: entry for key, entry in read(path).items() if key.startswith(f"{TIMES[1:]}/")}
+    if not found:
+        raise InputError(f"--before: {path} has no operations; let the other commit write it by --output")
+    return {key + BEFORE: entry for key, entry in found.items()}
+
+
 def plot_times(entries: Entries) -> Any:
-    """A bar for each net, divided by the share of a training step that each kind takes; None without nets."""
+    """A bar for each net, divided by what each kind takes of a training step; None without nets.
+
+    What an older commit took is drawn beside, over the time of the step now.
+    """
     from matplotlib.figure import Figure
 
-    bars = {
-        key.split("/")[1]: entry["ratios"] for key, entry in entries.items() if key.startswith("operations/")
-    }
-    if not bars:
+    found = {key: entry["medians"] for key, entry in entries.items() if key.startswith("operations/")}
+    if not found:
         return None
-    figure = Figure(figsize=(8, 1.6 + 0.5 * len(bars)), layout="constrained", dpi=150)
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(found)), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    ends = [0.0] * len(bars)
-    for color, kind in zip(COLORS, next(iter(bars.values())), strict=False):
-        widths = [ratios[kind][1] for ratios in bars.values()]
-        axes.barh(range(len(bars)), widths, left=ends, color=color, label=kind)
+    whole = [found[key.removesuffix(BEFORE)]["step"] for key in found]
+    ends = [0.0] * len(found)
+    kinds = [kind for kind in next(iter(found.values())) if kind != "step"]
+    for color, kind in zip(COLORS, kinds, strict=False):
+        widths = [medians[kind] / step for medians, step in zip(found.values(), whole, strict=True)]
+        axes.barh(range(len(found)), widths, left=ends, color=color, label=kind)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    axes.set_yticks(range(len(bars)), list(bars))
+    axes.set_yticks(range(len(found)), [key.split("/")[1] for key in found])
     axes.invert_yaxis()
-    axes.set_xlabel("share of the time of a training step")
+    axes.set_xlabel("time of a training step / its time now")
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     return figure
 
