@@ -151,6 +151,7 @@ def test_a_study_by_two_jobs_stops_resumes_and_ends_as_by_one(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == 143 and "stopped by SIGTERM; the same command resumes the study" in said
+    assert "WARNING" not in log.read_text()
     # One job with as many processors as each of two has: their number decides the bits.
     for name, cores, more in (("two", set(), ["--jobs=2"]), ("one", shares(2)[0], [])):
         with jobs._inherited(cores):
