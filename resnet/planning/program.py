@@ -15,7 +15,8 @@ _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _SPACE = re.compile(r"S\((\d+)\)")
 _NAME = re.compile(r"%([\w.-]+)")
 _CALLED = re.compile(
-    r"\b(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?([^,}]*)"
+    r"\b(?:calls|to_apply|body|condition|(?:true|false)_computation|branch_computations|called_computations)="
+    r"(\{[^}]*\}|%[\w.-]+)"
 )
 _BODY, _CONDITION = (re.compile(rf"\b{role}=%([\w.-]+)") for role in ("body", "condition"))
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
