@@ -202,7 +202,8 @@ def test_operations_by_kind():
 
 def test_what_an_older_commit_took_is_drawn_over_the_step_of_now(tmp_path):
     def measured(step):
-        return entry(medians={"step": step, "copies": 0.25 * step, "norms": 0.75 * step})
+        shares = {"copies": [0.2, 0.25, 0.3], "norms": [0.7, 0.75, 0.8]}
+        return entry(medians={"step": step}, ratios=shares, reference="step")
 
     report.add(tmp_path / "old.json", {"operations/net": measured(8.0), "limits/net": measured(8.0)})
     entries = {"operations/net": measured(4.0)} | report.older(tmp_path / "old.json")

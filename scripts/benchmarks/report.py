@@ -20,11 +20,11 @@ BEGIN, END = "<!-- speed: written by scripts/benchmark.py -->", "<!-- /speed -->
 README_PARTS = {"training": "training step", "inference": "inference"}
 # What is drawn, and what its ratios are of.
 PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PARTS.items()}
+PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 # The end of the name of the picture of this part.
 TIMES = "_operations"
 # The end of the names of what an older commit measured.
 BEFORE = ", before"
-PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 
 Entries = dict[str, dict[str, Any]]
 
@@ -200,30 +200,31 @@ def plot(entries: Entries) -> Any:
 
 
 def older(path: Path) -> Entries:
-    """Where the time of a step went, as an older commit wrote it to a JSON; InputError if it did not."""
-    found = {key: entry for key, entry in read(path).items() if key.startswith(f"{TIMES[1:]}/")}
+    """Reads from a JSON what each kind of operation took at an older commit; InputError if it has none."""
+    found = {key: entry for key, entry in read(path).items() if key.startswith("operations/")}
     if not found:
         raise InputError(f"--before: {path} has no operations; let the other commit write it by --output")
     return {key + BEFORE: entry for key, entry in found.items()}
 
 
 def plot_times(entries: Entries) -> Any:
-    """A bar for each net, divided by what each kind takes of a training step; None without nets.
+    """Draws a bar for each net, divided by the time that each kind of operation takes; None without nets.
 
-    What an older commit took is drawn beside, over the time of the step now.
+    The unit is the time of a training step of the net now, for bars of an older commit too.
     """
     from matplotlib.figure import Figure
 
-    found = {key: entry["medians"] for key, entry in entries.items() if key.startswith("operations/")}
+    found = {key: entry for key, entry in entries.items() if key.startswith("operations/")}
     if not found:
         return None
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(found)), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    whole = [found[key.removesuffix(BEFORE)]["step"] for key in found]
+    now = [found[key.removesuffix(BEFORE)]["medians"]["step"] for key in found]
+    lengths = [entry["medians"]["step"] / step for entry, step in zip(found.values(), now, strict=True)]
     ends = [0.0] * len(found)
-    kinds = [kind for kind in next(iter(found.values())) if kind != "step"]
-    for color, kind in zip(COLORS, kinds, strict=False):
-        widths = [medians[kind] / step for medians, step in zip(found.values(), whole, strict=True)]
+    for color, kind in zip(COLORS, next(iter(found.values()))["ratios"], strict=False):
+        shares = [entry["ratios"][kind][1] for entry in found.values()]
+        widths = [length * share for length, share in zip(lengths, shares, strict=True)]
         axes.barh(range(len(found)), widths, left=ends, color=color, label=kind)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
     axes.set_yticks(range(len(found)), [key.split("/")[1] for key in found])
