@@ -14,11 +14,11 @@ from resnet.studies.folder import load_folder, open_folder, save_folder
 from resnet.studies.kept import STUDIES
 from resnet.studies.pages import effects
 from resnet.studies.pages.effects import judged
-from resnet.studies.pages.ledger import LEDGER, outdated, read_ledger, study_of
+from resnet.studies.pages.ledger import LEDGER, outdated, read_ledger
 from resnet.studies.pages.ledger_page import page
 from resnet.studies.pages.recording import add_what_was_not_run, record
 from resnet.studies.pages.verdict import NOT_RUN, REPRODUCED, REVERSED, UNDECIDED, Outcome, judge
-from resnet.studies.study import Origin, Published, load_study
+from resnet.studies.study import Origin, Published, load_study, study_of
 from tests.studies_cases import tiny_study
 
 TASK = Task("classification", (8, 8, 1), ("0", "1"), np.zeros(1), np.ones(1))

@@ -1,4 +1,4 @@
-"""Compiled programs that are kept: where, by whose wish, and when a process is killed while it writes one."""
+"""The cache of compiled programs: its folder, and a program that a killed process wrote half of."""
 
 import os
 import subprocess

@@ -203,7 +203,7 @@ PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 )
 @pytest.mark.parametrize("limited", [False, True])
 def test_memory_comes_in_huge_pages(limited):
-    """Huge pages hold at least half of an array of 256 MB, and none of it if address space is limited."""
+    """Huge pages hold at least half of an array of 256 MB; under a limit of address space they hold none."""
     program = HUGE.replace("LIMITED", str(limited))
     kilobytes = int(subprocess.check_output([sys.executable, "-c", program], text=True))
     assert (kilobytes > 2**17) != limited

@@ -1,4 +1,4 @@
-"""Joins convolutions of a traced program to their norms, and norms, shortcuts and ReLUs to each other.
+"""Joins, in a traced program, convolutions to their norms, and norms to shortcuts and ReLUs.
 
 On the CPU our own convolution (native) applies what stands before it while it reads its images: a scale, an
 offset and a ReLU, the last part of a batch norm and its activation. So the gradient to a kernel keeps none of

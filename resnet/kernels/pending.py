@@ -42,7 +42,7 @@ class Zeros(Pending):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Combination(Pending):
-    """Images relu(x * scale + offset + added * added_scale), such as a norm, a shortcut and a ReLU.
+    """Images of the form relu(x * scale + offset + added * added_scale): a norm, a shortcut and a ReLU.
 
     Every part but x * scale may be missing. The gradient to the input of a norm has this form, too: x is the
     gradient to the norm's result, masked by that of the ReLU behind it, and `added` is the norm's input.
@@ -218,7 +218,7 @@ def array_of(value: Any) -> Any:
 
 
 def is_zero(value: Any) -> bool:
-    """Whether `value` is a zero that the program holds."""
+    """Whether `value` is zero, as a constant of the program."""
     return not isinstance(value, Array | Pending) and np.ndim(value) == 0 and bool(value == 0)
 
 
@@ -228,5 +228,5 @@ def is_images(value: Any) -> bool:
 
 
 def of_channels(value: Any, channels: int) -> bool:
-    """Whether `value` is an array with one value for each channel, the same for all pixels."""
+    """Whether `value` is an array of images' channels: one number for each, which all pixels share."""
     return isinstance(value, Array) and value.shape == (1, 1, 1, channels)

@@ -102,7 +102,7 @@ def _given_back_on_cpu(g: Array, winner: Array, *, extent: tuple[int, int]) -> A
 
 
 def _linear(primitive: Primitive, transpose: Callable) -> None:
-    """Registers the derivatives of a primitive that is linear in the first of its two arrays."""
+    """Registers derivatives for a primitive of two arrays, linear in the first; `transpose` is its own."""
 
     def derived(primals: Sequence[Array], tangents: Sequence[Any], **static: Any) -> tuple[Array, Array]:
         change = ad.instantiate_zeros(tangents[0])

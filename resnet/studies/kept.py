@@ -23,7 +23,7 @@ from resnet.studies.folder import (
     run_of_row,
     texts_of,
 )
-from resnet.studies.study import ResolvedArm, Study, load_study, resolve, with_base
+from resnet.studies.study import ResolvedArm, Study, load_study, resolve, study_of, with_base
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
@@ -123,13 +123,15 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 
 
 def _as_started(study: Study, changes: dict[str, Any]) -> Study:
-    """The study with the fields that decide its numbers as now, and the others as a command had them."""
-    base, own = study.base, {}
-    if study.origin:
-        base = load_study(study.origin.file, study.origin.scale).base
-        own = {name: value for name, value in study.origin.changes.items() if not may_change(name)}
+    """Returns the study as an earlier command with these `changes` would have it.
+
+    The study's own changes remain where they decide numbers, and those of the command where they do not.
+    """
     free = {name: value for name, value in changes.items() if may_change(name)}
-    return with_base(study, replaced(base, own | free))
+    if study.origin is None:
+        return with_base(study, replaced(study.base, free))
+    own = {name: value for name, value in study.origin.changes.items() if not may_change(name)}
+    return study_of(dataclasses.replace(study.origin, changes=own | free))
 
 
 def _place(folder: StudyFolder, row: dict[str, Any]) -> Path:

@@ -146,6 +146,12 @@ def with_base(study: Study, base: Config) -> Study:
     return dataclasses.replace(study, base=base, origin=origin)
 
 
+def study_of(origin: Origin) -> Study:
+    """The study as its file has it now, with the changes of the command line."""
+    study = load_study(origin.file, origin.scale)
+    return with_base(study, replaced(study.base, origin.changes))
+
+
 def tell_apart(configs: list[Config]) -> list[str]:
     """A name for each config from the fields in which they differ, as "depth 20, shortcut none"."""
     pairs = itertools.pairwise(configs)

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Iterable
 
 from resnet.errors import InputError
-from resnet.studies.pages.ledger import Row, study_of
+from resnet.studies.pages.ledger import Row
 from resnet.studies.pages.statistics import holm
 from resnet.studies.pages.verdict import NOT_RUN, UNDECIDED, Outcome, judge
-from resnet.studies.study import Arm, Origin, Study
+from resnet.studies.study import Arm, Origin, Study, study_of
 
 PAPERS_IMAGES: dict[str, str] = {}
 """Fingerprint of the test images that papers report, by data set, noted from a copy that was checked against

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from resnet.config import config_hash, replaced
+from resnet.config import config_hash
 from resnet.errors import InputError
 from resnet.files import write_text
-from resnet.studies.study import Origin, Study, load_study, resolve, with_base
+from resnet.studies.study import Origin, resolve, study_of
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ROOT / "results" / "ledger.csv"
@@ -120,12 +120,6 @@ def write_ledger(rows: Iterable[Row], path: Path = LEDGER) -> None:
     in_order = sorted(rows, key=lambda row: (row.paper, row.table, row.key))
     writer.writerows([dataclasses.asdict(row) for row in in_order])
     write_text(path, text.getvalue())
-
-
-def study_of(origin: Origin) -> Study:
-    """The study as its file has it now, with the changes of the command line."""
-    study = load_study(origin.file, origin.scale)
-    return with_base(study, replaced(study.base, origin.changes))
 
 
 def outdated(rows: Iterable[Row]) -> dict[Row, str]:

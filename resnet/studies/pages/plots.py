@@ -79,7 +79,7 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
-    """Draws training loss and validation score by epoch; a line is the mean of an arm's runs with records."""
+    """Draws training loss and validation score by epoch, for each arm the mean of its runs with records."""
     figure, both = panels(2, width=4.6, height=max(3.6, 0.26 * len(finished)))
     shown = (("train", "loss", "training loss", 1.0), ("validation", metric.name,
               f"validation {metric.label}", metric.factor))  # fmt: skip

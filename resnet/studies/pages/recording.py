@@ -19,12 +19,11 @@ from resnet.studies.pages.ledger import (
     Row,
     outdated,
     read_ledger,
-    study_of,
     write_ledger,
 )
 from resnet.studies.pages.rows import ArmRow, arm_rows, metric_of, run_rows
 from resnet.studies.pages.verdict import NOT_RUN
-from resnet.studies.study import Arm, ResolvedArm, Study, load_study, resolve
+from resnet.studies.study import Arm, ResolvedArm, Study, load_study, resolve, study_of
 
 
 def record(workdir: str | Path, path: Path = LEDGER) -> list[Row]:
