@@ -23,7 +23,7 @@ from resnet.models.resnet import make_model
 from resnet.run import Run, load
 from resnet.runs.task import Task
 from resnet.training.loop import train
-from resnet.training.step import init_variables
+from resnet.training.start import init_variables
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
 CALL = """

@@ -18,7 +18,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import Task
-from resnet.training.step import init_variables
+from resnet.training.start import init_variables
 
 CLASSES = 12
 # As ImageNet's in the order of their numbers, which is not that of their names as text once they are numbers.

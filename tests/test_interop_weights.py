@@ -1,5 +1,6 @@
 """Weights in and out: every tensor exactly once, bit for bit, and one clear line for what cannot be read."""
 
+import dataclasses
 import json
 import pickle
 
@@ -10,11 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 from resnet.config import Config
 from resnet.errors import InputError
-from resnet.interop.convert import export_weights, import_weights
+from resnet.interop.convert import export_weights, import_weights, state_of
 from resnet.models.config import ModelConfig
 from resnet.run import load
 from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.task import Task
+from resnet.training.step import make_step
 from resnet.weights import files
 from resnet.weights.state_dict import detect, from_state_dict, to_state_dict
 
@@ -32,10 +34,11 @@ NETS = {
 }
 
 
+TASK = Task("classification", (32, 32, 3), ("a", "b", "c"), *np.zeros((2, 3), np.float32))
+
+
 def shapes(model):
-    statistics = np.zeros(3, np.float32)
-    task = Task("classification", (32, 32, 3), ("a", "b", "c"), statistics, statistics)
-    return variable_shapes(Config(model=model), task)
+    return variable_shapes(Config(model=model), TASK)
 
 
 def random_variables(model):
@@ -224,6 +227,24 @@ def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
     with pytest.raises(InputError, match=r"out\.MODEL_CARD\.md exists already"):
         export_weights(workdir, target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"ema": 0.9}, {"on_divergence": "rollback", "spike_factor": 10.0}],
+    ids=["", "ema", "guard"],
+)
+def test_an_imported_state_is_a_first_one_with_other_weights(fields):
+    """Its guard too: with a learning rate lowered to 0 it would never train."""
+    config = Config(model=ModelConfig(**SMALL))
+    for name, value in fields.items():
+        setattr(config.train, name, value)
+    variables = random_variables(config.model)
+    state = state_of(variables, config, TASK)
+    first = make_step(config, TASK, lambda step: 0.1).init(config.seed)
+    own = {"params": first.params, "batch_stats": first.batch_stats, "ema": first.ema}
+    assert_same(dataclasses.replace(state, **own), first)
+    assert_same(state.variables, variables)
 
 
 @pytest.mark.thorough

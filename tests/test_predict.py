@@ -18,7 +18,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run
 from resnet.runs.task import task_of
-from resnet.training.step import init_variables
+from resnet.training.start import init_variables
 from tests.test_command import assert_refused
 
 

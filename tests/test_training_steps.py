@@ -8,13 +8,11 @@ import pytest
 from resnet.config import Config
 from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
-from resnet.models.resnet import make_model
 from resnet.runtime import devices as runtime
 from resnet.runtime.devices import each_seed, make_mesh
 from resnet.training.evaluation import evaluate, predict
-from resnet.training.step import TrainState, init_variables
+from resnet.training.step import TrainState
 from resnet.training.trainer import make_trainer
-from tests.models_cases import MIXED
 
 BATCH = 16
 
@@ -221,14 +219,3 @@ def test_a_devices_only_seed_is_run_without_its_axis():
         np.zeros((1, 3)), np.zeros((1, 4))
     )
     assert seen == [((3,), (4,))]
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("config", [*MIXED.values()][::5], ids=[*MIXED][::5])
-def test_the_first_variables_are_those_of_flax(config):
-    """Bit for bit, though the net is not computed for them."""
-    model, key = make_model(config, 5), jax.random.key(3)
-    found = init_variables(key, model=model, image_shape=(8, 8, 3))
-    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    expected = {"batch_stats": {}, **model.lazy_init(key, images, train=False)}
-    jax.tree.map(np.testing.assert_array_equal, found, expected)

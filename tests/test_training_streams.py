@@ -10,7 +10,7 @@ from resnet.data.order import epoch_order
 from resnet.data.streams import AUGMENT, DROPOUT, INIT, ORDER, pin_streams, random_key
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
-from resnet.training.step import init_variables
+from resnet.training.start import init_variables
 
 DRIFT = (
     "The random numbers that a seed stands for have changed. Runs begun before cannot be resumed to the "

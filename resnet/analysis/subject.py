@@ -24,7 +24,8 @@ from resnet.paths import parameter_path
 from resnet.run import SPLITS, load, with_labels_of
 from resnet.runs.task import Task, task_of
 from resnet.training.losses import example_losses
-from resnet.training.step import INIT, init_variables, random_key
+from resnet.training.start import init_variables
+from resnet.training.step import INIT, random_key
 
 MOST_IMAGES = 100_000  # all are held at once
 

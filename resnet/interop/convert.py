@@ -133,16 +133,7 @@ net.load_state_dict(load_file("{file}"))"""
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
     """The state before the first step, with these variables in place of the initial ones."""
     step = make_step(config, task, lambda step: jnp.zeros(()))
-    shapes = jax.eval_shape(step.init, config.seed)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    variables = jax.tree.map(jnp.asarray, variables)
-    return dataclasses.replace(
-        zeros,
-        seed=jnp.int32(config.seed),
-        **variables,
-        opt_state=step.optimizer.init(variables["params"]),
-        ema=variables if config.train.ema else {},
-    )
+    return step.begun(config.seed, jax.tree.map(jnp.asarray, variables))
 
 
 def with_unbiased_statistics(config: Config) -> Config:

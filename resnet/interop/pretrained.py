@@ -22,7 +22,7 @@ from resnet.paths import shapes_by_path
 from resnet.run import load
 from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.task import Task
-from resnet.training.step import init_variables
+from resnet.training.start import init_variables
 from resnet.weights.files import check_finite, read_metadata, read_weights
 from resnet.weights.state_dict import from_state_dict, outputs_of
 

@@ -1,6 +1,12 @@
-"""Predictions, and metrics over a whole split: exactly its n examples, whatever the batch."""
+"""What is measured beside the training step, by programs of its own.
 
-from collections.abc import Callable
+Predictions, and metrics over a whole split: exactly its n examples, whatever the batch. And what
+telemetry.csv holds, on the batch that comes next, with that batch's statistics and without dropout: the
+numbers of the training stay the same to the last bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +22,8 @@ from resnet.data.batches import padded_batches
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
 from resnet.kernels.joining import joined
+from resnet.models.chain import Flow, flow, parts
+from resnet.models.config import ModelConfig
 from resnet.models.scanning import compiles_quickly
 from resnet.runs.task import Task
 from resnet.runtime.devices import (
@@ -29,9 +37,12 @@ from resnet.runtime.devices import (
     spec_of_seeds,
 )
 from resnet.training.losses import example_losses, example_scores
+from resnet.training.step import Step, TrainState
 
 # Batches on their way to the device at a time: enough that it never waits, and few to wait for.
 AHEAD = 2
+# Images of a batch whose flow is looked at; more would cost time and tell the same.
+IMAGES = 128
 
 
 class Halted(Exception):
@@ -130,3 +141,25 @@ def make_predict(*, model: Any, task: Task, flip: bool = False) -> Callable:
     """Compiled (variables, images) -> logits on one device."""
     options = compiler_options(make_mesh(1), quickly=compiles_quickly(model.config))
     return jax.jit(partial(predict, model=model, task=task, flip=flip), compiler_options=options)
+
+
+def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
+    """The flow through the net of one run, its blocks apart, on the first images_seen of a raw batch."""
+    state = jax.tree.map(jnp.asarray, state)
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
+    alone = dataclasses.replace(step, axis=None)
+    x, _ = alone.augmented(state, alone.shown(state, batch))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    chain = parts(step.model.config, step.task.num_outputs, variables, "batch")
+
+    def loss(x: Array) -> Array:
+        smoothing, output = step.settings.label_smoothing, step.model.config.output
+        return example_losses(chain[-1](x), batch["label"], output=output, smoothing=smoothing).mean()
+
+    return flow(chain, x, jax.grad(loss))
+
+
+def images_seen(model: ModelConfig) -> int:
+    """IMAGES, in whole ghost batches."""
+    ghost_batch = model.ghost_batch
+    return max(ghost_batch, IMAGES // ghost_batch * ghost_batch) if ghost_batch else IMAGES

@@ -23,9 +23,8 @@ from resnet.runtime.processes import first_says, index_of_this, several
 from resnet.runtime.progress import Clock, ProgressBar
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.divergence import at_rate
-from resnet.training.evaluation import Halted, as_numbers
+from resnet.training.evaluation import Halted, as_numbers, images_seen, observe
 from resnet.training.step import TrainState
-from resnet.training.telemetry import images_seen, observe
 from resnet.training.trainer import Trainer
 
 

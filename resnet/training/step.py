@@ -2,15 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float, Int, UInt8
 
 from resnet.config import Config
@@ -26,6 +24,7 @@ from resnet.training.divergence import at_lowered_rate, guarded, initial_guard, 
 from resnet.training.losses import example_losses, example_scores
 from resnet.training.optimizers import constant_where, make_optimizer
 from resnet.training.schedules import Schedule
+from resnet.training.start import init_optimizer, init_variables, variables_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -79,14 +78,25 @@ class Step:
 
     def init(self, seed: int | Int[Array, ""]) -> TrainState:
         """The state before the first step."""
-        seed = jnp.asarray(seed, jnp.int32)
         key = random_key(seed, INIT)
-        variables = init_variables(key, model=self.model, image_shape=self.task.image_shape)
+        return self.begun(seed, init_variables(key, model=self.model, image_shape=self.task.image_shape))
+
+    def begun(self, seed: int | Int[Array, ""], variables: dict[str, Any]) -> TrainState:
+        """The state before the first step, with these variables."""
+        return self._state(seed, variables, init_optimizer(self.optimizer.init, variables["params"]))
+
+    def shapes(self) -> TrainState:
+        """Shapes of a state, of which nothing is drawn."""
+        variables = variables_shapes(model=self.model, image_shape=self.task.image_shape)
+        optimizer = jax.eval_shape(self.optimizer.init, variables["params"])
+        return jax.eval_shape(self._state, 0, variables, optimizer)
+
+    def _state(self, seed: int | Int[Array, ""], variables: dict[str, Any], optimizer: Any) -> TrainState:
         # Copied, because the state is donated and no buffer may be donated twice.
         ema = jax.tree.map(jnp.copy, variables) if self.settings.ema else {}
-        opt_state = self.optimizer.init(variables["params"])
         guard = initial_guard(self.settings)
-        return TrainState(jnp.int32(0), seed, **variables, opt_state=opt_state, ema=ema, guard=guard)
+        seed = jnp.asarray(seed, jnp.int32)
+        return TrainState(jnp.int32(0), seed, **variables, opt_state=optimizer, ema=ema, guard=guard)
 
     def train(
         self, state: TrainState, batch: Mapping[str, Array] | Resident | Delivered
@@ -239,32 +249,6 @@ def make_step(config: Config, task: Task, schedule: Schedule, axis: str | None =
         freeze=config.freeze,
         axis=axis,
     )
-
-
-def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Initial {"params", "batch_stats"} of a model.
-
-    Not for `jit`: operation by operation, so that the bits of a parameter depend on its path and shape alone,
-    and a deep net takes no longer to compile than a shallow one.
-    """
-    draw, structure = _traced_start(model, image_shape, jax.ShapeDtypeStruct(key.shape, key.dtype))
-    variables = jax.tree.unflatten(structure, draw(key))
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-
-
-@lru_cache(maxsize=8)
-def _traced_start(
-    model: Any, image_shape: tuple[int, ...], key: jax.ShapeDtypeStruct
-) -> tuple[Callable, Any]:
-    """Traces `model.init`; returns (draw, structure): draw(key) gives the leaves of the first variables.
-
-    Draws and constants are all that `draw` computes: the net itself, traced for its shapes, is left out.
-    """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    init = partial(model.init, train=False)
-    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key, images)
-    program, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=[True, False])
-    return jaxpr_as_fun(ClosedJaxpr(program, traced.consts)), jax.tree.structure(shapes)
 
 
 def moving_average(state: TrainState, variables: dict[str, Any], settings: TrainConfig) -> Any:

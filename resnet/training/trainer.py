@@ -61,8 +61,7 @@ class Trainer:
     def layout(self) -> StateLayout:
         """How states lie on the devices."""
         least = divided_from(self.config.parallel, self.mesh)
-        shapes = jax.eval_shape(self.step.init, 0)
-        return StateLayout(self.config.model, self.mesh, len(self.seeds), least, shapes)
+        return StateLayout(self.config.model, self.mesh, len(self.seeds), least, self.step.shapes())
 
     @property
     def shapes(self) -> TrainState:

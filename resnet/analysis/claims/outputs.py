@@ -17,7 +17,7 @@ from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset
 from resnet.models.resnet import make_model
 from resnet.training.losses import squared_error
-from resnet.training.step import init_variables
+from resnet.training.start import init_variables
 
 FUNCTIONS = {"identity": lambda z: z, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
 # What the turn of a digit, in -1..1, is mapped to: (factor, offset).

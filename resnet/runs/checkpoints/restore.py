@@ -1,6 +1,5 @@
 """The weights of a run, read back from its folder."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ from resnet.models.resnet import make_model
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.task import Task, load_task
 from resnet.runtime.devices import make_mesh, replicated
-from resnet.training.step import init_variables
+from resnet.training.start import variables_shapes
 
 
 def variable_shapes(config: Config, task: Task) -> dict[str, Any]:
     """Shapes of {"params", "batch_stats"} of the config's net for a task."""
     model = make_model(config.model, task.num_outputs)
-    init = functools.partial(init_variables, model=model, image_shape=task.image_shape)
-    return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
+    return variables_shapes(model=model, image_shape=task.image_shape)
 
 
 def load_variables(workdir: str | Path, step: int | None = None) -> tuple[Config, Task, dict[str, Any], int]:
