@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from resnet.analysis import curvature, landscape, similarity, trainability
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import of_config
-from resnet.config import Config
+from resnet.config import Config, replaced
 from resnet.errors import InputError
 
 
@@ -89,6 +89,30 @@ def test_a_net_is_most_like_itself_layer_by_layer(subject):
     assert answer.tables() and answer.plot()
     with pytest.raises(InputError, match="`--batch` must be between 4 and"):
         similarity.ask(subject, similarity.Options(batch=3))
+
+
+def test_another_net_sees_the_same_images_in_its_own_normalisation():
+    config = Config()
+    config.data.name, config.model.blocks, config.model.width = "digits", (1, 1, 1), 0.25
+    channel = of_config("channel", config, data="test", images=8)
+    none = of_config("none", replaced(config, {"data.normalization": "none"}), data="test", images=8)
+    assert np.abs(channel.images - none.images).max() > 0.1
+    np.testing.assert_allclose(none.shown_images_of(channel).images, none.images, atol=1e-5)
+    np.testing.assert_array_equal(channel.shown_images_of(channel).images, channel.images)
+    noise = of_config("noise", config, images=8)
+    np.testing.assert_array_equal(none.shown_images_of(noise).images, noise.images)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"bn_fixed": "stage1"}, {"widening": 8, "activation_order": "pyramid"}]
+)
+def test_any_net_has_constant_norms_and_logits_of_its_own(fields):
+    """Nets whose blocks cannot be scanned too."""
+    net = settled(tiny(**fields))
+    logits, _ = net.model.apply(net.variables, net.images)
+    np.testing.assert_allclose(
+        logits_of(net)(net.variables["params"], net.images), logits, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_depth_until_a_limit_is_measured_or_extrapolated():

@@ -249,6 +249,10 @@ def test_strangers_in_a_tar_are_left_out_and_named(tmp_path, monkeypatch):
         ({"image_size": 0}, "`data.image_size` must be given where images are cut anew"),
         ({"random_resized_crop": 1.5}, "`data.random_resized_crop` must be between 0 and 1; got 1.5"),
         ({"eval_crop": -0.1}, "`data.eval_crop` must be between 0 and 1; got -0.1"),
+        (
+            {"normalization": "pixel_mean", "eval_size": 24},
+            "pixel_mean has a mean for each of",
+        ),
         ({"eval_size": -1}, "`data.eval_size` must be at least 0; got -1"),
         ({"bad_limit": 2.0}, "`data.bad_limit` must be between 0 and 1; got 2.0"),
         ({"memory_gb": -1.0}, "`data.memory_gb` must be at least 0; got -1.0"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from resnet.errors import InputError
+from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
 from resnet.models.folding import fold
 from resnet.models.grammar import check_net
@@ -83,6 +84,24 @@ def test_blocks_of_one_convolution_keep_their_size_and_longer_ones_grow():
         assert fold(config, start(config)[1])[0].inner == inner
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("transition", ["pad", "projection"])
+@pytest.mark.parametrize("shortcut", ["identity", "none"])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_net_is_refused_or_folds_to_the_same(branch, shortcut, transition):
+    config = ModelConfig(**TINY | {"blocks": (1, 1), "branch": branch, "shortcut": shortcut} |
+                         {"transition": transition})  # fmt: skip
+    variables, x = trained(config), images(2, 9, 7, 3)
+    try:
+        plain, folded = fold(config, variables)
+    except InputError as error:
+        assert f"model.branch={branch!r} does not fold" in str(error)
+        return
+    expected = logits(config, variables, x)
+    atol = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(logits(plain, folded, x), expected, rtol=1e-5, atol=atol)
+
+
 REFUSED = [
     ({"activation_order": "preactivation"}, "model.activation_order='preactivation' does not fold"),
     ({"norm": "group"}, "model.norm='group' does not fold"),
@@ -93,6 +112,8 @@ REFUSED = [
     ({"activation": "tanh"}, "model.activation='tanh' does not fold"),
     ({"groups": 2}, "model.groups=2 does not fold"),
     ({"gain_corrected": True}, "model.gain_corrected=True does not fold"),
+    ({"branch": "pooled"}, "model.branch='pooled' does not fold: it pools pixels that the shortcut does not"),
+    ({"branch": "dirac", "transition": "projection"}, "model.branch='dirac' does not fold: it pools pixels"),
     ({"stem_width": 6, "transition": "projection"}, "stage1/block1 has 6 channels to carry, and room for 4"),
 ]  # fmt: skip
 

@@ -93,6 +93,8 @@ def test_depths_without_a_solution_are_refused():
         ({"depth": 20, "branch": "single", "activation_order": "activation_only_preactivation"}, 19),
         ({"family": "imagenet", "stem": "imagenet", "branch": "bottleneck", "depth": 50,
           "activation_order": "preactivation"}, 49),
+        ({"depth": 20, "after_sum": "identity"}, 10),
+        ({"depth": 20, "activation_order": "preactivation", "after_sum": "identity"}, 19),
     ],
 )  # fmt: skip
 def test_activations_in_a_chain(fields, count):

@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array, Float
 
 from resnet.analysis.subject import Subject
-from resnet.models.resnet import make_model
+from resnet.models.config import ModelConfig
+from resnet.models.resnet import ResNet, make_model
 from resnet.training.losses import example_losses
 from resnet.training.step import DROPOUT, random_key
 
@@ -23,7 +24,7 @@ def settled(subject: Subject) -> Subject:
     if subject.step is not None or not subject.variables["batch_stats"]:
         return subject
     config = dataclasses.replace(subject.config.model, bn_momentum=0.0, bn_unbiased=False, bn_fixed="")
-    model = make_model(dataclasses.replace(config, scan_blocks=True), subject.outputs)
+    model = _scanned(config, subject.outputs)
     noise = {"dropout": random_key(jax.numpy.int32(subject.config.seed), DROPOUT)}
     _, seen = jax.jit(lambda variables, images: model.apply(
         variables, images, train=True, mutable=["batch_stats"], rngs=noise
@@ -33,10 +34,15 @@ def settled(subject: Subject) -> Subject:
 
 def logits_of(subject: Subject) -> Callable[[Any, Array], Float[Array, "b outputs"]]:
     """logits(params, images) in evaluation; equal blocks are scanned, so that derivatives compile fast."""
-    config = subject.config.model
-    model = make_model(dataclasses.replace(config, scan_blocks=not config.bn_fixed), subject.outputs)
+    model = _scanned(subject.config.model, subject.outputs)
     statistics = subject.variables["batch_stats"]
     return lambda params, images: model.apply({"params": params, "batch_stats": statistics}, images)[0]
+
+
+def _scanned(config: ModelConfig, outputs: int) -> ResNet:
+    """The net with its equal blocks scanned, unless something tells them apart."""
+    apart = config.bn_fixed or config.widening
+    return make_model(dataclasses.replace(config, scan_blocks=not apart), outputs)
 
 
 def loss_of(subject: Subject) -> Callable[[Array, Array], Float[Array, ""]]:

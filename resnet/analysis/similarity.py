@@ -119,7 +119,7 @@ def _other(subject: Subject, options: Options) -> Subject:
     other = subject.beside(folder, options.other_step or None)
     if other.images.shape != subject.images.shape:
         raise InputError(f"--other={folder} was trained on images of another shape or split")
-    return dataclasses.replace(other, images=subject.images)
+    return other.shown_images_of(subject)
 
 
 def linear_cka(

@@ -14,7 +14,7 @@ from resnet.analysis.sample import NOISE, Sample, describe, draw
 from resnet.config import Config, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
-from resnet.data.splits import NAME
+from resnet.data.splits import NAME, Statistic
 from resnet.errors import InputError, check_choice, check_within
 from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
@@ -47,6 +47,8 @@ class Subject:
     """Normalised as in training; of noise, standard normal."""
     labels: Array
     """Classes (int) or targets (float); random for noise."""
+    normalized_by: tuple[Statistic, Statistic] | None
+    """Mean and standard deviation of the images, in units of 0..255; None for noise."""
 
     @property
     def data(self) -> str:
@@ -94,6 +96,14 @@ class Subject:
         """This net and, where a folder is named, the run in it."""
         return [self, self.beside(workdir)] if workdir else [self]
 
+    def shown_images_of(self, other: "Subject") -> "Subject":
+        """This net and the images of another subject, normalised as this net was trained."""
+        images = other.images
+        if self.normalized_by and other.normalized_by and not _same(self.normalized_by, other.normalized_by):
+            mean, std = other.normalized_by
+            images = normalize(np.asarray(images) * std + mean, *self.normalized_by)
+        return dataclasses.replace(self, images=images, labels=other.labels, sample=other.sample)
+
     def restarted(self, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> "Subject":
         """The same images with a new net: at its start, of another seed, with dotted fields changed."""
         config = replaced(self.config, dict(changes or {}) | ({} if seed is None else {"seed": seed}))
@@ -111,18 +121,22 @@ def of_run(
     """
     run = load(workdir, step)
     _check_finite(f"{workdir} at step {run.step}", run.variables)
-    sample, x, labels = _probe(run.config, data, images, run.task, seed)
-    return Subject(str(workdir), run.config, run.model, run.variables, run.step, sample, x, labels)
+    shown = _probe(run.config, data, images, run.task, seed)
+    return Subject(str(workdir), run.config, run.model, run.variables, run.step, *shown)
 
 
 def of_config(name: str, config: Config, data: str = NOISE, images: int = 128, seed: int = 0) -> Subject:
     """The net of `config`, as the training of its seed begins; noise needs no data at hand."""
     outputs = shapes_of(config.data)[1]
     model = make_model(config.model, outputs)
-    sample, x, labels = _probe(config, data, images, None, seed)
-    variables = initial_variables(config, model, x.shape[1:])
+    shown = _probe(config, data, images, None, seed)
+    variables = initial_variables(config, model, shown[1].shape[1:])
     _check_finite(f"{name} at its start", variables)
-    return Subject(name, config, model, variables, None, sample, x, labels)
+    return Subject(name, config, model, variables, None, *shown)
+
+
+def _same(ours: tuple[Statistic, Statistic], theirs: tuple[Statistic, Statistic]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def _check_finite(name: str, variables: dict[str, Any]) -> None:
@@ -154,8 +168,8 @@ def layers_of_block(config: Config) -> int:
 
 def _probe(
     config: Config, data: str, count: int, task: Task | None, seed: int
-) -> tuple[Sample, Array, Array]:
-    """(sample, images, labels), drawn from a split or made of noise."""
+) -> tuple[Sample, Array, Array, tuple[Statistic, Statistic] | None]:
+    """(sample, images, labels, what they are normalised by), drawn from a split or made of noise."""
     check_choice("--data", data, (NOISE, *SPLITS))
     check_within("--images", count, 1, MOST_IMAGES)
     check_within("--images_seed", seed, 0, 2**31 - 1)
@@ -166,7 +180,7 @@ def _probe(
         regression = config.model.output == "identity" and outputs == 1
         sample = describe(np.asarray(labels), of_images=None, data=data, seed=seed, classes=0)
         images = jax.random.normal(keys[0], (count, *shape))
-        return sample, images, labels * 1.0 if regression else labels
+        return sample, images, labels * 1.0 if regression else labels, None
     dataset = load_dataset(config.data, task.held_out_by if task else NAME)
     task = task or task_of(dataset)
     split = with_labels_of(getattr(dataset, data), dataset.class_names, task.class_names)
@@ -175,4 +189,4 @@ def _probe(
     index, sample = draw(split.labels, count, data=data, seed=seed, classes=len(task.class_names))
     chosen = split[index]
     images = normalize(jnp.asarray(chosen.images), task.mean, task.std)
-    return sample, images, jnp.asarray(chosen.labels)
+    return sample, images, jnp.asarray(chosen.labels), (task.mean, task.std)

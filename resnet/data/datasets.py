@@ -16,7 +16,7 @@ from resnet.data.published.sets import PUBLISHED, TFDS_DIR, load_published
 from resnet.data.published.tfds import NAME as NAME_IN_TFDS
 from resnet.data.published.tfds import PREFIX, check_splits, find_prepared, list_prepared
 from resnet.data.splits import NAME, PLACE, SPLITS, Dataset, Examples, Source
-from resnet.data.statistics import NORMALIZATIONS, statistics
+from resnet.data.statistics import NORMALIZATIONS, check_sides, statistics
 from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Fields
 from resnet.files import check_path, local_path
@@ -178,10 +178,10 @@ class DataConfig(Fields, section="data"):
                     f"`data.{field}` is for image_folder and {PREFIX}NAME, and must be {default} for "
                     f"{self.name}; got {value!r}"
                 )
+        check_sides(self.normalization, self.sizes)
         if not self.image_size and (self.sizes.cut_anew or self.storage == STREAM):
-            raise InputError(
-                "`data.image_size` must be given where images are cut anew for each batch, or streamed; got 0"
-            )
+            raise InputError("`data.image_size` must be given where images are cut anew for each batch, or "
+                             "streamed; got 0")  # fmt: skip
 
     @property
     def sizes(self) -> Sizes:

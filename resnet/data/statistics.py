@@ -7,7 +7,7 @@ from absl import logging
 from jaxtyping import Float32
 
 from resnet.data.files.delivery import Pace
-from resnet.data.files.stream import StreamSplit
+from resnet.data.files.stream import Sizes, StreamSplit
 from resnet.data.images import Images
 from resnet.data.splits import Examples, Statistic, channel_statistics
 from resnet.errors import InputError
@@ -36,6 +36,15 @@ def statistics(
     else:
         found = channel_statistics(_sample(train))
     return given.get("mean", found[0].astype(np.float32)), given.get("std", found[1].astype(np.float32))
+
+
+def check_sides(normalization: str, sides: Sizes) -> None:
+    """Raises InputError where the pixels that have a mean are not those of the images that are evaluated."""
+    if normalization == "pixel_mean" and sides.train != sides.evaluate:
+        raise InputError(
+            f"`data.normalization` pixel_mean has a mean for each of {sides.train}x{sides.train} pixels, and "
+            f"`data.eval_size` is {sides.evaluate}; set data.eval_size=0, or choose channel or none"
+        )
 
 
 def given_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> dict[str, Statistic]:

@@ -74,11 +74,13 @@ class Place:
 class Operation:
     """apply(layers, x, place) gives x with the channels and the stride of its place.
 
-    `grouped`: whether it divides its channels into the groups of the config.
+    `grouped`: whether it divides its channels into the groups of the config. `pools`: whether it pools pixels
+    where it has a stride.
     """
 
     apply: Callable[[Layers, Array, Place], Array]
     grouped: bool = False
+    pools: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +116,8 @@ def pooled_convolution(layers: Layers, x: Array, place: Place, **options: Any) -
 
 CONV1 = Operation(functools.partial(convolution, size=1))
 CONV3 = Operation(functools.partial(convolution, size=3), grouped=True)
-POOLED3 = Operation(pooled_convolution)
-DIRAC3 = Operation(functools.partial(pooled_convolution, dirac=True))
+POOLED3 = Operation(pooled_convolution, pools=True)
+DIRAC3 = Operation(functools.partial(pooled_convolution, dirac=True), pools=True)
 
 BRANCHES = {
     "basic": Branch((CONV3, CONV3)),

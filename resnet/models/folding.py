@@ -82,6 +82,8 @@ def _check_folds(config: ModelConfig) -> None:
     spatial = config.transition in several or config.pad_mode == "average"
     relu = config.activation == "relu" and config.after_sum in ("auto", "relu")
     carries = _carries(config)
+    strided = any(block.stride > 1 for block in block_specs(config))
+    pools = strided and any(operation.pools for operation in BRANCHES[config.branch].operations)
     for field, folds, why in (
         ("shortcut", SHORTCUTS[config.shortcut].by_pixel, "it does not multiply each pixel by one matrix"),
         ("norm", config.norm in ("batch", "none"), "its factors depend on the image"),
@@ -95,6 +97,7 @@ def _check_folds(config: ModelConfig) -> None:
         ("activation", relu or not carries, "only ReLU, after the sum too, leaves unchanged what carries x"),
         ("gain_corrected", not (config.gain_corrected and carries), "it would scale what carries x"),
         ("branch", BRANCHES[config.branch].copies == 1, "it is the mean of two"),
+        ("branch", not (pools and config.shortcut != "none"), "it pools pixels that the shortcut does not"),
         ("groups", config.groups == 1, "its kernels are divided into groups"),
     ):
         if not folds:

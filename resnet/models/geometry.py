@@ -155,7 +155,8 @@ def count_activations(config: ModelConfig) -> int:
     """Activations that a signal passes through from image to head, in the branches and beside them."""
     order, branch = ORDERS[config.activation_order], BRANCHES[config.branch]
     of_stem = sum(order.of_stem(layer.last).count(ACTIVATION) for layer in stem_layers(config))
-    around = sum(steps.count(ACTIVATION) for steps in (order.before, order.after, order.after_sum))
+    after_sum = order.after_sum if config.after_sum == "auto" else ()
+    around = sum(steps.count(ACTIVATION) for steps in (order.before, order.after, after_sum))
     inside = (len(branch.operations) - 1) * order.between.count(ACTIVATION)
     return of_stem + sum(blocks_per_stage(config)) * (around + inside) + order.head.count(ACTIVATION)
 

@@ -1,7 +1,7 @@
 """The grammar of residual nets: which combinations of the fields of ModelConfig are a net."""
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
-from resnet.models.branches import BRANCHES, ORDERS, places
+from resnet.models.branches import BRANCHES, ORDERS, Order, places
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import FAMILIES, STEMS, block_specs, stem_layers
 from resnet.models.layers import (
@@ -107,6 +107,12 @@ def _check_combinations(config: ModelConfig) -> None:
             raise InputError(f"`model.{field}` tells blocks apart, which `model.scan_blocks` runs as one; "
                              "set model.scan_blocks=None")  # fmt: skip
     _check_copies(config)
+    _check_first_kernels(config, order)
+    if config.activation in TAILORED and config.after_sum not in ("auto", "identity"):
+        raise InputError(
+            f"`model.activation` {config.activation!r} is solved for all activations of a net, and "
+            f"model.after_sum is {config.after_sum!r}; set model.after_sum=auto"
+        )
     shortcut.check(config)
     if config.groups > 1 and config.kernel_init in DENSE_INITS:
         raise InputError(
@@ -123,6 +129,17 @@ def _check_combinations(config: ModelConfig) -> None:
                          f"{config.activation_order!r} would start branches at an "
                          "activation of 0, through which ReLU passes no gradient; set "
                          "model.zero_gamma=False, or model.shortcut=rezero")  # fmt: skip
+
+
+def _check_first_kernels(config: ModelConfig, order: Order) -> None:
+    """Raises InputError where the size of a branch's first kernels has no effect, as they are normalised."""
+    normalised = config.branch == "dirac" or config.weight_standardization != "none"
+    if normalised and config.branch_init_scale != 1:
+        raise InputError("`model.branch_init_scale` scales kernels, which model.branch=dirac and "
+                         "model.weight_standardization normalise; set model.branch_init_scale=1")  # fmt: skip
+    if config.branch == "dirac" and config.zero_gamma and not order.after:
+        raise InputError("`model.zero_gamma` starts branches at 0 by their last kernel, to which "
+                         "model.branch=dirac adds the identity; set model.zero_gamma=False")  # fmt: skip
 
 
 def _check_copies(config: ModelConfig) -> None:
