@@ -85,6 +85,14 @@ def read_plans(folder: Path) -> list[dict[str, Any]]:
     return sorted(plans, key=lambda plan: (plan["net"], plan["target"], WHOSE.index(plan["whose"])))
 
 
+ABOUT = (
+    "# Plans by the compilers",
+    "",
+    "One step on 128 images a device in bfloat16: predicted, not measured. Times are the least that a device",
+    "needs by bytes moved, by operations, and by cycles where its compiler counts them.",
+)
+
+
 def table(plans: list[dict[str, Any]]) -> str:
     """The plans as Markdown, and where they come from."""
     from resnet.runs.provenance import commit, origin_lines
@@ -119,7 +127,8 @@ def table(plans: list[dict[str, Any]]) -> str:
     origins = origin_lines(known)
     if len(known) < len(plans):
         origins.append("- Commit and versions of the others were not kept.")
-    return "\n".join([markdown_table(rows, headers, disable_numparse=True), "", *found, "", *origins])
+    text = markdown_table(rows, headers, disable_numparse=True)
+    return "\n".join([*ABOUT, "", text, "", *found, "", *origins])
 
 
 def draw(plans: list[dict[str, Any]], path: Path) -> None:

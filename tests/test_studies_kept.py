@@ -11,7 +11,7 @@ import pytest
 from resnet.config import replaced, save_config
 from resnet.errors import InputError
 from resnet.studies import runner
-from resnet.studies.folder import StudyRun, load_folder, open_folder, save_folder
+from resnet.studies.folder import StudyRun, load_folder, open_folder, save_folder, states
 from resnet.studies.kept import load_kept, open_study
 from resnet.studies.launch import launch
 from resnet.studies.pages import plots
@@ -114,6 +114,29 @@ def test_a_kept_study_says_what_its_folder_said(study_file, tmp_path):
     tables = [page.split("## How these")[0].split("## Arms")[1] for page in (before, _page(tmp_path))]
     assert tables[0].split("![")[0] == tables[1].split("![")[0]
     assert [row.comparison for row in arm_rows(kept)] and "Command: `command`" in _page(tmp_path)
+
+
+def test_a_kept_page_says_that_an_arm_found_no_rate(study_file, tmp_path):
+    folder = fill(study_file, tmp_path / "s")
+    for _ in range(4):  # a grid of failures goes on to lower rates
+        for run in folder.all_runs("none"):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            save_config(folder.arms["none"].at(run.seed, run.learning_rate), run.workdir)
+            (run.workdir / "result.json").unlink(missing_ok=True)
+            (run.workdir / "failed.json").write_text('{"failed": "loss is nan"}')
+    assert folder.has_no_rate("none")
+    write_report(folder)
+    before, counts = _page(tmp_path), states(folder)
+    for file in (tmp_path / "s").rglob("*.json*"):
+        file.unlink()
+    kept = load_kept(tmp_path / "s", study_file, "small")
+    assert kept.has_no_rate("none") and kept.chosen_rate("none") is None
+    assert states(kept) == counts and kept.grid_seeds == 1
+    write_report(kept)
+    assert "No learning rate is chosen for arm none" in before
+    for heading in ("## Arms", "## Learning rates"):
+        tables = [page.split(heading)[1].split("\n## ")[0] for page in (before, _page(tmp_path))]
+        assert tables[0].split("![")[0] == tables[1].split("![")[0]
 
 
 def _page(tmp_path):

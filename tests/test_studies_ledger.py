@@ -35,9 +35,10 @@ def get_study(scale):
 """
 
 
-def outcome(error=6.5, difference=None, low=None, high=None, n=5, failed=0, p=0.001):
-    """An arm whose difference is told from zero, unless `p` says otherwise."""
-    return Outcome(error, n, failed, difference, low, high, detectable=1.5, p=None if low is None else p)
+def outcome(error=6.5, difference=None, low=None, high=None, n=5, failed=0, p=0.001, pairs=None):
+    """An arm whose difference is told from zero, unless `p` says otherwise; all its seeds have pairs."""
+    p = None if low is None else p
+    return Outcome(error, n, failed, difference, pairs or n, low, high, detectable=1.5, p=p)
 
 
 WORSE = Published(than_reference="worse")
@@ -61,42 +62,21 @@ NUMBER, HIGHER, LOWER, FAILS = Published(6.61), Published(8.17), Published(6.37)
         ),
         (LOWER, NUMBER, outcome(6.5, 0.3, 0.2, 0.4), True, REVERSED, "lower error expected"),
         (LOWER, NUMBER, outcome(6.5, -0.1, -0.3, 0.1, p=0.3), True, REPRODUCED, "+0.13 points off"),
-        (
-            HIGHER,
-            NUMBER,
-            outcome(12, 2, 1, 3),
-            True,
-            UNDECIDED,
-            "+3.83 points off the published error; higher",
-        ),
+        (HIGHER, NUMBER, outcome(12, 2, 1, 3), True, UNDECIDED, "+3.83 points off the published"),
         (FAILS, NUMBER, outcome(None, n=0, failed=5), True, REPRODUCED, "5 of 5 runs failed"),
         (FAILS, NUMBER, outcome(25), True, REPRODUCED, "the error is 25.00 %"),
         (FAILS, NUMBER, outcome(12), True, REVERSED, "stays below 20 %"),
         (NUMBER, None, outcome(6.6), False, "", ""),
         # The order is the paper's: so must be the size, where the paper has one.
         (HIGHER, NUMBER, outcome(5, 2, 1, 3), False, REPRODUCED, "+2.00 points, the paper +1.56"),
-        (
-            HIGHER,
-            NUMBER,
-            outcome(60, 53, 48, 57),
-            False,
-            UNDECIDED,
-            "the paper +1.56: the order is the paper's, the s",
-        ),
+        (HIGHER, NUMBER, outcome(60, 53, 48, 57), False, UNDECIDED, "the paper +1.56: the order is the"),
         (HIGHER, NUMBER, outcome(5, 0.2, 0.1, 0.3), False, UNDECIDED, "the size is not"),
         (FAILS, NUMBER, outcome(60, 53, 48, 57), False, REPRODUCED, "the paper more than +13.39"),
         (FAILS, NUMBER, outcome(5, 2, 1, 3), False, UNDECIDED, "the paper more than +13.39: the order"),
         (LOWER, HIGHER, outcome(5, -2, -3, -1), False, REPRODUCED, "lower error, as published: -2.00"),
         (WORSE, None, outcome(5, 2, 1, 3), False, REPRODUCED, "the paper gives no size"),
         # What n could have shown; differences without a spread.
-        (
-            HIGHER,
-            NUMBER,
-            outcome(5, 2, -1, 3, p=0.2),
-            False,
-            UNDECIDED,
-            "would show a difference of 1.50 points",
-        ),
+        (HIGHER, NUMBER, outcome(5, 2, -1, 3, p=0.2), False, UNDECIDED, "show a difference of 1.50"),
         (HIGHER, NUMBER, outcome(5, 2, 1, 3, p=0.06), False, UNDECIDED, "p = 0.06 over the ledger"),
         (HIGHER, NUMBER, outcome(5, 2, n=1), False, UNDECIDED, "1 runs without a spread"),
         (HIGHER, NUMBER, outcome(5, -2, -3, -1), False, REVERSED, "the difference is -2.00 points"),
@@ -106,6 +86,17 @@ NUMBER, HIGHER, LOWER, FAILS = Published(6.61), Published(8.17), Published(6.37)
         (FAILS, NUMBER, outcome(None, n=0, failed=5), False, REPRODUCED, "5 of 5 runs failed"),
         (LOWER, NUMBER, outcome(None, n=0, failed=5), False, REVERSED, "5 of 5 runs failed"),
         (LOWER, NUMBER, outcome(5, -2, -3, -1, n=4, failed=1), False, UNDECIDED, "1 of 5 runs failed"),
+        # Nor may the failures of either arm be left out where they speak against the difference.
+        (WORSE, None, outcome(5, 2, 1, 3, pairs=2), False, UNDECIDED, "leaves out 3 runs of the reference"),
+        (
+            WORSE,
+            None,
+            outcome(5, -2, -3, -1, n=2, failed=3),
+            False,
+            UNDECIDED,
+            "leaves out 3 runs of the arm",
+        ),
+        (WORSE, None, outcome(5, 2, 1, 3, n=2, failed=3), False, REPRODUCED, "the paper gives no size"),
     ],
 )
 def test_verdicts_follow_from_the_numbers(claim, reference, ours, exact, verdict, reason):
@@ -162,6 +153,17 @@ def test_a_finished_study_is_recorded_with_all_that_a_row_needs(study_file, tmp_
     assert not outdated(rows.values())
     text = page(list(rows.values()))
     assert "## He 2016, Table 1" in text and "6.70 ± 0.10" in text and "aaaaaaaa" in text
+
+
+def test_an_arm_waits_for_its_reference(study_file, tmp_path):
+    """Of a reference that is half done there are too few pairs."""
+    ledger = tmp_path / "ledger.csv"
+    fill(study_file, tmp_path / "s", "small", {"identity": 0.95, "none": 0.8, "other": 0.9})
+    result = tmp_path / "s" / "identity" / "seed2" / "result.json"
+    result.rename(tmp_path / "result.json")
+    assert record(tmp_path / "s", ledger) == []
+    (tmp_path / "result.json").rename(result)
+    assert [row.arm for row in record(tmp_path / "s", ledger)] == ["none"]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,13 @@ def grid(tmp_path):
     return folder
 
 
+@pytest.fixture
+def study_of_two_seeds(tmp_path):
+    folder = open_folder(tiny_study(seeds=(0, 1), learning_rates=(0.1, 10.0), grid_seeds=2), tmp_path, "")
+    save_folder(folder)
+    return folder
+
+
 def end_all(grid, change=lambda run: None):
     """Ends all runs of the arm `none`, also those at the lower rates that its grid then adds."""
     while waiting := [run for run in grid.all_runs("none") if not run.over]:
@@ -138,6 +145,14 @@ def test_a_report_says_that_no_rate_is_chosen(grid):
     write_report(grid)
     page = (grid.workdir / PAGE).read_text()
     assert "No learning rate is chosen for arm none" in page and "| chosen" not in page
+
+
+def test_what_an_arm_without_a_rate_finished_is_no_result(study_of_two_seeds):
+    """Its runs were at several rates, of which none is the arm's."""
+    grid = study_of_two_seeds
+    end_all(grid, lambda run: run.seed == 0 and end(run, 0.5))
+    (row,) = [row for row in arm_rows(grid) if row.arm == "none"]
+    assert grid.has_no_rate("none") and row.summary is None and row.comparison is None and row.failed == 5
 
 
 def test_a_rate_that_diverged_is_not_chosen_beside_one_that_did_not(grid):

@@ -156,8 +156,17 @@ def test_nothing_is_repeated_and_failures_are_kept(tmp_path, trained):
     launch(more, tmp_path, only=("b", "identity"))
     assert trained[4:] == [("identity", 2), ("b", 0), ("b", 1), ("b", 2)]
     assert load_folder(tmp_path).seeds == (0, 1, 2)
+    before = states(load_folder(tmp_path))
+    planned = launch(tiny_study(), tmp_path, retry=True, dry_run=True, launcher="slurm")
+    assert (
+        planned["failed"] == 0
+        and planned["unfinished"] == 1
+        and planned["array"] == ["0: none: seeds 0, 1, 2"]
+    )
+    assert states(load_folder(tmp_path)) == before and before["failed"] == 1 and len(trained) == 8
     launch(tiny_study(), tmp_path, retry=True)
     assert trained[8:] == [("none", 1), ("none", 2)]
+    assert launch(tiny_study(), tmp_path, retry=True)["failed"] == 1  # again
 
 
 def test_a_learning_rate_is_chosen_on_validation(tmp_path, trained):

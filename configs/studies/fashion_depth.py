@@ -1,6 +1,6 @@
 """Does the shortcut let depth train on photographs? Identity against none, over depths, on Fashion-MNIST.
 
-Each net at its best of five learning rates, chosen on validation by three seeds.
+Each net at its best of five or six learning rates, chosen on validation by three seeds.
 Source: He 2015 (arXiv 1512.03385), Fig. 6, which asks this of CIFAR-10; the data and the recipe are ours.
 Command: python scripts/study.py --study=configs/studies/fashion_depth.py --workdir=runs/fashion
 --study.scale=small

@@ -26,4 +26,5 @@ def get_study(scale: str) -> Study:
                 arms[f"{method}-{labels}{length}"] = Arm(own | changes, f"scratch-{labels}{length}")
     title = "Digits 5 to 9 with few labels: from scratch, fine-tuned, and with a frozen backbone"
     note = "tuned: weights of a net of 0 to 4, a new head. frozen: of it only the head is trained."
-    return Study(title, base, arms, "scratch-25", learning_rates=(0.01, 0.03, 0.1), note=note)
+    rates = (0.01, 0.03, 0.1)
+    return Study(title, base, arms, "scratch-25", learning_rates=rates, grid_seeds=1, note=note)

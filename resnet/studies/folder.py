@@ -77,6 +77,8 @@ class StudyFolder:
     """When it was started, by which command, at which commit, on which versions."""
     rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Rows of runs.csv for runs whose folders are gone, by the folder of each run."""
+    again: frozenset[Path] = frozenset()
+    """Folders of failed runs that count as unfinished; of this object alone."""
     told: tuple[tuple[str, str], ...] = ()
     """How these came about, as their page had it: ("Command", "python …") and the like."""
 
@@ -148,7 +150,7 @@ class StudyFolder:
         state, result, reason = NOT_STARTED, {}, ""
         if (workdir / RESULT).exists():
             state, result = FINISHED, read_object(workdir / RESULT, remedy=_AGAIN)
-        elif (workdir / FAILED).exists():
+        elif (workdir / FAILED).exists() and workdir not in self.again:
             state, reason = FAILURE, str(read_object(workdir / FAILED, "failed", remedy=_AGAIN)["failed"])
         elif (workdir / CONFIG_FILE).exists():
             state = UNFINISHED
@@ -205,7 +207,7 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     return folder
 
 
-def texts_of(study: Study) -> dict[str, str]:
+def texts_of(study: Study) -> dict[str, Any]:
     """The texts of a study that its folder repeats: title, paper, table and note."""
     return {name: getattr(study, name) for name in ("title", "paper", "table", "note")}
 
@@ -221,7 +223,7 @@ def save_folder(folder: StudyFolder) -> None:
     origin = folder.origin and dataclasses.asdict(folder.origin)
     rows = {path.relative_to(folder.workdir).as_posix(): row for path, row in folder.rows.items()}
     own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin, "rows": rows}
-    write_json(folder.workdir / FILE, fields | own)
+    write_json(folder.workdir / FILE, {name: fields[name] for name in fields if name != "again"} | own)
 
 
 def load_folder(workdir: str | Path) -> StudyFolder:

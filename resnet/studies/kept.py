@@ -1,6 +1,7 @@
 """Reads a study back from its page and runs.csv, to judge it anew or to continue it."""
 
 import ast
+import collections
 import csv
 import dataclasses
 import re
@@ -45,8 +46,9 @@ class Kept(StudyFolder):
         return {rate: [r for r in runs if r.learning_rate == rate and r.seed in seeds] for rate in rates}
 
     def chosen_rate(self, name: str) -> float | None:
-        """That of the table, by the rule of its time."""
-        return next((run.learning_rate for run in self.runs(name)), None)
+        """That of the table, by the rule of its time; None where the table has several, of which none is."""
+        rates = {run.learning_rate for run in self.runs(name)}
+        return rates.pop() if len(rates) == 1 else None
 
     def all_runs(self, name: str) -> list[StudyRun]:
         grid = bool(self.arms[name].learning_rates)
@@ -152,8 +154,10 @@ def _check(folder: StudyFolder, starts: list[dict[str, ResolvedArm]], source: Pa
 
 
 def _tried_all(rows: list[dict[str, Any]]) -> int:
-    """The seeds that have a run outside of the table, which is one at a rate that was not chosen."""
-    return len({row["seed"] for row in rows if not row["in_table"]})
+    """The seeds that tried a rate that was not chosen: outside of the table, or in it where none was."""
+    counted = {(row["arm"], row["learning_rate"]) for row in rows if row["in_table"]}
+    several = {arm for arm, times in collections.Counter(arm for arm, _ in counted).items() if times > 1}
+    return len({row["seed"] for row in rows if not row["in_table"] or row["arm"] in several})
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

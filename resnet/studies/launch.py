@@ -55,14 +55,15 @@ def launch(
     if retry:
         rows = folder.rows.items()
         still = {path: row for path, row in rows if row["state"] != FAILURE or row["arm"] not in names}
-        folder = dataclasses.replace(folder, rows=still)
+        failed = {run.workdir for name in names for run in folder.all_runs(name) if run.state == FAILURE}
+        folder = dataclasses.replace(folder, rows=still, again=frozenset(failed))
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)
         return _describe(folder, names) | (_describe_array(pieces) if launcher == "slurm" else {})
     save_folder(folder)
-    if retry:
-        for run in (run for name in names for run in folder.all_runs(name)):
-            (run.workdir / FAILED).unlink(missing_ok=True)
+    for path in folder.again:
+        (path / FAILED).unlink(missing_ok=True)
+    folder = dataclasses.replace(folder, again=frozenset())
     if jobs > 1:
         return run_in_jobs(folder, only, seeds_together, jobs, command)
     pieces = pieces_of_work(folder, only, seeds_together)

@@ -22,7 +22,11 @@ def define() -> None:
     )
     cli.define_path("workdir", None, "Folder of the study; each run has one in it.")
     flags.DEFINE_string("study.scale", "paper", "paper or small.")
-    flags.DEFINE_list("study.seeds", None, "Seeds, with commas between, instead of those in the file.")
+    flags.DEFINE_list(
+        "study.seeds",
+        None,
+        "Seeds, with commas between, instead of those in the file. Those of its folder stay.",
+    )
     flags.DEFINE_list("only", [], "Arms to run, with commas between; the others wait.")
     flags.DEFINE_bool("dry_run", False, "List the runs, their parameters, time and memory; train nothing.")
     flags.DEFINE_bool("retry", False, "Run again what failed.")

@@ -77,7 +77,7 @@ def _judged(row: Row, study: Study) -> Row:
     if arm.published is None:
         return dataclasses.replace(row, verdict="")
     ours = Outcome(
-        row.error, row.n, row.failed, row.difference, row.low, row.high, row.detectable, row.p_holm
+        row.error, row.n, row.failed, row.difference, row.pairs, row.low, row.high, row.detectable, row.p_holm
     )
     apart = what_sets_apart(study, arm, row.test_images)
     verdict, reason = judge(arm.published, reference and reference.published, ours, exact=not apart)

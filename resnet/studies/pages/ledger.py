@@ -40,6 +40,8 @@ class Row:
     failed: int
     difference: float | None
     """To the reference arm, mean over common seeds; None for a reference arm."""
+    pairs: int | None
+    """Those seeds: of the `n` that finished, the reference may have failed some."""
     low: float | None
     """Ends of its 95 % interval."""
     high: float | None
@@ -107,9 +109,9 @@ def _row_from(cells: dict[str, Any]) -> Row:
 
 def _value(name: str, text: str) -> Any:
     """What a cell holds; a number that is empty is None."""
-    if name in ("n", "failed"):
+    if name in ("n", "failed") or (name == "pairs" and text):
         return int(text)
-    return (float(text) if text else None) if name in NUMBERS else text
+    return (float(text) if text else None) if name in (*NUMBERS, "pairs") else text
 
 
 def write_ledger(rows: Iterable[Row], path: Path = LEDGER) -> None:

@@ -38,7 +38,9 @@ def record(workdir: str | Path, path: Path = LEDGER) -> list[Row]:
     for name, arm in resolve(study).items():
         if name in folder.arms and config_hash(arm.config) != config_hash(folder.arms[name].config):
             raise InputError(f"arm {name!r} of {folder.origin.file} is not the one in {workdir} any more")
-    measured = [_row_of(folder, study, row) for row in arm_rows(folder) if row.arm in study.arms]
+    found = arm_rows(folder)
+    over = {row.arm for row in found if sum(run.over for run in folder.runs(row.arm)) >= row.expected}
+    measured = [_row_of(folder, study, row, over) for row in found if row.arm in study.arms]
     rows = [row for row in measured if row is not None]
     keys = {row.key for row in rows}
     write_ledger(judged([*(row for row in read_ledger(path) if row.key not in keys), *rows]), path)
@@ -72,13 +74,12 @@ def add_what_was_not_run(path: Path = LEDGER, files: Iterable[Path] | None = Non
     return rows
 
 
-def _row_of(folder: StudyFolder, study: Study, found: ArmRow) -> Row | None:
-    """What was measured of an arm; None where there is no claim, or where the arm is not finished."""
+def _row_of(folder: StudyFolder, study: Study, found: ArmRow, over: set[str]) -> Row | None:
+    """What was measured of an arm; None where there is no claim, or where it or its reference is not over."""
     if study.arms[found.arm].published is None:
         return None
-    n = found.summary.n if found.summary else 0
-    if n + found.failed < found.expected:
-        logging.warning("arm %s is not finished, and not recorded", found.arm)
+    if not over >= {found.arm, found.reference or found.arm}:
+        logging.warning("arm %s, or what it is compared with, is not finished, and not recorded", found.arm)
         return None
     counted = [row for row in run_rows(folder) if row["arm"] == found.arm and row["in_table"]]
     images = {row.get("test_images") or "" for row in counted}
@@ -89,10 +90,11 @@ def _row_of(folder: StudyFolder, study: Study, found: ArmRow) -> Row | None:
         found.arm,
         error=100 - found.summary.mean if found.summary else None,
         std=found.summary.std if found.summary else None,
-        n=n,
+        n=found.summary.n if found.summary else 0,
         failed=found.failed,
         # Of errors, and not of accuracies as in the report.
         difference=-c.mean if c else None,
+        pairs=c.n if c else None,
         low=-c.high if c and c.high is not None else None,
         high=-c.low if c and c.low is not None else None,
         detectable=c.detectable if c else None,
@@ -111,7 +113,14 @@ def _row(study: Study, arms: Mapping[str, ResolvedArm], name: str, **values: Any
     paper, table = _source(study, arm)
     reference = arms[name].reference
     empty = dict.fromkeys(("test_images", "epochs", "learning_rate", "commit", "verdict", "reason"), "")
-    measured: dict[str, Any] = {**dict.fromkeys(NUMBERS), **empty, "n": 0, "failed": 0, **values}
+    measured: dict[str, Any] = {
+        **dict.fromkeys(NUMBERS),
+        **empty,
+        "n": 0,
+        "failed": 0,
+        "pairs": None,
+        **values,
+    }
     return Row(
         paper=paper,
         table=table,

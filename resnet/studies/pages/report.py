@@ -178,7 +178,7 @@ def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
         "over n seeds; nothing is selected on the test split. Failed runs have no score: they are counted, "
         "and listed with their reasons."
     )
-    if not compared:
+    if all(each.p is None for each in compared):
         return text
     tests, pairs = sum(each.p is not None for each in compared), max(each.n for each in compared)
     correlations = [each.correlation for each in compared if each.correlation is not None]

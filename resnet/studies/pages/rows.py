@@ -56,7 +56,12 @@ def metric_of(folder: StudyFolder) -> Metric:
 
 
 def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
-    """By seed, in the metric's unit; finished runs only, for a failed one has no score."""
+    """By seed, in the metric's unit; finished runs only, for a failed one has no score.
+
+    None of an arm that found no learning rate: its runs were at several.
+    """
+    if folder.has_no_rate(name):
+        return {}
     runs = [run for run in folder.runs(name) if run.state == FINISHED]
     values = {run.seed: value_of(run, metric.name) for run in runs}
     return {seed: metric.factor * value for seed, value in values.items() if value is not None}

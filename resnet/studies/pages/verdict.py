@@ -24,6 +24,8 @@ class Outcome:
     failed: int
     difference: float | None
     """Mean of arm minus reference over common seeds; None for a reference arm."""
+    pairs: int | None
+    """Seeds that both finished."""
     low: float | None
     """Ends of its 95 % interval; None without a spread to estimate it from."""
     high: float | None
@@ -104,16 +106,28 @@ def _order(claim: Published, reference: Published | None, ours: Outcome) -> tupl
         return UNDECIDED, "no seed of it has a finished run beside its reference's"
     if ours.p is None or ours.p >= LEVEL:
         return UNDECIDED, f"{wanted} error expected; {_what_would_show(ours)}"
+    if sign > 0 and (left_out := _failures_left_out(ours)):
+        return UNDECIDED, f"{wanted} error expected; the difference leaves out {left_out}"
     if ours.difference * sign < 0:
         return REVERSED, f"{wanted} error expected; the difference is {ours.difference:+z.2f} points"
     return _size(claim, reference, ours, wanted)
 
 
+def _failures_left_out(ours: Outcome) -> str:
+    """Failed runs that speak against a difference, of which it is none: a failure is beyond every error."""
+    assert ours.difference is not None and ours.pairs is not None
+    if ours.difference > 0 and ours.n > ours.pairs:
+        return f"{ours.n - ours.pairs} runs of the reference, which failed"
+    if ours.difference < 0 and ours.failed:
+        return f"{ours.failed} runs of the arm, which failed"
+    return ""
+
+
 def _what_would_show(ours: Outcome) -> str:
     if ours.p is None or ours.detectable is None:
-        return f"{ours.n} runs without a spread do not tell a difference from zero"
+        return f"{ours.pairs} runs without a spread do not tell a difference from zero"
     return (
-        f"p = {ours.p:.2g} over the ledger; {ours.n} runs of this spread would show a difference of "
+        f"p = {ours.p:.2g} over the ledger; {ours.pairs} runs of this spread would show a difference of "
         f"{ours.detectable:.2f} points"
     )
 
