@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from resnet.config import Config
+from resnet.config import Config, config_to_dict, replaced
 from resnet.errors import InputError
 from resnet.interop.convert import export_weights, import_weights, state_of
 from resnet.models.config import ModelConfig
@@ -177,16 +177,20 @@ def test_a_failure_leaves_nothing_under_the_final_name(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def random_variables_of_digits(config):
+    task = Task("classification", (8, 8, 1), tuple("0123456789"), np.zeros(1), np.zeros(1))
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: random.uniform(0.1, 1, leaf.shape).astype(np.float32), variable_shapes(config, task)
+    )
+
+
 @pytest.fixture
 def imported(tmp_path):
     """(workdir, variables) of a small net that was imported for digits."""
     config = Config(model=ModelConfig(**SMALL))
     config.data.train_limit = 32
-    task = Task("classification", (8, 8, 1), tuple("0123456789"), np.zeros(1), np.zeros(1))
-    random = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: random.uniform(0.1, 1, leaf.shape).astype(np.float32), variable_shapes(config, task)
-    )
+    variables = random_variables_of_digits(config)
     source = tmp_path / "source.safetensors"
     files.write_safetensors(source, to_state_dict(config.model, variables, "cifar"), {})
     done = import_weights(source, config, tmp_path / "run")
@@ -227,6 +231,24 @@ def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
     with pytest.raises(InputError, match=r"out\.MODEL_CARD\.md exists already"):
         export_weights(workdir, target)
     assert not target.exists()
+
+
+@pytest.mark.thorough
+def test_what_our_own_file_states_is_heeded(tmp_path, caplog):
+    """Settings that no shape tells, of which each would give another net without a word."""
+    config = Config(model=ModelConfig(**SMALL))
+    config.data.train_limit = 32
+    source = tmp_path / "source.safetensors"
+    stated = {"resnet_config": config_to_dict(config)["model"], "mean": [200.0], "std": [10.0]}
+    state = to_state_dict(config.model, random_variables_of_digits(config), "cifar")
+    files.write_safetensors(source, state, {name: json.dumps(value) for name, value in stated.items()})
+    with pytest.raises(InputError, match="`train.seeds` must be 1, as weights make one run; got 2"):
+        import_weights(source, replaced(config, {"train.seeds": 2}), tmp_path / "run")
+    with caplog.at_level("WARNING"):
+        import_weights(source, replaced(config, {"model.activation": "silu"}), tmp_path / "run")
+    assert "holds weights of a net with model.activation='relu', and here it is 'silu'" in caplog.text
+    assert "was trained with data.mean=[0.784]" in caplog.text
+    assert not load(tmp_path / "run").config.model.bn_unbiased
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,24 @@ def test_rollbacks_of_one_seed_leave_the_other_alone_and_survive_a_stop(tmp_path
     assert facts(lost[0]) == facts(calm[0])
 
 
+@pytest.mark.thorough
+def test_a_seed_that_failed_for_good_stays_so_and_is_not_waited_for(tmp_path, monkeypatch):
+    """Seed 3 diverges in its sixth step at any rate, seed 0 later in its ninth at the full rate."""
+    poison(
+        monkeypatch,
+        lambda s: ((s.step == 5) & (s.seed == 3)) | ((s.step == 8) & (s.seed == 0) & (s.guard["rate"] > 0.6)),
+    )
+    config = guarding("rollback", rollbacks=1)
+    config.checkpoint.every, config.checkpoint.keep = "2 steps", 1
+    workdirs = {seed: tmp_path / f"seed{seed}" for seed in (0, 3)}
+    results = loop.train(config, workdirs, mesh=make_mesh(2, seeds=2))
+    [back] = results[0]["rollbacks"]
+    assert (back["step"], back["to"], back["rate"]) == (9, 8, 0.5)
+    assert "after 1 rollbacks" in results[3]["failed"] and not (workdirs[3] / "result.json").exists()
+    kept = json.loads((workdirs[3] / "rollbacks.json").read_text())
+    assert [each["to"] for each in kept] == [4] and results[3]["step"] < 9
+
+
 def toy(step=0.0, opt_state=()):
     return TrainState(jnp.float32(step), jnp.int32(0), {"w": jnp.zeros(2)}, {}, opt_state, {})
 

@@ -63,6 +63,9 @@ def falling(*milestones: str) -> dict:
         ({"schedule__name": "linear"}, None, "learning rate of step 4 was"),
         ({}, {"schedule__learning_rate": 0.2}, "of step 1 was 0.01 and would be 0.02"),
         ({}, falling("4 steps"), ""),  # the rate falls where the run ended
+        ({"train__smaller_until": (("50 %", 6),)}, None, "side of images in step 3 was 0 and would be 6"),
+        ({"train__smaller_until": (("2 steps", 6),)}, {"train__smaller_until": (("2 steps", 6),)}, ""),
+        ({"train__smaller_until": (("3 steps", 6), ("6 steps", 7))}, None, ""),
     ],
 )  # fmt: skip
 def test_the_rates_of_a_longer_run_begin_as_they_were(tmp_path, before, after, said):

@@ -143,6 +143,20 @@ def test_muon_orthogonalises_kernels_of_blocks_alone():
     np.testing.assert_allclose(jnp.abs(updates["head"]["kernel"]), 1.0, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lamb", "rmsprop", "muon"])
+def test_epsilon_counts_for_all_that_have_a_second_moment(name):
+    kernel = 0.1 * jax.random.normal(jax.random.key(0), (3, 3, 4, 6))
+    params = {"stage1": {"block1": {"conv1": {"kernel": kernel}}}, "head": {"kernel": kernel[0, 0]}}
+
+    def updates(epsilon):
+        config = OptimizerConfig(name=name, epsilon=epsilon, weight_decay=0.0)
+        optimizer = make_optimizer(config, lambda step: 1.0)
+        return jax.tree.leaves(optimizer.update(params, optimizer.init(params), params)[0])
+
+    for small, large in zip(updates(1e-8), updates(0.1), strict=True):
+        assert np.abs(small - large).max() > 1e-4
+
+
 @pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_multipliers_freeze_by_path(name):
     config = OptimizerConfig(name=name, lr_multipliers=(("^head/", 0.0), ("bias$", 0.5)))

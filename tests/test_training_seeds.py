@@ -168,3 +168,7 @@ def test_seeds_as_a_field_of_the_config(tmp_path):
     config.schedule.learning_rate = 0.2
     with pytest.raises(InputError, match=r"seed3 holds a run that differs in `schedule.learning_rate`"):
         loop.train(config, tmp_path)
+    with pytest.raises(
+        InputError, match=r"seed3 holds one run, and `train.seeds` is 2; choose another workdir"
+    ):
+        loop.train(config, tmp_path / "seed3")

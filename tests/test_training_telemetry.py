@@ -12,6 +12,8 @@ from resnet.errors import InputError
 from resnet.runs.checkpoints.restore import load_variables
 from resnet.runs.metrics import telemetry
 from resnet.runtime.signals import RunStopped
+from resnet.training import seeds
+from resnet.training.evaluation import observe
 from resnet.training.loop import train
 
 
@@ -51,6 +53,16 @@ def test_rows_of_every_block_at_every_interval(with_and_without):
     assert all(np.isfinite(row[name]) for row in rows for name in telemetry.COLUMNS[2:])
     assert rows[0]["gradient"] == rows[1]["passed_on"]
     assert (with_and_without / "with" / telemetry.PICTURE).stat().st_size > 10_000
+
+
+@pytest.mark.thorough
+def test_telemetry_is_of_images_on_the_side_of_their_step(tmp_path, monkeypatch):
+    sides = []
+    monkeypatch.setattr(
+        seeds, "observe", lambda step, state, batch: sides.append(step.side) or observe(step, state, batch)
+    )
+    train(tiny(smaller_until=(("3 steps", 6),)), tmp_path)
+    assert sides == [6, 0]  # of the batches that come after 2 and 4 steps
 
 
 @pytest.mark.thorough

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from resnet.config import Config, config_to_dict, save_config
+from resnet.config import Config, config_to_dict, replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
@@ -22,12 +22,14 @@ from resnet.runs.metrics.records import to_json
 from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.task import Task, listed, save_task, task_of
+from resnet.training.finetune import tell_of_another_net
 from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (
     check_finite,
     check_writable,
     creating,
     read_class_names,
+    read_metadata,
     read_weights,
     write_safetensors,
 )
@@ -54,6 +56,8 @@ def import_weights(
         raise InputError(f"{workdir} exists already; choose a new workdir")
     if naming:
         check_choice("naming", naming, NAMINGS)
+    if config.train.seeds > 1:
+        raise InputError(f"`train.seeds` must be 1, as weights make one run; got {config.train.seeds}")
     check_writable(workdir)
     state = read_weights(source)
     check_finite(source, state)
@@ -66,7 +70,12 @@ def import_weights(
         )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
-    config = with_unbiased_statistics(config)
+    tell_of_another_net(local_path(source), config, task)
+    stated = read_metadata(source).get("resnet_config")  # a file of ours has one
+    if stated is None:
+        config = with_unbiased_statistics(config)
+    else:
+        config = replaced(config, {"model.bn_unbiased": stated.get("bn_unbiased", False)})
     train_state = state_of(variables, config, task)
     with creating(workdir) as folder:
         folder.mkdir()

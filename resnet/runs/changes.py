@@ -15,7 +15,7 @@ from resnet.errors import InputError
 from resnet.runs.metrics.records import RESULT, is_result, read_json
 from resnet.runs.task import knows_its_data
 from resnet.runtime.processes import index_of_this
-from resnet.training.schedules import Schedule, make_schedule
+from resnet.training.schedules import Schedule, make_intervals, make_schedule
 
 OF_THE_MACHINE = ("parallel.", "cache.")
 # Beginnings of fields, and why the numbers of a run do not depend on them.
@@ -29,7 +29,7 @@ MAY_CHANGE = {
     "train.telemetry_every": "how often the blocks are looked at, by programs of their own",
     "train.steps_per_call": "how many steps are dispatched at once: of the numbers, at most the rounding",
 }
-# These may change together, if every learning rate that the run was to have stays: it ends later then.
+# These may change together, if all learning rates and sizes of images of the run stay: it ends later then.
 DURATION, SCHEDULE = "train.duration", "schedule."
 AT_ONCE = 2**20  # steps whose rates are compared
 
@@ -69,8 +69,9 @@ def same_end(workdir: Path, config: Config) -> bool:
 def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
     """InputError if `config` gives the run in `workdir` another end, and the run cannot go on to it.
 
-    A run can go on if the learning rates of all its steps stay the same. They change under cosine and linear
-    schedules, which fall to zero at the end, and under a warm-up in % of a duration that grows.
+    A run can go on if the learning rates of all its steps stay the same, and the sizes of its images. Rates
+    change under cosine and linear schedules, which fall to zero at the end, and under a warm-up in % of a
+    duration that grows; sizes in % of it change too.
     """
     if not (workdir / CONFIG_FILE).exists() or same_end(workdir, config):
         return
@@ -89,6 +90,16 @@ def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
                 f"{new[at]:g}. The schedules constant and step can go on, with their durations in steps or "
                 f"epochs; for others choose another workdir, and start there from these weights by "
                 f"--config.init_from={workdir}"
+            )
+    old, new = (
+        make_intervals(each.train, each.checkpoint.every, steps_per_epoch) for each in (there, config)
+    )
+    for step in sorted({end for end, _ in (*old.sizes, *new.sizes) if end < total} | {0}):
+        if old.side(step) != new.side(step):
+            raise InputError(
+                f"{changed}: the side of images in step {step + 1} was {old.side(step)} and would be "
+                f"{new.side(step)}, where 0 is the data's. With `train.smaller_until` in steps or epochs it "
+                "can go on; else choose another workdir"
             )
 
 

@@ -153,8 +153,14 @@ def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
     chain = parts(step.model.config, step.task.num_outputs, variables, "batch")
 
     def loss(x: Array) -> Array:
-        smoothing, output = step.settings.label_smoothing, step.model.config.output
-        return example_losses(chain[-1](x), batch["label"], output=output, smoothing=smoothing).mean()
+        losses = example_losses(
+            chain[-1](x),
+            batch["label"],
+            output=step.model.config.output,
+            smoothing=step.settings.label_smoothing,
+            threshold=step.settings.target_threshold,
+        )
+        return losses.mean()
 
     return flow(chain, x, jax.grad(loss))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from resnet.config import Config
+from resnet.config import Config, config_from_dict, differences
 from resnet.data.splits import Examples
 from resnet.data.statistics import whitening_kernel
 from resnet.errors import InputError
@@ -20,10 +20,19 @@ from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.checkpoints.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState
-from resnet.weights.files import check_finite, read_class_names, read_weights
+from resnet.weights.files import check_finite, read_class_names, read_metadata, read_weights
 from resnet.weights.state_dict import fitting_tensors
 
 SHOWN = 4
+# Fields that decide what given weights compute, and that no shape tells.
+OF_THE_FUNCTION = tuple(
+    f"model.{name}"
+    for name in (
+        "stem", "activation_order", "stride_at", "activation", "after_sum", "gain_corrected", "shortcut",
+        "shortcut_scale", "branch_scale", "transition", "pad_mode", "pad_side", "norm", "norm_groups",
+        "norm_epsilon", "weight_standardization", "stochastic_depth", "padding", "output",
+    )
+)  # fmt: skip
 Tensors = dict[str, np.ndarray]  # by path, such as params/head/dense/kernel
 
 
@@ -42,6 +51,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
     else:
         found, unknown = fitting_tensors(read_weights(source), config.model, shapes)
         known = read_class_names(source)
+        tell_of_another_net(source, config, task)
     wanted = {
         path: leaf.shape for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True)
     }
@@ -117,15 +127,36 @@ def _tensors_of_run(workdir: Path, task: Task) -> tuple[Tensors, tuple[str, ...]
     A warning if it saw its images otherwise normalised.
     """
     _, theirs, variables, _ = load_variables(workdir)
-    for field in ("mean", "std"):
-        there, here = getattr(theirs, field), getattr(task, field)
-        if there.shape == here.shape and not np.allclose(there, here, rtol=0.05, atol=1.0):
-            logging.warning(
-                "%s was trained with data.%s=%s, these data have %s (of 0..1); set data.%s to keep it",
-                workdir, field, *(np.round(value / 255, 3).tolist() for value in (there, here)), field,
-            )  # fmt: skip
+    _tell_of_other_statistics(workdir, {"mean": theirs.mean, "std": theirs.std}, task)
     leaves = map(np.asarray, jax.tree.leaves(variables))
     return dict(zip(leaf_paths(variables), leaves, strict=True)), theirs.class_names
+
+
+def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
+    """A warning for each thing in which the net that a file of ours states fits, but is not the config's."""
+    said = read_metadata(file)
+    if "resnet_config" in said:
+        theirs = dataclasses.replace(config, model=config_from_dict({"model": said["resnet_config"]}).model)
+        for field, there, here in differences(theirs, config):
+            if field in OF_THE_FUNCTION:
+                logging.warning(
+                    "%s holds weights of a net with %s=%r, and here it is %r: it computes another thing",
+                    file, field, there, here,
+                )  # fmt: skip
+    stated = {name: np.asarray(said[name], np.float32) for name in ("mean", "std") if name in said}
+    _tell_of_other_statistics(file, stated, task)
+
+
+def _tell_of_other_statistics(source: Path, stated: Tensors, task: Task) -> None:
+    """A warning where weights were trained on images that were otherwise normalised."""
+    for field, there in stated.items():
+        here = getattr(task, field)
+        if there.shape == here.shape and not np.allclose(there, here, rtol=0.05, atol=1.0):
+            values = [np.round(each.astype(float) / 255, 3).tolist() for each in (there, here)]
+            logging.warning(
+                "%s was trained with data.%s=%s, these data have %s (of 0..1); set data.%s to keep it",
+                source, field, *values, field,
+            )  # fmt: skip
 
 
 def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:

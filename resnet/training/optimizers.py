@@ -33,7 +33,8 @@ class OptimizerConfig(Fields, section="optimizer"):
     beta2: float = 0.999
     """Decay of the second moment in AdamW, LAMB, RMSProp and Muon's Adam; of the momentum in Lion."""
     epsilon: float = 1e-8
-    """Added to the root of the second moment; in RMSProp, to the second moment under the root."""
+    """Added to the root of the second moment; in RMSProp, to the second moment under the root; in Muon, to
+    the norm of a kernel too."""
     weight_decay: float = 1e-4
     """Weight decay: in SGD, LARS and RMSProp added to the gradient, as in PyTorch, else decoupled."""
     decay: str = "all"
@@ -147,6 +148,7 @@ def _muon(config: OptimizerConfig, rate: Chain) -> Chain:
     muon = optax.contrib.muon(
         -1.0,  # the sign is turned once more by the rate
         beta=config.momentum,
+        eps=config.epsilon,
         nesterov=config.nesterov,
         adam_b1=config.momentum,
         adam_b2=config.beta2,

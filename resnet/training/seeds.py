@@ -67,18 +67,21 @@ class Runs:
 
     def restore(self) -> TrainState:
         """The state of the last checkpoint in common, or the first state; opens the records behind it."""
-        trainer = self.trainer
+        trainer, failed = self.trainer, {run.workdir: run for run in self.runs if run.failed}
+        living = [workdir for workdir in self.workdirs if workdir not in failed]
         if several():
             # Once, by the first, before any other process looks.
-            first_says(lambda: [checkpoint.set_damaged_aside(workdir) for workdir in self.workdirs])
-        restored = checkpoint.restore_together(self.workdirs, trainer.shapes, set_aside=not several())
-        if begun := [] if restored else [w for w in self.workdirs if checkpoint.steps_on_disk(w)]:
+            first_says(lambda: [checkpoint.set_damaged_aside(workdir) for workdir in living])
+        restored = checkpoint.restore_together(living, trainer.shapes, set_aside=not several())
+        if begun := [] if restored else [w for w in living if checkpoint.steps_on_disk(w)]:
             logging.warning("%s: seeds of one program without a checkpoint in common begin again",
                             ", ".join(map(str, begun)))  # fmt: skip
         if restored:
-            states, metadata = zip(*restored, strict=True)
+            found = dict(zip(living, restored, strict=True))
         else:
-            states, metadata = trainer.first_states(), [None] * len(self.workdirs)
+            found = {w: (own, None) for w, own in zip(self.workdirs, trainer.first_states(), strict=True)}
+        # A seed that failed for good stays so: nobody reads what is computed in its place.
+        states = [found[living[0] if workdir in failed else workdir][0] for workdir in self.workdirs]
         intervals = trainer.intervals
         lengths = {
             "total_steps": intervals.total,
@@ -86,14 +89,17 @@ class Runs:
             "log_every": intervals.log,
         }
         self.runs = []
-        for config, workdir, known in zip(self.configs, self.workdirs, metadata, strict=True):
-            self.runs.append(OpenRun(config, workdir, known, **lengths))
+        for config, workdir in zip(self.configs, self.workdirs, strict=True):
+            if workdir in failed:
+                self.runs.append(failed[workdir])
+                continue
+            self.runs.append(OpenRun(config, workdir, found[workdir][1], **lengths))
             self._closing.callback(self.runs[-1].close)
-        self.step = self.runs[0].progress.step
+        self.step = self.active[0].progress.step
         self.stop.nothing_to_lose = not self.unevaluated
         bar = ProgressBar(intervals.total, intervals.epoch, self.step)
         self.bar = self._closing.enter_context(contextlib.closing(bar))
-        self.started = time.monotonic() - self.runs[0].progress.seconds
+        self.started = time.monotonic() - self.active[0].progress.seconds
         self.clock = Clock(trainer.config.train.batch_size * len(self.runs))
         if restored:
             logging.info("resuming at step %d of %d", self.step, intervals.total)
@@ -141,7 +147,8 @@ class Runs:
         for run, own in zip(self.runs, seen, strict=True):
             if not run.failed and index_of_this() == 0:
                 batch = trainer.first_images(run.config.seed, steps.stop, images_seen(trainer.config.model))
-                run.log_flow(steps.stop, observe(trainer.step, own, batch))
+                step = dataclasses.replace(trainer.step, side=trainer.intervals.side(steps.stop))
+                run.log_flow(steps.stop, observe(step, own, batch))
 
     def validate(self, state: TrainState) -> bool:
         """Evaluates on validation and records it; whether a signal let it."""
@@ -274,7 +281,7 @@ class Runs:
         factor = self.trainer.config.train.rollback_factor
 
         def prepare() -> None:
-            step = checkpoint.latest_in_common(self.workdirs)
+            step = checkpoint.latest_in_common([run.workdir for run in self.active])
             # In this order: a kill in between, and the run diverges at the same step once more.
             checkpoint.forget_checkpoints_after(back.workdir, step)
             write_rollback(back.workdir, back.error, step, factor)

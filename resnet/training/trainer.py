@@ -234,6 +234,11 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     per_epoch = steps_per_epoch(len(dataset.train), config.train.batch_size)
     intervals = make_intervals(config.train, config.checkpoint.every, per_epoch)
     _check_sizes(config, dataset, intervals)
+    if config.train.ema and config.train.ema_every > intervals.total:
+        raise InputError(
+            f"`train.ema_every` must be at most the {intervals.total} steps of the run, or the average stays "
+            f"what it was at the start; got {config.train.ema_every}"
+        )
     schedule = make_schedule(
         config.schedule,
         batch_size=config.train.batch_size,
