@@ -33,6 +33,7 @@ NEEDS = {
     "weight_standardization": "scaled",
     "branch": "basic",
     "groups": 1,
+    "after_sum": "auto",
 }
 # Choices that are no table's.
 NUMBERS = {

@@ -63,7 +63,7 @@ class Runs:
     @property
     def unevaluated(self) -> bool:
         """Whether the evaluation that is due at this step was interrupted."""
-        return any(run.progress.unevaluated for run in self.runs)
+        return any(run.progress.unevaluated for run in self.active)
 
     def restore(self) -> TrainState:
         """The state of the last checkpoint in common, or the first state; opens the records behind it."""
