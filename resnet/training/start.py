@@ -82,7 +82,12 @@ def _run(program: ClosedJaxpr, arguments: Sequence[Any]) -> list[Array]:
     for equation in jaxpr.eqns:
         results = _results(equation, [read(atom) for atom in equation.invars])
         values.update(zip(equation.outvars, results, strict=True))
-    return [jnp.array(read(atom)) for atom in jaxpr.outvars]
+    return [_copy(read(atom)) for atom in jaxpr.outvars]
+
+
+def _copy(array: Any) -> Array:
+    # By NumPy: JAX would compile a copy for every shape.
+    return array if isinstance(array, Tracer) else jax.device_put(np.array(array))
 
 
 def _results(equation: Any, operands: list[Any]) -> Sequence[Any]:
