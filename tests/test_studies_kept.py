@@ -176,7 +176,13 @@ def test_a_kept_study_has_the_arms_that_it_ran(study_file, tmp_path):
 def test_every_study_in_results_can_be_reported_anew():
     """Its configs are those of its file, up to fields that were renamed."""
     folders = sorted(path.parent for path in (ROOT / "results/studies").glob("*/runs.csv"))
-    assert folders and all(open_study(folder).arms for folder in folders)
+    assert len(folders) > 20
+    for folder in folders:
+        try:
+            assert open_study(folder).arms
+        except InputError as error:  # images in a folder of the user's, whose classes a net must know
+            images = "--config.data.name=image_folder" in (folder / "report.md").read_text()
+            assert images and "`data.dir`: there is no folder or tar" in str(error)
 
 
 def test_a_repetition_is_told_beside_the_seeds(study_file, tmp_path):
