@@ -257,7 +257,7 @@ def test_what_our_own_file_states_is_heeded(tmp_path, caplog):
     ids=["", "ema", "guard"],
 )
 def test_an_imported_state_is_a_first_one_with_other_weights(fields):
-    """Its guard too: with a learning rate lowered to 0 it would never train."""
+    """The guard starts at a rate of 1; at 0 the run would never train."""
     config = Config(model=ModelConfig(**SMALL))
     for name, value in fields.items():
         setattr(config.train, name, value)

@@ -1,4 +1,4 @@
-"""The first variables and optimiser's state: the bits that Flax and Optax give, in memory of their own."""
+"""First variables and optimisers' states have the bits of Flax and Optax, and share no memory."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def places(tree) -> set[int]:
 
 
 def test_no_two_arrays_share_memory():
-    """A state is donated, and no memory may be donated twice."""
+    """Training donates its state, and JAX refuses to donate one piece of memory twice."""
     first, again = start(TINY), start(TINY)
     leaves = jax.tree.leaves([first, again])
     assert len(places([first, again])) == len(leaves)

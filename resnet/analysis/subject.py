@@ -169,7 +169,7 @@ def layers_of_block(config: Config) -> int:
 def _probe(
     config: Config, data: str, count: int, task: Task | None, seed: int
 ) -> tuple[Sample, Array, Array, tuple[Statistic, Statistic] | None]:
-    """(sample, images, labels, what they are normalised by), drawn from a split or made of noise."""
+    """Draws images from a split, or noise: (sample, images, labels, what normalises the images)."""
     check_choice("--data", data, (NOISE, *SPLITS))
     check_within("--images", count, 1, MOST_IMAGES)
     check_within("--images_seed", seed, 0, 2**31 - 1)

@@ -10,7 +10,6 @@ from absl import logging
 
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config
-from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.runs.metrics.records import RESULT, is_result, read_json
 from resnet.runs.task import knows_its_data
@@ -76,25 +75,25 @@ def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
     if not (workdir / CONFIG_FILE).exists() or same_end(workdir, config):
         return
     there = load_saved_config(workdir)
-    (total, before), (longer, after) = (_rates(each, steps_per_epoch) for each in (there, config))
-    changed = f"{workdir} holds a run that differs in {_listed(decisive(workdir, config))}"
-    if longer < total:
-        raise InputError(f"{changed}: it can become longer, not shorter; choose another workdir")
-    for first in range(0, total, AT_ONCE):
-        steps = jnp.arange(first, min(first + AT_ONCE, total))
-        old, new = (np.asarray(jax.vmap(rate)(steps)) for rate in (before, after))
-        if (old != new).any():
-            at = int(np.argmax(old != new))
-            raise InputError(
-                f"{changed}: the learning rate of step {first + at + 1} was {old[at]:g} and would be "
-                f"{new[at]:g}. The schedules constant and step can go on, with their durations in steps or "
-                f"epochs; for others choose another workdir, and start there from these weights by "
-                f"--config.init_from={workdir}"
-            )
     old, new = (
         make_intervals(each.train, each.checkpoint.every, steps_per_epoch) for each in (there, config)
     )
-    for step in sorted({end for end, _ in (*old.sizes, *new.sizes) if end < total} | {0}):
+    changed = f"{workdir} holds a run that differs in {_listed(decisive(workdir, config))}"
+    if new.total < old.total:
+        raise InputError(f"{changed}: it can become longer, not shorter; choose another workdir")
+    rates = [_rate(there, old.total, steps_per_epoch), _rate(config, new.total, steps_per_epoch)]
+    for first in range(0, old.total, AT_ONCE):
+        steps = jnp.arange(first, min(first + AT_ONCE, old.total))
+        before, after = (np.asarray(jax.vmap(rate)(steps)) for rate in rates)
+        if (before != after).any():
+            at = int(np.argmax(before != after))
+            raise InputError(
+                f"{changed}: the learning rate of step {first + at + 1} was {before[at]:g} and would be "
+                f"{after[at]:g}. The schedules constant and step can go on, with their durations in steps or "
+                f"epochs; for others choose another workdir, and start there from these weights by "
+                f"--config.init_from={workdir}"
+            )
+    for step in sorted({end for end, _ in (*old.sizes, *new.sizes) if end < old.total} | {0}):
         if old.side(step) != new.side(step):
             raise InputError(
                 f"{changed}: the side of images in step {step + 1} was {old.side(step)} and would be "
@@ -113,11 +112,10 @@ def keep_shorter_result(workdir: Path, config: Config) -> None:
         logging.info("%s goes on from step %d; its result so far is %s", workdir, result["step"], kept.name)
 
 
-def _rates(config: Config, steps_per_epoch: int) -> tuple[int, Schedule]:
-    """(steps in all, learning rate of each)."""
+def _rate(config: Config, total: int, steps_per_epoch: int) -> Schedule:
+    """The learning rate of each step."""
     counts = {"batch_size": config.train.batch_size, "steps_per_epoch": steps_per_epoch}
-    total = parse_duration(DURATION, config.train.duration).steps(**counts)
-    return total, make_schedule(config.schedule, **counts, total_steps=total)
+    return make_schedule(config.schedule, **counts, total_steps=total)
 
 
 def _listed(found: list[tuple[str, Any, Any]]) -> str:

@@ -78,7 +78,7 @@ class StudyFolder:
     rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Rows of runs.csv for runs whose folders are gone, by the folder of each run."""
     again: frozenset[Path] = frozenset()
-    """Folders of failed runs that count as unfinished; of this object alone."""
+    """Folders of failed runs that this object counts as unfinished; study.json does not hold them."""
     told: tuple[tuple[str, str], ...] = ()
     """How these came about, as their page had it: ("Command", "python …") and the like."""
 

@@ -26,7 +26,7 @@ def init_variables(key: Array, *, model: Any, image_shape: tuple[int, ...]) -> d
 
 
 def variables_shapes(*, model: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Shapes of the variables, of which none is drawn."""
+    """Shapes of the initial variables; draws none of them."""
     program, structure = _traced_variables(model, image_shape, jax.eval_shape(lambda: random_key(0, INIT)))
     return _variables(structure, [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in program.out_avals])
 
@@ -37,7 +37,7 @@ def _variables(structure: Any, leaves: Sequence[Any]) -> dict[str, Any]:
 
 
 def init_optimizer(init: Callable[[Any], Any], params: Any) -> Any:
-    """The first state of an optimiser, as its `init` has it; not for `jit`."""
+    """The first state of an optimiser: what its `init` returns for the parameters. Not for `jit`."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     program, state = jax.make_jaxpr(init, return_shape=True)(shapes)
     return jax.tree.unflatten(jax.tree.structure(state), _run(program, jax.tree.leaves(params)))
@@ -72,7 +72,7 @@ _BY_NUMPY = {
 
 
 def _run(program: ClosedJaxpr, arguments: Sequence[Any]) -> list[Array]:
-    """What a program returns, each result in memory of its own."""
+    """Runs a traced program; returns copies of its results, of which no two share memory."""
     jaxpr = program.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *arguments], strict=True))
 

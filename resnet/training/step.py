@@ -86,7 +86,7 @@ class Step:
         return self._state(seed, variables, init_optimizer(self.optimizer.init, variables["params"]))
 
     def shapes(self) -> TrainState:
-        """Shapes of a state, of which nothing is drawn."""
+        """The state before the first step as shapes; draws nothing."""
         variables = variables_shapes(model=self.model, image_shape=self.task.image_shape)
         optimizer = jax.eval_shape(self.optimizer.init, variables["params"])
         return jax.eval_shape(self._state, 0, variables, optimizer)

@@ -75,7 +75,7 @@ def add_what_was_not_run(path: Path = LEDGER, files: Iterable[Path] | None = Non
 
 
 def _row_of(folder: StudyFolder, study: Study, found: ArmRow, over: set[str]) -> Row | None:
-    """What was measured of an arm; None where there is no claim, or where it or its reference is not over."""
+    """The row of an arm. None without a claim, or while runs of the arm or of its reference are to come."""
     if study.arms[found.arm].published is None:
         return None
     if not over >= {found.arm, found.reference or found.arm}:

@@ -56,9 +56,9 @@ def metric_of(folder: StudyFolder) -> Metric:
 
 
 def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
-    """By seed, in the metric's unit; finished runs only, for a failed one has no score.
+    """Scores of the finished runs of an arm, by seed, in the metric's unit.
 
-    None of an arm that found no learning rate: its runs were at several.
+    {} for an arm that found no learning rate, as its runs were at several.
     """
     if folder.has_no_rate(name):
         return {}

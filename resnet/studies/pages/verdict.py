@@ -114,7 +114,10 @@ def _order(claim: Published, reference: Published | None, ours: Outcome) -> tupl
 
 
 def _failures_left_out(ours: Outcome) -> str:
-    """Failed runs that speak against a difference, of which it is none: a failure is beyond every error."""
+    """Names the failed runs that speak against a difference and are not part of it; "" without any.
+
+    A failed run counts as an error larger than all others.
+    """
     assert ours.difference is not None and ours.pairs is not None
     if ours.difference > 0 and ours.n > ours.pairs:
         return f"{ours.n - ours.pairs} runs of the reference, which failed"
