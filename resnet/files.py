@@ -104,7 +104,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`. What the block makes there, a file or a folder, then takes its place.
 
     The content is on disk before it is renamed, and the name after: a power cut leaves the old file or the
-    new one, and so does an error in the block. A folder replaces nothing but an empty folder.
+    new one, and so does an error in the block. An OSError says `path` where it names no file, as that of a
+    full disk does. A folder replaces nothing but an empty folder.
     """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -113,6 +114,10 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # Not every file system can do this for folders.
             sync(path.parent)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

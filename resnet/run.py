@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Float
 
 from resnet.config import Config
@@ -126,7 +127,15 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
             raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")
     names = source.class_names, run.task.class_names
     part = "train" if split == "validation" and source.validation is None else split
-    tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
+    known = tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
+    draws = [(each.validation, each.split_seed) for each in (run.config.data, data)]
+    if known and part != split and draws[0] != draws[1]:
+        logging.warning(
+            "The run was trained on some of these validation images: `data.validation` and "
+            "`data.split_seed` were %s and %s, and are %s and %s",
+            *draws[0],
+            *draws[1],
+        )
     return with_labels_of(images, *names), source.skipped
 
 

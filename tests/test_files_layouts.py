@@ -229,6 +229,8 @@ def test_two_places_for_one_split_and_differing_classes(tmp_path):
     (tmp_path / "valid.tar").unlink()
     tar(tmp_path / "val.tar", {name: data for name, data in VALIDATION.items() if "n02" not in name})
     refused(tmp_path, "val.tar .validation. must hold the same class folders as train; missing: n02")
+    tar(tmp_path / "val.tar", {f"train/{name}": data for name, data in TRAIN.items()})
+    refused(tmp_path, "val.tar is read as the validation images, but its folders are named train: rename")
 
 
 def test_strangers_in_a_tar_are_left_out_and_named(tmp_path, monkeypatch):

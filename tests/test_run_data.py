@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import dataclasses
 import json
 import pickle
 import re
@@ -263,6 +264,17 @@ def test_other_images_are_worth_a_line(run, root, caplog, split, part):
     next((root / part).rglob("*.png")).unlink()
     load_run_split(run, split, run.config.data)
     assert re.search(f"The {part} images are not those .*: (\\d+) images, .* then, .* now", caplog.text)
+
+
+@pytest.mark.parametrize("fields", [{"split_seed": 1}, {"validation": 0.5}])
+def test_validation_images_that_were_trained_on_are_worth_a_line(run, caplog, fields):
+    data = dataclasses.replace(run.config.data, **fields)
+    found, trained = (
+        load_run_split(run, "validation", data)[0],
+        load_run_split(run, "train", run.config.data)[0],
+    )
+    assert images_of(found) & images_of(trained)
+    assert "trained on some of these validation images" in caplog.text and "were 0.25 and 0" in caplog.text
 
 
 def test_other_classes_are_refused_with_both_lists(run, root):

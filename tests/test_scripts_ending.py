@@ -1,5 +1,6 @@
 """How the process of a script ends: one line, an exit code, and nothing else."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -71,6 +72,11 @@ def no_device():
         (InputError("`seed` must\nbe 1"), 2, "error: `seed` must be 1\n"),
         (RunStopped("stopped by SIGTERM at step 3", 143), 143, "error: stopped by SIGTERM at step 3\n"),
         (AssertionError(), 2, "error: JAX finds no device\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/page.md"),
+            1,
+            "error: run/page.md: No space left on device; once that is mended, give the same command again\n",
+        ),
     ],
 )
 def test_what_is_no_bug_is_one_line(monkeypatch, capsys, error, code, line):

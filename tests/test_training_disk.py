@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_training_loop import final_state, numbers, tiny, train
 
+from resnet.cli.ending import in_one_line
 from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint
@@ -170,7 +171,31 @@ def test_a_result_that_cannot_be_written(tmp_path, monkeypatch):
         original(path, value)
 
     monkeypatch.setattr("resnet.runs.open_run.write_json", refusing)
-    with pytest.raises(RunStopped, match=r"result could not be written \(.*No space.*\): {'split': 'test'"):
+    with pytest.raises(
+        RunStopped, match=r"result.json could not be written \(.*No space.*\): {'split': 'test'"
+    ):
         train(tiny(), tmp_path / "run")
     monkeypatch.undo()
     assert train(tiny(), tmp_path / "run")["step"] == 9
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("policy", ["stop", "rollback"])
+def test_a_disk_that_is_full_where_a_run_diverges(policy, small_disk, monkeypatch):
+    """Nothing but what is said on stderr holds the reason; with room again, the run diverges there again."""
+    workdir, config = small_disk / "run", tiny()
+    config.schedule.name, config.schedule.learning_rate = "constant", 1e30
+    config.train.on_divergence, config.train.rollbacks = policy, 1
+    config.checkpoint.every = config.train.log_every = "1 steps"
+    at_steps(monkeypatch, {1: lambda: fill(small_disk)})
+    with pytest.raises((RunStopped, OSError), match="No space left on device") as end:
+        train(config, workdir)
+    assert not (workdir / "failed.json").exists() and not (workdir / "rollbacks.json").exists()
+    with pytest.raises(SystemExit) as code, in_one_line():
+        raise end.value
+    assert code.value.code == 1
+    (small_disk / "filler").unlink()
+    monkeypatch.undo()
+    with pytest.raises(RunStopped, match="not finite|is nan|is inf"):
+        train(config, workdir)
+    assert (workdir / "failed.json").exists()

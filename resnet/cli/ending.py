@@ -5,6 +5,7 @@ The first import of every command: what it sets up stands before the imports tha
 
 import codecs
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,11 @@ from types import FrameType
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 CLOSED_PIPE = 128 + signal.SIGPIPE
+FAILED = 1
+# What a disk answers that is full, read-only, not ours, broken or away.
+_REFUSED = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE")
+}
 
 
 def set_up() -> None:
@@ -86,6 +92,9 @@ def _known(error: Exception) -> tuple[Exception, int | None]:
     # An early end that was announced carries its exit code.
     if code := getattr(error, "exit_code", None):
         return error, code
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        place = f"{error.filename}: " if error.filename else ""
+        return OSError(f"{place}{error.strerror}; once that is mended, give the same command again"), FAILED
     if not isinstance(error, flags.Error | InputError) and "jax" in sys.modules:
         # JAX starts its devices at the first computation, and fails there in several ways.
         from resnet.runtime.machine import check_devices

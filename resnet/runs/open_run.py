@@ -130,8 +130,17 @@ class OpenRun:
             f"{error}{tried}; {where}{telemetry.last_words(self.workdir)}; {last}; lower "
             "`schedule.learning_rate`, add a warm-up, or set `optimizer.clip_norm` or `train.on_divergence`"
         )
-        write_json(self.workdir / FAILURE, {"failed": self.failed, "step": self.progress.step})
         logging.error("%s: %s", self.workdir, self.failed)
+        try:
+            write_json(self.workdir / FAILURE, self._failure)
+        except OSError as refusal:
+            logging.warning(
+                "%s cannot be written (%s); tried again at the end", self.workdir / FAILURE, refusal
+            )
+
+    @property
+    def _failure(self) -> dict[str, Any]:
+        return {"failed": self.failed, "step": self.progress.step}
 
     def validated(self, metrics: dict[str, float]) -> bool:
         """Records metrics on validation; returns whether they are the best so far."""
@@ -159,17 +168,24 @@ class OpenRun:
         self.saver.save(state, metadata, score=value, replace=replace)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Writes the result once everything else is on disk; RunStopped if it cannot be written."""
+        """Writes the result, or why the run failed, once everything else is on disk, and returns it.
+
+        RunStopped if it cannot be written.
+        """
         self.saver.wait()
-        skipped = {"skipped": self.meter.skipped["all"]} if self.meter.skips else {}
-        rollbacks = {"rollbacks": self.rollbacks} if self.rollbacks else {}
-        result |= {**skipped, **rollbacks, "workdir": str(self.workdir)}
+        name = FAILURE if self.failed else RESULT
+        if self.failed:
+            result = self._failure
+        else:
+            skipped = {"skipped": self.meter.skipped["all"]} if self.meter.skips else {}
+            rollbacks = {"rollbacks": self.rollbacks} if self.rollbacks else {}
+            result |= {**skipped, **rollbacks, "workdir": str(self.workdir)}
         try:
             if not self.records.flush():
                 raise OSError(f"{self.workdir / METRICS_FILE} cannot be written")
-            write_json(self.workdir / RESULT, result)
+            write_json(self.workdir / name, result)
         except OSError as error:
-            raise RunStopped(f"the result could not be written ({error}): {result}", exit_code=1) from None
+            raise RunStopped(f"{name} could not be written ({error}): {result}", exit_code=1) from None
         return result
 
     def plot(self) -> None:

@@ -86,13 +86,14 @@ def knows_its_data(workdir: Path) -> bool:
     return (workdir / FILE).exists() and bool(load_task(workdir).fingerprint)
 
 
-def tell_of_other_images(task: Task, split: str, now: str) -> None:
-    """A line in the log where a split, whose fingerprint is `now`, is not that which a run began with."""
+def tell_of_other_images(task: Task, split: str, now: str) -> bool:
+    """Whether a split of fingerprint `now` is that which a run began with; if not, the log says so."""
     then = task.fingerprint.get(split, "none") if task.fingerprint else now
     if then != now:
         logging.warning(
             "The %s images are not those that the run began with: %s then, %s now", split, then, now
         )
+    return then == now
 
 
 def _differing(begun: Task, now: Task) -> list[str]:

@@ -238,12 +238,7 @@ class Runs:
             "seeds_together": len(self.runs),
         }
         common |= self.report.result(self.clock)
-        finished = [
-            {"failed": run.failed, "step": run.progress.step}
-            if run.failed
-            else run.finish(tested[run] | common)
-            for run in self.runs
-        ]
+        finished = [run.finish(tested.get(run, {}) | common) for run in self.runs]
         # Once all results are there: a kill would leave the others to a program of fewer seeds.
         for run in self.active:
             run.plot()

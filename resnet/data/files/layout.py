@@ -83,9 +83,12 @@ def list_place(place: Path, split: str) -> Listing:
     if place.is_dir():
         return _list_folder(place)
     found = _list_tar(place, split)
-    if len(found) > 1 and split not in found:
-        raise InputError(f"{place} holds the splits {', '.join(found)}, and no {split}: rename it or them")
-    return found[split] if split in found else next(iter(found.values()))
+    if split not in found:
+        raise InputError(
+            f"{place} is read as the {split} images, but its folders are named {', '.join(found)}: rename it "
+            "or them"
+        )
+    return found[split]
 
 
 def _list_tar(path: Path, split: str) -> dict[str, Listing]:
