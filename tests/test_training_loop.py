@@ -60,7 +60,9 @@ def test_a_run_leaves_its_records_and_its_result(finished):
     config, workdir, result = finished
     lines = numbers(workdir)
     assert [line["step"] for line in lines if line["split"] == "train"] == [4, 8, 9]
-    assert [line["step"] for line in lines if line["split"] == "validation"] == [4, 8]
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [4, 8, 9]
+    last = next(line for line in reversed(lines) if line["split"] == "validation")
+    assert result["validation"].items() <= last.items()
     assert [line["step"] for line in lines if line["split"] == "test"] == [9]
     assert result["split"] == "test" and result["n"] == len(load_dataset(config.data).test)
     assert json.loads((workdir / "result.json").read_text()) == result

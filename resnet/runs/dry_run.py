@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -83,7 +84,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     speeds = {"input": delivered, "step": images / tried.seconds, "training": images / seconds}
     speeds |= {"evaluation": evaluated}
     memory = {"images": _bytes_of_images(trainer), "each_device": tried.bytes, "of_each_device": _capacity()}
-    steps, looks = trainer.intervals.total, trainer.intervals.total // trainer.intervals.evaluate
+    steps, looks = trainer.intervals.total, math.ceil(trainer.intervals.total / trainer.intervals.evaluate)
     examined = looks * len(dataset.validation) + len(dataset.test or dataset.validation)
     found = {
         "storage": "stream" if trainer.stream else "memory",

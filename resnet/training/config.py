@@ -52,7 +52,7 @@ class TrainConfig(Fields, section="train"):
 
     An end is a duration from the start. Each size compiles a program of its own."""
     evaluate_every: str = "1 epochs"
-    """How often the validation split is evaluated."""
+    """How often the validation split is evaluated; it is at the last step, too."""
     on_divergence: str = "stop"
     """What a loss or gradient that is not finite, or a spike, leads to: stop, skip or rollback.
 

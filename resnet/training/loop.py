@@ -60,7 +60,7 @@ def train(
                             if stop.waiting:
                                 break
                         run.pause(state)
-                        look(run, state, stop, evaluate=run.step % trainer.intervals.evaluate == 0)
+                        look(run, state, stop, evaluate=trainer.intervals.evaluates(run.step))
                     run.finish(state)
                 except RollBack as back:
                     run.go_back(back)

@@ -136,6 +136,10 @@ class Intervals:
         due = [(step // every + 1) * every for every in (self.evaluate, self.checkpoint)]
         return min(self.total, *due, *(end for end, _ in self.sizes if end > step))
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the net is evaluated on validation at this step: when it is due, and at the end."""
+        return step % self.evaluate == 0 or step == self.total
+
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due at this step, whatever comes of its evaluation."""
         return step % self.checkpoint == 0 or step == self.total
