@@ -58,7 +58,6 @@ def test_runs_are_grouped_by_config_and_reported(tmp_path):
         "runs.csv",
         "curves.png",
         "differences.png",
-        "seconds.png",
         "width.png",
     }
     assert names == {path.name for path in (tmp_path / "page").iterdir()}

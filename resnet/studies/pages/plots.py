@@ -1,4 +1,4 @@
-"""The figures of a study: curves, paired differences, seconds per step, and those of an amount."""
+"""The figures of a study: curves, paired differences, and those of an amount."""
 
 import statistics
 from pathlib import Path
@@ -9,7 +9,7 @@ from resnet.files import replacing, save_png
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.kept import Kept
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
-from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores, seconds_per_step
+from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores
 
 MOST_CURVES = 14  # more lines than that cannot be told apart
 WIDE = 20  # differences beyond it would hide the small ones on a linear axis
@@ -29,10 +29,6 @@ FIGURES = {
     "curves.png": "Learning curves: means over seeds, bands from the lowest to the highest.",
     "differences.png": (
         "Paired differences to the reference arm: each dot a seed, the mean with its 95 % interval."
-    ),
-    "seconds.png": (
-        "Time of a training step, divided by the seeds that take it together, on the machine as it was "
-        "loaded then. It says how long a study takes, and is no measure of an arm's speed."
     ),
 }
 """What each file shows, in the order of the page."""
@@ -61,7 +57,7 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
 
 def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: Metric) -> dict[str, Any]:
     """The figures that need the records of the runs."""
-    drawn = {"seconds.png": _seconds(folder, finished)}
+    drawn: dict[str, Any] = {}
     for amount in (DEPTH, WIDTH, DURATION):
         if series := series_of(amount, folder, finished):
             drawn[f"{amount.name}.png"] = draw_last(amount, folder, series, finished, metric)
@@ -128,18 +124,5 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
         axes.xaxis.set_major_formatter("{x:g}")
         axes.autoscale(axis="x")
         axes.set_xlabel(f"{axes.get_xlabel()}, logarithmic beyond 1")
-    axes.grid(visible=False, axis="y")
-    return figure
-
-
-def _seconds(folder: StudyFolder, finished: dict[str, list[StudyRun]]) -> Any:
-    """Each run's share of the time of a step."""
-    figure, (axes,) = panels(1, width=6.4, height=1.2 + 0.28 * len(finished))
-    for y, runs in enumerate(list(finished.values())[::-1]):
-        values = [value for run in runs if (value := seconds_per_step(folder, run)) is not None]
-        axes.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.5, markersize=4)
-    axes.set_yticks(range(len(finished)), list(finished)[::-1], fontsize=8)
-    axes.set(xlabel="seconds per step and seed", ylim=(-0.6, len(finished) - 0.4))
-    axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
     return figure
