@@ -1,4 +1,4 @@
-"""The commands on the pages can be given, with the options, fields, recipes and studies that they name."""
+"""What the pages say can be done: commands, options, fields, recipes, studies and links; and their sums."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnet import recipes
@@ -73,3 +74,25 @@ def test_the_pages_are_a_site_without_a_broken_link(tmp_path):
         file.write("\n[gone](docs/data.md#no-such-heading)\n")
     broken = build()
     assert broken.returncode and "no-such-heading" in broken.stderr
+
+
+def test_what_the_page_of_studies_says_of_pairing_is_what_the_reports_hold():
+    rows = []
+    for report in (ROOT / "results/studies").glob("*/report.md"):
+        if report.parent.name != "grammar":
+            head: list[str] = []
+            for line in report.read_text().splitlines():
+                cells = [cell.strip() for cell in line.strip("|").split("|")]
+                if "correlation" in cells:
+                    head = cells
+                elif not line.startswith("|"):
+                    head = []
+                elif head and not line.startswith("|-"):
+                    rows.append(dict(zip(head, cells, strict=True)))
+    both = ("95 % interval", "unpaired")
+    widths = [[np.ptp([*map(float, row[name].split(" to "))]) for row in rows] for name in both]
+    correlations = [float(row["correlation"]) for row in rows if row["correlation"]]
+    text = " ".join((ROOT / "results/studies/README.md").read_text().split())
+    assert f"Over the {len(rows)} comparisons" in text
+    assert f"correlation of two arms over their seeds is {np.median(correlations):.2f}" in text
+    assert f"{np.median(np.divide(*widths)):.2f} times as wide as the unpaired ones" in text
