@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet import recipes
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.errors import InputError, check_at_least, check_regex
 from resnet.fields import FORMER, Fields, fits, present_name, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
@@ -106,6 +106,9 @@ def check_config(config: Config) -> None:
         raise InputError("`init_whitened` must be 0 with `init_from`, which gives the first convolution too, "
                          "and with `model.weight_standardization`, which would undo it")  # fmt: skip
     config.check_shares(devices=1)
+    if config.train.label_smoothing and config.model.output == "identity":
+        raise InputError("`train.label_smoothing` is for classes, and must be 0 where `model.output` is "
+                         f"identity; got {config.train.label_smoothing}")  # fmt: skip
     if config.train.target_threshold and config.model.output != "sigmoid":
         raise InputError(
             "`train.target_threshold` must be 0 unless `model.output` is sigmoid; got "
@@ -127,7 +130,7 @@ def call_file(given: str | Path, what: str, kind: type[T], **arguments: Any) -> 
     """
     function = f"get_{what}"
     path = recipes.find(given, what)
-    with importing_beside(path), recipes.importable():
+    with importing_beside(path), recipes.importable(path):
         try:
             module = runpy.run_path(str(path))
             if function not in module:

@@ -30,6 +30,12 @@ class Duration:
         return round(self.amount * steps[self.unit])
 
 
+def check_interval(field: str, text: str) -> None:
+    """Raises InputError unless `text` is a duration above 0: after each of these, something is due."""
+    if not parse_duration(field, text).amount:
+        raise InputError(f"`{field}` must be above 0; got {text!r}. What is longer than the run is never due")
+
+
 def parse_duration(field: str, text: str) -> Duration:
     """Reads "20 epochs", "64000 steps", "128000 examples" or "10 %"; `field` names it in errors."""
     match = _DURATION.fullmatch(str(text))

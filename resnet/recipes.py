@@ -35,9 +35,13 @@ def find(given: str | Path, what: str) -> Path:
 
 
 @contextlib.contextmanager
-def importable() -> Iterator[None]:
-    """While entered, any file can import what it builds on: from configs.digits import get_config."""
-    sys.path.append(str(HOME))
+def importable(path: Path) -> Iterator[None]:
+    """While entered, the file can import what it builds on: from configs.digits import get_config.
+
+    A recipe of ours finds ours first; a file from elsewhere finds the `configs` of its own project first.
+    """
+    ours = path.absolute().is_relative_to(HOME)
+    sys.path.insert(0 if ours else len(sys.path), str(HOME))
     try:
         yield
     finally:

@@ -12,7 +12,8 @@ from absl import logging
 from jaxtyping import Float
 
 from resnet.config import Config
-from resnet.data.datasets import SPLITS, DataConfig, load_split
+from resnet.data.config import DataConfig
+from resnet.data.datasets import SPLITS, load_split
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
 from resnet.data.statistics import given_statistics
@@ -102,7 +103,15 @@ def make_evaluator(run: Run, data: DataConfig, pace: Pace | None) -> Callable[[E
 
 
 def normalized_as(run: Run, data: DataConfig) -> Task:
-    """The run's task, with the mean and std that `data` gives in place of its own."""
+    """The run's task, with the mean and std that `data` gives in place of its own.
+
+    InputError for another `data.normalization` without them: the net was trained with the run's.
+    """
+    if data.normalization != run.config.data.normalization and not (data.mean and data.std):
+        raise InputError(
+            f"`data.normalization` is {run.config.data.normalization} in this run, whose mean and std count; "
+            f"got {data.normalization!r}. Others are given by `data.mean` and `data.std`"
+        )
     given = given_statistics(data.mean, data.std, run.task.image_shape[-1])
     return dataclasses.replace(run.task, **given)
 

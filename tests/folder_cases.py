@@ -4,7 +4,8 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 
 

@@ -14,7 +14,7 @@ from resnet.cli import ending
 from resnet.cli import main as command
 from resnet.cli.options import FLAGS, flags_of
 from resnet.config import load_config
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.errors import PAGES, InputError
 from resnet.interop.predict import find_images
 from resnet.runs.task import load_task
@@ -86,6 +86,18 @@ def test_a_recipe_is_found_by_name_and_by_path(tmp_path, monkeypatch):
     assert load_config("digits") == load_config("digits_small")  # a file of the user's goes first
     with pytest.raises(InputError, match="config file 'configs/digitz.py' .*; did you mean `digits`"):
         load_config("configs/digitz.py")
+
+
+def test_a_recipe_builds_on_ours_and_a_file_from_elsewhere_on_its_own(tmp_path):
+    (tmp_path / "configs").mkdir()
+    own = "from resnet.config import Config\ndef get_config(): return Config(seed=7)"
+    (tmp_path / "configs" / "digits.py").write_text(own)
+    (tmp_path / "mine.py").write_text("from configs.digits import get_config")
+    code = "from resnet.config import load_config; print(load_config({!r}).seed)"
+    for given, seed in (("digits_small", b"0\n"), (str(tmp_path / "mine.py"), b"7\n")):
+        environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+        command = [sys.executable, "-c", code.format(given)]
+        assert subprocess.run(command, env=environment, capture_output=True, check=True).stdout == seed
 
 
 # Types a line, lets bash complete it, and prints what it offers.

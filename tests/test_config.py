@@ -94,12 +94,22 @@ def test_differences_name_the_fields():
         ("train", "duration", "1e400 steps", "`train.duration` must be an amount"),
         ("model", "ghost_batch", 7, "`model.ghost_batch` must divide the 128 images"),
         ("data", "name", "cifar", "`data.name` must be one of"),
+        ("train", "evaluate_every", "0 steps", "`train.evaluate_every` must be above 0; got '0 steps'"),
+        ("train", "log_every", "0 %", "`train.log_every` must be above 0; got '0 %'"),
+        ("checkpoint", "every", "0 epochs", "`checkpoint.every` must be above 0; got '0 epochs'"),
     ],
 )
 def test_wrong_fields(section, field, value, message):
     config = Config()
     setattr(getattr(config, section), field, value)
     with pytest.raises(InputError, match=message):
+        check_config(config)
+
+
+def test_label_smoothing_is_for_classes():
+    config = Config()
+    config.model.output, config.train.label_smoothing = "identity", 0.1
+    with pytest.raises(InputError, match="`train.label_smoothing` is for classes, and must be 0 .* got 0.1"):
         check_config(config)
 
 

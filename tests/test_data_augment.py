@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resnet.data.augment import OPERATIONS, augment, normalize, shrunk, shrunk_shape
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.errors import InputError, check_at_least
 
 KEYS = jax.random.split(jax.random.key(0), 64)

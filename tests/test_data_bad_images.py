@@ -11,13 +11,14 @@ import pytest
 from absl import logging
 
 from resnet.config import Config
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.files.crops import Fitted
 from resnet.data.files.decoders import decode_cut
 from resnet.data.files.resident import decode_images
 from resnet.data.images import decode_image
 from resnet.errors import InputError
-from resnet.runs.open_run import open_workdir
+from resnet.runs.open_run import note_skipped, open_workdir
 from resnet.runs.task import task_of
 from tests.images_cases import BAD, BROKEN, EITHER, NO_FILES, READABLE, SIDE, cases, make, picture, written
 from tests.tally import record, tries
@@ -113,7 +114,8 @@ def test_the_run_says_what_it_skipped(root, tmp_path):
     config = Config(data=data(root, on_bad_image="skip", image_size=8))
     config.train.batch_size = 2
     dataset = load_dataset(config.data)
-    open_workdir(config, tmp_path / "run", task_of(dataset), dataset.skipped, "", [config.seed])
+    open_workdir(config, tmp_path / "run", task_of(dataset), "", [config.seed])
+    note_skipped(tmp_path / "run", dataset.skipped)
     listed = json.loads((tmp_path / "run" / "skipped_images.json").read_text())
     assert listed["n"] == len(listed["images"]) == 4
 

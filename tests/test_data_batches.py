@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet.data.batches import FlatImages, padded_batches
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.order import batch_indices, draw_order, epoch_order, steps_per_epoch
 from resnet.data.splits import Split
 from resnet.errors import InputError

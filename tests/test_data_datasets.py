@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet.data import datasets
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.embedded import MAX_ANGLE, load_digits, rotate
 from resnet.data.splits import Source, Split, channel_statistics, stratified_order
 from resnet.errors import InputError
@@ -219,12 +220,25 @@ def test_chosen_classes_are_labelled_by_their_place():
         ({"cutout": -1}, "`data.cutout` must be at least 0; got -1"),
         ({"cutout": 8}, "`data.cutout` must be less than the images' sides, 8x8 pixels; got 8"),
         ({"name": "image_folder"}, "`data.dir` must name the folder of image_folder; got ''"),
-        ({"name": "digits_rotation", "flip": True}, "`data.flip` must not mirror digits_rotation"),
-        ({"name": "digits_rotation", "eval_flip": True}, "`data.eval_flip` must not mirror digits_rotation"),
+        ({"name": "digits_rotation", "flip": True}, "`data.flip` must not mirror or turn digits_rotation"),
+        (
+            {"name": "digits_rotation", "eval_flip": True},
+            "`data.eval_flip` must not mirror or turn digits_rotation",
+        ),
         ({"flip": True, "alternate_flip": True}, "`data.alternate_flip` takes the place of `data.flip`"),
         ({"mean": (0.5,), "normalization": "none"}, "need `data.normalization` channel; got 'none'"),
         ({"mean": (0.5, 0.5)}, r"`data.mean` must have one value for each of 1 channels; got \(0.5,"),
         ({"std": (0.5, 0.5)}, r"`data.std` must have one value for each of 1 channels; got \(0.5,"),
+        ({"mean": (123.675,)}, r"`data.mean` must be in units of 0..1; got \(123.675,"),
+        ({"dir": "/images"}, "`data.dir` is for data in files, and must be '' for digits; got '/images'"),
+        (
+            {"random_crop_fill": "reflect", "augmentation": ("random_crop 1",)},
+            "`data.random_crop_fill` is that of `data.random_crop`; that in `data.augmentation` has its own",
+        ),
+        (
+            {"name": "digits_rotation", "augmentation": ("rand_augment",)},
+            "`data.augmentation: rand_augment` must not mirror or turn digits_rotation",
+        ),
         ({"std": (0.0,)}, r"`data.std` must be positive; got \(0.0,\)"),
     ],
 )

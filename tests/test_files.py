@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 import resnet
 from resnet.cli import options
 from resnet.config import Config, check_config, load_config, load_saved_config
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.files import local_path, save_png
 from resnet.interop.convert import export_weights, import_weights

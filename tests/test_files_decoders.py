@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.data.files import decoders
 from resnet.data.files.crops import Fitted, Middle, RandomPart
 from resnet.data.files.decoders import decode_cut

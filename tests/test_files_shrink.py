@@ -42,6 +42,15 @@ def test_a_tar_of_smaller_images(tmp_path, make):
     assert make is not published or len(numbered()[0]) == len(found["validation"])
 
 
+def test_an_image_longer_than_a_jpeg_keeps_its_bytes(tmp_path):
+    Image.new("L", (40, 68_000)).save(file := io.BytesIO(), "PNG")
+    root = folders(tmp_path / "data", TRAIN | {"n01/long.png": file.getvalue()})
+    counts = shrink_images(root, tmp_path / "small.tar", 39, lambda *_: None)
+    assert (counts["images"], counts["bad"]) == (len(TRAIN) + len(VALIDATION) + 1, 0)
+    listing = find_listings(tmp_path / "small.tar")["train"]
+    assert any(listing.read(i) == file.getvalue() for i in range(len(listing)))
+
+
 def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path):
     root = folders(tmp_path / "data", TRAIN | {"n01/train_1.JPEG": b"no JPEG"})
     target = tmp_path / "small.tar"

@@ -14,7 +14,8 @@ import resnet
 from resnet.cli import options
 from resnet.cli.commands import evaluate
 from resnet.config import load_saved_config, save_config
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.published.tfds import open_prepared
 from resnet.errors import InputError
 from resnet.runs.provenance import origin

@@ -1,6 +1,7 @@
 """Predictions on files: the same as in evaluation, for every file once, in every format."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from resnet.errors import InputError
 from resnet.interop import predict
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
-from resnet.run import Run
+from resnet.run import Run, evaluate_run
 from resnet.runs.task import task_of
 from resnet.training.start import init_variables
 from tests.test_command import assert_refused
@@ -60,6 +61,12 @@ def test_batches_change_nothing_and_every_file_comes_once(run, folder, monkeypat
         np.testing.assert_allclose([value for _, value in prediction.classes], np.sort(expected)[::-1], 1e-5)
 
 
+def test_links_are_followed_once(folder, tmp_path):
+    (tmp_path / "linked").symlink_to(folder)
+    (tmp_path / "round").symlink_to(tmp_path)
+    assert len(predict.find_images([tmp_path])) == len(predict.find_images([folder])) == 4
+
+
 def test_bad_images(run, folder, tmp_path):
     with pytest.raises(InputError, match="there is no image or folder"):
         predict.find_images([folder / "none.png"])
@@ -99,6 +106,14 @@ def test_one_bad_file_does_not_stop_the_others(run, folder, tmp_path, monkeypatc
         predict.predict_files(run, [tmp_path / "aa.png"], on_bad_image="skip")
     with pytest.raises(InputError, match="`--on_bad_image` must be one of error, skip; got 'ignore'"):
         predict.predict_files(run, files, on_bad_image="ignore")
+
+
+def test_another_normalization_is_refused_in_evaluation(run):
+    data = dataclasses.replace(run.config.data, normalization="none")
+    with pytest.raises(InputError, match="`data.normalization` is channel in this run, .*; got 'none'"):
+        evaluate_run(run, data=data)
+    with pytest.raises(InputError, match="name at least one image"):
+        predict.predict_files(run, [])
 
 
 def test_a_contact_sheet(run, folder, tmp_path):

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 
-from resnet.data.datasets import DataConfig, load_dataset, load_split
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset, load_split
 from resnet.data.files import index
 from resnet.data.published import records
 from resnet.data.published.tfds import find_prepared

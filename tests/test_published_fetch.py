@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from scipy import io as matlab
 
-from resnet.data.datasets import DataConfig, load_dataset, shapes_of
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.published import cifar, fetch, sets
 from resnet.data.published.prepare import prepare_published
 from resnet.errors import InputError

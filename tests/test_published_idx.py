@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.published import idx
 from resnet.errors import InputError
 

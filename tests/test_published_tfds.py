@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (30, 28, 28, 1)).astype(np.uint8)
@@ -102,6 +103,15 @@ def test_another_file_format_is_named(tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "riegeli"}))
     message = r"3.0.1 is in riegeli format, and only array_record and tfrecord are read: fetch it by resnet p"
     with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"name": ', "[]"])
+def test_a_damaged_description_is_named(tmp_path, text):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(text)
+    with pytest.raises(InputError, match="dataset_info.json cannot be read .*prepare it again"):
         load(tmp_path)
 
 

@@ -132,6 +132,13 @@ def test_durations_in_tuples_and_none(argument, value):
     assert options.override(config, ["--config.model.scan_blocks=None"]).model.scan_blocks is None
 
 
+def test_a_tuple_is_the_last_that_is_given_and_may_be_empty():
+    config = options.override(Config(), ["--config.data.classes=1,2", "--config.data.classes=3,4"])
+    assert config.data.classes == ("3", "4")
+    assert options.override(config, ["--config.data.classes="]).data.classes == ()
+    assert options.override(config, ["--config.data.std=0.5", "--config.data.std="]).data.std == ()
+
+
 @pytest.mark.thorough
 def test_a_question_to_a_run_and_to_a_config(trained, config_file, tmp_path):
     done = script("analyze", "--question=signal", f"--workdir={trained[0]}", "--images=16")

@@ -8,10 +8,13 @@ import pytest
 
 from resnet.config import Config, replaced
 from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
 from resnet.run import evaluate_run, load
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.open_run import note_skipped
+from resnet.runs.stream_report import StreamReport
 from resnet.runtime.devices import make_mesh
+from resnet.runtime.progress import Clock
 from resnet.training.loop import train
 from tests.stream_cases import STATISTICS, TRAIN, VALIDATION, folders, one_tar
 
@@ -101,16 +104,25 @@ def test_devices_share_the_places(tmp_path, extras):
 
 
 @pytest.mark.thorough
-def test_a_bad_image_is_listed_in_the_run_and_counted(tmp_path):
+@pytest.mark.parametrize("statistics", [{}, {"mean": (), "std": ()}], ids=["given", "taken"])
+def test_a_bad_image_is_listed_in_the_run_and_counted(tmp_path, statistics):
     bad = ("n01/train_2.JPEG", "n03/train_7.JPEG")
     root = folders(tmp_path / "data", TRAIN | dict.fromkeys(bad, b"no JPEG"))
     (root / "val" / "n01" / "val_0.JPEG").write_bytes(b"")
-    result = train(config(root, bad_limit=0.2), tmp_path / "run", mesh=make_mesh(1))
+    result = train(config(root, bad_limit=0.2, **statistics), tmp_path / "run", mesh=make_mesh(1))
     listed = json.loads((tmp_path / "run" / "skipped_images.json").read_text())
     assert listed["n"] == result["skipped_images"] == 3 and result["n"] == 11
     assert all(any(name in text for text in listed["images"]) for name in (*bad, "val/n01/val_0.JPEG"))
     # What an earlier session found stays listed.
     assert note_skipped(tmp_path / "run", ["another"]) == 4
+    assert StreamReport(None, [], [tmp_path / "run"]).result(Clock(1)) == {"skipped_images": 4}
+
+
+@pytest.mark.thorough
+def test_an_evaluation_of_nothing_is_an_error(tmp_path):
+    root = folders(tmp_path / "data", validation=dict.fromkeys(VALIDATION, b""))
+    with pytest.raises(InputError, match="none of the 12 images of the split to be evaluated can be read"):
+        train(config(root), tmp_path / "run", mesh=make_mesh(1))
 
 
 @pytest.mark.thorough

@@ -190,7 +190,7 @@ def override(config: "Config", overrides: list[str]) -> "Config":
     from resnet.fields import present_name, unknown_field
 
     types = field_types()
-    groups: dict[str, list[str]] = {}
+    last: dict[str, str] = {}
     for argument in overrides:
         match = _OVERRIDE.fullmatch(argument)
         assert match is not None
@@ -200,30 +200,32 @@ def override(config: "Config", overrides: list[str]) -> "Config":
             raise unknown_field(name)
         if value is None and types[name] != "bool":
             raise InputError(f"`{name}` needs a value: --config.{name}=…")
-        groups.setdefault(name, []).append(argument)
-    for name, arguments in groups.items():
-        config = _set(config, name, types[name], arguments)
+        last[name] = argument  # whole, as a tuple would otherwise be joined to the one given before
+    for name, argument in last.items():
+        config = _set(config, name, types[name], argument)
     check_config(config)
     return config
 
 
-def _set(config: "Config", name: str, kind: str, arguments: list[str]) -> "Config":
-    """Lets ml_collections parse the arguments of one field, and set it in a copy."""
+def _set(config: "Config", name: str, kind: str, argument: str) -> "Config":
+    """Lets ml_collections parse the argument of one field, and set it in a copy."""
     from ml_collections import config_flags
 
     from resnet.config import replaced
 
-    if kind.endswith(" | None") and arguments[-1].endswith("=None"):
+    if kind.endswith(" | None") and argument.endswith("=None"):
         return replaced(config, {name: None})
+    if kind.startswith("tuple") and argument.endswith("="):
+        return replaced(config, {name: ()})
     if kind == "tuple[str, ...]":
-        arguments = [_quoted(argument) for argument in arguments]
-    argv = ["", *arguments]
+        argument = _quoted(argument)
+    argv = ["", argument]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-        value = arguments[-1].partition("=")[2]
+        value = argument.partition("=")[2]
         raise InputError(f"`{name}` must be of type {kind}; got {value!r}") from error
     return values.config
 

@@ -1,6 +1,7 @@
 """Data sets that need no file: scikit-learn's handwritten digits, digits turned, random images."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,11 @@ def load_synthetic(num_train: int = 1024, num_test: int = 256, num_classes: int 
 
     names = tuple(f"pattern{label}" for label in range(num_classes))
     return Source(split(num_train), split(num_test), class_names=names)
+
+
+# By name: what reads each, given `data.split_seed`.
+EMBEDDED: dict[str, Callable[[int], Source]] = {
+    "digits": lambda seed: load_digits(),
+    "digits_rotation": load_digits_rotation,
+    "synthetic": lambda seed: load_synthetic(),
+}

@@ -71,10 +71,14 @@ def _sample(train: Examples) -> Images:
 
 
 def _read(examples: Examples) -> Images:
-    """The images; of a stream, without those that cannot be read."""
-    if isinstance(examples, StreamSplit):
-        return np.concatenate([images[mask > 0] for images, _, mask in examples.padded(256, Pace())])
-    return examples.images
+    """The training images; of a stream, without those that cannot be read. InputError if none can."""
+    if not isinstance(examples, StreamSplit):
+        return examples.images
+    batches = examples.padded(256, Pace(), among=len(examples))
+    found = np.concatenate([images[mask > 0] for images, _, mask in batches])
+    if not len(found):
+        raise InputError(f"none of {len(examples)} training images can be read: {examples.bad[0]}")
+    return found
 
 
 def whitening_kernel(

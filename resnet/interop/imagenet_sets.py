@@ -16,7 +16,8 @@ import numpy as np
 from absl import logging
 
 from resnet.data.batches import padded_batches
-from resnet.data.datasets import DataConfig, folder_of
+from resnet.data.config import DataConfig
+from resnet.data.datasets import folder_of
 from resnet.data.files.delivery import Pace
 from resnet.data.files.layout import find_listings, list_place
 from resnet.data.files.listing import Listing

@@ -1,6 +1,7 @@
 """Predictions of a run on image files: read as in evaluation, in batches, a few classes each."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, UInt8
 
-from resnet.data.datasets import ON_BAD_IMAGE
+from resnet.data.config import ON_BAD_IMAGE
 from resnet.data.files.layout import SUFFIXES, visible
 from resnet.data.images import BadImage
 from resnet.errors import InputError, check_choice
@@ -40,9 +41,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found = []
     for path in map(local_path, paths):
         if path.is_dir():
-            inside = (file.relative_to(path) for file in path.rglob("*"))
-            files = (path / file for file in inside if all(map(visible, (file, *file.parents[:-1]))))
-            images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
+            images = sorted(_images_in(path))
             if not images:
                 raise InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
             found += images
@@ -53,6 +52,19 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     if not found:
         raise InputError("name at least one image or folder")
     return found
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """The visible images in a folder and in those below it; links are followed, as in training."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if visible(Path(name))]
+        if (real := os.path.realpath(place)) in seen:  # a link led back to it
+            folders.clear()
+            continue
+        seen.add(real)
+        inside = (Path(place, name) for name in files if visible(Path(name)))
+        yield from (file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def predict_files(
@@ -72,6 +84,8 @@ def predict_files(
     top = min(TOP, classes) if top is None else top
     if not 1 <= top <= classes:
         raise InputError(f"`top` must be from 1 to {classes}, the outputs of the run's net; got {top}")
+    if not files:
+        raise InputError("name at least one image")
     predictions = []
     for done, part, images in _batches(run, files, skip=on_bad_image == "skip"):
         answers = _answers(run, run.logits(images)[: len(part)], top)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet.config import Config
 from resnet.data.batches import Delivered, FlatImages, Resident, shape_of_rows
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.data.files.listing import Listing
 from resnet.data.files.stream import BadImages, Sizes, StreamSplit
 from resnet.data.folder import AUTO, STREAM

@@ -199,22 +199,21 @@ class OpenRun:
 
 
 def note_skipped(workdir: Path, skipped: Sequence[str]) -> int:
-    """Adds images that a stream could not read to those listed in the folder; returns how many there are."""
+    """Adds images that could not be read to those listed in the folder; returns how many there are."""
     known = read_json(workdir / SKIPPED, lambda value: isinstance(value["images"], list)) or {"images": []}
     images = sorted({*known["images"], *skipped})
     try:
-        write_json(workdir / SKIPPED, {"n": len(images), "images": images})
+        if images != known["images"]:
+            write_json(workdir / SKIPPED, {"n": len(images), "images": images})
     except OSError as error:
         logging.warning("%s cannot be written (%s)", workdir / SKIPPED, error)
     return len(images)
 
 
-def open_workdir(
-    config: Config, workdir: Path, task: Task, skipped: Sequence[str], command: str, seeds: Sequence[int]
-) -> None:
+def open_workdir(config: Config, workdir: Path, task: Task, command: str, seeds: Sequence[int]) -> None:
     """Writes config, task and provenance before the first step; InputError if they cannot be written.
 
-    `skipped` are the images that were left out; `seeds` are those trained as one program.
+    `seeds` are those trained as one program.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -223,7 +222,5 @@ def open_workdir(
         save_config(config, workdir)
         begin_task(task, workdir)
         write_run_json(workdir, config, command, seeds)
-        if skipped:
-            write_json(workdir / SKIPPED, {"n": len(skipped), "images": skipped})
     except OSError as error:
         raise InputError(f"cannot write to the workdir {str(workdir)!r}: {error.strerror}") from None

@@ -20,10 +20,10 @@ class StreamReport:
 
     def __init__(self, stream: TrainingStream | None, skipped: Sequence[str], workdirs: Sequence[Path]):
         self.stream, self.skipped, self.workdirs = stream, skipped, workdirs
-        self.count = len(skipped)
+        self.count = 0
         """Images that were left out, in all sessions."""
-        self._noted = len(skipped)
         self._advised = False
+        self._note()
 
     def tick(self, clock: Clock, steps: range, metrics: Any) -> tuple[float, float | None]:
         """(images per second, share of the time spent waiting for images) once steps are dispatched."""
@@ -35,11 +35,14 @@ class StreamReport:
     def pause(self, clock: Clock) -> None:
         """Lists images found bad since the last time; says once what to do where the devices wait much."""
         if len(self.skipped) > self._noted:
-            self._noted = len(self.skipped)
-            self.count = max(note_skipped(workdir, self.skipped) for workdir in self.workdirs)
+            self._note()
         if self.stream and clock.steps and clock.waiting > MUCH_WAITING and not self._advised:
             self._advised = True
             logging.warning("%s", self.stream.times.advice(clock.waiting, clock.mean, processors()))
+
+    def _note(self) -> None:
+        self._noted = len(self.skipped)
+        self.count = max(note_skipped(workdir, self.skipped) for workdir in self.workdirs)
 
     def result(self, clock: Clock) -> dict[str, Any]:
         """What result.json holds of it; seconds are those of all threads together."""

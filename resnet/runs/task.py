@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.splits import NAME, PLACE, Dataset
 from resnet.errors import InputError
 from resnet.runs.metrics.records import write_json

@@ -3,7 +3,7 @@
 import dataclasses
 
 from resnet.data.augmentation.mixing import EACH, Mixing
-from resnet.durations import parse_duration
+from resnet.durations import check_interval, parse_duration
 from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Fields
 
@@ -88,8 +88,8 @@ class TrainConfig(Fields, section="train"):
             raise InputError(f"`train.duration` must be in steps, epochs or examples; got {self.duration!r}")
         for end, _ in self.smaller_until:
             parse_duration("train.smaller_until", end)
-        parse_duration("train.evaluate_every", self.evaluate_every)
-        parse_duration("train.log_every", self.log_every)
+        check_interval("train.evaluate_every", self.evaluate_every)
+        check_interval("train.log_every", self.log_every)
         parse_duration("train.telemetry_every", self.telemetry_every)
         check_choice("train.on_divergence", self.on_divergence, POLICIES)
         if self.spike_factor and not self.spike_factor > 1:

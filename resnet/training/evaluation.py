@@ -21,6 +21,7 @@ from resnet.data.augment import normalize
 from resnet.data.batches import padded_batches
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples
+from resnet.errors import InputError
 from resnet.kernels.joining import joined
 from resnet.models.chain import Flow, flow, parts
 from resnet.models.config import ModelConfig
@@ -60,6 +61,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Means of loss and scores over `split`, and n, as float64; {} for an empty split.
 
+    InputError if no image of a stream can be read.
+
     `program` is compiled from eval_step. Of variables with a leading axis of seeds, each value has that axis.
     `pace` is that of a stream, of which n images can be read. Raises Halted within a few batches of when
     `halt` turns true.
@@ -77,6 +80,8 @@ def evaluate(
     fetched = jax.device_get(sums)
     totals = {name: np.asarray([each[name] for each in fetched], np.float64).sum(0) for name in fetched[0]}
     n = totals.pop("n")
+    if not n.all():
+        raise InputError(f"none of the {len(split)} images of the split to be evaluated can be read")
     return {name: total / n for name, total in totals.items()} | {"n": n}
 
 

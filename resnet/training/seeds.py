@@ -42,14 +42,13 @@ class Runs:
             _ = trainer.initial  # read first, so that a source that does not fit leaves no folder behind
         for config, workdir in zip(self.configs, self.workdirs, strict=True):
             check_longer(workdir, config, trainer.intervals.epoch)
-        skipped = trainer.dataset.skipped
         for config, workdir in zip(self.configs, self.workdirs, strict=True):
-            open_workdir(config, workdir, trainer.task, skipped, command, trainer.seeds)
+            open_workdir(config, workdir, trainer.task, command, trainer.seeds)
         self.runs: list[OpenRun] = []
         self.step = 0
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
-        self.report = StreamReport(trainer.stream, skipped, self.workdirs)
+        self.report = StreamReport(trainer.stream, trainer.dataset.skipped, self.workdirs)
         self._better: list[OpenRun] = []
         self._waiting: tuple[range, Any] | None = None
         self._closing = contextlib.ExitStack()

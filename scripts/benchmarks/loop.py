@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.runtime.devices import make_mesh
 from resnet.training.loop import train
 from scripts.benchmarks import ours

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet.data.datasets import DataConfig, load_dataset
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.files.crops import DRAWS
 from resnet.data.files.decoders import decode_cut
 from resnet.data.files.delivery import Pace

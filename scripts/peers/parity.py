@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Float, Int, UInt8
 
 from resnet.config import Config
-from resnet.data.datasets import DataConfig
+from resnet.data.config import DataConfig
 from resnet.data.splits import Examples
 from resnet.interop.convert import state_of
 from resnet.models.config import ModelConfig

@@ -16,6 +16,7 @@ from resnet.data.files.listing import Listing
 from resnet.files import replacing
 
 KEPT_FROM = 10_000  # images; fewer are listed in no time
+LOOKED_AT = 1_000  # files of a kept listing, in some hundredths of a second
 CACHE = "~/.cache/resnet/indexes"
 VERSION = 1
 NO_ARRAYS = ("place", "classes", "reader")
@@ -25,17 +26,24 @@ ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not 
 def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]]) -> dict[str, Listing]:
     """What `make` lists of a folder or tar, by split, or what it listed when the `state` was the same.
 
-    Kept beside the place where that can be written, else in the user's cache.
+    Kept beside the place where that can be written, else in the user's cache. The state of a folder does not
+    change where files in it are overwritten: some of them are looked at.
     """
     key = json.dumps([VERSION, str(place), state], allow_nan=False)
     for path in _paths(place):
-        if (found := _load(path, key, place)) is not None:
+        if (found := _load(path, key, place)) is not None and all(map(_as_listed, found.values())):
             logging.info("%s: %d images, as listed in %s", place, sum(map(len, found.values())), path)
             return found
     listings = make()
     if sum(map(len, listings.values())) >= KEPT_FROM:
         _save(_paths(place), key, listings)
     return listings
+
+
+def _as_listed(listing: Listing) -> bool:
+    """Whether up to LOOKED_AT files of a folder have the sizes that were listed."""
+    looked_at = () if listing.in_tar else range(0, len(listing), len(listing) // LOOKED_AT + 1)
+    return all(listing.size_now(index) == listing.sizes[index] for index in looked_at)
 
 
 def _paths(place: Path) -> tuple[Path, Path]:

@@ -82,6 +82,8 @@ def list_place(place: Path, split: str) -> Listing:
     """The images of the one split that a place holds."""
     if place.is_dir():
         return _list_folder(place)
+    if not place.is_file():
+        raise InputError(f"`data.dir`: there is no folder or tar {place}")
     found = _list_tar(place, split)
     if split not in found:
         raise InputError(
@@ -112,15 +114,18 @@ def _by_class(place: Path, groups: dict[str, list[Entry]], labels: Path | None) 
     if outside and not groups:
         return by_label(place, outside, labels)
     if outside:
-        logging.warning(
-            "%s: ignoring %d images in no class folder, e.g. %s", place, len(outside), outside[0].name
-        )
+        _say_loose(place, len(outside), outside[0].name)
     return groups
+
+
+def _say_loose(place: Path, count: int, example: str) -> None:
+    logging.warning("%s: ignoring %d images in no class folder, e.g. %s", place, count, example)
 
 
 def _list_folder(folder: Path) -> Listing:
     """The images of the class folders in a split's folder; other files are left out with a warning."""
-    classes = sorted(path for path in _visible(folder) if path.is_dir())
+    inside = sorted(_visible(folder))
+    classes = [path for path in inside if path.is_dir()]
     labels = None if classes else label_list(folder.parent, folder)
     state = [[os.fsdecode(path.name), path.stat().st_mtime_ns] for path in (folder, *classes)]
 
@@ -135,6 +140,9 @@ def _list_folder(folder: Path) -> Listing:
                 )
         if not classes and (entries := _list_class(folder, "", [], [])):
             groups = by_label(folder, entries, labels)
+        loose = [path for path in inside if path not in classes and path.suffix.lower() in SUFFIXES]
+        if classes and loose:
+            _say_loose(folder, len(loose), loose[0].name)
         if ignored:
             logging.warning(
                 "ignoring %d files not in %s, e.g. %s", len(ignored), ", ".join(SUFFIXES), ignored[0]

@@ -61,8 +61,25 @@ class Listing:
         return f"{relative} in {self.place}" if self.in_tar else f"{self.place}/{relative}"
 
     def file(self, index: int) -> Path | bytes:
-        """The path of a file in a folder, the content of one in a tar."""
-        return self.read(index) if self.in_tar else self.place / self.relative(index)
+        """The path of a file in a folder, the content of one in a tar; BadImage if it has changed."""
+        if self.in_tar:
+            return self.read(index)
+        if (size := self.size_now(index)) not in (-1, self.sizes[index]):
+            raise self._changed(index, size)
+        return self.place / self.relative(index)
+
+    def size_now(self, index: int) -> int:
+        """Bytes of a file in a folder as it is now; -1 where that cannot be told."""
+        try:
+            return os.stat(f"{self.place}/{self.relative(index)}").st_size
+        except OSError:
+            return -1
+
+    def _changed(self, index: int, size: int) -> BadImage:
+        return BadImage(
+            f"{self.name(index)} has {size} bytes, and had {self.sizes[index]} when it was listed: put it "
+            f"back, or remove .{self.place.name}.index.npz beside {self.place} for a new list"
+        )
 
     def read(self, index: int) -> bytes:
         """The content of a file; BadImage if it is gone or has changed."""
@@ -79,9 +96,7 @@ class Listing:
                 f"{self.name(index)} cannot be read ({error.strerror}): replace it or remove it"
             ) from None
         if len(content) != size:
-            raise BadImage(
-                f"{self.name(index)} has {len(content)} bytes, and had {size} when it was listed: put it back"
-            )
+            raise self._changed(index, len(content))
         return content
 
     def of_classes(self, chosen: Sequence[str]) -> "Listing":

@@ -97,7 +97,10 @@ def _smaller(listing: Listing, index: int, short_side: int) -> tuple[bytes, bool
     if not resized:
         return content, False
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    try:
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    except OSError:  # a side beyond those of JPEGs
+        return content, False
     return file.getvalue(), True
 
 

@@ -51,13 +51,18 @@ class Sizes:
         return Middle(self.evaluate, self.share) if self.share else Fitted(self.evaluate)
 
 
+# An image file, by its number in the listing: in a tar, several may have one name.
+_File = tuple[Listing, int]
+
+
 class BadImages(Sequence[str]):
     """The images that could not be read so far, each with its reason, sorted. More may follow."""
 
     def __init__(self, limit: float):
         """`limit` is the share of a training split that may be bad."""
         self.limit = limit
-        self._found: dict[str, str] = {}
+        self._found: dict[_File, str] = {}
+        self._for_training: set[_File] = set()
         self._too_many = ""
         self._lock = threading.Lock()
 
@@ -67,26 +72,31 @@ class BadImages(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         return sorted(self._found.values())[index]
 
-    def note(self, name: str, error: BadImage, among: int | None) -> None:
-        """Adds an image; InputError if more than the share `limit` of `among` training images are bad."""
+    def note(self, file: "_File", error: BadImage) -> None:
+        """Adds an image."""
         with self._lock:
-            if name in self._found:
+            if file in self._found:
                 return
-            self._found[name] = str(error)
-            count = len(self._found)
+            self._found[file] = str(error)
+        logging.warning("an image is left out: %s", error)
+
+    def count(self, file: "_File", among: int) -> None:
+        """Counts a bad image of a training split of so many; InputError where too many of them are bad."""
+        with self._lock:
+            self._for_training.add(file)
+            count = len(self._for_training)
             # Threads find further ones before the first error ends them: all say what it said.
-            if among is not None and count > self.limit * among and not self._too_many:
+            if count > self.limit * among and not self._too_many:
                 self._too_many = (
                     f"{count} of {among:,} training images cannot be read, more than `data.bad_limit` allows "
-                    f"({self.limit:g} of them); the last: {error}"
+                    f"({self.limit:g} of them); the last: {self._found[file]}"
                 )
-        logging.warning("an image is left out: %s", error)
-        if among is not None and self._too_many:
+        if self._too_many:
             raise InputError(self._too_many)
 
-    def knows(self, name: str) -> bool:
+    def knows(self, file: "_File") -> bool:
         """Whether an image has been found bad."""
-        return name in self._found
+        return file in self._found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,26 +175,31 @@ class StreamSplit:
             jobs += [functools.partial(job, i, row, order, draws[row]) for row in rows]
         return Work({"image": images, "label": labels, "place": taken}, jobs)
 
-    def evaluation_work(self, start: int, batch: int, rows: Sequence[int]) -> Work:
+    def evaluation_work(self, start: int, batch: int, rows: Sequence[int], among: int | None = None) -> Work:
         """A batch from the example `start` on: {"image", "label", "mask"}, of which `rows` are filled.
 
-        The mask is 0 where there is no example, and where it cannot be read.
+        The mask is 0 where there is no example, and where it cannot be read; `among` as in `padded`.
         """
         images = np.zeros((batch, self.sizes.evaluate, self.sizes.evaluate, 3), np.uint8)
         labels, mask = np.zeros(batch, np.int32), np.zeros(batch, np.float32)
 
         def job(row: int, worker: Worker) -> None:
-            image = self._or_none(start + row, worker, None)
+            image = self._or_none(start + row, worker, None, among)
             if image is not None:
                 images[row], labels[row], mask[row] = image, self.labels[start + row], 1
 
         jobs = [functools.partial(job, row) for row in rows if start + row < len(self)]
         return Work({"image": images, "label": labels, "mask": mask}, jobs)
 
-    def padded(self, batch: int, pace: Pace) -> Iterator[tuple[Images, Int32[np.ndarray, " b"], Any]]:
-        """Each example once, in order, as batches.padded_batches has them; the next ones under way."""
+    def padded(
+        self, batch: int, pace: Pace, among: int | None = None
+    ) -> Iterator[tuple[Images, Int32[np.ndarray, " b"], Any]]:
+        """Each example once, in order, as batches.padded_batches has them; the next ones under way.
+
+        With `among`, the number of training images, bad ones count towards the limit.
+        """
         rows = pace.needed(batch)
-        plan = (self.evaluation_work(start, batch, rows) for start in range(0, len(self), batch))
+        plan = (self.evaluation_work(start, batch, rows, among) for start in range(0, len(self), batch))
         with contextlib.closing(Delivery(plan, pace)) as delivery:
             while found := delivery.take():
                 yield found["image"], found["label"], found["mask"]
@@ -193,14 +208,15 @@ class StreamSplit:
         self, example: int, worker: Worker, draws: np.ndarray | None, among: int | None = None
     ) -> Image8 | None:
         """The image; None, once it is noted, if it cannot be read."""
-        name = self.listing.name(int(self.entries[example]))
-        if self.bad.knows(name):
-            return None
-        try:
-            return self._decoded(example, worker, draws)
-        except BadImage as error:
-            self.bad.note(name, error, among)
-            return None
+        file = self.listing, int(self.entries[example])
+        if not self.bad.knows(file):
+            try:
+                return self._decoded(example, worker, draws)
+            except BadImage as error:
+                self.bad.note(file, error)
+        if among is not None:
+            self.bad.count(file, among)
+        return None
 
     def _decoded(self, example: int, worker: Worker, draws: np.ndarray | None) -> Image8:
         """The image for training if there are draws, else for evaluation."""

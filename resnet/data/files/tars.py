@@ -33,21 +33,42 @@ def list_tar(path: Path, suffixes: tuple[str, ...], split_of: Any) -> Groups:
     `split_of` gives the split that a folder's name stands for, or None. Where no path has one, all is in "".
     InputError for what is no whole tar, or is compressed.
     """
+    links: list[str] = []
     with path.open("rb") as file:
         _check_plain(path, file)
-        groups, ignored = _grouped(_members(path, file, 0), suffixes, split_of)
+        groups, ignored = _grouped(path, _members(path, file, 0, links), suffixes, split_of)
+    if links:
+        logging.warning(
+            "%s: ignoring %d links, e.g. %s; tar --dereference --hard-dereference stores what they lead to",
+            path,
+            len(links),
+            links[0],
+        )
     if ignored:
         kinds = ", ".join(suffixes)
         logging.warning("%s: ignoring %d files not in %s, e.g. %s", path, len(ignored), kinds, ignored[0])
     if not groups:
         raise InputError(f"{path} holds no image ({', '.join(suffixes)})")
     if len(groups) > 1 and "" in groups:
+        _check_classes_beside(path, groups)
         stray = next(entry.name for entries in groups.pop("").values() for entry in entries)
         logging.warning("%s: ignoring images outside the folders of splits, e.g. %s", path, stray)
     return groups
 
 
-def _grouped(members: Iterator[Entry], suffixes: tuple[str, ...], split_of: Any) -> tuple[Groups, list[str]]:
+def _check_classes_beside(path: Path, groups: Groups) -> None:
+    """InputError where a folder named like a split lies beside class folders, and has none of its own."""
+    lone = [split for split, classes in groups.items() if split and set(classes) == {""}]
+    if lone and set(groups[""]) != {""}:
+        raise InputError(
+            f"{path}: the {lone[0]} folder lies beside class folders ({min(groups[''])}, …) and "
+            "has none: put the classes into train/<class>/, or rename it if it is a class"
+        )
+
+
+def _grouped(
+    path: Path, members: Iterator[Entry], suffixes: tuple[str, ...], split_of: Any
+) -> tuple[Groups, list[str]]:
     """Images by split and class, with the names of other files."""
     groups: Groups = {}
     ignored = []
@@ -59,6 +80,10 @@ def _grouped(members: Iterator[Entry], suffixes: tuple[str, ...], split_of: Any)
             ignored.append(member.name)
             continue
         split = next((found for part in folders[-2:-1] if (found := split_of(part))), None)
+        if split is None and any(split_of(part) for part in folders[:-2]):
+            raise InputError(
+                f"{path}: {member.name} lies in a folder below its class: put it into <split>/<class>/"
+            )
         label = folders[-1] if folders else ""
         if split is None and label and split_of(label):  # images of a split, in no class
             split, label = split_of(label), ""
@@ -68,20 +93,24 @@ def _grouped(members: Iterator[Entry], suffixes: tuple[str, ...], split_of: Any)
     return groups, ignored
 
 
-def _members(path: Path, file: Any, start: int, prefix: str = "") -> Iterator[Entry]:
-    """The ordinary files of a tar, and of the tars in it; offsets count from the outer file's first byte."""
+def _members(path: Path, file: Any, start: int, links: list[str], prefix: str = "") -> Iterator[Entry]:
+    """The ordinary files of a tar, and of the tars in it; offsets count from the outer file's first byte.
+
+    The names of links are added to `links`.
+    """
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while member := archive.next():
                 archive.members = []  # type: ignore[attr-defined]  # else they would fill the memory
                 if not member.isreg():
+                    links += [member.name] if member.islnk() or member.issym() else []
                     continue
                 name = prefix + "/".join(part for part in member.name.split("/") if part not in ("", "."))
                 if name.endswith(".tar") and not prefix:
                     inner = archive.extractfile(member)
                     assert inner is not None
                     yield from _members(
-                        path, inner, start + member.offset_data, name.removesuffix(".tar") + "/"
+                        path, inner, start + member.offset_data, links, name.removesuffix(".tar") + "/"
                     )
                 else:
                     yield Entry(name, member.size, start + member.offset_data)

@@ -106,11 +106,20 @@ def file_format(info: Mapping[str, Any]) -> str:
 
 
 def find_version(name: str, root: Path) -> tuple[Path | None, str]:
-    """(the newest version of `root`/`name` that can be read, what to say of the others)."""
+    """(the newest version of `root`/`name` that can be read, what to say of the others).
+
+    InputError for a version whose description is damaged.
+    """
     formats = {}
     for path in (root / name).glob("*/dataset_info.json"):
         if VERSION.fullmatch(path.parent.name):
-            formats[path.parent] = file_format(json.loads(path.read_text()))
+            try:
+                info = json.loads(path.read_text())
+                if not isinstance(info, dict):
+                    raise ValueError("it is no JSON object")
+                formats[path.parent] = file_format(info)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path} cannot be read ({error}): {PREPARE_AGAIN}") from None
     ready = [folder for folder, found in formats.items() if found in FORMATS]
     if ready:
         return max(ready, key=lambda folder: [int(number) for number in folder.name.split(".")]), ""
@@ -208,7 +217,16 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
 
 def _splits(prepared: Prepared, chosen: Sequence[str]) -> dict[str, str]:
     """The prepared split that each of ours is."""
-    names = {ours: name for name in prepared.splits if (ours := split_named(name))}
+    names: dict[str, str] = {}
+    for name in prepared.splits if not chosen else ():
+        ours = split_named(name)
+        if ours in names:
+            raise InputError(
+                f"`data.splits`: {names[ours]} and {name} of {prepared.folder} may both be the {ours} split: "
+                f"say {ours}=… and name the others"
+            )
+        if ours:
+            names[ours] = name
     if not chosen:
         return {split: names[split] for split in SPLITS if split in names}
     pairs = dict(pair.split("=", 1) for pair in chosen)

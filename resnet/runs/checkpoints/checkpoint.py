@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from resnet.durations import parse_duration
+from resnet.durations import check_interval
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.paths import leaf_paths
@@ -48,7 +48,7 @@ class CheckpointConfig(Fields, section="checkpoint"):
 
     def check(self) -> None:
         """Raises InputError naming the field."""
-        parse_duration("checkpoint.every", self.every)
+        check_interval("checkpoint.every", self.every)
         check_at_least("checkpoint.keep", self.keep, 1)
 
 

@@ -1,0 +1,200 @@
+"""Which images a run is trained on, and how they are split, normalised and augmented: the section `data`."""
+
+import dataclasses
+
+from resnet.data.augment import Cutout, Flip, ImageOperation, RandomCrop, parse_operation
+from resnet.data.augmentation.policies import Policy
+from resnet.data.embedded import EMBEDDED
+from resnet.data.files.decoders import check_decoder
+from resnet.data.files.stream import Sizes
+from resnet.data.folder import STORAGES, STREAM
+from resnet.data.published.sets import PUBLISHED
+from resnet.data.published.tfds import NAME as NAME_IN_TFDS
+from resnet.data.published.tfds import PREFIX, check_splits
+from resnet.data.statistics import NORMALIZATIONS, check_sides
+from resnet.errors import InputError, check_at_least, check_choice, check_within
+from resnet.fields import Fields
+from resnet.files import check_path
+
+ON_BAD_IMAGE = ("error", "skip")
+# Fields that say something of image files.
+OF_FILES = ("image_size", "random_resized_crop", "eval_size", "eval_crop", "decoder", "storage",
+            "on_bad_image")  # fmt: skip
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DataConfig(Fields, section="data"):
+    """Which images, how they are split, normalised and augmented."""
+
+    name: str = "digits"
+    """digits, digits_rotation, synthetic, image_folder, or published: mnist, fashion_mnist, cifar10,
+    cifar100, svhn_cropped; or tfds:NAME[/CONFIG], an image-classification set that tensorflow-datasets
+    prepared"""
+    splits: tuple[str, ...] = ()
+    """which splits of tfds:NAME are ours, e.g. "train=train, test=validation"; empty: by their names"""
+    dir: str = ""
+    """where the data lie: root of image_folder; of a published set the folder that `resnet prepare` was
+    given (empty: ~/datasets) or tfds's data_dir (~/tensorflow_datasets)"""
+    classes: tuple[str, ...] = ()
+    """names of the classes kept, in the order of their labels; empty: all"""
+    validation: float = 0.1
+    """share of the training images held out, of each class; a validation/ folder takes its place"""
+    split_seed: int = 0
+    """seed of what is held out, of what train_limit keeps, and of the angles of digits_rotation"""
+    train_limit: int = 0
+    """number of training images kept, stratified; 0 keeps all"""
+    image_size: int = 0
+    """side in pixels to which image_folder's images are resized; 0: all are equal, and stay so"""
+    random_resized_crop: float = 0.0
+    """least share of the area of the random part that an image_folder's training image is cut to, anew each
+    time, and resized to image_size (Szegedy 2015: 0.08); 0: its whole middle"""
+    eval_size: int = 0
+    """side in pixels of the images of image_folder that are evaluated; 0: image_size"""
+    eval_crop: float = 0.0
+    """eval_size over the shorter side that such an image is resized to before its middle is cut out (the
+    usual 224 of 256 is 0.875); 0: the whole middle is resized"""
+    eval_flip: bool = False
+    """average the logits of each image that is evaluated and of its mirror image"""
+    decoder: str = "pillow"
+    """decoder of JPEGs: pillow, or simplejpeg, faster since it shrinks while it decodes; other pixels"""
+    storage: str = "auto"
+    """where image_folder's images are held: memory, or stream, decoded for each batch; auto: a stream where
+    they are cut anew each time or would take more than memory_gb"""
+    memory_gb: float = 8.0
+    """GB of decoded images that storage auto holds in memory"""
+    on_bad_image: str = "error"
+    """what an image file of image_folder that cannot be read does, but in a stream: error, or skip, listed
+    with the run"""
+    bad_limit: float = 0.001
+    """share of a stream's training images that may be bad: others take their places, and they are listed"""
+    random_crop: int = 0
+    """pixels of padding around a training image, out of which a crop of its own size is drawn (He 2015: 4)"""
+    random_crop_fill: str = "zero"
+    """values of that padding: zero (after normalisation, the mean) or reflect (the image mirrored)"""
+    flip: bool = False
+    """mirror half of the training images left to right"""
+    alternate_flip: bool = False
+    """mirror each training image in every other epoch instead; in which ones is drawn once for each image"""
+    cutout: int = 0
+    """side in pixels of a square erased from each training image (DeVries & Taylor 2017); 0: none"""
+    normalization: str = "channel"
+    """channel: (x - mean) / std of its channel; pixel_mean: (x - mean of its pixel) / 255; none:
+    x / 255"""
+    mean: tuple[float, ...] = ()
+    """mean of each channel, in units of 0..1; empty: that of the training images"""
+    std: tuple[float, ...] = ()
+    """standard deviation of each channel, in units of 0..1; empty: that of the training images"""
+    augmentation: tuple[str, ...] = ()
+    """operations of data/augment.py, e.g. "random_crop 4 reflect"; those of the fields random_crop, flip and
+    cutout come before; those that change pixels come first of all"""
+    repeats: int = 1
+    """times that a batch has each of its images, with draws of its own each (Hoffer 2019: "repeated
+    augmentation"); an epoch is as long as without, and has fewer different images"""
+
+    def operations(self) -> list[tuple[str, ImageOperation]]:
+        """The augmentation of a training image: (what asks for it, the operation), in order."""
+        fields = {
+            "data.random_crop": RandomCrop(self.random_crop, self.random_crop_fill)
+            if self.random_crop
+            else None,
+            "data.flip": Flip() if self.flip else None,
+            "data.cutout": Cutout(self.cutout) if self.cutout else None,
+        }
+        named = [parse_operation("data.augmentation", text) for text in self.augmentation]
+        return [(field, operation) for field, operation in fields.items() if operation] + named
+
+    def check(self) -> None:
+        """Raises InputError naming the first field that cannot work."""
+        self._check_name()
+        check_choice("data.random_crop_fill", self.random_crop_fill, RandomCrop.modes)
+        check_choice("data.normalization", self.normalization, NORMALIZATIONS)
+        check_choice("data.on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
+        for field in ("validation", "split_seed", "train_limit", "image_size", "eval_size", "memory_gb"):
+            check_at_least(f"data.{field}", getattr(self, field), 0)
+        check_at_least("data.repeats", self.repeats, 1)
+        check_path("data.dir", self.dir)
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise InputError(f"`data.classes` must be two or more, each once; got {self.classes!r}")
+        if self.validation >= 1:
+            raise InputError(f"`data.validation` must be a share below 1; got {self.validation!r}")
+        if self.split_seed >= 2**32:
+            raise InputError(f"`data.split_seed` must be below 2**32; got {self.split_seed!r}")
+        if self.name == "image_folder" and not self.dir:
+            raise InputError("`data.dir` must name the folder of image_folder; got ''")
+        self._check_files()
+        self._check_augmentation()
+        if self.normalization != "channel" and (self.mean or self.std):
+            raise InputError(
+                f"`data.mean` and `data.std` need `data.normalization` channel; got {self.normalization!r}"
+            )
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise InputError(f"`data.mean` must be in units of 0..1; got {self.mean!r}")
+        if not all(value > 0 for value in self.std):
+            raise InputError(f"`data.std` must be positive; got {self.std!r}")
+
+    @property
+    def in_files(self) -> bool:
+        """Whether each image lies in a file, or a record, of its own."""
+        return self.name == "image_folder" or self.name.startswith(PREFIX)
+
+    def _check_name(self) -> None:
+        if not self.name.startswith(PREFIX):
+            check_choice("data.name", self.name, [*EMBEDDED, "image_folder", *PUBLISHED, f"{PREFIX}NAME"])
+        elif not NAME_IN_TFDS.fullmatch(self.name):
+            raise InputError(f"`data.name` must be {PREFIX}NAME or {PREFIX}NAME/CONFIG; got {self.name!r}")
+        check_splits("data.splits", self.splits)
+        if self.splits and not self.name.startswith(PREFIX):
+            raise InputError(f"`data.splits` is for {PREFIX}NAME only; got {self.splits!r}")
+
+    def _check_augmentation(self) -> None:
+        operations = self.operations()
+        for field, operation in operations:
+            operation.check(field, None)
+            if isinstance(operation, Flip) and self.alternate_flip:
+                raise InputError(f"`data.alternate_flip` takes the place of `{field}`: set one of the two")
+        mirrors = [field for field, operation in operations if isinstance(operation, Flip)]
+        mirrors += [f"data.{field}" for field in ("alternate_flip", "eval_flip") if getattr(self, field)]
+        mirrors += [field for field, operation in operations if isinstance(operation, Policy)]
+        if self.name == "digits_rotation" and mirrors:
+            raise InputError(
+                f"`{mirrors[0]}` must not mirror or turn digits_rotation, whose labels are angles"
+            )
+        crops = any(isinstance(operation, RandomCrop) for _, operation in operations)
+        if self.random_crop_fill != "zero" and crops and not self.random_crop:
+            raise InputError(
+                "`data.random_crop_fill` is that of `data.random_crop`; that in `data.augmentation` "
+                f"has its own, as in 'random_crop 4 {self.random_crop_fill}'"
+            )
+        if len({type(operation) for _, operation in operations}) < len(operations):
+            raise InputError(
+                f"`data.augmentation` must have each operation once, and none that another field asks for; "
+                f"got {self.augmentation!r}"
+            )
+
+    def _check_files(self) -> None:
+        """What is said of images in files must apply, and be sizes and shares."""
+        check_choice("data.storage", self.storage, STORAGES)
+        check_decoder("data.decoder", self.decoder)
+        for field in ("random_resized_crop", "eval_crop", "bad_limit"):
+            check_within(f"data.{field}", getattr(self, field), 0, 1)
+        for field in () if self.in_files else OF_FILES:
+            if (value := getattr(self, field)) != getattr(DataConfig, field):
+                default = getattr(DataConfig, field)
+                raise InputError(
+                    f"`data.{field}` is for image_folder and {PREFIX}NAME, and must be {default} for "
+                    f"{self.name}; got {value!r}"
+                )
+        if self.dir and self.name in EMBEDDED:
+            raise InputError(
+                f"`data.dir` is for data in files, and must be '' for {self.name}; got {self.dir!r}"
+            )
+        check_sides(self.normalization, self.sizes)
+        if not self.image_size and (self.sizes.cut_anew or self.storage == STREAM):
+            raise InputError("`data.image_size` must be given where images are cut anew for each batch, or "
+                             "streamed; got 0")  # fmt: skip
+
+    @property
+    def sizes(self) -> Sizes:
+        """What is cut out of the images of image_folder."""
+        evaluate = self.eval_size or self.image_size
+        return Sizes(self.image_size, self.random_resized_crop, evaluate, self.eval_crop, self.decoder)

@@ -1,0 +1,118 @@
+"""Images that are not where they should be, or not as listed: left out by name, or refused in one line."""
+
+import tarfile
+
+import numpy as np
+import pytest
+
+from resnet.data.files import index
+from resnet.data.files.delivery import Pace
+from resnet.data.files.layout import find_listings
+from resnet.errors import InputError
+from tests.folder_cases import noted
+from tests.stream_cases import STATISTICS, TRAIN, VALIDATION, batches, digests, folders, stream, tar
+
+
+def refused(path, message):
+    with pytest.raises(InputError, match=message) as raised:
+        find_listings(path)
+    assert "\n" not in str(raised.value)
+
+
+def in_folders(files, *names):
+    return {"/".join((*names, name)): content for name, content in files.items()}
+
+
+@pytest.mark.parametrize("names", [("train", "n01"), ("x", "test", "n01")])
+def test_images_in_folders_below_a_class_are_refused(tmp_path, names):
+    path = tar(tmp_path / "a.tar", in_folders(TRAIN, "train") | in_folders(VALIDATION, *names))
+    refused(
+        path, r"a.tar: \S*/n0\d/val_\d.JPEG lies in a folder below its class: put it into <split>/<class>/"
+    )
+
+
+def test_a_class_that_is_named_like_a_split_is_refused(tmp_path):
+    files = TRAIN | {"dev/0.JPEG": TRAIN["n01/train_0.JPEG"]}
+    refused(
+        tar(tmp_path / "a.tar", files),
+        r"the validation folder lies beside class folders .n01, .* rename it if it is a class",
+    )
+    assert "dev" in find_listings(tar(tmp_path / "b.tar", in_folders(files, "train")))["train"].classes
+
+
+def test_links_in_a_tar_are_named(tmp_path, monkeypatch):
+    root, warnings = folders(tmp_path / "data"), noted(monkeypatch)
+    for name, link in (("hard", "hardlink_to"), ("soft", "symlink_to")):
+        getattr(root / "train" / "n01" / f"{name}.JPEG", link)(root / "train" / "n01" / "train_0.JPEG")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(root, ".")
+    assert len(find_listings(tmp_path / "a.tar")["train"]) == len(TRAIN)
+    assert any("ignoring 2 links, e.g. " in text and "--dereference" in text for text in warnings)
+
+
+def test_images_beside_class_folders_are_named(tmp_path, monkeypatch):
+    root, warnings = folders(tmp_path / "data"), noted(monkeypatch)
+    (root / "train" / "loose.JPEG").write_bytes(TRAIN["n01/train_0.JPEG"])
+    assert len(find_listings(root)["train"]) == len(TRAIN)
+    assert f"{root / 'train'}: ignoring 1 images in no class folder, e.g. loose.JPEG" in warnings
+
+
+@pytest.mark.parametrize("storage", ["stream", "memory"])
+def test_files_that_are_overwritten_are_listed_anew(tmp_path, monkeypatch, storage):
+    """The folders' times stay as they are."""
+    monkeypatch.setattr(index, "KEPT_FROM", 1)
+    root, fields = folders(tmp_path / "data"), {"random_resized_crop": 0, "eval_crop": 0, "storage": storage}
+    before = stream(root, **fields)
+    paths = sorted(root.rglob("*.JPEG"))
+    for path in paths:
+        path.write_bytes(path.read_bytes() + b"\0")
+    after = stream(root, **fields)
+    assert after.fingerprint != before.fingerprint and not len(after.skipped)
+    # One that the look at some of them does not meet.
+    monkeypatch.setattr(index, "LOOKED_AT", 1)
+    path = paths[len(paths) // 2]
+    path.write_bytes(path.read_bytes() + b"\0")
+    message = (
+        f"{path.name} has .* when it was listed: put it back, or remove .{path.parents[1].name}.index.npz"
+    )
+    if storage == "memory":
+        with pytest.raises(InputError, match=message):
+            stream(root, **fields)
+    else:
+        data = stream(root, bad_limit=0.5, **fields)
+        for split in (data.train, data.validation):
+            list(split.padded(8, Pace()))
+        [reason] = data.skipped
+        assert message.split()[0] in reason and "index.npz" in reason
+
+
+def test_bad_images_of_one_name_are_told_apart(tmp_path):
+    """Each layout may have a file of the same class and name for training and for evaluation."""
+    bad, good = dict.fromkeys(list(TRAIN)[:3], b"no JPEG"), {name: TRAIN[name] for name in list(TRAIN)[:3]}
+    files = in_folders(TRAIN | bad, "train") | in_folders(VALIDATION | good, "val")
+    data = stream(tar(tmp_path / "a.tar", files), bad_limit=0.5)
+    fresh = digests(batches(data, range(4, 8)))
+    counted = [sum(mask.sum() for *_, mask in data.validation.padded(5, Pace())) for _ in range(2)]
+    assert counted == [len(VALIDATION) + 3] * 2 and len(data.skipped) == 3
+    assert digests(batches(data, range(8))[4:]) == fresh
+
+
+def test_bad_images_of_evaluation_are_no_training_images(tmp_path):
+    bad = dict.fromkeys(list(VALIDATION)[:9], b"no JPEG")
+    data = stream(folders(tmp_path, validation=VALIDATION | bad), bad_limit=0.1)
+    assert sum(mask.sum() for *_, mask in data.validation.padded(5, Pace())) == 3
+    batches(data)
+
+
+def test_statistics_count_bad_training_images(tmp_path):
+    root = folders(tmp_path, TRAIN | dict.fromkeys(list(TRAIN)[:6], b"no JPEG"))
+    nothing = dict.fromkeys(STATISTICS, ())
+    with pytest.raises(
+        InputError, match="3 of 24 training images cannot be read, more than .data.bad_limit."
+    ):
+        stream(root, bad_limit=0.1, **nothing)
+    data = stream(root, bad_limit=0.5, **nothing)
+    assert np.isfinite(data.mean).all()
+    batches(data)
+    with pytest.raises(InputError, match="none of 24 training images can be read"):
+        stream(folders(tmp_path / "all", dict.fromkeys(TRAIN, b"")), bad_limit=1.0, **nothing)
