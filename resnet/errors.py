@@ -5,6 +5,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 
 # The pages that help, by the part of the package that refuses something; the first that fits is named.
@@ -46,6 +47,13 @@ def check_at_least(field: str, value: float, least: float) -> None:
     """Raises InputError unless `value` >= `least`."""
     if not value >= least:
         raise InputError(f"`{field}` must be at least {least}; got {value!r}")
+
+
+def check_whole(field: str, value: object, least: int) -> None:
+    """Raises InputError unless `value` is a whole number >= `least`."""
+    if not isinstance(value, Integral):
+        raise InputError(f"`{field}` must be a whole number; got {value!r}")
+    check_at_least(field, int(value), least)
 
 
 def check_within(field: str, value: float, least: float, most: float) -> None:

@@ -79,6 +79,10 @@ def main(overrides: list[str]) -> dict[str, Any]:
     """Runs what is left, step by step, until the time is over."""
     if overrides:
         raise cli.InputError(f"{overrides[0]} does not apply: each step has its own configs")
+    # The steps run in the clone, wherever this was called.
+    for flag in (cli.FLAGS["workdir"], cli.FLAGS["data"]):
+        if flag.value is not None:
+            flag.value = flag.value.absolute()
     steps, folder = _steps(), cli.FLAGS.workdir
     for name in cli.FLAGS.steps:
         if name not in steps:

@@ -19,6 +19,7 @@ from PIL import Image
 import resnet
 from resnet.errors import InputError
 from resnet.interop.convert import export_weights
+from resnet.interop.deploy import export
 from resnet.models.config import ModelConfig
 from resnet.models.zoo import ZOO, KnownNet
 from resnet.weights.files import write_safetensors
@@ -131,8 +132,37 @@ def test_weights_of_another_net_are_refused(weights):
         resnet.make("resnet20", weights=weights)
     with pytest.raises(InputError, match="unknown net 'resnet52'; did you mean"):
         resnet.make("resnet52")
-    with pytest.raises(InputError, match="`num_classes` must be at least 1; got 0"):
-        resnet.make("tiny", 0)
+    for arguments, message in (
+        ({"num_classes": 0}, "`num_classes` must be at least 1; got 0"),
+        ({"seed": -1}, "`seed` must be at least 0; got -1"),
+        ({"image_shape": (64, 64)}, r"`image_shape` must be \(height, width, channels\), all above 0; got"),
+        ({"image_shape": (0, 0, 3)}, "`image_shape` must be .* got"),
+    ):
+        with pytest.raises(InputError, match=message):
+            resnet.make("tiny", **arguments)
+
+
+@pytest.mark.thorough
+def test_the_size_of_evaluation_goes_into_the_file(tmp_path, monkeypatch):
+    """And an exported program takes images of that size."""
+    run = resnet.load(RUN)
+    side = run.task.image_shape[0] * 2
+    data = dataclasses.replace(run.config.data, name="image_folder", dir="x", image_size=side // 2)
+    data = dataclasses.replace(data, eval_size=side, eval_crop=0.875)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, data=data))
+    monkeypatch.setattr("resnet.interop.convert.load", lambda *_: run)
+    export_weights(RUN, tmp_path / "run.safetensors")
+    net = resnet.make("saved", weights=tmp_path / "run.safetensors")
+    assert (net.size, net.crop) == (side, 0.875) == (run.net.size, run.net.crop)
+    assert (
+        f"evaluated on the middle 87.5% of the shorter side at {side}x{side}"
+        in next(tmp_path.glob("*.md")).read_text()
+    )
+    larger = (3 * side, 3 * side, run.task.image_shape[2])
+    assert resnet.make("saved", weights=tmp_path / "run.safetensors", image_shape=larger).size == 0
+    export(run, tmp_path / "out")
+    program = jax.export.deserialize((tmp_path / "out" / "model.stablehlo").read_bytes())
+    assert program.in_avals[0].shape[1:] == run.evaluated_shape == (side, side, run.task.image_shape[2])
 
 
 def test_another_size_of_images_is_for_the_same_channels():

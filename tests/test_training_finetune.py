@@ -13,7 +13,7 @@ from absl import logging
 from resnet.config import Config, check_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.interop.convert import import_weights
+from resnet.interop.convert import export_weights, import_weights
 from resnet.paths import leaf_paths
 from resnet.run import load
 from resnet.runs.task import task_of
@@ -99,7 +99,7 @@ def test_a_new_head_is_drawn_by_the_seed(source):
 def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
     config = angles(init_from=str(source[kind]))
     message = "of another shape: head/dense/bias (there (10,), here (1,)), head/dense/kernel"
-    with pytest.raises(InputError, match=re.escape(message) + r".*set --config.init_drop='\^head/'"):
+    with pytest.raises(InputError, match=re.escape(message) + r".*set --config.init_drop='\^head/dense/'"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     deeper = tiny(init_from=str(source[kind]), model__blocks=(1, 2, 1))
@@ -123,7 +123,7 @@ def test_a_head_is_kept_for_the_same_classes_alone(source, classes, monkeypatch)
     message = re.escape(
         f"a head for the classes ({', '.join('0123456789')}), these data have ({classes[0]}, "
     )
-    with pytest.raises(InputError, match=message + r".*set --config\.init_drop='\^head/'"):
+    with pytest.raises(InputError, match=message + r".*set --config\.init_drop='\^head/dense/'"):
         load_initial(config, others)
     dropped = load_initial(tiny(init_from=str(source[0]), init_drop="^head/"), others)
     assert dropped and not any("/head/" in path for path in dropped)
@@ -244,3 +244,31 @@ def test_other_normalisation_is_a_warning(source, caplog):
     config.data.mean = (0.9,)
     load_initial(config, task_of(load_dataset(config.data)))
     assert "was trained with data.mean=" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["run", "file"])
+def test_another_function_of_the_same_weights_is_a_warning(source, kind, tmp_path, caplog):
+    own = tmp_path / "own.safetensors"
+    export_weights(source[0], own, naming="cifar")
+    config = tiny(init_from=str((source[0], own)[kind]), model__activation="silu", model__norm_epsilon=0.1)
+    load_initial(config, task_of(load_dataset(config.data)))
+    assert caplog.text.count("it computes another thing") == 2
+
+
+def test_the_norm_before_a_classifier_is_no_part_of_it(tmp_path):
+    config = tiny(model__activation_order="preactivation")
+    task = task_of(load_dataset(config.data))
+    variables = make_trainer(config, load_dataset(config.data), make_mesh(1)).step.init(0)
+    net = {"params": variables.params, "batch_stats": variables.batch_stats}
+    write_safetensors(
+        tmp_path / "a.safetensors", to_state_dict(config.model, net, "cifar"), {"class_names": '["a"]'}
+    )
+    config = dataclasses.replace(config, init_from=str(tmp_path / "a.safetensors"))
+    with pytest.raises(InputError, match=r"set --config.init_drop='\^head/dense/'"):
+        load_initial(config, task)
+    kept = load_initial(dataclasses.replace(config, init_drop="^head/dense/"), task)
+    assert {path for path in kept if "/head/" in path} == {
+        f"{collection}/head/norm/{name}"
+        for collection, names in {"params": ("scale", "bias"), "batch_stats": ("mean", "var")}.items()
+        for name in names
+    }

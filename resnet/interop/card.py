@@ -29,7 +29,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
         "# Model card",
         "",
         f"- Net: {run.config.model.family} family, {weights:,} parameters, weights of step {run.step}",
-        f"- Task: {task.kind} of images of {width}x{height} pixels, {channels} channels; "
+        f"- Task: {task.kind} of images of {width}x{height} pixels, {channels} channels{_evaluated(run)}; "
         + (classes if task.class_names else f"answers in {task.unit}, logits times {task.target_scale}"),
         f"- Data: {run.config.data.name}",
         *([f"- Started from: {run.config.init_from}"] if run.config.init_from else []),
@@ -52,6 +52,15 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def _evaluated(run: Run) -> str:
+    """Which part of a picture is evaluated, at which size, where that is not the whole at the size above."""
+    data, (height, width, _) = run.config.data, run.evaluated_shape
+    if not (data.eval_size or data.eval_crop):
+        return ""
+    part = f"the middle {data.eval_crop:.1%} of the shorter side" if data.eval_crop else "the whole middle"
+    return f", evaluated on {part} at {width}x{height}"
+
+
 def _metrics(run: Run) -> str:
     """Those of the run's result, if it is of these weights."""
     result = read_json(run.workdir / RESULT, is_result)
@@ -66,5 +75,5 @@ def _origin(workdir: Path) -> list[str]:
     sessions = provenance.sessions(workdir)
     if not sessions:
         return []
-    commit = (sessions[0].get("git") or {}).get("commit", "unknown")
+    commit = provenance.commit(sessions[0]) or "unknown"
     return [f"- Made by: {code(sessions[0].get('command') or 'Python')}, commit {commit}"]

@@ -51,7 +51,7 @@ def import_weights(
     Classes and normalisation are those of the config's data; with `classes`, a file of one name a
     line, no data are read, and `data.image_size`, `data.mean` and `data.std` say the rest.
     """
-    workdir = local_path(workdir)
+    workdir, source = local_path(workdir), local_path(source)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{workdir} exists already; choose a new workdir")
     if naming:
@@ -70,7 +70,7 @@ def import_weights(
         )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
-    tell_of_another_net(local_path(source), config, task)
+    tell_of_another_net(source, config, task)
     stated = read_metadata(source).get("resnet_config")  # a file of ours has one
     if stated is None:
         config = with_unbiased_statistics(config)
@@ -115,6 +115,8 @@ def export_weights(
         "naming": naming,
         "resnet_config": to_json(config_to_dict(run.config)["model"]),
         "image_shape": to_json(run.task.image_shape),
+        "eval_size": to_json(run.config.data.eval_size),
+        "eval_crop": to_json(run.config.data.eval_crop),
         "class_names": to_json(run.task.class_names),
         "mean": to_json(run.task.mean.tolist()),
         "std": to_json(run.task.std.tolist()),
@@ -149,7 +151,10 @@ def with_unbiased_statistics(config: Config) -> Config:
     """The config with PyTorch's convention of running variances, so that training on keeps it."""
     if config.model.norm != "batch" or config.model.bn_unbiased:
         return config
-    logging.info("setting model.bn_unbiased: the running variances of PyTorch are unbiased ones")
+    logging.info(
+        "setting model.bn_unbiased, as the running variances of PyTorch are unbiased ones: training on takes "
+        "--config.model.bn_unbiased=True"
+    )
     model = dataclasses.replace(config.model, bn_unbiased=True)
     return dataclasses.replace(config, model=model)
 

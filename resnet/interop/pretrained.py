@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from resnet.config import Config, config_from_dict
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError, check_whole
 from resnet.fields import closest
 from resnet.files import local_path
 from resnet.interop import hub
@@ -49,7 +50,10 @@ def make(
     if name not in ZOO:
         raise InputError(f"unknown net {name!r}{closest(name, ZOO)}; resnet describe --zoo lists all")
     if num_classes is not None:
-        check_at_least("num_classes", num_classes, 1)
+        check_whole("num_classes", num_classes, 1)
+    check_whole("seed", seed, 0)
+    if image_shape is not None:
+        _check_shape(image_shape)
     about = _unstated(image_shape or ZOO[name].image_shape)
     if not weights:
         return _at_random(name, about, num_classes or ZOO[name].num_outputs, seed)
@@ -58,6 +62,13 @@ def make(
     if image_shape:
         net = _resized(net, tuple(image_shape))
     return net if num_classes in (None, net.task.num_outputs) else _with_new_head(net, num_classes, seed)
+
+
+def _check_shape(shape: Any) -> None:
+    """Raises InputError unless it is three positive whole numbers."""
+    sides = shape if isinstance(shape, tuple | list) else ()
+    if len(sides) != 3 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"`image_shape` must be (height, width, channels), all above 0; got {shape!r}")
 
 
 def _unstated(shape: tuple[int, ...]) -> About:
@@ -97,6 +108,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     state, said = read_weights(path), read_metadata(path)
     check_finite(path, state)
     arrays = {key: np.asarray(said[key], np.float32) for key in ("mean", "std") if key in said}
+    crop, size = said.get("eval_crop", about.crop), said.get("eval_size", 0)
     lists = {key: tuple(said[key]) for key in ("image_shape", "class_names") if key in said}
     about = dataclasses.replace(about, **arrays, **lists)
     if "resnet_config" in said:
@@ -107,7 +119,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     task = _task(about, outputs_of(state, config.model, published))
     variables, _ = from_state_dict(state, config.model, variable_shapes(config, task))
     variables = jax.tree.map(jnp.asarray, variables)
-    return Net(make_model(config.model, task.num_outputs), variables, task, about.crop)
+    return Net(make_model(config.model, task.num_outputs), variables, task, crop, size)
 
 
 def _check_same(weights: str, name: str, net: Net) -> None:
@@ -127,7 +139,7 @@ def _resized(net: Net, shape: tuple[int, ...]) -> Net:
     known = net.task.image_shape
     if shape != known and (shape[-1] != known[-1] or net.task.mean.ndim == 3):
         raise InputError(f"`image_shape` must be {known}, as the weights have it; got {shape}")
-    return dataclasses.replace(net, task=dataclasses.replace(net.task, image_shape=shape))
+    return dataclasses.replace(net, task=dataclasses.replace(net.task, image_shape=shape), size=0)
 
 
 def _with_new_head(net: Net, outputs: int, seed: int) -> Net:

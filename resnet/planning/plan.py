@@ -1,6 +1,7 @@
 """A plan: whether a training fits a target, how long it takes there, and what its step does."""
 
 import dataclasses
+import math
 from typing import Any
 
 from resnet.config import Config
@@ -90,15 +91,18 @@ def plan_of(trainer: Trainer, target: Target) -> Plan:
 def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     """The largest batch that should fit, from this one and another of half its size: memory is linear in it.
 
-    It divides evenly among the devices; None where neither fits.
+    It divides evenly among the devices, and on each into parts, ghost batches and pairs; None where neither
+    fits.
     """
     devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
-    whole = plan.config.train.batch_size
-    half = whole // 2 // devices * devices
+    train = plan.config.train
+    unit = devices * train.accumulate * math.lcm(plan.config.model.ghost_batch or 1, 2 if train.mixing else 1)
+    whole = train.batch_size
+    half = whole // 2 // unit * unit
     if not half:
         return None
-    train = dataclasses.replace(plan.config.train, batch_size=half)
-    other = make_plan(dataclasses.replace(plan.config, train=train), dataset, plan.target)
+    smaller = dataclasses.replace(plan.config, train=dataclasses.replace(train, batch_size=half))
+    other = make_plan(smaller, dataset, plan.target)
     if other.compiled is None:
         return None
     if plan.compiled is None:
@@ -107,4 +111,4 @@ def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     if each <= 0:
         return whole
     room = plan.target.chip.memory - plan.compiled.peak
-    return int(whole + room / each) // devices * devices
+    return int(whole + room / each) // unit * unit

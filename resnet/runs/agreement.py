@@ -24,6 +24,7 @@ def agree_on_config(config: Config, workdirs: Mapping[int, Path]) -> None:
             }
             | {"workdir": {str(seed): str(workdir) for seed, workdir in workdirs.items()}}
             | {"parallel.host_devices": jax.local_device_count()}
+            | {"parallel.shard_parameters": config.parallel.shard_parameters}
         )
     )
 

@@ -19,7 +19,8 @@ from resnet.training.schedules import Schedule, make_intervals, make_schedule
 OF_THE_MACHINE = ("parallel.", "cache.")
 # Beginnings of fields, and why the numbers of a run do not depend on them.
 MAY_CHANGE = {
-    "parallel.": "how the processors share the work: of the numbers, only the rounding",
+    "parallel.": "how the processors share the work: of the numbers, only the rounding; but parts of a batch "
+    "(`train.accumulate`) with batch norm, and draws of dropout and stochastic depth, are those of a device",
     "cache.": "where compiled programs are kept",
     "records.": "what draws the metrics",
     "checkpoint.": "when the state is saved, and what is kept of it",

@@ -24,13 +24,15 @@ from resnet.weights.files import check_finite, read_class_names, read_metadata, 
 from resnet.weights.state_dict import fitting_tensors
 
 SHOWN = 4
+CLASSIFIER = "head/dense"
 # Fields that decide what given weights compute, and that no shape tells.
 OF_THE_FUNCTION = tuple(
     f"model.{name}"
     for name in (
         "stem", "activation_order", "stride_at", "activation", "after_sum", "gain_corrected", "shortcut",
         "shortcut_scale", "branch_scale", "transition", "pad_mode", "pad_side", "norm", "norm_groups",
-        "norm_epsilon", "weight_standardization", "stochastic_depth", "padding", "output",
+        "norm_epsilon", "weight_standardization", "stochastic_depth", "stochastic_depth_rule", "padding",
+        "output", "branch", "dropout_kind",
     )
 )  # fmt: skip
 Tensors = dict[str, np.ndarray]  # by path, such as params/head/dense/kernel
@@ -47,7 +49,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
     check_matches("init_drop", config.init_drop, shapes["params"])
     source = local_path(config.init_from)
     if source.is_dir():
-        (found, known), unknown = _tensors_of_run(source, task), []
+        (found, known), unknown = _tensors_of_run(source, config, task), []
     else:
         found, unknown = fitting_tensors(read_weights(source), config.model, shapes)
         known = read_class_names(source)
@@ -70,7 +72,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
         raise InputError(_refusal(config.init_from, problems, found, wanted))
     initial = {path: found[path] for path in kept(wanted)}
     check_finite(f"`init_from` {config.init_from!r}", {_short(path): initial[path] for path in initial})
-    if any(path.startswith("params/head/") for path in initial):
+    if any(path.startswith(f"params/{CLASSIFIER}/") for path in initial):
         _check_head(source, known, task)
     logging.info("%d of %d tensors start from %s", len(initial), len(wanted), source)
     return initial
@@ -114,19 +116,20 @@ def _check_head(source: Path, known: tuple[str, ...] | None, task: Task) -> None
     if known is not None and known != task.class_names:
         raise InputError(
             f"`init_from` {str(source)!r} has a head for the classes {listed(known)}, these data "
-            f"have {here}; if it should start at random, set --config.init_drop='^head/'"
+            f"have {here}; if it should start at random, set --config.init_drop='^{CLASSIFIER}/'"
         )
     if task.class_names:
         word = "which names no classes: its outputs stand for" if known is None else "trained for the same"
         logging.info("the head is kept from %s, %s %s", source, word, here)
 
 
-def _tensors_of_run(workdir: Path, task: Task) -> tuple[Tensors, tuple[str, ...]]:
+def _tensors_of_run(workdir: Path, config: Config, task: Task) -> tuple[Tensors, tuple[str, ...]]:
     """All variables of a run's latest checkpoint, and its classes.
 
-    A warning if it saw its images otherwise normalised.
+    A warning if its net computes another thing, or saw its images otherwise normalised.
     """
-    _, theirs, variables, _ = load_variables(workdir)
+    origin, theirs, variables, _ = load_variables(workdir)
+    _tell_of_another_function(workdir, origin, config)
     _tell_of_other_statistics(workdir, {"mean": theirs.mean, "std": theirs.std}, task)
     leaves = map(np.asarray, jax.tree.leaves(variables))
     return dict(zip(leaf_paths(variables), leaves, strict=True)), theirs.class_names
@@ -136,15 +139,19 @@ def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
     """A warning for each thing in which the net that a file of ours states fits, but is not the config's."""
     said = read_metadata(file)
     if "resnet_config" in said:
-        theirs = dataclasses.replace(config, model=config_from_dict({"model": said["resnet_config"]}).model)
-        for field, there, here in differences(theirs, config):
-            if field in OF_THE_FUNCTION:
-                logging.warning(
-                    "%s holds weights of a net with %s=%r, and here it is %r: it computes another thing",
-                    file, field, there, here,
-                )  # fmt: skip
+        _tell_of_another_function(file, config_from_dict({"model": said["resnet_config"]}), config)
     stated = {name: np.asarray(said[name], np.float32) for name in ("mean", "std") if name in said}
     _tell_of_other_statistics(file, stated, task)
+
+
+def _tell_of_another_function(source: Path, theirs: Config, config: Config) -> None:
+    """A warning for each field in which nets of the same shapes differ, and compute another thing."""
+    for field, there, here in differences(theirs, config):
+        if field in OF_THE_FUNCTION:
+            logging.warning(
+                "%s holds weights of a net with %s=%r, and here it is %r: it computes another thing",
+                source, field, there, here,
+            )  # fmt: skip
 
 
 def _tell_of_other_statistics(source: Path, stated: Tensors, task: Task) -> None:
@@ -171,12 +178,18 @@ def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted
         rest = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         if paths:
             parts.append(f"{what}: {', '.join(map(described, paths[:SHOWN]))}{rest}")
-    modules = sorted({_short(path).split("/")[0] for paths in problems.values() for path in paths})
+    modules = sorted({_module(path) for paths in problems.values() for path in paths})
     regex = f"^{modules[0]}/" if len(modules) == 1 else f"^({'|'.join(modules)})/"
     return (
         f"`init_from` {source!r} does not fit this net; {'; '.join(parts)}. If these should start at random, "
         f"set --config.init_drop='{regex}'"
     )
+
+
+def _module(path: str) -> str:
+    """The module to start anew: the classifier alone where it is its own, as a norm may stand before it."""
+    short = _short(path)
+    return CLASSIFIER if short.startswith(f"{CLASSIFIER}/") else short.split("/")[0]
 
 
 def _short(path: str) -> str:

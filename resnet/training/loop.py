@@ -15,6 +15,7 @@ from resnet.runs.claims import claimed
 from resnet.runs.rollbacks import RollBack
 from resnet.runs.task import load_run_data
 from resnet.runtime.devices import make_mesh
+from resnet.runtime.machine import devices_for
 from resnet.runtime.processes import in_all
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.seeds import Runs
@@ -45,7 +46,8 @@ def train(
         dataset = in_all(lambda: load_run_data(config.data, left)) if left else None
         for seeds in groups:
             assert dataset is not None
-            trainer = make_trainer(config, dataset, mesh or make_mesh(seeds=len(seeds)), seeds)
+            devices = devices_for(config.parallel, len(seeds)) if len(seeds) < len(workdirs) else None
+            trainer = make_trainer(config, dataset, mesh or make_mesh(devices, len(seeds)), seeds)
             run = Runs(trainer, workdirs, command, stop)
             while run.results is None:
                 try:

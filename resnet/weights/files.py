@@ -22,7 +22,7 @@ SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")  # PyTorch's; any oth
 # Under which training scripts keep the state dict in their checkpoints.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "weights")
 # What our own files say in JSON.
-METADATA = {"resnet_config", "image_shape", "class_names", "mean", "std"}
+METADATA = {"resnet_config", "image_shape", "class_names", "mean", "std", "eval_size", "eval_crop"}
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -156,7 +156,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     """Writes a safetensors file, whole or not at all."""
     from safetensors.numpy import save
 
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     with creating(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata))
 

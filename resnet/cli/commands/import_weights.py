@@ -3,7 +3,8 @@
 Reads a state dict (.pth, .th, … or .safetensors) with the names of torchvision, timm,
 transformers or the usual CIFAR nets, and makes W an ordinary run at step 0: evaluate it, or train on.
 Every tensor must be one of the config's net. The running variances are taken as they are, and
-model.bn_unbiased is set, since PyTorch's are unbiased. Classes and normalisation are those of the
+model.bn_unbiased is set, since PyTorch's are unbiased: training on takes
+--config.model.bn_unbiased=True. Classes and normalisation are those of the
 config's data; with --classes no data are read. And ours out:
 
 resnet import --workdir=W --export=FILE.safetensors --licence=CC0-1.0
@@ -44,6 +45,11 @@ def main(overrides: list[str]) -> dict:
         raise InputError(
             "give one of --source=FILE (import) and --export=FILE (export); --help explains both"
         )
+    without = ("config", "classes") if cli.FLAGS.export else ("step", "licence")
+    for name in without:
+        if cli.FLAGS[name].value:
+            way = "export" if cli.FLAGS.export else "source"
+            raise InputError(f"--{name} has no meaning with --{way}; got {cli.FLAGS[name].value!r}")
     if cli.FLAGS.export:
         cli.load_run_config(overrides)
         from resnet.interop.convert import export_weights
