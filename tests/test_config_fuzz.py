@@ -12,7 +12,8 @@ from resnet.cli import options
 from resnet.config import Config, field_help
 from resnet.data.augment import RandomCrop
 from resnet.data.augmentation.mixing import EACH
-from resnet.data.datasets import DATASETS, NORMALIZATIONS, load_dataset
+from resnet.data.datasets import DATASETS, load_dataset
+from resnet.data.statistics import NORMALIZATIONS
 from resnet.errors import InputError
 from resnet.models.grammar import CHOICES
 from resnet.runtime.devices import make_mesh

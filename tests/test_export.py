@@ -179,11 +179,12 @@ def test_a_damaged_result_is_named_and_left_out_of_the_card(run, tmp_path, caplo
 
 def test_the_card_has_the_metrics_of_these_weights_only(run, tmp_path):
     (tmp_path / "result.json").write_text('{"step": 7, "split": "test", "top1": 0.5, "n": 8, "seconds": 1}')
-    sessions = '{"sessions": [{"command": "train", "git": {"commit": "abc"}}]}'
+    sessions = '{"sessions": [{"command": "train", "git": {"commit": "abc", "dirty": true}}]}'
     (tmp_path / "run.json").write_text(sessions)
     card = model_card(dataclasses.replace(run, workdir=tmp_path), "Call it:", "call()")
     assert (
-        "- Metrics: split test, top1 0.5, n 8\n- Made by: `train`, commit abc\n- Licence: not stated" in card
+        "- Metrics: split test, top1 0.5, n 8\n- Made by: `train`, commit abc and uncommitted changes\n- Lic"
+        in card
     )
     later = dataclasses.replace(run, workdir=tmp_path, step=9)
     assert "none recorded for this step" in model_card(later, "Call it:", "call()")

@@ -14,6 +14,7 @@ from resnet import recipes
 from resnet.cli.main import COMMANDS, load_command
 from resnet.cli.options import FLAGS, flags_of, override, split_overrides
 from resnet.config import Config
+from resnet.data.config import DataConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,7 +48,8 @@ def test_a_command_on_a_page_can_be_given(page, words, monkeypatch):
     assert len(fields) == len(overrides)
     for each in overrides:
         if "init_drop" not in each:
-            override(Config(), [each])
+            of_files = DataConfig(name="mnist") if "data.dir" in each else DataConfig()
+            override(Config(data=of_files), [each])
 
 
 def test_there_are_commands_on_the_pages():

@@ -105,7 +105,7 @@ def test_a_run_with_all_of_them_damaged_ends_with_the_same_weights(tmp_path):
     for i, path in enumerate(sorted(tmp_path / name for name in (*NAMES, "skipped_images.json"))):
         path.write_bytes(random.Random(i).randbytes(20))
     again = loop.train(config, tmp_path, mesh=make_mesh(1))
-    assert again["sha256"] == result["sha256"] and len(read_metrics(tmp_path)) == 2
+    assert again["sha256"] == result["sha256"] and len(read_metrics(tmp_path)) == 3
     assert len(list(tmp_path.glob("*.damaged"))) == 5  # a failure is forgotten anyway
 
 

@@ -93,7 +93,7 @@ def told_lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
 def commit(session: Mapping[str, Any]) -> str:
     """The commit of a session, marked if files differed from it; empty outside a repository."""
     git = session["git"]
-    return git["commit"] + " and uncommitted changes" * git["dirty"] if git else ""
+    return git["commit"] + " and uncommitted changes" * git.get("dirty", False) if git else ""
 
 
 def _listed(values: Mapping[str, Any]) -> str:
