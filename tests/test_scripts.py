@@ -113,6 +113,9 @@ def test_help_lists_the_fields_with_their_meanings():
     assert done.returncode == 0
     for text in ("--workdir", "--config.model.depth=20  (int)", "Images per step"):
         assert text in done.stdout
+    done = script("train", "--config", "digits_small", "--help", "--config.seed=7")
+    for text in ("with their values in digits_small:", "--config.seed=7  (int)", "--config.model.width=0.5 "):
+        assert text in done.stdout
 
 
 @pytest.mark.parametrize(

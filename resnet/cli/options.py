@@ -47,7 +47,7 @@ def run(
     with ending.in_one_line(), flags_of(define):
         own, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
         if any(argument in HELP for argument in own):
-            print(_help(main, own))
+            print(_help(main, own, overrides))
             return
         rest = FLAGS(["", *own])[1:]
         takes_files = len(inspect.signature(main).parameters) > 1
@@ -238,7 +238,7 @@ def _quoted(argument: str) -> str:
     return f"{name}={tuple(item.strip() for item in value.split(','))!r}"
 
 
-def _help(main: Callable, own: list[str]) -> str:
+def _help(main: Callable, own: list[str], overrides: list[str]) -> str:
     """Usage, the command's flags, and the fields of the config with type, value and meaning."""
     from resnet.config import Config, field_help, load_config
 
@@ -246,9 +246,10 @@ def _help(main: Callable, own: list[str]) -> str:
     lines = [(module.__doc__ or "").strip(), "", "options:"]
     for flag in FLAGS.get_key_flags_for_module(module):
         lines += [f"  --{flag.name}", *_wrap(flag.help)]
-    path = next((a.partition("=")[2] for a in own if re.match("--?config=", a)), None)
-    config = load_config(path) if path else Config()
-    lines += ["", f"fields of the config, with their values {f'in {path}' if path else 'by default'}:"]
+    # "--config=digits" and "--config digits" alike.
+    given = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(own))
+    config = override(load_config(given[1]) if given else Config(), overrides)
+    lines += ["", f"fields of the config, with their values {f'in {given[1]}' if given else 'by default'}:"]
     for name, kind, value, meaning in field_help(config):
         lines += [f"  --config.{name}={value}  ({kind})", *_wrap(meaning)]
     return "\n".join(lines)
