@@ -70,6 +70,17 @@ def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path, extras):
 
 
 @pytest.mark.thorough
+def test_a_run_that_began_in_memory_goes_on_as_a_stream(tmp_path):
+    root, fields = folders(tmp_path / "data"), {"random_resized_crop": 0.0, "eval_crop": 0.0}
+    whole = train(config(root, storage="memory", **fields), tmp_path / "whole", mesh=make_mesh(1))
+    train(config(root, 3, storage="memory", **fields), tmp_path / "parts", mesh=make_mesh(1))
+    parts = train(
+        config(root, storage="auto", memory_gb=0.0, **fields), tmp_path / "parts", mesh=make_mesh(1)
+    )
+    assert parts["sha256"] == whole["sha256"] and "input" in parts
+
+
+@pytest.mark.thorough
 @EXTRAS
 def test_going_on_in_mid_epoch_gives_the_bits_of_a_run_that_never_stopped(tmp_path, extras):
     """A run stops early, and is resumed with more threads, two steps a call, and the images in a tar."""

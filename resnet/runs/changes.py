@@ -22,6 +22,8 @@ MAY_CHANGE = {
     "parallel.": "how the processors share the work: of the numbers, only the rounding; but parts of a batch "
     "(`train.accumulate`) with batch norm, and draws of dropout and stochastic depth, are those of a device",
     "cache.": "where compiled programs are kept",
+    "data.storage": "where the images are held; other mean and std of a stream are noticed",
+    "data.memory_gb": "from which size on images are streamed",
     "records.": "what draws the metrics",
     "checkpoint.": "when the state is saved, and what is kept of it",
     "train.log_every": "how often a mean is written; the one that was begun goes on",
