@@ -40,6 +40,11 @@ def test_a_class_that_is_named_like_a_split_is_refused(tmp_path):
     assert "dev" in find_listings(tar(tmp_path / "b.tar", in_folders(files, "train")))["train"].classes
 
 
+def test_a_class_whose_name_is_no_utf8_is_refused(tmp_path):
+    path = tar(tmp_path / "a.tar", TRAIN | {"caf\udce9/0.JPEG": TRAIN["n01/train_0.JPEG"]})
+    refused(path, r"the name of class folder '.*a.tar/caf\\udce9' is no UTF-8: rename it")
+
+
 def test_links_in_a_tar_are_named(tmp_path, monkeypatch):
     root, warnings = folders(tmp_path / "data"), noted(monkeypatch)
     for name, link in (("hard", "hardlink_to"), ("soft", "symlink_to")):

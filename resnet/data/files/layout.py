@@ -111,6 +111,8 @@ def _list_tar(path: Path, split: str) -> dict[str, Listing]:
 def _by_class(place: Path, groups: dict[str, list[Entry]], labels: Path | None) -> Mapping[str, list[Entry]]:
     """The images of a split by class, those of ImageNet's validation by the list of labels."""
     outside = groups.pop("", [])
+    for name in groups:
+        _check_name(place / name)
     if outside and not groups:
         return by_label(place, outside, labels)
     if outside:
