@@ -80,6 +80,11 @@ class Config(Fields, section=""):
         pairs = train.mixing is not None
         check_batch(train.batch_size, self.model.ghost_batch, devices, train.accumulate, pairs)
 
+    def unit_of_batch(self, devices: int) -> int:
+        """The number of images of which `check_shares` takes any multiple as the size of a batch."""
+        pairs = 2 if self.train.mixing else 1
+        return devices * self.train.accumulate * math.lcm(self.model.ghost_batch or 1, pairs)
+
 
 def check_config(config: Config) -> None:
     """Raises InputError for the first field that cannot work, alone or with the others."""

@@ -50,7 +50,7 @@ def check_at_least(field: str, value: float, least: float) -> None:
 
 
 def check_whole(field: str, value: object, least: int) -> None:
-    """Raises InputError unless `value` is a whole number >= `least`."""
+    """Raises InputError if `value` is no whole number, or is below `least`."""
     if not isinstance(value, Integral):
         raise InputError(f"`{field}` must be a whole number; got {value!r}")
     check_at_least(field, int(value), least)

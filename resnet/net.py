@@ -77,7 +77,7 @@ class Net:
 
     def read(self, file: str | Path) -> UInt8[np.ndarray, "h w c"]:
         """A picture (JPEG, PNG) in the net's shape, resized and cut as the images of its evaluation."""
-        path, (height, width, channels) = local_path(file), self._shapes[-1]
+        path, (height, width, channels) = local_path(file), self.evaluated_shape
         cut: Cut = Middle(height, self.crop) if self.crop else Fitted(height)
         square = width == height
         image = decode_image(
@@ -91,16 +91,16 @@ class Net:
         return image
 
     @property
-    def _shapes(self) -> list[tuple[int, ...]]:
-        """Height, width and channels of images that the net takes: those of training, and of evaluation."""
+    def evaluated_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of the images that the net is evaluated on."""
         shape = tuple(self.task.image_shape)
-        return [shape, (self.size, self.size, shape[-1])] if self.size else [shape]
+        return (self.size, self.size, shape[-1]) if self.size else shape
 
     def _checked(self, images: Any) -> tuple[Num[np.ndarray, "n h w c"], bool]:
         """(a batch of pixels from 0 to 255, whether it was one image); InputError for what is none."""
-        images, shape = np.asarray(images), self._shapes[-1]
+        images, shape = np.asarray(images), self.evaluated_shape
         floats = jnp.issubdtype(images.dtype, jnp.floating)
-        shaped = images.ndim in (3, 4) and images.shape[-3:] in self._shapes
+        shaped = images.ndim in (3, 4) and images.shape[-3:] in (shape, tuple(self.task.image_shape))
         if not shaped or not (floats or images.dtype == np.uint8):
             raise InputError(
                 f"images must be uint8 or float, of shape ({', '.join(map(str, shape))}) or (n, the same); "

@@ -52,12 +52,6 @@ class Run:
         data = self.config.data
         return Net(self.model, self.variables, self.task, data.eval_crop, data.eval_size)
 
-    @property
-    def evaluated_shape(self) -> tuple[int, ...]:
-        """Height, width, channels of the images that it is evaluated on."""
-        size = self.config.data.eval_size
-        return (size, size, self.task.image_shape[-1]) if size else tuple(self.task.image_shape)
-
     def folded(self) -> "Run":
         """The same function without shortcut and norms; InputError for nets that do not fold (folding.py)."""
         model, variables = fold(self.config.model, jax.device_get(self.variables))

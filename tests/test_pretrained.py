@@ -162,7 +162,7 @@ def test_the_size_of_evaluation_goes_into_the_file(tmp_path, monkeypatch):
     assert resnet.make("saved", weights=tmp_path / "run.safetensors", image_shape=larger).size == 0
     export(run, tmp_path / "out")
     program = jax.export.deserialize((tmp_path / "out" / "model.stablehlo").read_bytes())
-    assert program.in_avals[0].shape[1:] == run.evaluated_shape == (side, side, run.task.image_shape[2])
+    assert program.in_avals[0].shape[1:] == run.net.evaluated_shape == (side, side, run.task.image_shape[2])
 
 
 def test_another_size_of_images_is_for_the_same_channels():

@@ -33,8 +33,8 @@ class DataConfig(Fields, section="data"):
     splits: tuple[str, ...] = ()
     """which splits of tfds:NAME are ours, e.g. "train=train, test=validation"; empty: by their names"""
     dir: str = ""
-    """where the data lie: root of image_folder; of a published set the folder that `resnet prepare` was
-    given (empty: ~/datasets) or tfds's data_dir (~/tensorflow_datasets)"""
+    """folder of the data: for image_folder its root; for a published set the --dir of `resnet prepare`
+    (empty: ~/datasets) or the data_dir of tfds (empty: ~/tensorflow_datasets)"""
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
@@ -44,7 +44,7 @@ class DataConfig(Fields, section="data"):
     train_limit: int = 0
     """number of training images kept, stratified; 0 keeps all"""
     image_size: int = 0
-    """side in pixels to which image_folder's images are resized; 0: all are equal, and stay so"""
+    """side in pixels to which images of image_folder are resized; 0: all have one size, and keep it"""
     random_resized_crop: float = 0.0
     """least share of the area of the random part that an image_folder's training image is cut to, anew each
     time, and resized to image_size (Szegedy 2015: 0.08); 0: its whole middle"""
@@ -61,12 +61,13 @@ class DataConfig(Fields, section="data"):
     """where image_folder's images are held: memory, or stream, decoded for each batch; auto: a stream where
     they are cut anew each time or would take more than memory_gb"""
     memory_gb: float = 8.0
-    """GB of decoded images that storage auto holds in memory"""
+    """most GB of decoded images that storage auto holds in memory; larger sets are streamed"""
     on_bad_image: str = "error"
     """what an image file of image_folder that cannot be read does, but in a stream: error, or skip, listed
     with the run"""
     bad_limit: float = 0.001
-    """share of a stream's training images that may be bad: others take their places, and they are listed"""
+    """largest share of unreadable images among the training images of a stream; each is listed, and another
+    takes its place"""
     random_crop: int = 0
     """pixels of padding around a training image, out of which a crop of its own size is drawn (He 2015: 4)"""
     random_crop_fill: str = "zero"
@@ -88,8 +89,8 @@ class DataConfig(Fields, section="data"):
     """operations of data/augment.py, e.g. "random_crop 4 reflect"; those of the fields random_crop, flip and
     cutout come before; those that change pixels come first of all"""
     repeats: int = 1
-    """times that a batch has each of its images, with draws of its own each (Hoffer 2019: "repeated
-    augmentation"); an epoch is as long as without, and has fewer different images"""
+    """number of copies of each image in a batch, each augmented by its own draws (Hoffer 2019: "repeated
+    augmentation"); an epoch has as many steps as without, and so fewer different images"""
 
     def operations(self) -> list[tuple[str, ImageOperation]]:
         """The augmentation of a training image: (what asks for it, the operation), in order."""
@@ -104,7 +105,7 @@ class DataConfig(Fields, section="data"):
         return [(field, operation) for field, operation in fields.items() if operation] + named
 
     def check(self) -> None:
-        """Raises InputError naming the first field that cannot work."""
+        """Checks all fields; the InputError names the first invalid one."""
         self._check_name()
         check_choice("data.random_crop_fill", self.random_crop_fill, RandomCrop.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)

@@ -74,7 +74,7 @@ def _read(examples: Examples) -> Images:
     """The training images; of a stream, without those that cannot be read. InputError if none can."""
     if not isinstance(examples, StreamSplit):
         return examples.images
-    batches = examples.padded(256, Pace(), among=len(examples))
+    batches = examples.padded(256, Pace(), training=True)
     found = np.concatenate([images[mask > 0] for images, _, mask in batches])
     if not len(found):
         raise InputError(f"none of {len(examples)} training images can be read: {examples.bad[0]}")

@@ -54,7 +54,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
 
 def _evaluated(run: Run) -> str:
     """Which part of a picture is evaluated, at which size, where that is not the whole at the size above."""
-    data, (height, width, _) = run.config.data, run.evaluated_shape
+    data, (height, width, _) = run.config.data, run.net.evaluated_shape
     if not (data.eval_size or data.eval_crop):
         return ""
     part = f"the middle {data.eval_crop:.1%} of the shorter side" if data.eval_crop else "the whole middle"

@@ -52,11 +52,9 @@ def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str
 
 
 def _card(run: Run, format: str, licence: str, about: dict[str, Any]) -> str:
-    height, width, channels = run.evaluated_shape
-    meaning = (
-        f"logits, one a line of `{CLASSES}`" if run.task.class_names else f"its answer in {run.task.unit} "
-    )
-    meaning += "" if run.task.class_names else f"over {run.task.target_scale}"
+    (height, width, channels), task = run.net.evaluated_shape, run.task
+    answer = f"its answer in {task.unit} over {task.target_scale}"
+    meaning = f"logits, one a line of `{CLASSES}`" if task.class_names else answer
     call = (
         f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, n at "
         f"least 1, normalises them, and gives {meaning}"
@@ -79,7 +77,7 @@ def _stablehlo(run: Run) -> tuple[bytes, dict[str, Any]]:
         return predict(jax.tree.map(jnp.asarray, variables), images, model=run.model, task=run.task)
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *run.evaluated_shape), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *run.net.evaluated_shape), np.uint8)
     with by_xla_alone():
         exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize()), {"platforms": list(PLATFORMS)}

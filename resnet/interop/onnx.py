@@ -45,7 +45,7 @@ def convert(run: Run) -> tuple[bytes, float]:
     config = dataclasses.replace(run.config.model, dtype="float32", scan_blocks=False, remat=False)
     model = make_model(config, run.task.num_outputs)
     logits = functools.partial(predict, run.variables, model=model, task=run.task)
-    images = jax.ShapeDtypeStruct(("batch", *run.evaluated_shape), np.uint8)  # type: ignore[arg-type]
+    images = jax.ShapeDtypeStruct(("batch", *run.net.evaluated_shape), np.uint8)  # type: ignore[arg-type]
     with _quiet(), by_xla_alone():
         try:
             proto = jax2onnx.to_onnx(
@@ -58,7 +58,7 @@ def convert(run: Run) -> tuple[bytes, float]:
             ) from None
     program = proto.SerializeToString()  # type: ignore[union-attr]
     # The first says whether the program was converted right, the second what it is to those who have the run.
-    converted, own = _differences(program, run.evaluated_shape, (jax.jit(logits), run.logits))
+    converted, own = _differences(program, run.net.evaluated_shape, (jax.jit(logits), run.logits))
     if not converted <= ALLOWED:
         raise InputError(
             f"onnxruntime gives other logits, by {converted:.1e} (bound {ALLOWED}): nothing is written; "

@@ -42,7 +42,7 @@ class Zeros(Pending):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Combination(Pending):
-    """A norm, a shortcut and a ReLU that wait to be computed: relu(x * scale + offset + added * added_scale).
+    """Norm, shortcut and ReLU, not yet computed: relu(x * scale + offset + added * added_scale).
 
     Every part but x * scale may be missing. The gradient to the input of a norm has this form, too: x is the
     gradient to the norm's result, masked by that of the ReLU behind it, and `added` is the norm's input.

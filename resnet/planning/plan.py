@@ -1,7 +1,6 @@
 """A plan: whether a training fits a target, how long it takes there, and what its step does."""
 
 import dataclasses
-import math
 from typing import Any
 
 from resnet.config import Config
@@ -96,7 +95,7 @@ def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     """
     devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
     train = plan.config.train
-    unit = devices * train.accumulate * math.lcm(plan.config.model.ghost_batch or 1, 2 if train.mixing else 1)
+    unit = plan.config.unit_of_batch(devices)
     whole = train.batch_size
     half = whole // 2 // unit * unit
     if not half:

@@ -64,7 +64,12 @@ def host_devices(config: ParallelConfig, seeds: int) -> int:
     By default it is the largest number that divides the seeds evenly, and at most one for each processor.
     Sharing the images of one seed is faster for some nets only, and changes the rounding of its statistics.
     """
-    return config.host_devices or max(n for n in range(1, processors() + 1) if seeds % n == 0)
+    return config.host_devices or most_sharing(seeds, processors())
+
+
+def most_sharing(seeds: int, devices: int) -> int:
+    """The largest number of devices, at most `devices`, that divides the seeds evenly."""
+    return max(n for n in range(1, devices + 1) if seeds % n == 0)
 
 
 def make_mesh(devices: int | None = None, seeds: int = 1) -> Mesh:

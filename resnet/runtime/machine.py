@@ -16,7 +16,7 @@ from resnet.data.streams import GENERATOR, pin_streams
 from resnet.errors import InputError
 from resnet.kernels import native
 from resnet.runtime.cache import keep_programs
-from resnet.runtime.devices import ParallelConfig, host_devices
+from resnet.runtime.devices import ParallelConfig, host_devices, most_sharing
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
@@ -53,14 +53,14 @@ def count_devices(asked: int, chosen: int) -> None:
 
 
 def devices_for(config: ParallelConfig, seeds: int) -> int | None:
-    """How many devices train the seeds that are left of a program; None: all.
+    """The number of devices for the remaining seeds of a program; None means all devices.
 
-    On a CPU whose devices were counted for all seeds, as many as share those that are left evenly: the batch
-    of a seed would be divided otherwise.
+    The devices of a CPU were counted for all seeds. With as many as share the remaining ones evenly, no seed
+    has its batch divided.
     """
     if jax.default_backend() != "cpu" or config.host_devices or _devices_of_environment():
         return None
-    return max(n for n in range(1, jax.local_device_count() + 1) if seeds % n == 0)
+    return most_sharing(seeds, jax.local_device_count())
 
 
 def _devices_of_environment() -> dict[str, int]:

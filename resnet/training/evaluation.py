@@ -61,11 +61,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Means of loss and scores over `split`, and n, as float64; {} for an empty split.
 
-    InputError if no image of a stream can be read.
-
     `program` is compiled from eval_step. Of variables with a leading axis of seeds, each value has that axis.
-    `pace` is that of a stream, of which n images can be read. Raises Halted within a few batches of when
-    `halt` turns true.
+    `pace` is that of a stream, of which n images can be read; InputError if none can. Raises Halted within a
+    few batches of when `halt` turns true.
     """
     sums = []
     for images, labels, mask in padded_batches(split, batch_size, pace):

@@ -187,7 +187,7 @@ def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted
 
 
 def _module(path: str) -> str:
-    """The module to start anew: the classifier alone where it is its own, as a norm may stand before it."""
+    """Names the module to start anew for a tensor: only the classifier of a head, as a norm may be there."""
     short = _short(path)
     return CLASSIFIER if short.startswith(f"{CLASSIFIER}/") else short.split("/")[0]
 

@@ -45,10 +45,10 @@ def main(overrides: list[str]) -> dict:
         raise InputError(
             "give one of --source=FILE (import) and --export=FILE (export); --help explains both"
         )
-    without = ("config", "classes") if cli.FLAGS.export else ("step", "licence")
+    exports = "export", ("config", "classes")
+    way, without = exports if cli.FLAGS.export else ("source", ("step", "licence"))
     for name in without:
         if cli.FLAGS[name].value:
-            way = "export" if cli.FLAGS.export else "source"
             raise InputError(f"--{name} has no meaning with --{way}; got {cli.FLAGS[name].value!r}")
     if cli.FLAGS.export:
         cli.load_run_config(overrides)

@@ -142,7 +142,7 @@ def _list_folder(folder: Path) -> Listing:
                 )
         if not classes and (entries := _list_class(folder, "", [], [])):
             groups = by_label(folder, entries, labels)
-        loose = [path for path in inside if path not in classes and path.suffix.lower() in SUFFIXES]
+        loose = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]
         if classes and loose:
             _say_loose(folder, len(loose), loose[0].name)
         if ignored:

@@ -69,7 +69,7 @@ class Listing:
         return self.place / self.relative(index)
 
     def size_now(self, index: int) -> int:
-        """Bytes of a file in a folder as it is now; -1 where that cannot be told."""
+        """The current size of a file in a folder, in bytes; -1 if the file system does not tell it."""
         try:
             return os.stat(f"{self.place}/{self.relative(index)}").st_size
         except OSError:

@@ -72,7 +72,7 @@ class BadImages(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         return sorted(self._found.values())[index]
 
-    def note(self, file: "_File", error: BadImage) -> None:
+    def note(self, file: _File, error: BadImage) -> None:
         """Adds an image."""
         with self._lock:
             if file in self._found:
@@ -80,7 +80,7 @@ class BadImages(Sequence[str]):
             self._found[file] = str(error)
         logging.warning("an image is left out: %s", error)
 
-    def count(self, file: "_File", among: int) -> None:
+    def count(self, file: _File, among: int) -> None:
         """Counts a bad image of a training split of so many; InputError where too many of them are bad."""
         with self._lock:
             self._for_training.add(file)
@@ -94,7 +94,7 @@ class BadImages(Sequence[str]):
         if self._too_many:
             raise InputError(self._too_many)
 
-    def knows(self, file: "_File") -> bool:
+    def knows(self, file: _File) -> bool:
         """Whether an image has been found bad."""
         return file in self._found
 
@@ -162,7 +162,7 @@ class StreamSplit:
             first = int(places[row])
             for at in range(first, first + len(self)):
                 example = int(order[at % len(self)])
-                image = self._or_none(example, worker, draws, among=len(self))
+                image = self._or_none(example, worker, draws, training=True)
                 if image is not None:
                     images[i, row], labels[i, row], taken[i, row] = image, self.labels[example], example
                     return
@@ -175,16 +175,16 @@ class StreamSplit:
             jobs += [functools.partial(job, i, row, order, draws[row]) for row in rows]
         return Work({"image": images, "label": labels, "place": taken}, jobs)
 
-    def evaluation_work(self, start: int, batch: int, rows: Sequence[int], among: int | None = None) -> Work:
+    def evaluation_work(self, start: int, batch: int, rows: Sequence[int], training: bool = False) -> Work:
         """A batch from the example `start` on: {"image", "label", "mask"}, of which `rows` are filled.
 
-        The mask is 0 where there is no example, and where it cannot be read; `among` as in `padded`.
+        The mask is 0 where there is no example, and where it cannot be read; `training` as in `padded`.
         """
         images = np.zeros((batch, self.sizes.evaluate, self.sizes.evaluate, 3), np.uint8)
         labels, mask = np.zeros(batch, np.int32), np.zeros(batch, np.float32)
 
         def job(row: int, worker: Worker) -> None:
-            image = self._or_none(start + row, worker, None, among)
+            image = self._or_none(start + row, worker, None, training)
             if image is not None:
                 images[row], labels[row], mask[row] = image, self.labels[start + row], 1
 
@@ -192,20 +192,20 @@ class StreamSplit:
         return Work({"image": images, "label": labels, "mask": mask}, jobs)
 
     def padded(
-        self, batch: int, pace: Pace, among: int | None = None
+        self, batch: int, pace: Pace, training: bool = False
     ) -> Iterator[tuple[Images, Int32[np.ndarray, " b"], Any]]:
         """Each example once, in order, as batches.padded_batches has them; the next ones under way.
 
-        With `among`, the number of training images, bad ones count towards the limit.
+        With `training`, bad images count towards the limit of bad training images.
         """
         rows = pace.needed(batch)
-        plan = (self.evaluation_work(start, batch, rows, among) for start in range(0, len(self), batch))
+        plan = (self.evaluation_work(start, batch, rows, training) for start in range(0, len(self), batch))
         with contextlib.closing(Delivery(plan, pace)) as delivery:
             while found := delivery.take():
                 yield found["image"], found["label"], found["mask"]
 
     def _or_none(
-        self, example: int, worker: Worker, draws: np.ndarray | None, among: int | None = None
+        self, example: int, worker: Worker, draws: np.ndarray | None, training: bool
     ) -> Image8 | None:
         """The image; None, once it is noted, if it cannot be read."""
         file = self.listing, int(self.entries[example])
@@ -214,8 +214,8 @@ class StreamSplit:
                 return self._decoded(example, worker, draws)
             except BadImage as error:
                 self.bad.note(file, error)
-        if among is not None:
-            self.bad.count(file, among)
+        if training:
+            self.bad.count(file, among=len(self))
         return None
 
     def _decoded(self, example: int, worker: Worker, draws: np.ndarray | None) -> Image8:

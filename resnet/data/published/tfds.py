@@ -217,17 +217,8 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
 
 def _splits(prepared: Prepared, chosen: Sequence[str]) -> dict[str, str]:
     """The prepared split that each of ours is."""
-    names: dict[str, str] = {}
-    for name in prepared.splits if not chosen else ():
-        ours = split_named(name)
-        if ours in names:
-            raise InputError(
-                f"`data.splits`: {names[ours]} and {name} of {prepared.folder} may both be the {ours} split: "
-                f"say {ours}=… and name the others"
-            )
-        if ours:
-            names[ours] = name
     if not chosen:
+        names = _splits_by_name(prepared)
         return {split: names[split] for split in SPLITS if split in names}
     pairs = dict(pair.split("=", 1) for pair in chosen)
     for name in pairs.values():
@@ -236,6 +227,21 @@ def _splits(prepared: Prepared, chosen: Sequence[str]) -> dict[str, str]:
                 f"`data.splits`: {prepared.folder} has no split {name!r}; it has {', '.join(prepared.splits)}"
             )
     return {split: pairs[split] for split in SPLITS if split in pairs}
+
+
+def _splits_by_name(prepared: Prepared) -> dict[str, str]:
+    """The prepared split that stands for each of ours by its name; InputError where two do."""
+    names: dict[str, str] = {}
+    for name in prepared.splits:
+        ours = split_named(name)
+        if ours in names:
+            raise InputError(
+                f"`data.splits`: {names[ours]} and {name} of {prepared.folder} may both be the {ours} split: "
+                f"say {ours}=… and name the others"
+            )
+        if ours:
+            names[ours] = name
+    return names
 
 
 def check_splits(field: str, chosen: Sequence[str]) -> None:

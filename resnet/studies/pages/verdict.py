@@ -114,7 +114,7 @@ def _order(claim: Published, reference: Published | None, ours: Outcome) -> tupl
 
 
 def _failures_left_out(ours: Outcome) -> str:
-    """Names the failed runs that speak against a difference and are not part of it; "" without any.
+    """Names the failed runs that a difference leaves out and that speak against it; "" if there are none.
 
     A failed run counts as an error larger than all others.
     """
