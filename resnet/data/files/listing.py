@@ -78,7 +78,7 @@ class Listing:
     def _changed(self, index: int, size: int) -> BadImage:
         return BadImage(
             f"{self.name(index)} has {size} bytes, and had {self.sizes[index]} when it was listed: put it "
-            f"back, or remove .{self.place.name}.index.npz beside {self.place} for a new list"
+            f"back, or run `touch {self.place}` for a new list"
         )
 
     def read(self, index: int) -> bytes:
