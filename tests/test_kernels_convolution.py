@@ -164,3 +164,16 @@ def test_divergence_stays_visible(context, size, groups, channels, place, value)
             assert np.isfinite(mine).all() == np.isfinite(other).all()
             lost = ~np.isfinite(other) & np.isfinite(mine)
             assert not lost.any(), f"{lost.sum()} values look sound"
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf, -np.inf))
+def test_what_is_not_finite_reaches_the_gradients_that_read_it(value):
+    """By XLA's own operations for 12 channels, behind a fence whose condition reads the first number."""
+    x, kernel = operands(inputs=12, outputs=12)
+    broken = x.at[0, 0, 0, 0].set(value)
+
+    def gradient(f):
+        return jax.jit(jax.grad(lambda kernel: f(broken, kernel, 1, 1, 1).sum()))(kernel)
+
+    assert_close(jnp.nan_to_num(gradient(convolve)), jnp.nan_to_num(gradient(plain)), 1e-5)
+    np.testing.assert_array_equal(np.isfinite(gradient(convolve)), np.isfinite(gradient(plain)))

@@ -11,6 +11,7 @@ from test_kernels_convolution import assert_close, operands
 from resnet.kernels.backend import by_xla_alone
 from resnet.kernels.convolution import convolve
 from resnet.kernels.joining import joined
+from resnet.kernels.moments import moments, projections
 from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from tests.few import few
@@ -88,6 +89,61 @@ def test_derivatives_and_vmap(arrays):
         for array, axis in zip(arrays, axes, strict=True)
     ]
     assert_close(jax.jit(jax.vmap(joined(affine), axes))(*several), jax.vmap(affine, axes)(*several), 1e-5)
+
+
+@jax.custom_jvp
+def ten_times_as_steep(x):
+    return x * 1.0
+
+
+ten_times_as_steep.defjvps(lambda change, y, x: 10 * change)
+RULES = {
+    "relu": jax.nn.relu,
+    "relu of a norm": lambda x: jax.nn.relu(x * jnp.ones((1, 1, 1, 32)) + jnp.zeros((1, 1, 1, 32))),
+    "moments": lambda x: moments(x, jnp.ones(32)),
+    "a rule of the user's": ten_times_as_steep,
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_derivatives_are_those_that_the_function_has(name, arrays):
+    function, x = RULES[name], arrays[-1].at[0].set(0.0)
+
+    def gradient(function):
+        return jax.grad(lambda x: sum(jnp.sin(y).sum() for y in jax.tree.leaves(function(x))))
+
+    assert_close(*(jax.jit(gradient(f))(x) for f in (joined(function), function)), 1e-5)
+
+
+WIDTHS = {
+    "images of one": lambda x, y: (x[:1], y),
+    "rows of one": lambda x, y: (y, x[:, :1]),
+    "integers": lambda x, y: (jnp.full(x.shape, 2**24 + 1, "int32"), y),
+    "truth": lambda x, y: (x > 1, y),
+    "bfloat16": lambda x, y: (x.astype("bfloat16"), y),
+    "no images": lambda x, y: (x[:0], y[:0]),
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_other_shapes_and_types_stay_as_they_are(name, arrays):
+    """What is added, masked or summed has the shape and the type of another, or no images."""
+    scale, y = arrays[2], arrays[4]
+    x, y = WIDTHS[name](y * 2, y)
+
+    def function(x, y, scale):
+        each = scale[None, None, None]
+        masked = jnp.where(y > 0, x, jnp.zeros_like(x))
+        last = projections(jnp.where(y * each + each > 0, y, jnp.zeros_like(y)), y, scale)
+        return x * each + y * each, masked, masked * each.astype(x.dtype) + x, last
+
+    found, expected = (jax.jit(f)(x, y, scale) for f in (joined(function), function))
+    assert jax.tree.map(jax.typeof, found) == jax.tree.map(jax.typeof, expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if jnp.issubdtype(theirs.dtype, jnp.floating) and theirs.size:
+            assert_close(ours, theirs, 1e-2 if theirs.dtype == jnp.bfloat16 else 1e-5)
+        else:
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_what_is_read_twice_is_computed_once_and_as_it_is(arrays):

@@ -136,6 +136,41 @@ def test_what_a_killed_compile_left_is_removed(cache, compiler, real):
     assert kept(cache) == [path]
 
 
+def test_libraries_that_nobody_loads_any_more_are_removed(cache, compiler, real):
+    compiled = compiler(f'cp {real} "$last"')
+    library.load_library()
+    [first] = kept(cache)
+    old = time.time() - (library.UNUSED_DAYS + 1) * 24 * 3600
+    os.utime(first, (old, old))
+    library.load_library()  # which is a use of it
+    library.load_library("-DSECOND")
+    assert compiled() == 2 and len(kept(cache)) == 2
+    os.utime(first, (old, old))
+    library.load_library("-DTHIRD")
+    assert compiled() == 3 and len(kept(cache)) == 2 and first not in kept(cache)
+
+
+def test_one_library_serves_all_environments(cache, compiler, real, monkeypatch):
+    """Those with other folders of jaxlib's headers, and those without a temporary folder."""
+    compiled = compiler(f'cp {real} "$last"')
+    library.load_library()
+    monkeypatch.setattr(library, "INCLUDE", ("-isystem", "/another/environment"))
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    assert hasattr(library.load_library(), SYMBOL) and compiled() == 1
+
+
+def test_where_jax_keeps_no_programs(cache, compiler, real, monkeypatch, tmp_path):
+    """As in a process that only imports the package: the user's folder serves, if any is to."""
+    compiled = compiler(f'cp {real} "$last"')
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setitem(library._beside_none, "folder", library._beside_none["folder"])
+    for folder, times in ((str(tmp_path / "home"), 1), ("", 3)):
+        library.keep_in(folder)
+        assert hasattr(library.load_library(), SYMBOL) and hasattr(library.load_library(), SYMBOL)
+        assert compiled() == times
+    assert list((tmp_path / "home").rglob("*.so"))
+
+
 def test_several_at_once_compile_once(cache, compiler, real):
     compiled = compiler(f'sleep 0.3; cp {real} "$last"')
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

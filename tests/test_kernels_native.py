@@ -195,7 +195,9 @@ def test_an_exception_on_a_thread_of_the_pool_is_an_error(tmp_path):
     (tmp_path / "throws.cc").write_text(THROWS)
     path = str(tmp_path / "throws.so")
     flags = [flag for flag in library.FLAGS if flag != "-O3"]
-    library._compiler(*flags, "-I", str(library.SOURCES), str(tmp_path / "throws.cc"), "-o", path)
+    library._compiler(
+        *flags, *library.INCLUDE, "-I", str(library.SOURCES), str(tmp_path / "throws.cc"), "-o", path
+    )
     handler = jax.ffi.pycapsule(ctypes.CDLL(path).resnet_throws)
     jax.ffi.register_ffi_target("resnet_throws", handler, platform="cpu")
     x = jnp.ones(1)

@@ -58,3 +58,11 @@ def test_the_choice_of_the_platform_is_made_by_the_compiler():
 def test_divergence_stays_visible(value):
     x = jnp.ones((1, 6, 6, 1)).at[0, 2, 3, 0].set(value)
     np.testing.assert_array_equal(max_pool(x), stock(x))
+
+
+@pytest.mark.parametrize("value", (jnp.nan, jnp.inf, -jnp.inf))
+def test_an_image_that_diverges_spares_the_others(value):
+    """The first number of all, too, by which XLA is kept from computing the winners anew."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 16)).at[0, :2, :2, 0].set(value)
+    ours, theirs = (jax.jit(jax.grad(lambda x, f=f: f(x)[1].sum()))(x) for f in (max_pool, stock))
+    np.testing.assert_array_equal(ours, theirs)

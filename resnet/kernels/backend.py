@@ -6,7 +6,6 @@ where JAX's own serve, `lax.platform_dependent` does: XLA drops other platforms'
 """
 
 import contextlib
-import contextvars
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,22 +17,20 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
-_XLA_ALONE = contextvars.ContextVar("xla_alone", default=False)
+# JAX traces a jitted function anew where this has another value.
+_XLA_ALONE = jax.make_user_context(False)
 
 
 @contextlib.contextmanager
 def by_xla_alone() -> Iterator[None]:
-    """What is traced within it has XLA's own operations on every platform: converters know no other."""
-    token = _XLA_ALONE.set(True)
-    try:
+    """What is called within it has XLA's own operations on every platform: converters know no other."""
+    with _XLA_ALONE(True):
         yield
-    finally:
-        _XLA_ALONE.reset(token)
 
 
 def xla_alone() -> bool:
     """Whether `by_xla_alone` is entered."""
-    return _XLA_ALONE.get()
+    return _XLA_ALONE.value
 
 
 def by_platform(
@@ -49,8 +46,14 @@ def by_platform(
 
     `shapes`, called in the same way, gives the shape and type of the result, or of `several` results.
     `static` names the keywords. `vmap` maps `elsewhere`, on every platform, unless the caller registers
-    another batching rule. Derivatives are left to the caller.
+    another batching rule. Derivatives are left to the caller. In a `jax.shard_map` that keeps account of the
+    axes over which arrays vary, tracing it raises NotImplementedError: gradients would be those of a share.
     """
+
+    def typed(*arrays: ShapedArray, **static: Any) -> ShapedArray | Sequence[ShapedArray]:
+        if any(_varies(array) for array in arrays):
+            raise NotImplementedError(f"{name} is for a jax.shard_map that is given check_vma=False")
+        return shapes(*arrays, **static)
 
     def batched(arrays: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Any, Any]:
         found = jax.vmap(functools.partial(elsewhere, **static), axes)(*arrays)
@@ -59,11 +62,16 @@ def by_platform(
     primitive = Primitive(name)
     primitive.multiple_results = several
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
-    primitive.def_abstract_eval(shapes)
+    primitive.def_abstract_eval(typed)
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=several))
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=several), platform="cpu")
     return primitive
+
+
+def _varies(array: ShapedArray) -> bool:
+    """Whether JAX knows that devices have different values of an array."""
+    return bool(array.manual_axis_type.varying)
 
 
 def computed_once(*arrays: Array) -> Any:

@@ -141,21 +141,16 @@ def _pointwise_kernel_gradient(x: Array, g: Array) -> Array:
 def fenced(f: Callable[..., Array], x: Array, g: Array) -> Array:
     """f(x, g) with x and g computed once before it, not fused into it and computed again.
 
-    XLA drops `optimization_barrier` on the CPU but keeps a conditional it cannot fold. The condition
-    holds for every finite value of x, +inf and NaN; -inf gives NaN, so that divergence stays visible, or 0
-    where f gives integers.
+    XLA drops `optimization_barrier` on the CPU but keeps a conditional that it cannot fold. The condition
+    holds unless the first number of x is the NaN whose bits are all set, which no operation gives; then the
+    result is NaN, or 0 where f gives integers.
     """
     if 0 in x.shape:  # nothing that could be recomputed
         return f(x, g)
     shape = jax.eval_shape(f, x, g)
-    probe, lost = x.reshape(-1)[0], jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0
-    return lax.cond(
-        ~(probe < jnp.finfo(x.dtype).min),
-        f,
-        lambda *_: jnp.full(shape.shape, lost, shape.dtype),
-        x,
-        g,
-    )
+    lost = jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0
+    bits = lax.bitcast_convert_type(x.reshape(-1)[0], f"int{8 * x.dtype.itemsize}")
+    return lax.cond(bits != -1, f, lambda *_: jnp.full(shape.shape, lost, shape.dtype), x, g)
 
 
 def transposed(f: Callable[[Array], Array], shape: tuple[int, ...], g: Array) -> Array:

@@ -25,7 +25,7 @@ from resnet.kernels.formulations import (
     native_serves_kernel_gradient,
     result_shape,
 )
-from resnet.kernels.moments import projections, rows_of
+from resnet.kernels.moments import native_serves_sums, projections, rows_of
 
 
 def _affine(x: Array, scale: Array, offset: Array) -> Array:
@@ -103,7 +103,7 @@ def _masked_projections(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[
 
 
 def _masked_projections_on_cpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
-    if not native.serves(x.shape[3]):
+    if not native_serves_sums(g, x, mean):
         return _masked_projections(g, x, mean, *mask)
     return native.sums("projections", rows_of(g), rows_of(x), mean, *mask)
 

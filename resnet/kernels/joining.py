@@ -39,15 +39,24 @@ CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "remat2": "jaxpr"}
 
 
 def joined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its convolutions joined to what is around them; results differ by rounding alone."""
+    """The function with its convolutions joined to what is around them; results differ by rounding alone.
 
-    return lambda *arguments: run_joined(jax.make_jaxpr(function, return_shape=True)(*arguments), arguments)
+    Its derivatives are those of `function`, which are not joined. What they are taken to must be an argument.
+    """
+
+    @jax.custom_jvp
+    def run(*arguments: Any) -> Any:
+        return run_joined(jax.make_jaxpr(function, return_shape=True)(*arguments), arguments)
+
+    run.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
+    return run
 
 
 def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> Any:
     """Runs a program that `jax.make_jaxpr(…, return_shape=True)` traced, and joins its convolutions.
 
-    Within `by_xla_alone` the program stays as it is.
+    Rules for derivatives that the program holds are lost: it holds those that were asked for. Within
+    `by_xla_alone` it stays as it is.
     """
     (closed, shapes), leaves = program, jax.tree.leaves(arguments)
     if xla_alone():
@@ -126,7 +135,8 @@ def _of_gradient(equation: Any, operands: list[Any]) -> Sequence[Any]:
         result = equation.outvars[0].aval
         return [Zeros(result.shape, result.dtype)]
     if name == "select_n" and isinstance(first, Positive) and isinstance(others[0], Zeros):
-        return [Masked(others[1] if isinstance(others[1], Sum) else array_of(others[1]), first)]
+        given = others[1] if isinstance(others[1], Sum) else array_of(others[1])
+        return [Masked(given, first)] if isinstance(given, Sum) or is_images(given) else []
     if name == "add_any" and all(is_images(array_of(each)) for each in operands):
         return [Sum(*map(array_of, operands))]
     if name == "projections" and isinstance(first, Masked):

@@ -31,6 +31,8 @@ def moments(
     The result depends on `shift` by its rounding alone, and not at all on the CPU. Elsewhere the variance
     loses as many digits as (mean - shift)² has more than it: a mean of earlier batches serves.
     """
+    if shift.shape != x.shape[-1:]:
+        raise ValueError(f"there must be a shift for each channel; got {shift.shape}, x {x.shape}")
     wide = x.astype(shift.dtype)
     return _two_passes(wide, shift) if xla_alone() else _moments(wide, shift)
 
@@ -69,16 +71,17 @@ def _of_pixels(channels: Array) -> Array:
 
 
 def _moments_on_cpu(x: Array, shift: Array) -> tuple[Array, Array]:
-    return native.sums("moments", rows_of(x)) if _native_serves(x) else _two_passes(x, shift)
+    return native.sums("moments", rows_of(x)) if native_serves_sums(x) else _two_passes(x, shift)
 
 
 def _projections_on_cpu(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
-    if _native_serves(g, x, mean):
+    if native_serves_sums(g, x, mean):
         return native.sums("projections", rows_of(g), rows_of(x), mean, *native.affine(None))
     return _plain_projections(g, x, mean)
 
 
-def _native_serves(*arrays: Array) -> bool:
+def native_serves_sums(*arrays: Array) -> bool:
+    """Whether native code sums over the pixels of these arrays."""
     fits = all(a.dtype == jnp.float32 and a.size > 0 for a in arrays)
     return fits and native.serves(arrays[0].shape[-1])
 

@@ -97,13 +97,13 @@ class Combination(Pending):
             return self.rectified if is_zero(other) else None
         if operation != "add":
             return None
-        free = self.added is None
-        if free and isinstance(other, Combination) and other.added is None and not other.relu:
+        free, alike = self.added is None, np.shape(other) == self.shape
+        if free and alike and isinstance(other, Combination) and other.added is None and not other.relu:
             return self.plus(other)
         other = array_of(other)
         if self.offset is None and of_channels(other, self.shape[3]):
             return dataclasses.replace(self, offset=other[0, 0, 0])
-        if free and isinstance(other, Array) and other.shape == self.shape:
+        if free and alike and isinstance(other, Array):
             return dataclasses.replace(self, added=other)
         return None
 
@@ -183,8 +183,8 @@ class Convolution(Pending):
         channels = self.kernel.shape[-1]
         after: tuple[Array, ...] = ()
         if self.relu or not (self.scale is self.offset is self.shortcut is None):
-            scale = jnp.ones(channels) if self.scale is None else self.scale
-            after = (scale, jnp.zeros(channels) if self.offset is None else self.offset)
+            scale = jnp.ones(channels, self.kernel.dtype) if self.scale is None else self.scale
+            after = (scale, jnp.zeros_like(scale) if self.offset is None else self.offset)
         x, *before = (self.x.x, *self.x.norm) if isinstance(self.x, Combination) else (self.x,)
         if not (before or after):
             return FORWARD.bind(x, self.kernel, window=self.window)

@@ -15,6 +15,7 @@ from resnet.config import Config
 from resnet.data.streams import GENERATOR, pin_streams
 from resnet.errors import InputError
 from resnet.kernels import native
+from resnet.kernels.native import library
 from resnet.runtime.cache import keep_programs
 from resnet.runtime.devices import ParallelConfig, host_devices, most_sharing
 
@@ -31,6 +32,7 @@ def prepare(config: Config) -> None:
     keep_programs(config.cache)
     count_devices(config.parallel.host_devices, host_devices(config.parallel, config.train.seeds))
     native.use(config.parallel.native)
+    library.keep_in(config.cache.dir)
     if config.parallel.keep_memory:
         keep_memory()
     if config.deterministic:

@@ -111,9 +111,8 @@ def predict(
     """
 
     def logits(images):
-        return joined(lambda x: model.apply(variables, x, train=False)[0])(
-            normalize(images, task.mean, task.std)
-        )
+        of = joined(lambda variables, x: model.apply(variables, x, train=False)[0])
+        return of(variables, normalize(images, task.mean, task.std))
 
     return (logits(images) + logits(images[:, :, ::-1])) / 2 if flip else logits(images)
 

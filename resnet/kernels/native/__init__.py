@@ -85,7 +85,7 @@ def run_forward(
     `after`, the result is convolution * scale + offset, plus the shortcut if there is one, and the ReLU of
     that if `relu`.
     """
-    shortcut = jnp.zeros((0, 0, 0, 0)) if shortcut is None else shortcut
+    shortcut = jnp.zeros((0, 0, 0, 0), np.float32) if shortcut is None else shortcut
     arrays = (x, kernel, *affine(before), *affine(after), shortcut)
     return _call("forward", arrays, shape, window, reads=before, relu=relu)
 
@@ -107,7 +107,7 @@ def run_kernel_gradient(
 
 def affine(given: _Affine | None) -> Sequence[Array]:
     """A scale and an offset as native code takes them, which reads arrays of no channels as none."""
-    return given or (jnp.zeros(0), jnp.zeros(0))
+    return given or (jnp.zeros(0, np.float32),) * 2
 
 
 def _call(

@@ -1,4 +1,4 @@
-"""The library of native kernels: compiled for this processor, kept beside JAX's programs, and loaded.
+"""The library of native kernels: compiled for this processor, kept for other processes, and loaded.
 
 A kept library lies in a folder of this user as `<build>-<checksum>.so`: a hash of what it was compiled from,
 and one of its bytes. A damaged library is noticed before it is loaded, and is compiled again.
@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,17 +23,22 @@ import filelock
 import jax
 from absl import logging
 
-from resnet.files import sync
+from resnet.errors import InputError
+from resnet.files import local_path, sync
 
 SOURCES = Path(__file__).parent
 # No -ffast-math, which assumes that there is no NaN.
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-isystem", jax.ffi.include_dir())
-COMPILE_SECONDS = 300
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
+INCLUDE = ("-isystem", jax.ffi.include_dir())
+COMPILE_SECONDS = 300  # for all sources, side by side, and as many to link them
 # Who waits for another process to compile waits a little longer than that one may take.
-LOCK_SECONDS = COMPILE_SECONDS + 30
+LOCK_SECONDS = 2 * COMPILE_SECONDS + 30
+UNUSED_DAYS = 30  # A library that no process has loaded for so long is removed when another is compiled.
 # Bytes that a compiler may write on its way. A folder without room for them is not the compiler's fault.
 SCRATCH = 4 << 20
 PART = ".part"
+# Where libraries are kept that lie beside no programs of JAX's.
+_beside_none = {"folder": "~/.cache/resnet"}
 
 
 class CompilerError(Exception):
@@ -44,20 +50,23 @@ def load_library(*definitions: str) -> ctypes.CDLL:
 
     `definitions` are flags of the compiler such as -DNAME, each set of which makes a library of its own.
     """
-    folder, path, flags = _folder(), None, FLAGS + definitions
+    path, refused, flags = None, None, FLAGS + definitions
     try:
+        folder = _folder()
         path = _kept(folder, flags) if folder else None
-    except (OSError, NotImplementedError) as error:  # the second: no locks on this file system
+    except (OSError, NotImplementedError, InputError) as error:  # the second: no locks on this file system
         logging.warning("Native kernels are compiled anew, as none can be kept: %s", printable(error))
+    try:
+        if path:
+            return ctypes.CDLL(str(path))
+    except OSError as error:  # such as a file system that nothing is executed from
+        refused = error
     with tempfile.TemporaryDirectory(prefix="resnet_native_", ignore_cleanup_errors=True) as temporary:
         if not path:
             return ctypes.CDLL(str(_compiled(Path(temporary), flags)))
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError as error:  # such as a file system that nothing is executed from
-            copy = ctypes.CDLL(shutil.copy(path, temporary))
-            logging.warning("Native kernels are loaded from a temporary folder: %s", printable(error))
-            return copy
+        copy = ctypes.CDLL(shutil.copy(path, temporary))
+        logging.warning("Native kernels are loaded from a temporary folder: %s", printable(refused))
+        return copy
 
 
 def printable(reason: object) -> str:
@@ -66,10 +75,15 @@ def printable(reason: object) -> str:
     return text.splitlines()[0].encode("utf-8", "backslashreplace").decode()
 
 
+def keep_in(folder: str) -> None:
+    """Where libraries are kept in a process whose JAX keeps no programs; empty: nowhere."""
+    _beside_none["folder"] = folder
+
+
 def _folder() -> Path | None:
-    """The user's folder of kept libraries; None where JAX has no cache of programs, or a remote one."""
-    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    return Path(kept).absolute() / f"native-{os.geteuid()}" if kept and "://" not in kept else None
+    """The user's folder of kept libraries; None where none are to be kept, or JAX has a remote cache."""
+    kept = jax.config.jax_compilation_cache_dir or _beside_none["folder"]  # type: ignore[attr-defined]
+    return local_path(kept).absolute() / f"native-{os.geteuid()}" if kept and "://" not in kept else None
 
 
 def _kept(folder: Path, flags: Sequence[str]) -> Path:
@@ -82,6 +96,8 @@ def _kept(folder: Path, flags: Sequence[str]) -> Path:
     build = _build(flags)
     path = _sound(folder, build)
     if path:
+        with contextlib.suppress(OSError):  # a folder that can only be read
+            os.utime(path)
         return path
     with filelock.FileLock(folder / "lock", timeout=LOCK_SECONDS):
         # The first was compiled by who held the lock before.
@@ -89,7 +105,7 @@ def _kept(folder: Path, flags: Sequence[str]) -> Path:
 
 
 def _renewed(folder: Path, build: str, flags: Sequence[str]) -> Path:
-    """Compiles the library into the folder and removes older ones; the caller holds the lock."""
+    """Compiles the library into the folder and removes what is of no use; the caller holds the lock."""
     for left in folder.glob(f"*{PART}"):  # by compiles that were killed
         shutil.rmtree(left, ignore_errors=True)
     for path in folder.glob(f"{build}-*.so"):
@@ -97,6 +113,9 @@ def _renewed(folder: Path, build: str, flags: Sequence[str]) -> Path:
             "Native kernels are compiled again: %s is damaged, or others may write to it", printable(path)
         )
         path.unlink()
+    for path in folder.glob("*.so"):
+        if path.lstat().st_mtime < time.time() - UNUSED_DAYS * 24 * 3600:
+            path.unlink()
     with tempfile.TemporaryDirectory(PART, dir=folder, ignore_cleanup_errors=True) as scratch:
         room = Path(scratch) / "room"
         room.write_bytes(bytes(SCRATCH))
@@ -132,7 +151,10 @@ def _compiled(folder: Path, flags: Sequence[str]) -> Path:
     """Compiles the sources in parallel, and links them to a library in the folder."""
     path, sources = folder / "native.so", sorted(SOURCES.glob("*.cc"))
     objects = [str(folder / f"{source.stem}.o") for source in sources]
-    jobs = [(*flags, "-c", str(source), "-o", each) for source, each in zip(sources, objects, strict=True)]
+    jobs = [
+        (*flags, *INCLUDE, "-c", str(source), "-o", each)
+        for source, each in zip(sources, objects, strict=True)
+    ]
     _compilers(jobs, scratch=folder)
     _compiler(*flags, *objects, "-o", str(path), scratch=folder)
     if not path.is_file():
@@ -165,7 +187,7 @@ def _compiler(*arguments: str, scratch: Path | None = None) -> bytes:
 def _compilers(jobs: Sequence[Sequence[str]], scratch: Path | None = None) -> list[bytes]:
     """Runs the compiler once for each list of arguments, side by side, and returns what each prints."""
     environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": str(scratch)} if scratch else {})
-    processes = []
+    processes, deadline = [], time.monotonic() + COMPILE_SECONDS
     try:
         for arguments in jobs:
             process = subprocess.Popen(
@@ -173,7 +195,7 @@ def _compilers(jobs: Sequence[Sequence[str]], scratch: Path | None = None) -> li
                 stderr=subprocess.PIPE, env=environment, start_new_session=True,
             )  # fmt: skip
             processes.append(process)
-        return [_output(process) for process in processes]
+        return [_output(process, deadline) for process in processes]
     except BaseException as error:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):  # ended
@@ -186,9 +208,9 @@ def _compilers(jobs: Sequence[Sequence[str]], scratch: Path | None = None) -> li
         raise
 
 
-def _output(process: subprocess.Popen) -> bytes:
+def _output(process: subprocess.Popen, deadline: float) -> bytes:
     """What the process printed when it has ended well; CompilerError with what it said otherwise."""
-    output, errors = process.communicate(timeout=COMPILE_SECONDS)
+    output, errors = process.communicate(timeout=max(0, deadline - time.monotonic()))
     if process.returncode:
         said = errors.decode("utf-8", "backslashreplace").strip().splitlines()
         said += [f"{_command()[0]} ended with {process.returncode}"]
