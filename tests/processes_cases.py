@@ -39,3 +39,10 @@ def wait_for_steps(workdir: Path, n: int, runs: list[subprocess.Popen]) -> None:
     while not (workdir / "metrics.jsonl").exists() or len(losses(workdir)) < n:
         assert time.monotonic() < end and all(run.poll() is None for run in runs)
         time.sleep(0.05)
+
+
+def in_mpi(index: int, count: int) -> dict[str, str]:
+    """What `mpirun` sets in the environment of a process."""
+    world = {"SIZE": count, "RANK": index, "LOCAL_RANK": index}
+    variables = {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in world.items()}
+    return variables | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}

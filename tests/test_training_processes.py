@@ -21,7 +21,7 @@ from resnet.errors import InputError
 from resnet.runtime import processes
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
-from tests.processes_cases import CONFIG, free_port, lines, losses, wait_for_steps
+from tests.processes_cases import CONFIG, free_port, in_mpi, lines, losses, wait_for_steps
 from tests.stream_cases import STATISTICS, one_tar
 from tests.studies_slurm import missing, slurm
 from tests.tally import record
@@ -29,13 +29,6 @@ from tests.tally import record
 ROOT = Path(__file__).parents[1]
 RUN = "run [0.1]"  # which each process has a link of its own to
 SAME = "the same losses of 4 steps and final weights, bit for bit"
-
-
-def in_mpi(index: int, count: int) -> dict[str, str]:
-    """What `mpirun` sets in the environment of a process."""
-    world = {"SIZE": count, "RANK": index, "LOCAL_RANK": index}
-    variables = {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in world.items()}
-    return variables | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
 
 
 @pytest.fixture
@@ -278,6 +271,7 @@ def test_one_process_needs_no_word():
     [
         (("host", 2, 0), "--coordinator=host:port, --processes=n and --process=i .* got 'host', 2 and 0"),
         (("host:1", 2, 2), "go together; got 'host:1', 2 and 2"),
+        (("host:x", 2, 0), "needs a port from 1 to 65535; got 'host:x'"),
         (("host:1", 0, -1), "go together"),
         (("", 2, -1), "--processes and --process need --coordinator"),
     ],
@@ -292,7 +286,10 @@ def test_tasks_of_slurm_find_each_other(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert processes._arguments("", 0, -1) == {}
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert processes._arguments("", 0, -1) == {
-        "heartbeat_timeout_seconds": 30,
-        "shutdown_timeout_seconds": 30,
-    }
+    assert set(processes._arguments("", 0, -1).values()) == {30}  # seconds
+
+
+def test_a_port_that_is_taken_is_named():
+    """JAX may end without a word."""
+    with socket.create_server(("", 0)) as held, pytest.raises(InputError, match="choose another port"):
+        processes._arguments(f"localhost:{held.getsockname()[1]}", 2, 0)

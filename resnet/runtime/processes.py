@@ -77,12 +77,31 @@ def _arguments(coordinator: str, count: int, index: int) -> dict[str, Any]:
                 "--coordinator=host:port, --processes=n and --process=i (0 to n-1) go together; "
                 f"got {coordinator!r}, {count} and {index}"
             )
+        if index == 0:
+            _check_free(coordinator)
         meeting = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
         return meeting | timeouts
     if count > 0 or index >= 0:
         raise InputError("--processes and --process need --coordinator=host:port")
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
     return timeouts if coordinator or tasks > 1 else {}
+
+
+def _check_free(coordinator: str) -> None:
+    """Raises InputError unless this machine can listen at the port, which JAX may not survive."""
+    port = coordinator.rpartition(":")[2]
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InputError(f"--coordinator=host:port needs a port from 1 to 65535; got {coordinator!r}")
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise InputError(
+            f"--coordinator={coordinator}: this machine cannot listen at port {port} ({why}); "
+            "another run may hold it: choose another port"
+        ) from None
 
 
 def _start(arguments: dict[str, Any]) -> None:
