@@ -69,7 +69,7 @@ int64_t parts_of(int64_t elements) {
   return elements > kThirdLevel / 4 ? 1 : std::clamp<int64_t>(kThirdLevel / 2 / elements, 4, 16);
 }
 
-// The same for values and gradients at so many points of all tiles: sums[part of the tiles][point][input][output]. A thread
+// Products of values and gradients at so many points of all tiles: sums[part of the tiles][point][input][output]. A thread
 // packs the tiles of a part, take(tile, values, gradients, its place in these), as many as caches hold beside the sums, and
 // adds their products. What it reads, no other has packed: processors need not share a cache.
 template <int V, typename Take>
@@ -100,8 +100,8 @@ void add_apart(ffi::ThreadPool& pool, int64_t tiles, int64_t points, int64_t inp
   });
 }
 
-// The same as sums[point][input][output], for so many channels that threads share the sums. Band by band all of them pack the
-// tiles, and then add products: a task those of some channels, which caches hold.
+// The same products as sums[point][input][output], for so many channels that threads share the sums. Band by band all threads
+// pack the tiles, and then add products: a task those of some channels, which caches hold.
 template <int V, typename Take>
 void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t inputs, int64_t outputs, float* sums,
                 const Take& take) {
@@ -347,7 +347,7 @@ void over_taps(ffi::ThreadPool& pool, Images in, Images gradient, const Window& 
   }
 }
 
-// Whichever of the three serves.
+// The products of a convolution, summed in whichever of these ways serves.
 template <int V>
 void sum_products(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
   if (winograd_serves(window, in, gradient)) return over_tiles<V>(pool, in, gradient, window, kernel);
