@@ -1,5 +1,6 @@
 """Losses that leave all bounds: noticed, named, left out, gone back from; no cost where unwatched."""
 
+import dataclasses
 import json
 import signal
 
@@ -180,6 +181,18 @@ def test_a_spike_is_one_against_the_mean_once_there_is_one():
     assert 1.0 < state.guard["loss"] < 2.5 and state.guard["seen"] == 15
 
 
+@pytest.mark.parametrize(("seen", "share"), [(0, 1.0), (4, 1 / 5), (49, 1 / 50), (1000, 1 / 50)])
+def test_the_mean_of_the_loss_is_that_of_about_fifty_steps(seen, share):
+    """The next loss counts as each of those before it, until there are fifty."""
+    guard = {"loss": jnp.float32(2), "seen": jnp.float32(seen)}
+    state = dataclasses.replace(toy(), guard=guard)
+    metrics = {"loss": jnp.float32(3), "grad_norm": jnp.float32(1), "learning_rate": jnp.float32(1)}
+    config = TrainConfig(spike_factor=3.0)
+    state, _ = divergence.guarded(state, state, metrics, {"w": jnp.ones(2)}, config)
+    np.testing.assert_allclose(state.guard["loss"], 2 + share, rtol=1e-6)
+    assert state.guard["seen"] == seen + 1
+
+
 def test_a_skipped_update_keeps_the_state_but_not_the_schedule():
     config = TrainConfig(on_divergence="skip")
     count = optax.ScaleByScheduleState(jnp.int32(3))
@@ -192,6 +205,23 @@ def test_a_skipped_update_keeps_the_state_but_not_the_schedule():
     kept, _ = divergence.guarded(old, new, metrics, {"w": jnp.full(2, jnp.nan)}, config)
     np.testing.assert_array_equal(kept.opt_state[0], 1.0)
     assert kept.opt_state[1].count == 4 and kept.params["w"][0] == 0
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_line_is_the_mean_of_the_steps_that_count(stop):
+    """Of fewer at the end, and where some are left out; also where a run goes on in the midst of a line."""
+    lines = {}
+    losses = np.array([1.0, np.nan, 3, 8, 5, 8])
+    rates = np.arange(1.0, 7)
+    series = {"loss": losses, "grad_norm": 2 * losses, "learning_rate": rates}
+    meters = [Meter(4, 6, lines.__setitem__, skips=True) for _ in range(2)]
+    meters[0].add(1, {name: each[:stop] for name, each in series.items()})
+    meters[1].restore(meters[0].pending())
+    meters[1].add(stop + 1, {name: each[stop:] for name, each in series.items()})
+    assert lines == {
+        4: {"loss": 4.0, "grad_norm": 8.0, "learning_rate": 4.0, "skipped": 1},
+        6: {"loss": 6.5, "grad_norm": 13.0, "learning_rate": 6.0, "skipped": 0},
+    }
 
 
 def test_too_many_in_a_row_end_the_run():

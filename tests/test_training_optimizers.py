@@ -1,5 +1,7 @@
 """Optimisers: PyTorch's SGD step by step, masks and multipliers by path, descent for all."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,13 @@ import optax
 import pytest
 
 from resnet.errors import InputError
-from resnet.training.optimizers import PRECONDITIONERS, OptimizerConfig, check_paths, make_optimizer
+from resnet.training.optimizers import (
+    PRECONDITIONERS,
+    WITH_NESTEROV,
+    OptimizerConfig,
+    check_paths,
+    make_optimizer,
+)
 from tests.few import few
 
 PARAMS = {
@@ -15,16 +23,29 @@ PARAMS = {
     "stage1": {"block1": {"conv1": {"kernel": jnp.arange(1.0, 19).reshape(3, 3, 1, 2) / 40}}},
     "head": {"kernel": jnp.array([3.0])},
 }
+BLOCK = "stage1/block1/conv1/kernel"
+# Of five steps, so that each parameter's change in size and sign.
+GRADIENTS = [jax.tree.map(lambda p, step=step: jnp.sin(40 * step * p), PARAMS) for step in range(1, 6)]
 
 
 def update(config, grads, steps=1, rate=0.1):
     """Parameters after some steps with constant gradients."""
+    return walked(config, [grads] * steps, rate)
+
+
+def walked(config, gradients, rate=0.1):
+    """Parameters after a step with each of the gradients."""
     optimizer = make_optimizer(config, lambda step: rate)
     params, state = PARAMS, optimizer.init(PARAMS)
-    for _ in range(steps):
+    for grads in gradients:
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return params
+
+
+def in_float64(tree, path):
+    """The parameter, or its gradient, at a path."""
+    return np.float64(functools.reduce(dict.__getitem__, path.split("/"), tree))
 
 
 def zeros():
@@ -41,6 +62,44 @@ def test_sgd_is_pytorchs(nesterov):
         buffer = 0.9 * buffer + g
         p = p - 0.1 * (g + 0.9 * buffer if nesterov else buffer)
     np.testing.assert_allclose(ours["conv"]["kernel"], p, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_NESTEROV)
+def test_nesterov_moves_every_parameter_elsewhere(name):
+    config = {"name": name, "weight_decay": 0.0}
+    plain, ahead = (walked(OptimizerConfig(**config, nesterov=n), GRADIENTS) for n in (False, True))
+    for a, b in zip(*map(jax.tree.leaves, (plain, ahead)), strict=True):
+        assert (jnp.abs(a - b) > 1e-5).any()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_adamw_is_its_papers_and_what_muon_does_beside_the_blocks(name, nesterov):
+    """Step by step; with Nesterov's momentum that of Dozat 2016, as optax has it."""
+    b1, b2 = 0.8, 0.7
+    config = OptimizerConfig(
+        name=name, momentum=b1, beta2=b2, epsilon=1e-3, weight_decay=0.02, nesterov=nesterov
+    )
+    ours = walked(config, GRADIENTS)
+    p, m, v = in_float64(PARAMS, "conv/kernel"), 0.0, 0.0
+    for step, grads in enumerate(GRADIENTS, 1):
+        g = in_float64(grads, "conv/kernel")
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        first = m / (1 - b1**step)
+        if nesterov:
+            first = b1 * m / (1 - b1 ** (step + 1)) + (1 - b1) * g / (1 - b1**step)
+        p = p - 0.1 * (first / (np.sqrt(v / (1 - b2**step)) + 1e-3) + 0.02 * p)
+    np.testing.assert_allclose(ours["conv"]["kernel"], p, rtol=1e-4)
+
+
+def test_lion_is_its_papers():
+    """Chen 2023, algorithm 2: `momentum` weighs what the sign is taken of, beta2 what is remembered."""
+    ours = walked(OptimizerConfig(name="lion", momentum=0.8, beta2=0.4, weight_decay=0.02), GRADIENTS)
+    p, m = in_float64(PARAMS, BLOCK), 0.0
+    for grads in GRADIENTS:
+        g = in_float64(grads, BLOCK)
+        p, m = p - 0.1 * (np.sign(0.8 * m + 0.2 * g) + 0.02 * p), 0.4 * m + 0.6 * g
+    np.testing.assert_allclose(in_float64(ours, BLOCK), p, rtol=1e-5)
 
 
 def test_decay_of_kernels_only():
@@ -109,27 +168,28 @@ def test_lamb_is_timms():
         np.testing.assert_allclose(ours[of][name], p, rtol=1e-4)
 
 
-def test_lars_and_rmsprop_take_the_rate_into_their_momentum():
+@pytest.mark.parametrize(("name", "nesterov"), [("lars", False), ("lars", True), ("rmsprop", False)])
+def test_lars_and_rmsprop_take_the_rate_into_their_momentum(name, nesterov):
     """The papers' algorithms step by step, with a rate that changes."""
     rates = [0.1, 0.4, 0.2]
     kernel, g, decay = np.array([1.0, -2.0]), np.array([0.3, 0.1]), 0.01
-    for name in ("lars", "rmsprop"):
-        config = OptimizerConfig(name=name, weight_decay=decay, trust=0.02, beta2=0.9, epsilon=1e-3)
-        optimizer = make_optimizer(config, lambda step: jnp.asarray(rates)[step])
-        params = {"kernel": jnp.asarray(kernel, jnp.float32)}
-        state, p, momentum, squares = optimizer.init(params), kernel, 0.0, 1.0
-        for rate in rates:
-            updates, state = optimizer.update({"kernel": jnp.asarray(g, jnp.float32)}, state, params)
-            params = optax.apply_updates(params, updates)
-            u = g + decay * p
-            if name == "lars":
-                u = 0.02 * np.linalg.norm(p) / np.linalg.norm(u) * u
-            else:
-                squares = 0.9 * squares + 0.1 * u**2
-                u = u / np.sqrt(squares + 1e-3)
-            momentum = 0.9 * momentum + rate * u
-            p = p - momentum
-        np.testing.assert_allclose(params["kernel"], p, rtol=1e-4)
+    fields = {"momentum": 0.8, "beta2": 0.9, "epsilon": 1e-3, "trust": 0.02, "nesterov": nesterov}
+    config = OptimizerConfig(name=name, weight_decay=decay, **fields)
+    optimizer = make_optimizer(config, lambda step: jnp.asarray(rates)[step])
+    params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+    state, p, momentum, squares = optimizer.init(params), kernel, 0.0, 1.0
+    for rate in rates:
+        updates, state = optimizer.update({"kernel": jnp.asarray(g, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+        u = g + decay * p
+        if name == "lars":
+            u = 0.02 * np.linalg.norm(p) / np.linalg.norm(u) * u
+        else:
+            squares = 0.9 * squares + 0.1 * u**2
+            u = u / np.sqrt(squares + 1e-3)
+        momentum = 0.8 * momentum + rate * u
+        p = p - (0.8 * momentum + rate * u if nesterov else momentum)
+    np.testing.assert_allclose(params["kernel"], p, rtol=1e-4)
 
 
 def test_muon_orthogonalises_kernels_of_blocks_alone():
@@ -141,6 +201,23 @@ def test_muon_orthogonalises_kernels_of_blocks_alone():
     values = np.linalg.svd(updates["stage1"]["block1"]["conv1"]["kernel"].reshape(-1, 6), compute_uv=False)
     assert values.max() / values.min() < 2 < np.linalg.cond(kernel.reshape(-1, 6))
     np.testing.assert_allclose(jnp.abs(updates["head"]["kernel"]), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_has_the_directions_of_its_momentum(nesterov):
+    """U and V of an update U S V^T are those of the moving average of the gradients."""
+    b = 0.6
+    config = OptimizerConfig(name="muon", momentum=b, nesterov=nesterov, weight_decay=0.0)
+    last, before = (in_float64(walked(config, GRADIENTS[:n]), BLOCK) for n in (5, 4))
+    m = 0.0
+    for grads in GRADIENTS:
+        g = in_float64(grads, BLOCK)
+        m = b * m + (1 - b) * g
+    ahead = b * m / (1 - b**6) + (1 - b) * g / (1 - b**5) if nesterov else m
+    left, _, right = np.linalg.svd(ahead.reshape(9, 2), full_matrices=False)
+    values = left.T @ ((before - last) / 0.1).reshape(9, 2) @ right.T
+    assert (np.diag(values) > 0.5).all()
+    np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "rmsprop", "muon"])

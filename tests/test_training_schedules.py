@@ -63,6 +63,12 @@ def test_every_schedule_starts_at_the_peak_after_its_warmup_and_never_rises(name
     assert (np.diff(values[2:]) <= 0).all() and min(values) >= 0
 
 
+@pytest.mark.parametrize(("name", "halfway"), [("cosine", 0.05), ("linear", 0.05), ("quadratic", 0.025)])
+def test_a_rate_falls_to_zero_between_the_warmup_and_the_end(name, halfway):
+    values = rates((400, 700, 1000), name=name, warmup="40 %")
+    np.testing.assert_allclose(values, [0.1, halfway, 0.0], atol=1e-7)
+
+
 def test_quadratic_is_mlperfs():
     np.testing.assert_allclose(
         rates((0, 250, 500, 1000), name="quadratic"), [0.1, 0.05625, 0.025, 0], atol=1e-7

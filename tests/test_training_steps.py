@@ -3,15 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet.config import Config
 from resnet.data.batches import Resident
 from resnet.data.datasets import load_dataset
+from resnet.runs.task import Task
 from resnet.runtime import devices as runtime
 from resnet.runtime.devices import each_seed, make_mesh
+from resnet.training.config import TrainConfig
 from resnet.training.evaluation import evaluate, predict
-from resnet.training.step import TrainState
+from resnet.training.step import Step, TrainState, accumulated, moving_average
 from resnet.training.trainer import make_trainer
 
 BATCH = 16
@@ -43,6 +46,17 @@ def places(steps):
 
 def start(trainer, seed=0):
     return trainer.to_devices([trainer.step.init(seed)])
+
+
+def at(step, seed=0, ema=None):
+    """A state at this step, of no net."""
+    return TrainState(jnp.int32(step), jnp.int32(seed), {}, {}, {}, ema or {})
+
+
+def without_net(axis=None, **train):
+    """A step of these settings, for what is drawn beside the net."""
+    task = Task("classification", (4, 4, 3), ("a", "b"), np.zeros(3, np.float32), np.ones(3, np.float32))
+    return Step(None, optax.identity(), jnp.float32, task, (), TrainConfig(**train), axis=axis)
 
 
 def evaluated(trainer, variables, split, size=BATCH):
@@ -119,6 +133,60 @@ def test_the_moving_average(trainer):
     expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, before.ema, current)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), after.ema, expected)
     assert after.variables is after.ema
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "kept"), [(0, 1, 0.1), (8, 1, 0.5), (999, 1, 0.9), (998, 3, 0.9**3), (997, 3, 1.0)]
+)
+def test_the_decay_of_the_average_grows_up_to_the_configs(step, every, kept):
+    """A share of 1 of the old average is kept where no update of it is due."""
+    old, new = {"params": jnp.float32(1)}, {"params": jnp.float32(2)}
+    settings = TrainConfig(ema=0.9, ema_every=every)
+    average = moving_average(at(step, ema=old), new, settings)["params"]
+    np.testing.assert_allclose(average, kept * 1 + (1 - kept) * 2, rtol=1e-6)
+
+
+def test_noise_of_the_net_follows_the_seed_the_step_and_the_device():
+    step = without_net(axis="devices")
+
+    def keys(*arguments):
+        augmented = lambda images: step.augmented(at(*arguments), images)[1]  # noqa: E731
+        made = jax.vmap(augmented, axis_name="devices")(np.zeros((2, 2, 4, 4, 3), np.uint8))
+        return [tuple(key) for key in np.asarray(jax.random.key_data(made))]
+
+    assert keys(3, 0) == keys(3, 0)
+    assert len({*keys(3, 0), *keys(4, 0), *keys(3, 1)}) == 6
+
+
+@pytest.mark.parametrize("field", ("mixup", "cutmix"))
+def test_each_step_and_each_seed_mixes_in_its_own_way(field):
+    examples = {"image": jax.random.normal(jax.random.key(0), (4, 16, 16, 1)), "label": jnp.arange(4)}
+    step = without_net(**{field: 1.0})
+    images = [step.mixed(at(*each), examples)[0]["image"] for each in ((3, 0), (3, 0), (4, 0), (3, 1))]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert len(np.unique(images, axis=0)) == 3
+
+
+def test_an_answer_is_scored_by_the_label_that_has_the_larger_share():
+    labels = jnp.arange(16)
+    examples = {"image": jnp.zeros((16, 4, 4, 1)), "label": labels}
+    mixed, scored = without_net(mixup=1.0, mix_each="pair").mixed(at(0), examples)
+    own = np.asarray(mixed["share"]) >= 0.5
+    assert 0 < own.sum() < 16
+    np.testing.assert_array_equal(scored, np.where(own, labels, labels ^ 1))  # 2k and 2k + 1 are partners
+
+
+def test_parts_of_a_batch_follow_each_other_with_noise_of_their_own():
+    def gradient(params, batch_stats, examples, key):
+        x, noise = examples["x"], jnp.full(2, jax.random.normal(key))
+        return (x.mean(), (jnp.stack([x, noise], axis=1), 10 * batch_stats + x[0])), params * x.sum()
+
+    x, params, before = jnp.arange(6.0), jnp.float32(2), jnp.float32(0)
+    found = accumulated(gradient, 3, params, before, {"x": x}, jax.random.key(0))
+    (loss, (logits, statistics)), grads = found
+    assert (loss, statistics, grads) == (2.5, 24, 2 * (1 + 5 + 9) / 3)
+    np.testing.assert_array_equal(logits[:, 0], x)
+    assert len(np.unique(logits[:, 1])) == 3
 
 
 def test_evaluation_counts_each_example_once_whatever_the_batch(trainer):
