@@ -4,11 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from resnet.errors import InputError
 from resnet.kernels.moments import _one_pass
 from resnet.models import norms
-from resnet.models.norms import CHANNEL_GROUPS, BatchNorm, GroupNorm, batch_normalize, ghost_groups
+from resnet.models.config import ModelConfig
+from resnet.models.norms import (
+    CHANNEL_GROUPS,
+    BatchNorm,
+    GroupNorm,
+    batch_normalize,
+    ghost_groups,
+    norm_layer,
+)
 from tests.models_cases import images, loss, net, split, start
 
 EPSILON = 1e-5
@@ -16,11 +25,11 @@ X = 3 * images(6, 5, 4, 8) + 2
 SCALE, BIAS, SHIFT = images(8, seed=1), images(8, seed=2), images(8, seed=5)
 
 
-def plain(x, scale, bias):
-    """Batch norm for autodiff, as written in the paper."""
-    mean = x.mean((0, 1, 2), keepdims=True)
-    variance = ((x - mean) ** 2).mean((0, 1, 2), keepdims=True)
-    normal = (x - mean) / jnp.sqrt(variance + EPSILON)
+def plain(x, scale, bias, axes=(0, 1, 2), epsilon=EPSILON):
+    """A norm for autodiff, of batches as written in the paper."""
+    mean = x.mean(axes, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axes, keepdims=True)
+    normal = (x - mean) / jnp.sqrt(variance + epsilon)
     return normal * scale[None, None, None] + bias[None, None, None]
 
 
@@ -159,12 +168,14 @@ def test_ghost_groups_of_two_devices_share_running_statistics():
     assert_close(jax.tree.map(lambda leaf: leaf[1], together[1]), state, 1e-6)
 
 
-def test_evaluation_uses_running_statistics_and_leaves_them_alone():
+@pytest.mark.parametrize("epsilon", (EPSILON, 0.1))
+def test_evaluation_uses_running_statistics_and_leaves_them_alone(epsilon):
     state = {"mean": images(8, seed=3), "var": jnp.abs(images(8, seed=4)) + 0.5}
     variables = {"params": {"scale": SCALE, "bias": BIAS}, "batch_stats": state}
-    y, after = BatchNorm(net()).apply(variables, X, False, mutable=["batch_stats"])
+    norm = BatchNorm(net(norm_epsilon=epsilon))
+    y, after = norm.apply(variables, X, False, mutable=["batch_stats"])
     jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], state)
-    mean, deviation = np.asarray(state["mean"]), np.sqrt(np.asarray(state["var"]) + EPSILON)
+    mean, deviation = np.asarray(state["mean"]), np.sqrt(np.asarray(state["var"]) + epsilon)
     assert_close(y, (np.asarray(X) - mean) / deviation * np.asarray(SCALE) + np.asarray(BIAS))
 
 
@@ -191,6 +202,29 @@ def test_norms_of_single_images(kind):
     mean, variance = parts.mean(axes, keepdims=True), parts.var(axes, keepdims=True)
     normal = ((parts - mean) / np.sqrt(variance + EPSILON)).reshape(X.shape)
     assert_close(y, normal * np.asarray(SCALE) + np.asarray(BIAS))
+
+
+class Normed(nn.Module):
+    """The norm of a config alone."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x):
+        return norm_layer(self.config, x, True, name="norm", axis_name=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "axes"), [("batch", (0, 1, 2)), ("layer", (1, 2, 3)), ("instance", (1, 2)), ("group", (1, 2, 3))]
+)
+def test_each_norm_adds_the_epsilon_of_the_config(kind, axes):
+    """Ten times the variance of the features. Group norm has all channels in one group."""
+    x, module = 0.1 * X / X.std(), Normed(net(norm=kind, norm_epsilon=0.1, norm_groups=1))
+    variables = {"params": {"norm": {"scale": SCALE, "bias": BIAS}}}
+    if kind == "batch":
+        variables["batch_stats"] = {"norm": {"mean": SHIFT, "var": jnp.ones(8)}}
+    y, _ = module.apply(variables, x, mutable=["batch_stats"])
+    assert_close(y, plain(x, SCALE, BIAS, axes, 0.1))
 
 
 @pytest.mark.parametrize("norm", (BatchNorm(net(), None, True, -6.0), GroupNorm(2, EPSILON, True, -6.0)))

@@ -7,6 +7,7 @@ import pytest
 
 from resnet.models.branches import ORDERS
 from resnet.models.config import BlockSpec
+from resnet.models.geometry import block_specs
 from resnet.models.resnet import Block
 from resnet.models.scanning import block_arrays
 from resnet.models.shortcuts.table import SHORTCUTS, ShortcutPath, starts_inside
@@ -72,6 +73,33 @@ def test_the_first_block_of_a_preactivation_net_shares_its_activation(shortcut, 
     expected = reference.block(params, np.asarray(x, np.float64), order=order, shortcut=shortcut, shared=True)
     y = apply({"params": params, **state}, x)
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_enters_a_normaliser_free_branch_has_variance_1():
+    """Brock 2021: 1 over the root of a variance that each block adds 0.04 to, from 1 in each stage."""
+    config = net(shortcut="normalizer_free", activation_order="preactivation", blocks=(3, 2))
+    scales = [SHORTCUTS["normalizer_free"].input_scale(config, spec) for spec in block_specs(config)]
+    variances = [1, 1.04, 1.08, 1.12, 1.04]
+    np.testing.assert_allclose(scales, np.power(variances, -0.5), rtol=1e-12)
+    arrays = [block_arrays(config, spec, None) for spec in block_specs(config)]
+    np.testing.assert_allclose([float(own.input_scale) for own in arrays], scales, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("branch", "scale"), [("basic", 5**-0.5), ("bottleneck", 5**-0.25)])
+def test_fixups_kernels_start_smaller_with_the_depth(branch, scale):
+    """He's deviation times L^(-1/(2m-2)) for m convolutions in each of L blocks, the last at 0 (Zhang 2019).
+
+    Within five standard errors of the kernels' draws.
+    """
+    config = net(shortcut="fixup", branch=branch, blocks=(3, 2))
+    outputs = 64 * (4 if branch == "bottleneck" else 1)
+    spec = BlockSpec(stage=1, block=2, index=1, inputs=outputs, width=64, outputs=outputs, stride=1)
+    params = initial(config, spec)[1]["params"]
+    *others, last = (params[name]["kernel"] for name in sorted(params) if name.startswith("conv"))
+    assert not last.any() and len(others) == {"basic": 1, "bottleneck": 2}[branch]
+    for kernel in others:
+        he = (2 / (kernel.shape[0] * kernel.shape[1] * kernel.shape[3])) ** 0.5
+        assert float(kernel.std()) == pytest.approx(he * scale, rel=5 / (2 * kernel.size) ** 0.5)
 
 
 @pytest.mark.thorough
