@@ -11,6 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resnet.data.augment import OPERATIONS, augment, normalize, shrunk, shrunk_shape
+from resnet.data.augmentation.colour import ColorJitter, Lighting
+from resnet.data.augmentation.erasing import RandomErasing
 from resnet.data.config import DataConfig
 from resnet.errors import InputError, check_at_least
 
@@ -90,6 +92,77 @@ def test_cutout_erases_one_square(side):
         whole += one.sum() == side**2
     assert whole > 8
     assert erased.any(axis=0).all()  # every pixel has its turn
+
+
+@functools.cache
+def rectangles():
+    """[rows, columns, top, left] of what is erased, of those of 2000 images of 32 x 32 that have any."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 2000))
+    erase = jax.jit(jax.vmap(RandomErasing(0.8), in_axes=(0, None)))
+    erased = np.asarray(erase(keys, jnp.ones((32, 32, 1))))[..., 0] == 0
+    rows, columns = erased.any(2), erased.any(1)
+    np.testing.assert_array_equal(erased, rows[:, :, None] & columns[:, None, :])
+    each = np.stack([rows.sum(1), columns.sum(1), rows.argmax(1), columns.argmax(1)])
+    return each[:, rows.any(1)]
+
+
+def assert_uniform(values, low, high, rel=0.06):
+    """Their quarters are those of a uniform distribution, within a share of its width."""
+    expected = np.linspace(low, high, 5)
+    np.testing.assert_allclose(
+        np.quantile(values, (0, 0.25, 0.5, 0.75, 1)), expected, atol=rel * (high - low)
+    )
+
+
+def test_what_is_erased_has_the_areas_and_shapes_of_the_paper():
+    """Of four images in five: 2 to 33 % of the area; the log of height over width is even about 0."""
+    rows, columns, _, _ = rectangles()
+    assert abs(len(rows) / 2000 - 0.8) < 0.04
+    assert_uniform(rows * columns / 32**2, 0.02, 1 / 3)
+    assert_uniform(np.log(rows / columns), np.log(0.3), -np.log(0.3), 0.12)  # of whole pixels
+
+
+def test_what_is_erased_lies_anywhere():
+    """From one border to the other, in both directions, for whatever size."""
+    rows, columns, top, left = rectangles()
+    for size, first in ((rows, top), (columns, left)):
+        assert first.min() == 0 and (first + size).max() == 32
+        assert_uniform(first / (32 - size), 0, 1)
+    assert abs(np.corrcoef(top / (32 - rows), left / (32 - columns))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("strength", (0.4, 1.5))
+@pytest.mark.parametrize(
+    ("field", "image", "places"),
+    [
+        ("brightness", [[0] * 3, [100] * 3], (3, 0)),
+        ("contrast", [[80] * 3, [160] * 3], (3, 0)),
+        ("saturation", [[160, 120, 80]] * 2, (0, 2)),
+    ],
+)
+def test_jitter_scales_differences_by_factors_about_1(field, image, places, strength):
+    """Between two pixels or two channels: from 1 - strength, but not below 0, to 1 + strength."""
+    image = jnp.asarray([image], jnp.uint8)
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 1000))
+    jitter = ColorJitter(**{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0} | {field: strength})
+    found = np.asarray(jax.jit(jax.vmap(jitter, in_axes=(0, None)))(keys, image), int).reshape(1000, -1)
+    first, second = places
+    before = np.asarray(image, int).ravel()
+    factors = (found[:, first] - found[:, second]) / (before[first] - before[second])
+    assert_uniform(factors, max(1 - strength, 0), 1 + strength)
+
+
+def test_lighting_varies_along_the_axes_of_imagenets_colours():
+    """Deviations are the roots of fb.resnet.torch: most of it in brightness, little from blue to red."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 2000))
+    image = jnp.full((1, 1, 3), 128, jnp.uint8)
+    lit = np.asarray(jax.jit(jax.vmap(Lighting(0.8), in_axes=(0, None)))(keys, image), float)
+    moved = lit[:, 0, 0] - 128
+    brightness, blue_to_red, green = np.array(
+        [(-0.5675, -0.5808, -0.5836), (0.7192, -0.0045, -0.6948), (0.4009, -0.8140, 0.4203)]
+    )
+    for axis, root in ((brightness, 0.2175), (blue_to_red, 0.0188), (green, 0.0045)):
+        assert np.std(moved @ axis) == pytest.approx(255 * 0.8 * root, rel=0.1)
 
 
 def test_padding_is_the_mean_colour():

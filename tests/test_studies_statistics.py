@@ -62,6 +62,20 @@ def test_the_unpaired_interval_holds_the_difference_in_95_of_100_samples():
     assert 0.935 < np.mean([low <= 2 <= high for low, high in found]) < 0.975
 
 
+def test_the_unpaired_interval_is_welchs():
+    """Worked by hand for unequal n and deviation: variances 16 and 0.5 of 3 and 5 values."""
+    squares = 16 / 3, 0.5 / 5
+    freedom = sum(squares) ** 2 / (squares[0] ** 2 / 2 + squares[1] ** 2 / 4)  # 2.075; pooled, it is 6
+    half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(sum(squares))
+    found = unpaired(np.array([10.0, 14, 18]), np.array([1.0, 2, 3, 2, 2]))
+    assert found == pytest.approx((12 - half, 12 + half))
+    # Of as many values, the deviations alone tell the two apart.
+    own, others = {0: 10.0, 1: 14.0, 2: 18.0}, {0: 1.0, 1: 2.0, 2: 3.0}
+    half = scipy.stats.t.ppf(0.975, 2 * 17**2 / (16**2 + 1)) * np.sqrt(17 / 3)
+    comparison = compare(own, others)
+    assert (comparison.unpaired_low, comparison.unpaired_high) == pytest.approx((12 - half, 12 + half))
+
+
 def test_holm_keeps_a_ledger_of_nothing_at_five_per_cent():
     """28 rows without an effect: at most one ledger in 20 finds one, where 3 of 4 would without Holm."""
     random = np.random.default_rng(0)
