@@ -147,6 +147,7 @@ REFUSED = [
     ({"activation_order": "preactivation", "branch": "dirac", "zero_gamma": True}, "adds the identity"),
     ({"branch": "dirac", "branch_init_scale": 0.5}, "`model.branch_init_scale` scales kernels, which"),
     ({"weight_standardization": "plain", "branch_init_scale": 0.5}, "init_scale` scales kernels"),
+    ({"shortcut": "fixup", "norm": "none", "branch_init_scale": 0.5}, "branch_init_scale=1; got 0.5"),
     ({"activation": "tat_relu", "norm": "none", "after_sum": "relu"}, "set model.after_sum=auto"),
     ({"norm": "group", "ghost_batch": 2}, "`model.ghost_batch` is for batch norm; `model.norm` is 'group'"),
     ({"groups": 0}, "`model.groups` must be at least 1; got 0"),

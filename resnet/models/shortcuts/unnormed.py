@@ -38,6 +38,9 @@ def check_fixup(config: ModelConfig) -> None:
     if len(BRANCHES[config.branch].operations) < 2:
         raise InputError("shortcut 'fixup' scales the branch by L^(-1/(2m-2)), which needs m >= 2 "
                          "convolutions; set model.branch=basic or bottleneck")  # fmt: skip
+    if config.branch_init_scale != 1:
+        raise InputError("shortcut 'fixup' sets the scale of the branch's kernels itself; set "
+                         f"model.branch_init_scale=1; got {config.branch_init_scale}")  # fmt: skip
 
 
 NF_ALPHA = 0.2  # Brock 2021, "Characterizing signal propagation", section 3.
