@@ -132,6 +132,13 @@ def test_jobs_are_for_this_machine(tmp_path):
         launch(tiny_study(), tmp_path, jobs=0)
 
 
+def test_parameters_of_slurm_are_for_slurm(tmp_path):
+    message = "`slurm` is for the launcher slurm; got time=10,mem=4G with local: choose the launcher slurm"
+    with pytest.raises(InputError, match=message):
+        launch(tiny_study(), tmp_path / "s", slurm={"time": "10", "mem": "4G"})
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.thorough
 def test_a_study_by_two_jobs_stops_resumes_and_ends_as_by_one(tmp_path):
     study = tmp_path / "study.py"

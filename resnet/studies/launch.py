@@ -41,10 +41,7 @@ def launch(
     array job with the parameters `slurm` (see check_parameters) and returns at once; "local" returns when all
     is done, by so many `jobs` at once.
     """
-    check_choice("launcher", launcher, LAUNCHERS)
-    check_at_least("jobs", jobs, 1)
-    if jobs > 1 and launcher != "local":
-        raise InputError(f"`jobs` is for the launcher local; {launcher} takes array_parallelism; got {jobs}")
+    _check_launcher(launcher, jobs, slurm or {})
     if seeds_together is not None:
         check_at_least("seeds_together", seeds_together, 1)
     if jobs > 1:
@@ -70,6 +67,19 @@ def launch(
     if parameters is None:
         return run_pieces(folder, pieces, command)
     return states(folder) | submit(folder, pieces, parameters, command)
+
+
+def _check_launcher(launcher: str, jobs: int, slurm: Mapping[str, str]) -> None:
+    """Raises InputError for an unknown launcher, or what is given for the other one."""
+    check_choice("launcher", launcher, LAUNCHERS)
+    check_at_least("jobs", jobs, 1)
+    if jobs > 1 and launcher != "local":
+        raise InputError(f"`jobs` is for the launcher local; {launcher} takes array_parallelism; got {jobs}")
+    if slurm and launcher != "slurm":
+        given = ",".join(f"{name}={value}" for name, value in slurm.items())
+        raise InputError(
+            f"`slurm` is for the launcher slurm; got {given} with {launcher}: choose the launcher slurm too"
+        )
 
 
 def _describe(folder: StudyFolder, names: list[str]) -> dict[str, Any]:
