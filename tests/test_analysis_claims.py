@@ -226,9 +226,11 @@ def test_kept_studies_give_the_finished_runs_of_their_tables(tmp_path):
     found = kept.load_accuracies(tmp_path)
     expected = {(56, 15, "identity"): {0: 97.0}, (56, 15, "none"): {0: 31.0}}
     assert found == dict.fromkeys(kept.STUDIES, expected)
-    (tmp_path / kept.STUDIES[1] / "runs.csv").unlink()
-    with pytest.raises(InputError, match=rf"{kept.STUDIES[1]}/runs.csv has no accuracies"):
-        kept.load_accuracies(tmp_path)
+    path = tmp_path / kept.STUDIES[1] / "runs.csv"
+    for damaged in (path.read_bytes() + b"none-56,3,True,finished\n", b"\xff", None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{kept.STUDIES[1]}/runs.csv has no accuracies"):
+            kept.load_accuracies(tmp_path)
 
 
 def test_accuracies_are_compared_on_the_seeds_of_both():

@@ -240,6 +240,8 @@ def load_folder(workdir: str | Path) -> StudyFolder:
         # Folders that were written before origins were have none, and neither rows of kept runs.
         origin = fields.get("origin") and Origin(**fields["origin"])
         rows = {path.parent / place: row for place, row in fields.get("rows", {}).items()}
+        for place, row in rows.items():
+            run_of_row(row, place, None)
         told = tuple((label, text) for label, text in fields.get("told", ()))
         return StudyFolder(**(fields | {"arms": arms, "origin": origin, "rows": rows, "told": told}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

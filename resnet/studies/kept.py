@@ -4,6 +4,8 @@ import ast
 import collections
 import csv
 import dataclasses
+import io
+import math
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +20,8 @@ from resnet.studies.folder import (
     FAILURE,
     FILE,
     FINISHED,
+    NOT_STARTED,
+    UNFINISHED,
     StudyFolder,
     StudyRun,
     load_folder,
@@ -28,6 +32,21 @@ from resnet.studies.study import ResolvedArm, Study, load_study, resolve, study_
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
+_AGAIN = "take the file from version control again, or from where the study was trained"
+# What the columns of runs.csv hold: text, a number or one of some values.
+_COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("arm", "reason", "config_hash", "commit", "workdir"), str),
+    **dict.fromkeys(("seed", "test_n", "step", "parameters", "macs", "seeds_together"), int),
+    **dict.fromkeys(("learning_rate", "epoch", "seconds", "seconds_per_step_and_seed"), float),
+    **dict.fromkeys(("test_top1", "test_top5", "test_mae", "test_loss"), float),
+    **dict.fromkeys(("validation_top1", "validation_mae", "validation_loss"), float),
+    "in_table": (True, False),
+    "state": (FINISHED, FAILURE, UNFINISHED, NOT_STARTED),
+}
+# Older files do not have it.
+_ADDED: dict[str, Any] = {"test_images": str}
+# Numbers that every run has.
+_NEEDED = ("seed", "learning_rate", "parameters", "macs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +103,7 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
             f"{folder / CSV} has runs of {lost[0]!r}, which is no arm of {file}; train the study anew"
         )
     study = dataclasses.replace(study, arms={name: arm for name, arm in study.arms.items() if name in ran})
-    starts = [with_base(study, replaced(study.base, changes)) for changes in _overrides(told)]
+    starts = [with_base(study, replaced(study.base, changes)) for changes in _overrides(told, folder / PAGE)]
     arms = [resolve(start) for start in starts]
     kept = Kept(
         workdir=folder,
@@ -118,7 +137,8 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
         folder = dataclasses.replace(folder, rows=folder.rows | ended, told=told)
     if not folder.rows:
         return folder
-    starts = [resolve(_as_started(study, changes)) for changes in _overrides(folder.told)]
+    source = page / PAGE if page else folder.workdir / FILE
+    starts = [resolve(_as_started(study, changes)) for changes in _overrides(folder.told, source)]
     remedy = "give the --config flags of its command too, or begin another workdir without it"
     _check(folder, starts, page / CSV if page else folder.workdir / FILE, remedy)
     return folder
@@ -161,45 +181,89 @@ def _tried_all(rows: list[dict[str, Any]]) -> int:
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a runs.csv; InputError if it cannot be read."""
+    """The rows of a runs.csv; InputError, naming the line and the column, if it is missing or damaged."""
+    lines = csv.reader(io.StringIO(_text(file)), strict=True)
+    rows = []
     try:
-        with file.open(newline="") as lines:
-            return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(lines)]
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error}; name a folder of results/studies") from None
+        names = next(lines, [])
+        for column in (*_COLUMNS, *names):
+            if column not in names or column not in (*_COLUMNS, *_ADDED):
+                raise ValueError(f"column {column!r} is {'unknown' if column in names else 'missing'}")
+        for cells in filter(None, lines):
+            if len(cells) != len(names):
+                raise ValueError(f"has {len(cells)} cells, and there are {len(names)} columns")
+            rows.append({name: _value(name, text) for name, text in zip(names, cells, strict=True)})
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{file}, line {lines.line_num}: {error}; {_AGAIN}") from None
+    if not rows:
+        raise InputError(f"{file} holds no runs; {_AGAIN}")
+    return rows
 
 
 def _told(page: Path) -> tuple[tuple[str, str], ...]:
     """The pairs of "- Command: `python …`" and the other lines on how the numbers came about."""
-    lines = page.read_text().splitlines() if page.exists() else []
+    lines = _text(page).splitlines() if page.exists() else []
     found = [re.fullmatch(r"- (Command|Commit|Machine|Versions): (.*)", line) for line in lines]
     return tuple((match[1], match[2].strip("` ")) for match in found if match)
 
 
+def _text(file: Path) -> str:
+    """The text of a file of a kept study; InputError if it cannot be read, or was cut short."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}; name a folder of results/studies") from None
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{file}, line {line}: {content[error.start :][:1]} is no UTF-8; {_AGAIN}") from None
+    if not text.endswith("\n"):
+        raise InputError(f"{file} is {'cut short in its last line' if text else 'empty'}; {_AGAIN}")
+    return text
+
+
 def _value(name: str, text: str) -> Any:
-    """A cell of runs.csv: a number where it is one, None where it is empty."""
-    if name in ("arm", "state", "reason", "config_hash", "commit", "workdir", "test_images"):
+    """A cell of runs.csv: a number where it is one, None where it is empty; ValueError for another."""
+    kind = (_COLUMNS | _ADDED)[name]
+    if kind is str:
         return text
-    if name == "in_table":
-        return text == "True"
-    return (int(text) if re.fullmatch(r"\d+", text) else float(text)) if text else None
+    if isinstance(kind, tuple):
+        if text not in map(str, kind):
+            raise ValueError(f"column {name!r} must be one of {', '.join(map(str, kind))}; got {text!r}")
+        return next(each for each in kind if str(each) == text)
+    if not text and name not in _NEEDED:
+        return None
+    try:
+        number = int(text) if kind is int or re.fullmatch(r"\d+", text) else float(text)
+        if not abs(number) < math.inf:
+            raise ValueError("not finite")
+    except ValueError:
+        whole = "whole " if kind is int else ""
+        raise ValueError(f"column {name!r} must be a {whole}number; got {text!r}") from None
+    return number
 
 
-def _overrides(told: tuple[tuple[str, str], ...]) -> list[dict[str, Any]]:
+def _overrides(told: tuple[tuple[str, str], ...], source: Path) -> list[dict[str, Any]]:
     """The fields that the commands of a page set, for each command, such as {"train.steps_per_call": 20}.
 
     They follow the order of the commands, without repetitions. A page without a command gives [{}].
+    InputError, naming the file `source`, for a line that is no command.
     """
-    sets = [_set_by(text) for label, text in told if label == "Command"] or [{}]
+    sets = [_set_by(text, source) for label, text in told if label == "Command"] or [{}]
     return [each for i, each in enumerate(sets) if each not in sets[i + 1 :]]
 
 
-def _set_by(command: str) -> dict[str, Any]:
+def _set_by(command: str, source: Path) -> dict[str, Any]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"{source}: the Command {command!r} cannot be read: {error}; {_AGAIN}") from None
     found = {}
-    for word in shlex.split(command):
+    for word in words:
         if match := re.fullmatch(r"--config\.([\w.]+)=(.*)", word):
             try:
                 found[match[1]] = ast.literal_eval(match[2])
-            except (SyntaxError, ValueError):
+            except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
                 found[match[1]] = match[2]
     return found

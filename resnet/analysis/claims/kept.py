@@ -26,7 +26,7 @@ def _accuracies(path: Path) -> Accuracies:
                 if shortcut in SHORTCUTS and (row["in_table"], row["state"]) == ("True", "finished"):
                     at = int(layers), round(float(row["epoch"])), shortcut
                     found[at][int(row["seed"])] = 100 * float(row["test_top1"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path} has no accuracies ({error!r}); take that of a clone of the repository"
         ) from None
