@@ -1,7 +1,9 @@
 """The benchmark: twins that are the same nets, turns that alternate, files that agree with each other."""
 
+import dataclasses
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,10 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet.cli import options as cli
 from resnet.errors import InputError
 from resnet.models.counts import count_parts, totals
 from resnet.models.resnet import make_model
+from resnet.runtime import machine
 from resnet.weights.state_dict import from_state_dict
+from scripts import benchmark as script
 from scripts.benchmarks import operations, ours, parts, report, timing
 from scripts.benchmarks.parts import PARTS
 from scripts.peers import torch_steps
@@ -227,8 +232,43 @@ def test_all_parts(tmp_path):
     measure(tmp_path, *PARTS)
 
 
-@pytest.mark.thorough
-def test_a_part_that_is_not_there(tmp_path):
-    done = benchmark(tmp_path, "trainig")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: `--parts` must be one of") or "trainig" in done.stderr
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Calls the script where nothing is measured: (exit code, what it printed, what it said)."""
+    entry = timing.compared({"ours": [1.0, 2.0, 3.0]}, "ours", "s")
+    measured = {name: dataclasses.replace(part, measure=lambda *_: entry) for name, part in PARTS.items()}
+    monkeypatch.setattr(parts, "PARTS", measured)
+    for name in ("keep_memory", "count_devices"):
+        monkeypatch.setattr(machine, name, lambda *_: None)
+
+    def run(*arguments):
+        try:
+            cli.run(script.main, script.define, (*arguments, f"--output={tmp_path / 'speed.json'}"))
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts=trainig"], "`--parts` must be one of training, inference, .*; got 'trainig'"),
+        (["--cases=resnet57"], "`--cases` must be one of resnet20, .*; got 'resnet57'"),
+        (["--quick", "--cases=resnet57"], "`--cases` must be one of resnet20, .*; got 'resnet57'"),
+        (["--parts=depth", "--cases=resnet20"], "must be one of resnet56, resnet110; got 'resnet20'"),
+        (["--dtype=float23"], "`--dtype` must be one of float32, bfloat16; got 'float23'"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_is_measured(call, tmp_path, arguments, message):
+    code, printed, said = call(*arguments)
+    assert code == 2 and not printed and re.search(message, said) and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_case_is_measured_by_the_parts_that_have_it(call):
+    for more, case in ((), "resnet56"), (("--quick",), "resnet8"):
+        code, printed, _ = call("--parts=depth,seeds,limits", "--cases=resnet56", *more)
+        assert code == 0 and set(json.loads(printed)) == {f"depth/{case}", f"limits/{case}"}
