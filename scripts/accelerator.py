@@ -22,6 +22,8 @@ from typing import Any
 import cli
 from absl import flags, logging
 
+from resnet.runs.files import make_folder
+
 SCRIPTS = Path(__file__).resolve().parent
 SECONDS_TO_SAVE = 60
 DONE = "done"
@@ -94,7 +96,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
             signal.signal(number, _leave)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     end = time.monotonic() + 60 * cli.FLAGS.minutes
     ended = {}
     for name, step in steps.items():

@@ -27,6 +27,7 @@ def main(overrides: list[str]) -> dict:
     keep_memory()
     count_devices(0, processors())
     from resnet.models.grammar import CHOICES
+    from resnet.weights.files import check_writable
     from scripts.benchmarks import report
     from scripts.benchmarks.parts import PARTS, Effort, case_named
     from scripts.benchmarks.timing import watched
@@ -35,6 +36,7 @@ def main(overrides: list[str]) -> dict:
     chosen = _chosen({name: part.cases for name, part in PARTS.items()})
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
     output = cli.FLAGS.output or ROOT / f"results/benchmark_{report.kind()}.json"
+    check_writable(output)
     origin = report.provenance(cli.command())  # before results change the working tree
     entries: report.Entries = report.older(cli.FLAGS.before) if cli.FLAGS.before else {}
     if entries:

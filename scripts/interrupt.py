@@ -12,18 +12,14 @@ from pathlib import Path
 import cli
 from absl import flags
 
-cli.define_path("workdir", None, "Folder for the two studies.")
-flags.DEFINE_integer("kills", 10, "How often the study is killed.")
-flags.DEFINE_float("latest", 0.3, "Latest moment of a kill, as a part of the undisturbed study's time.")
-flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-cli.define_path("output", None, "Markdown file to write.")
-
 
 def main(overrides: list[str], arguments: list[str]) -> dict:
     """One call of resnet.studies.interruption.interrupt."""
     cli.require("workdir")
     from resnet.studies.interruption import interrupt, write_interruption
+    from resnet.weights.files import check_writable
 
+    check_writable(cli.FLAGS.output)
     command = [sys.executable, str(Path(__file__).with_name("study.py")), *arguments, *overrides]
     f = cli.FLAGS
     found = interrupt(command, f.workdir, f.kills, latest=f.latest, seed=f.seed)
@@ -34,5 +30,14 @@ def main(overrides: list[str], arguments: list[str]) -> dict:
     return {"kills": len(found.kills), "runs": len(found.runs), "different": found.different}
 
 
+def define() -> None:
+    """Defines the flags."""
+    cli.define_path("workdir", None, "Folder for the two studies.")
+    flags.DEFINE_integer("kills", 10, "How often the study is killed.")
+    flags.DEFINE_float("latest", 0.3, "Latest moment of a kill, as a part of the undisturbed study's time.")
+    flags.DEFINE_integer("seed", 0, "Seed of the moments.")
+    cli.define_path("output", None, "Markdown file to write.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define)

@@ -15,19 +15,14 @@ from absl import flags, logging
 
 from resnet.errors import InputError, check_choice
 
-flags.DEFINE_list("nets", [], "Nets to compare, separated by commas; by default all.")
-cli.define_path("source", None, "Weight file of the trained ResNet-20 (resnet20-*.th).")
-cli.define_path("images", None, "CIFAR-10 as image folder: train|test/<class>/*.jpg.")
-cli.define_path("output", "results/parity.md", "File to write.")
-flags.DEFINE_integer("size", 128, "Side of the random images in pixels.")
-
+ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8
 STEPS, STEP_BATCH = 10, 128
 
 
 def main(overrides: list[str]) -> dict:
     """Calls of scripts.peers.parity."""
-    from resnet.weights.files import creating
+    from resnet.weights.files import check_writable, creating
     from scripts.peers.nets import PEERS, need
 
     if overrides:
@@ -37,6 +32,7 @@ def main(overrides: list[str]) -> dict:
     if bool(cli.FLAGS.source) != bool(cli.FLAGS.images):
         raise InputError("give both --source=FILE and --images=FOLDER, or neither")
     need("torch", "transformers", "timm")
+    check_writable(cli.FLAGS.output)
     rows, failed = compare_nets(cli.FLAGS.nets or list(PEERS))
     training, loss_difference = compare_steps()
     trained, figures = compare_trained() if cli.FLAGS.source else ([], {})
@@ -174,5 +170,14 @@ def compare_trained() -> tuple[list[str], dict[str, float]]:
     return lines, {"top1": metrics["top1"], "loss": metrics["loss"], **found}
 
 
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_list("nets", [], "Nets to compare, separated by commas; by default all.")
+    cli.define_path("source", None, "Weight file of the trained ResNet-20 (resnet20-*.th).")
+    cli.define_path("images", None, "CIFAR-10 as image folder: train|test/<class>/*.jpg.")
+    cli.define_path("output", str(ROOT / "results/parity.md"), "File to write.")
+    flags.DEFINE_integer("size", 128, "Side of the random images in pixels.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define)

@@ -16,6 +16,7 @@ from absl import flags, logging
 
 from resnet.planning.targets import use_no_device
 
+ROOT = Path(__file__).resolve().parents[1]
 NETS = ("resnet8", "resnet20", "resnet20x16", "resnet50_1111", "resnet50")
 PER_DEVICE = 128
 # "before" are plans of the code before its forms for accelerators, made by hand.
@@ -165,11 +166,11 @@ def main(overrides: list[str]) -> dict[str, Any]:
         config_of(net, devices=1)  # first, as compiling takes minutes
     from resnet.planning.report import origin_of_plan
     from resnet.planning.targets import parse_target
+    from resnet.runs.files import make_folder
     from resnet.runs.metrics.records import write_json
 
     use_no_device()
-    folder = cli.FLAGS.output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(cli.FLAGS.output)
     missing = [
         (net, target, whose, path)
         for target in map(parse_target, cli.FLAGS.targets)
@@ -201,7 +202,7 @@ def define() -> None:
     flags.DEFINE_bool(
         "renew", False, "Make plans again that are there, as the code or a compiler has changed."
     )
-    cli.define_path("output", "results/plan", "Folder of the plans.")
+    cli.define_path("output", str(ROOT / "results/plan"), "Folder of the plans.")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ first two and "parts", which have the others. Only "fault", "tries" and "losses"
 
 import collections
 import json
+from pathlib import Path
 from typing import Any
 
 import cli
 
-cli.define_path("rows", "results/reliability", "Folder of the rows; the page lies beside it.")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(_: list[str]) -> dict[str, Any]:
@@ -58,5 +59,10 @@ def commit(part: dict[str, Any]) -> str:
     return git["commit"][:7] + (" with changes" if git["dirty"] else "")
 
 
+def define() -> None:
+    """Defines the flags."""
+    cli.define_path("rows", str(ROOT / "results/reliability"), "Folder of the rows; the page lies beside it.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define)

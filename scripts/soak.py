@@ -28,12 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ("kill", "term", "bitflip", "truncate", "disk")
 STEPS = 60
 
-flags.DEFINE_enum("fault", "kill", FAULTS, "What happens to the run.")
-flags.DEFINE_integer("count", 100, "How many times.", lower_bound=1)
-flags.DEFINE_float("minutes", 60.0, "When to end, however many times it was.", lower_bound=0.0)
-flags.DEFINE_integer("seed", 0, "Of the moments.")
-cli.define_path("workdir", "runs/soak", "Folder of the runs; what an earlier soak left there goes.")
-cli.define_path("record", None, "Folder to add the tally to, such as results/reliability.")
 
 # A line a step tells where a run is; the data order, augmentation, average and statistics all matter.
 CONFIG = f"""
@@ -77,7 +71,10 @@ class Soak:
 
 def main(_: list[str]) -> dict[str, Any]:
     """Soaks until the count or the time is reached; the tally."""
+    from resnet.weights.files import check_writable
+
     values = cli.FLAGS
+    check_writable(values.record and values.record / f"soak_{values.fault}.json")
     folder = values.workdir.absolute() / values.fault
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -283,9 +280,18 @@ def record(tally: dict[str, Any], folder: Path) -> None:
 
     path, (fault, happens) = folder / f"soak_{tally['fault']}.json", ROWS[tally["fault"]]
     row = json.loads(path.read_text()) if path.exists() else {"fault": fault, "happens": happens, "parts": []}
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, row | {"parts": [*row["parts"], tally | this_session(cli.command())]})
 
 
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_enum("fault", "kill", FAULTS, "What happens to the run.")
+    flags.DEFINE_integer("count", 100, "How many times.", lower_bound=1)
+    flags.DEFINE_float("minutes", 60.0, "When to end, however many times it was.", lower_bound=0.0)
+    flags.DEFINE_integer("seed", 0, "Of the moments.")
+    cli.define_path("workdir", "runs/soak", "Folder of the runs; what an earlier soak left there goes.")
+    cli.define_path("record", None, "Folder to add the tally to, such as results/reliability.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define)

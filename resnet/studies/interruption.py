@@ -11,6 +11,7 @@ from absl import logging
 
 from resnet.errors import InputError
 from resnet.files import write_text
+from resnet.runs.files import make_folder
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
@@ -56,7 +57,7 @@ def interrupt(command: list[str], workdir: Path, kills: int, *, latest: float, s
     undisturbed, killed = workdir / "undisturbed", workdir / "killed"
     if undisturbed.exists() or killed.exists():
         raise InputError(f"{workdir} holds an earlier interruption; choose another workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     started = time.monotonic()
     _run([*command, f"--workdir={undisturbed}"], workdir, None)
     whole = time.monotonic() - started

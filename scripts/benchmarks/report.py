@@ -65,7 +65,6 @@ def add(path: Path, entries: Entries) -> Entries:
     merged = dict(
         sorted(merged.items(), key=lambda item: (place[item[0]], item[0].endswith(BEFORE), item[0]))
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, merged)
     write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
     for figure, name in ((plot(merged), path.stem), (plot_times(merged), path.stem + TIMES)):

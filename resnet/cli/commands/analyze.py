@@ -18,6 +18,7 @@ from resnet.analysis.questions import QUESTIONS
 from resnet.cli import options as cli
 from resnet.config import meanings
 from resnet.errors import InputError, check_choice
+from resnet.weights.files import check_writable
 
 DEFINE = {
     int: flags.DEFINE_integer,
@@ -50,8 +51,9 @@ def main(overrides: list[str]) -> dict:
     question = QUESTIONS[cli.FLAGS.question]
     options = question.Options(**{name: _value(name, kind) for name, kind in _fields(question.Options)})
     subject = _subject(overrides)
-    answer = question.ask(subject, options)
     folder = cli.FLAGS.output or (cli.FLAGS.workdir or Path("runs")) / "analysis"
+    check_writable(folder / f"{cli.FLAGS.question}.json")
+    answer = question.ask(subject, options)
     paths = write(cli.FLAGS.question, question, subject, options, answer, folder, cli.command())
     print(f"{subject.sample}\n\n{markdown(answer)}")
     return {

@@ -40,9 +40,11 @@ def main(overrides: list[str]) -> dict:
     config = cli.chosen_config(overrides)
     from resnet.planning import picture, report
     from resnet.planning.plan import largest_batch, make_plan
+    from resnet.weights.files import check_writable
 
     dataset = _dataset(config)
     target.devices()  # first, as what is missing should be told before anything is traced
+    check_writable(options.output, options.picture)
     plan = make_plan(config, dataset, target)
     record = plan.record() | {"origin": report.origin_of_plan(target, cli.command())}
     if options.largest_batch:

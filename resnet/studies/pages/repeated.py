@@ -7,6 +7,7 @@ from typing import Any
 
 from resnet.errors import InputError
 from resnet.files import write_text
+from resnet.runs.files import make_folder
 from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import FINISHED, StudyFolder
 from resnet.studies.pages.report import origin_of
@@ -42,7 +43,7 @@ def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title
         raise InputError(
             f"{first.workdir} and {again.workdir} have no two finished seeds of an arm in common"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_text(output / CSV, csv_table(pairs))
     write_text(output / PAGE, _page(title, rows, metric.label, metric.unit, first, again))
     return {"page": str(output / PAGE), "pairs": len(pairs)}
