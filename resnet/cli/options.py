@@ -114,6 +114,17 @@ def require(*names: str) -> None:
             raise InputError(f"--{name}=… is missing; --help lists the options")
 
 
+def refuse(way: str, *names: str, overrides: Sequence[str] = ()) -> None:
+    """Raises InputError for a flag, or an override, that was given and has no meaning with `way`."""
+    for name in names:
+        value = FLAGS[name].value
+        if value != FLAGS[name].default:
+            given = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            raise InputError(f"--{name} has no meaning with {way}; got {given!r}")
+    if overrides:
+        raise InputError(f"{overrides[0]} has no meaning with {way}, which reads no such field")
+
+
 def command() -> str:
     """The command line, as it can be typed again."""
     program, *arguments = sys.argv

@@ -26,7 +26,10 @@ def define() -> None:
 def main(overrides: list[str]) -> dict:
     """One call of resnet.models.counts.count_parts, or one for each net of the zoo."""
     if cli.FLAGS.zoo:
+        cli.refuse("--zoo", "config", "compare", "blocks", overrides=overrides)
         return show_zoo()
+    if cli.FLAGS.compare:
+        cli.refuse("--compare", "blocks")
     config = cli.chosen_config(overrides)
     if cli.FLAGS.compare:
         return show_differences(config, cli.FLAGS.compare)

@@ -45,12 +45,8 @@ def main(overrides: list[str]) -> dict:
         raise InputError(
             "give one of --source=FILE (import) and --export=FILE (export); --help explains both"
         )
-    exports = "export", ("config", "classes")
-    way, without = exports if cli.FLAGS.export else ("source", ("step", "licence"))
-    for name in without:
-        if cli.FLAGS[name].value:
-            raise InputError(f"--{name} has no meaning with --{way}; got {cli.FLAGS[name].value!r}")
     if cli.FLAGS.export:
+        cli.refuse("--export", "config", "classes")
         cli.load_run_config(overrides)
         from resnet.interop.convert import export_weights
 
@@ -58,6 +54,7 @@ def main(overrides: list[str]) -> dict:
         return export_weights(
             given.workdir, given.export, naming=given.naming, step=given.step, licence=given.licence
         )
+    cli.refuse("--source", "step", "licence")
     from resnet.weights.files import check_source
 
     check_source(cli.FLAGS.source)  # first, since it takes no time

@@ -40,11 +40,13 @@ def main(overrides: list[str], names: list[str]) -> dict:
     with reporting() as report:
         if names == ["images"]:
             cli.require("from", "to")
+            cli.refuse("images", "dir", "archive")
             from resnet.data.files.shrink import shrink_images
 
             source, target = options["from"].value, options.to
             assert source is not None
             return {"to": str(target), **shrink_images(source, target, options.short_side, report)}
+        cli.refuse(names[0], "from", "to", "short_side")
         from resnet.data.published.prepare import prepare_published
 
         folder, source = prepare_published(names[0], str(options.dir or ""), options.archive, report)

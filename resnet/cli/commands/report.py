@@ -30,30 +30,46 @@ def define() -> None:
 
 def main(overrides: list[str]) -> dict:
     """One call of write_report, or of the update of the ledger, or of both."""
-    if cli.FLAGS.ledger:
+    given = cli.FLAGS
+    if given.ledger:
+        cli.refuse("--ledger", "runs", "again", "output", "title", overrides=overrides)
         from resnet.studies.pages.ledger_page import update
 
-        counts = update(cli.FLAGS.workdir)
-        return (_report() if cli.FLAGS.workdir else {}) | counts
-    return _report()
+        counts = update(given.workdir)
+        return (_study() if given.workdir else {}) | counts
+    if given.runs:
+        cli.refuse("--runs", "workdir", "again", overrides=overrides)
+        return _runs()
+    cli.require("workdir")
+    if given.again:
+        cli.refuse("--again", overrides=overrides)
+        return _again()
+    cli.refuse("--workdir alone", "output", "title", overrides=overrides)
+    return _study()
 
 
-def _report() -> dict:
-    if not cli.FLAGS.runs:
-        cli.require("workdir")
-        from resnet.studies.kept import open_study
+def _study() -> dict:
+    """The page of a study, in its folder."""
+    from resnet.studies.kept import open_study
+    from resnet.studies.pages.report import write_report
 
-        if cli.FLAGS.again:
-            cli.require("output")
-            from resnet.studies.pages.repeated import write_repetition
+    return write_report(open_study(cli.FLAGS.workdir))
 
-            first, again = open_study(cli.FLAGS.workdir), open_study(cli.FLAGS.again)
-            return write_repetition(first, again, cli.FLAGS.output, cli.FLAGS.title)
-        from resnet.studies.pages.report import write_report
 
-        return write_report(open_study(cli.FLAGS.workdir))
+def _runs() -> dict:
+    """The page of runs that no study made."""
     cli.require("output")
     from resnet.studies.collected import collect
     from resnet.studies.pages.report import write_report
 
     return write_report(collect(cli.FLAGS.runs, cli.FLAGS.output, cli.FLAGS.title))
+
+
+def _again() -> dict:
+    """The page of a study that was trained twice."""
+    cli.require("output")
+    from resnet.studies.kept import open_study
+    from resnet.studies.pages.repeated import write_repetition
+
+    first, again = open_study(cli.FLAGS.workdir), open_study(cli.FLAGS.again)
+    return write_repetition(first, again, cli.FLAGS.output, cli.FLAGS.title)
