@@ -5,7 +5,6 @@ first two and "parts", which have the others. Only "fault", "tries" and "losses"
 """
 
 import collections
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,19 @@ import cli
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def main(_: list[str]) -> dict[str, Any]:
+def main(overrides: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
+    if overrides:
+        raise cli.InputError(f"{overrides[0]} does not apply: no config is read here")
     from resnet.files import write_text
+    from resnet.runs.files import read_object
     from resnet.runs.tables import markdown_table
 
-    folder = cli.FLAGS.rows
-    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    folder = cli.FLAGS.rows.resolve()  # "." has a name, too
+    remedy = "take it from version control again"
+    rows = [read_object(path, "fault", remedy=remedy) for path in sorted(folder.glob("*.json"))]
+    if not rows:
+        raise cli.InputError(f"--rows: {folder} holds no rows, which are JSON files; name another folder")
     headers = ("fault", "what happens", "tries", "losses", "met during")
     table = markdown_table([cells(row) for row in rows], headers)
     commands = sorted({(part["command"], commit(part)) for part in parts(*rows) if "command" in part})

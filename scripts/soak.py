@@ -69,8 +69,10 @@ class Soak:
         return self.faults < self.count and time.monotonic() < self.end
 
 
-def main(_: list[str]) -> dict[str, Any]:
+def main(overrides: list[str]) -> dict[str, Any]:
     """Soaks until the count or the time is reached; the tally."""
+    if overrides:
+        raise cli.InputError(f"{overrides[0]} does not apply: the run has its own config")
     from resnet.weights.files import check_writable
 
     values = cli.FLAGS
