@@ -81,11 +81,15 @@ def main(overrides: list[str]) -> dict[str, Any]:
     """Times a step of each net, and compares it with the least time that its program allows."""
     if overrides:
         raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
+    for net in cli.FLAGS.nets:
+        plans.config_of(net, devices=1)  # first, as measuring takes minutes
     from resnet.runs.metrics.records import read_json, write_json
     from resnet.runs.provenance import this_session
+    from resnet.weights.files import check_writable
 
-    target, origin = _target(), this_session(cli.command())
     output = cli.FLAGS.output
+    check_writable(output)
+    target, origin = _target(), this_session(cli.command())
     known = read_json(output, lambda rows: all("origin" in row for row in rows.values())) if output else None
     found = known or {}
     for net in cli.FLAGS.nets:

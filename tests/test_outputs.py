@@ -15,7 +15,7 @@ from resnet.runtime import machine
 from resnet.studies import interruption
 from resnet.studies.folder import open_folder, save_folder
 from resnet.studies.pages.repeated import write_repetition
-from scripts import accelerator, benchmark, claims, interrupt, parity, plans, soak
+from scripts import accelerator, benchmark, claims, interrupt, parity, planned, plans, soak
 from scripts.benchmarks import parts
 from scripts.peers import nets
 from tests.studies_cases import tiny_study
@@ -39,6 +39,7 @@ CALLS = {
     "claims": (claims, "--workdir=w", "--output={}/docs"),
     "benchmark": (benchmark, "--quick", "--parts=scan", "--output={}/speed.json"),
     "plans": (plans, "--nets=resnet8", "--targets=v5e", "--output={}/plans"),
+    "planned": (planned, "--nets=resnet8", "--output={}/planned.json"),
     "accelerator": (accelerator, "--workdir={}/w"),
     "plan": ("plan", *PLAN, "--output={}/plan.json"),
     "picture": ("plan", *PLAN, "--picture={}/plan.png"),
@@ -52,7 +53,7 @@ def call(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for owner, name in (
         (interruption, "interrupt"), (parity, "compare_nets"), (soak, "undisturbed"), (Claim, "test"),
-        (planning, "make_plan"), (plans, "_plan"), (accelerator, "_run"),
+        (planning, "make_plan"), (plans, "_plan"), (planned, "_compared"), (accelerator, "_run"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, work)
     measured = {name: dataclasses.replace(part, measure=work) for name, part in parts.PARTS.items()}
@@ -96,3 +97,10 @@ def test_a_page_of_a_repetition_cannot_be_where_a_file_is(tmp_path):
     (tmp_path / "page").touch()
     with pytest.raises(InputError, match="cannot make the folder .*: a file lies there"):
         write_repetition(folder, folder, tmp_path / "page", "Twice")
+
+
+@pytest.mark.parametrize("script", (plans, planned))
+def test_all_nets_are_known_before_the_work(script, tmp_path, call):
+    code, said = call(script, "--nets=resnet8,resnet21", "--output=out")
+    assert code == 2 and "--nets knows resnet8, resnet20" in said and "got 'resnet21'" in said
+    assert not list(tmp_path.iterdir())
