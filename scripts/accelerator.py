@@ -89,6 +89,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
     for name in cli.FLAGS.steps:
         if name not in steps:
             raise cli.InputError(f"--steps knows {', '.join(steps)}; got {name!r}")
+    steps = {name: step for name, step in steps.items() if name in (cli.FLAGS.steps or steps)}
     if cli.FLAGS.data and not cli.FLAGS.data.is_dir():
         raise cli.InputError(f"--data must be a folder; {cli.FLAGS.data} is none")
     if cli.FLAGS.dry_run:
@@ -100,8 +101,6 @@ def main(overrides: list[str]) -> dict[str, Any]:
     end = time.monotonic() + 60 * cli.FLAGS.minutes
     ended = {}
     for name, step in steps.items():
-        if cli.FLAGS.steps and name not in cli.FLAGS.steps:
-            continue
         mark = folder / f"{name}.{DONE}"
         if mark.exists():
             ended[name] = DONE

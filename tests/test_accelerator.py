@@ -46,6 +46,8 @@ def test_the_commands_are_listed_and_none_is_run(tmp_path, capsys):
     listed = json.loads(capsys.readouterr().out)
     assert tuple(listed) == STEPS and f"--config.data.dir={tmp_path}" in listed["he2015"]
     assert not (tmp_path / "w").exists()
+    call("--dry_run", "--steps=seeds,checks")
+    assert [*json.loads(capsys.readouterr().out)] == ["checks", "seeds"]
 
 
 @pytest.mark.parametrize(
