@@ -51,6 +51,28 @@ def test_a_run_is_followed_from_its_start_to_its_end(run, monkeypatch):
     assert view.state == "finished" and watch.is_over(view) and watching.seconds_left(view) is None
 
 
+def test_the_steps_of_the_whole_are_told_once_they_are_certain(run):
+    """An epoch of four decimals fits several lengths of an epoch early on: 1,400 steps among others."""
+    totals = []
+    for step in (1, 50, 150, 250, 1400):
+        line = {"step": step, "epoch": round(step / 1400, 4), "split": "train"}
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        totals.append(watch.view("run", run).total)
+    assert totals == [0, 0, 0, 5600, 5600]
+    for per_epoch in (1, 2, 3, 7, 25, 390, 5004):
+        for step in range(1, 3 * per_epoch, max(1, per_epoch // 9)):
+            assert watch._steps_per_epoch(step, round(step / per_epoch, 4)) in (0, per_epoch)
+
+
+def test_a_run_is_named_after_its_folder_from_inside_of_it(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert list(watch.runs_in(Path("."))) == ["lr[0.1]"]
+    (run / "below").mkdir()
+    monkeypatch.chdir(run / "below")
+    assert list(watch.runs_in(Path(".."))) == ["lr[0.1]"]
+
+
 def test_the_page_shows_the_same_and_loads_itself_again(run, tmp_path):
     record(run, 50, loss=1.0)
     watching = watch.Watch(tmp_path)  # a folder with a run in it

@@ -30,6 +30,7 @@ from resnet.studies.kept import CSV, open_study
 TRAINING, STOPPED = "training", "stopped"
 BARS = "▁▂▃▄▅▆▇█"
 POINTS = 16  # of a curve
+ROUNDED = 0.501e-4  # how far the epoch of a record may be from that of its step
 PAGE_WIDTH = 150  # letters
 
 
@@ -111,7 +112,8 @@ def runs_in(workdir: Path) -> dict[str, Path]:
         missing = f"{workdir} holds neither runs nor a study; a run is there once its training begins"
     if not found:
         raise InputError(missing)
-    return {path.relative_to(workdir).as_posix() if path != workdir else path.name: path for path in found}
+    own = workdir.resolve().name  # "." has no name
+    return {path.relative_to(workdir).as_posix() if path != workdir else own: path for path in found}
 
 
 def view(name: str, workdir: Path) -> View:
@@ -153,13 +155,21 @@ def _state(workdir: Path) -> str:
 
 
 def _total(workdir: Path, step: int, epoch: float) -> int:
-    """Steps of the whole training; 0 where they follow from an epoch that is not known yet."""
+    """Steps of the whole training; 0 where they follow from steps of an epoch that are not known yet."""
     train = load_saved_config(workdir).train
     duration = parse_duration("train.duration", train.duration)
-    if duration.unit == "epochs" and not epoch:
+    steps_per_epoch = _steps_per_epoch(step, epoch)
+    if duration.unit == "epochs" and not steps_per_epoch:
         return 0
-    steps_per_epoch = round(step / epoch) if epoch else 0
     return duration.steps(batch_size=train.batch_size, steps_per_epoch=steps_per_epoch)
+
+
+def _steps_per_epoch(step: int, epoch: float) -> int:
+    """The one whole number with which `step` is at this epoch, as records round it; 0 where several are."""
+    if not epoch > ROUNDED:
+        return 0
+    least, most = math.ceil(step / (epoch + ROUNDED)), math.floor(step / (epoch - ROUNDED))
+    return least if least == most else 0
 
 
 def _values(records: Iterable[dict[str, Any]], split: str, metric: str) -> tuple[float, ...]:
