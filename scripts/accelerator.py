@@ -22,6 +22,7 @@ from typing import Any
 import cli
 from absl import flags, logging
 
+from resnet.files import write_text
 from resnet.runs.files import make_folder
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -85,6 +86,8 @@ def main(overrides: list[str]) -> dict[str, Any]:
     for flag in (cli.FLAGS["workdir"], cli.FLAGS["data"]):
         if flag.value is not None:
             flag.value = flag.value.absolute()
+    if cli.FLAGS.tiny:  # Nothing of a rehearsal stands for what the hour is to bring.
+        cli.FLAGS["workdir"].value /= "tiny"
     steps, folder = _steps(), cli.FLAGS.workdir
     for name in cli.FLAGS.steps:
         if name not in steps:
@@ -101,15 +104,15 @@ def main(overrides: list[str]) -> dict[str, Any]:
     end = time.monotonic() + 60 * cli.FLAGS.minutes
     ended = {}
     for name, step in steps.items():
-        mark = folder / f"{name}.{DONE}"
-        if mark.exists():
+        mark, command = folder / f"{name}.{DONE}", shlex.join(step.command())
+        if mark.exists() and mark.read_text() == command:
             ended[name] = DONE
         elif end - time.monotonic() < SECONDS_TO_SAVE:
             ended[name] = "no time"
         else:
             ended[name] = _run(name, step, end - time.monotonic() - SECONDS_TO_SAVE)
             if ended[name] == DONE:
-                mark.touch()
+                write_text(mark, command)
     return ended
 
 

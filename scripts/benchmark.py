@@ -35,7 +35,7 @@ def main(overrides: list[str]) -> dict:
     check_choice("--dtype", cli.FLAGS.dtype, CHOICES["dtype"])
     chosen = _chosen({name: part.cases for name, part in PARTS.items()})
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
-    output = cli.FLAGS.output or ROOT / f"results/benchmark_{report.kind()}.json"
+    output = cli.FLAGS.output or report.kept(ROOT, report.kind())
     check_writable(output)
     origin = report.provenance(cli.command())  # before results change the working tree
     entries: report.Entries = report.older(cli.FLAGS.before) if cli.FLAGS.before else {}
@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> dict:
         entries[key] = about | found | origin
         # Written one by one: what is measured stays if a later one fails.
         merged = report.add(output, entries)
-        if not cli.FLAGS.quick and cli.FLAGS.output is None:
+        if not cli.FLAGS.quick and output == report.kept(ROOT, report.IN_README):
             report.write_readme(ROOT / "README.md", merged)
     return {key: {name: r[1] for name, r in entry["ratios"].items()} for key, entry in entries.items()}
 

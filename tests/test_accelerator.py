@@ -61,9 +61,14 @@ def test_what_cannot_work_is_refused(argument, message, capsys):
 
 
 def test_a_step_that_ended_well_is_not_repeated_and_no_step_begins_without_time(tmp_path, capsys, handlers):
-    (tmp_path / "checks.done").touch()
-    call(f"--workdir={tmp_path}", "--steps=checks,limits", "--minutes=0")
-    assert json.loads(capsys.readouterr().out) == {"checks": "done", "limits": "no time"}
+    def ended(*arguments):
+        call(f"--workdir={tmp_path}", *arguments)
+        return json.loads(capsys.readouterr().out)
+
+    for name, command in ended("--dry_run").items():
+        (tmp_path / f"{name}.done").write_text(command if name == "checks" else command + " --more")
+    assert ended("--steps=checks,limits", "--minutes=0") == {"checks": "done", "limits": "no time"}
+    assert ended("--steps=checks", "--minutes=0", "--tiny") == {"checks": "no time"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +131,16 @@ def test_a_rehearsal(tmp_path):
     """Of every step; what ended well is not repeated."""
     arguments = "--tiny", f"--workdir={tmp_path}", "--minutes=60"
     done = script("accelerator", *arguments, timeout=3600)
-    logs = {log.name: log.read_text()[-1000:] for log in tmp_path.glob("*.log")}
+    folder = tmp_path / "tiny"
+    logs = {log.name: log.read_text()[-1000:] for log in folder.glob("*.log")}
     assert json.loads(done.stdout) == dict.fromkeys(STEPS, "done"), logs
-    found = json.loads((tmp_path / "checks/checks.json").read_text())
+    found = json.loads((folder / "checks/checks.json").read_text())
     assert found["backend"] == "cpu" and found["like_the_cpu"]["found"] == 0
-    assert {"resnet8"} == set(json.loads((tmp_path / "planned.json").read_text()))
-    parts = {key.split("/")[0] for key in json.loads((tmp_path / "benchmark.json").read_text())}
+    assert {"resnet8"} == set(json.loads((folder / "planned.json").read_text()))
+    parts = {key.split("/")[0] for key in json.loads((folder / "benchmark.json").read_text())}
     assert parts == {"limits", "training", "memory", "seeds"}
     for study in ("he2015_depth", "he2016_shortcuts"):
-        assert list((tmp_path / study).rglob("result.json"))
+        assert list((folder / study).rglob("result.json"))
 
 
 def test_every_step_is_a_script_with_a_rehearsal(tmp_path, capsys):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -152,11 +153,28 @@ def test_without_pytorch_ours_is_measured_alone_and_that_is_said(tmp_path, monke
 
 def test_the_readme_holds_what_was_measured():
     text = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0]
-    measured = {kind: report.read(ROOT / f"results/benchmark_{kind}.json") for kind in ("cpu", "cpu_avx2")}
-    assert text.strip() == report.readme_table(measured["cpu_avx2"])
+    measured = {kind: report.read(report.kept(ROOT, kind)) for kind in ("cpu", "cpu_avx2")}
+    assert text.strip() == report.readme_table(measured[report.IN_README])
     for kind, entries in measured.items():
         page = (ROOT / f"results/benchmark_{kind}.md").read_text()
         assert entries and page == report.page(entries, f"benchmark_{kind}.png")
+
+
+@pytest.mark.parametrize("device", ("cpu", "cpu_avx2", "gpu"))
+def test_the_readme_keeps_to_its_kind_of_device(device, tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "README.md", tmp_path)
+    found = timing.compared({"PyTorch": [1.0, 1.1, 1.0], "ours": [1.5, 1.4, 1.6]}, "PyTorch", "s")
+    measured = {"training": dataclasses.replace(PARTS["training"], measure=lambda *_: found)}
+    monkeypatch.setattr(parts, "PARTS", measured)
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "kind", lambda: device)
+    monkeypatch.setattr(machine, "keep_memory", lambda: None)
+    monkeypatch.setattr(machine, "count_devices", lambda *_: None)
+    cli.run(script.main, script.define, ["--cases=resnet20"])
+    assert report.kept(tmp_path, device).exists()
+    changed = (tmp_path / "README.md").read_text() != (ROOT / "README.md").read_text()
+    assert changed == (device == report.IN_README)
 
 
 def benchmark(tmp_path, *parts, more=()):

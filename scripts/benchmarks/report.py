@@ -36,6 +36,15 @@ def kind() -> str:
     return "cpu_avx2" if narrow else found["backend"]
 
 
+# The kind of device that the README says its table is of.
+IN_README = "cpu_avx2"
+
+
+def kept(root: Path, device: str) -> Path:
+    """Where a clone keeps what was measured on a kind of device."""
+    return root / f"results/benchmark_{device}.json"
+
+
 def provenance(command: str) -> dict[str, Any]:
     """What every entry is kept with."""
     session = this_session(command)
