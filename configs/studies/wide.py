@@ -24,4 +24,4 @@ def get_study(scale: str) -> Study:
     for depth in others:
         arms[f"wrn-{depth}"] = Arm({"model.depth": depth}, match=Match(f"wrn-{deep}"))
     paper = "Zagoruyko 2016 (arXiv 1605.07146)"
-    return Study("Width against depth", base, arms, f"wrn-{deep}", paper=paper, table="Table 4")
+    return Study("Width against depth", base, arms, f"wrn-{deep}", paper=paper, table="Table 5")

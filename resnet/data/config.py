@@ -38,7 +38,8 @@ class DataConfig(Fields, section="data"):
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
-    """share of the training images held out, of each class; a validation/ folder takes its place"""
+    """share of the training images held out: of each class, or of files by a hash of their names;
+    a validation/ folder takes its place"""
     split_seed: int = 0
     """seed of what is held out, of what train_limit keeps, and of the angles of digits_rotation"""
     train_limit: int = 0

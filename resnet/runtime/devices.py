@@ -62,7 +62,7 @@ def host_devices(config: ParallelConfig, seeds: int) -> int:
     """The number of devices that the CPU is divided into.
 
     By default it is the largest number that divides the seeds evenly, and at most one for each processor.
-    Sharing the images of one seed is faster for some nets only, and changes the rounding of its statistics.
+    Sharing the images of one seed was faster for no net measured, and changes the rounding of its statistics.
     """
     return config.host_devices or most_sharing(seeds, processors())
 

@@ -86,8 +86,8 @@ HEAD = """# The idea, claim by claim
 
 The identity function, `lambda x: x`, returns its input. As a shortcut around layers it should carry signal
 and gradient through any depth. Each sentence of that idea stands here as a hypothesis with a rule, the
-command that tests it, what was measured, and a verdict. Rules make the verdicts of the numbers. Brackets hold
-95 % intervals, cut where no number can lie.
+command that tests it, what was measured, and a verdict. Fixed rules turn the numbers into verdicts.
+Brackets hold 95 % intervals, cut at what is possible, such as 0 and 100 %.
 
 - **yes**: each interval lies where the hypothesis has it. A number that should equal another does if its
   interval holds that other, and is narrow enough to lie within the tolerance.
