@@ -87,7 +87,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
         if flag.value is not None:
             flag.value = flag.value.absolute()
     if cli.FLAGS.tiny:  # Nothing of a rehearsal stands for what the hour is to bring.
-        cli.FLAGS["workdir"].value /= "tiny"
+        cli.FLAGS.workdir = cli.FLAGS.workdir / "tiny"
     steps, folder = _steps(), cli.FLAGS.workdir
     for name in cli.FLAGS.steps:
         if name not in steps:
