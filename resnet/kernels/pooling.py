@@ -13,7 +13,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 from jaxtyping import Array, Float, Int8
 
-from resnet.kernels import native
 from resnet.kernels.backend import by_platform, xla_alone
 from resnet.kernels.formulations import fenced, transposed
 
@@ -96,9 +95,8 @@ def _given_back(
 
 
 def _given_back_on_cpu(g: Array, winner: Array, *, extent: tuple[int, int]) -> Array:
-    if g.dtype != jnp.float32 or not g.size or not native.serves(g.shape[3]):
-        return _given_back(g, winner, extent=extent)
-    return native.run_pass("pool_gradient", g, winner, shape=(g.shape[0], *extent, g.shape[3]))
+    """Computed before what uses it, which would else write nine arrays as large as the images."""
+    return fenced(functools.partial(_given_back, extent=extent), g, winner)
 
 
 def _linear(primitive: Primitive, transpose: Callable) -> None:

@@ -22,7 +22,7 @@ from resnet.kernels.native import library
 
 CONVOLUTIONS = ("forward", "input_gradient", "kernel_gradient")
 SUMS = ("moments", "projections")
-PASSES = ("combination", "masked_sum", "pool_gradient")
+PASSES = ("combination", "masked_sum")
 SYMBOLS = tuple(f"resnet_{name}" for name in (*CONVOLUTIONS, *SUMS, *PASSES))
 # Channels of a result, or of what is summed, come in multiples of so many.
 CHANNELS = 8
@@ -133,9 +133,9 @@ def sums(target: str, *arrays: Array) -> tuple[Array, Array]:
     return first, second
 
 
-def run_pass(target: str, *arrays: Array, shape: tuple[int, ...] | None = None, **flags: bool) -> Array:
-    """Calls one of PASSES; returns images of the `shape`, or of that of the first of the arrays."""
-    result = jax.ShapeDtypeStruct(shape or arrays[0].shape, np.float32)
+def run_pass(target: str, *arrays: Array, **flags: bool) -> Array:
+    """Calls one of PASSES; returns images of the shape of the first of the arrays."""
+    result = jax.ShapeDtypeStruct(arrays[0].shape, np.float32)
     return jax.ffi.ffi_call(_name(target, arrays[0].shape[-1]), result)(*arrays, **flags)
 
 

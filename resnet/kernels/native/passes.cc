@@ -8,8 +8,6 @@
 
 namespace {
 
-using Bytes = ffi::Buffer<ffi::S8, 4>;
-
 constexpr int64_t kTask = 1 << 15;  // floats, about
 
 // f(first float, end) for whole pixels of all images, in tasks; or an error where the images have different shapes or no
@@ -68,44 +66,6 @@ ffi::Error masked_sum(ffi::ThreadPool pool, Buffer first, Buffer second, Buffer 
   });
 }
 
-// The gradient to the images that windows of 3x3 at stride 2 were pooled from: to each pixel, that to every window whose
-// `largest` it is, numbered row by row from 0 to 8.
-ffi::Error pool_gradient(ffi::ThreadPool pool, Buffer g, Bytes largest, ffi::Result<Buffer> x) {
-  typedef int8_t Narrow __attribute__((vector_size(kLanes), aligned(1), may_alias));
-  typedef int32_t Numbers __attribute__((vector_size(kLanes * sizeof(int32_t))));
-  const auto windows = g.dimensions(), numbers = largest.dimensions();
-  const Images from(g), to(*x);
-  const auto met = [](int64_t side, int64_t count) { return count == (side < 3 ? 0 : (side - 3) / 2 + 1); };
-  if (!std::equal(windows.begin(), windows.end(), numbers.begin(), numbers.end()) || to.count != from.count ||
-      to.channels != from.channels || to.channels % kLanes || !met(to.height, from.height) ||
-      !met(to.width, from.width)) {
-    return ffi::Error::InvalidArgument("no native pooling takes " + text(x->dimensions()) + " to windows " +
-                                       text(windows) + " with the largest of " + text(numbers));
-  }
-  // The windows that hold a place of a side are two at most, the last of them `place` / 2.
-  const auto first = [](int64_t place) { return std::max<int64_t>(0, (place - 1) / 2); };
-  return guarded([&] {
-    share(pool, to.count * to.height, [&](int64_t task) {
-      const int64_t n = task / to.height, i = task % to.height;
-      for (int64_t j = 0; j < to.width; ++j) {
-        for (int64_t c = 0; c < to.channels; c += kLanes) {
-          Vector sum = {};
-          for (int64_t y = first(i); y <= std::min(i / 2, from.height - 1); ++y) {
-            for (int64_t u = first(j); u <= std::min(j / 2, from.width - 1); ++u) {
-              const float* value = from.at(n, y, u) + c;
-              const auto number = *reinterpret_cast<const Narrow*>(largest.typed_data() + (value - from.data));
-              const Numbers own = __builtin_convertvector(number, Numbers);
-              sum += own == static_cast<int32_t>((i - 2 * y) * 3 + j - 2 * u) ? load(value) : Vector{};
-            }
-          }
-          store(to.at(n, i, j) + c, sum);
-        }
-      }
-    });
-    return ffi::Error::Success();
-  });
-}
-
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_combination, combination,
@@ -114,7 +74,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_combination, combination,
                                   .Attr<bool>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_masked_sum, masked_sum,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(resnet_pool_gradient, pool_gradient,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Bytes>()
                                   .Ret<Buffer>());
