@@ -21,7 +21,7 @@ from resnet.runs.task import Task
 from resnet.training.evaluation import make_predict
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Net:
     """A net with weights.
 
@@ -39,6 +39,13 @@ class Net:
     """Share of a picture's shorter side that `read` keeps, about the centre; 0: all."""
     size: int = 0
     """Side of the pictures that `read` gives, which images may have too; 0: that of the task's images."""
+
+    def __repr__(self) -> str:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        return (
+            f"<Net of {parameters:,} parameters, from images {self.task.image_shape} to "
+            f"{self.task.num_outputs} outputs>"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled programs cannot be pickled; they are made again when they are needed.

@@ -29,7 +29,7 @@ from resnet.runtime.devices import DATA, make_mesh, replicate
 from resnet.training.evaluation import as_numbers, evaluate, make_evaluate
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A net with the weights of one step of a run."""
 
@@ -41,6 +41,9 @@ class Run:
     """{"params", "batch_stats"} for model.apply; the moving average if the run kept one."""
     step: int
     workdir: Path
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.workdir}, step {self.step}: {self.net!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the net, whose compiled programs cannot be pickled; it is made again when it is needed.

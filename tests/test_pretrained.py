@@ -21,6 +21,7 @@ from resnet.errors import InputError
 from resnet.interop.convert import export_weights
 from resnet.interop.deploy import export
 from resnet.models.config import ModelConfig
+from resnet.models.counts import count_parts, totals
 from resnet.models.zoo import ZOO, KnownNet
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
@@ -117,6 +118,9 @@ def test_another_number_of_classes_has_a_head_at_random(weights):
 @pytest.mark.thorough
 def test_a_run_and_its_exported_file_bring_what_they_know(tmp_path):
     run = resnet.load(RUN)
+    parameters, _ = totals(count_parts(run.config.model, 10, (8, 8, 1)))
+    told = f"{parameters:,} parameters, from images (8, 8, 1) to 10 outputs"
+    assert repr(run) == f"<Run of {RUN}, step {run.step}: <Net of {told}>>"
     export_weights(RUN, tmp_path / "run.safetensors")
     images = np.random.default_rng(0).random((2, *run.task.image_shape), np.float32)
     for weights in (RUN, tmp_path / "run.safetensors"):
