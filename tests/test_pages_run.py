@@ -17,10 +17,13 @@ TINY = {
     "digits_small": ("data.train_limit=64",),
     "digits_rotation": ("data.train_limit=64",),
     "cifar10_resnet": ("model.depth=8", "data.name=synthetic"),
-    "cifar10_fast": ("model.depth=10", "model.width=0.25", "data.name=synthetic", "train.batch_size=8"),
+    "cifar10_fast": (
+        "model.depth=10", "model.width=0.25", "data.name=synthetic", "train.batch_size=8",
+        "train.ema_every=1",
+    ),
     "image_folder": ("model.depth=8", "train.batch_size=4"),
     "imagenet_resnet50": ("model.width=0.125", "data.image_size=32", "train.batch_size=4"),
-}
+}  # fmt: skip
 """Changes of the recipes that the pages name, with which they run in seconds."""
 QUESTIONS = {
     "signal": ("--depths=10,20", "--images=8", "--config.model.width=0.25"),
@@ -36,18 +39,24 @@ NOT_RUN = {
     "plan ": "needs an accelerator's compiler; tests/test_planning_command.py has a stored program",
     "tfds:": "needs a set that is prepared; tests/test_published_any_tfds.py prepares some",
     "--data=imagenet": "needs a net of 1000 classes; tests/test_imagenet_sets.py makes such sets",
+    "--kept=": "trains for hours; tests/test_studies_kept.py goes on with a small study",
     "--workdir=/shared": "needs two hosts; the page on reliability has the same with one",
 }
 
 
 def tiny(words: list[str]) -> list[str]:
-    """The command of a page with what makes it tiny; the page's own fields keep their values."""
+    """The command of a page with what makes it tiny; the page's own fields keep their values.
+
+    All but the folder of data in whose place stand random images.
+    """
     options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
     added = [*QUESTIONS.get(options.get("--question", ""), ())]
     if words[0] == "train":
         added = [f"--config.{each}" for each in TINY[options["--config"]]] + [
             "--config.train.duration=2 steps"
         ]
+    if "--config.data.name=synthetic" in added:
+        words = [word for word in words if not word.startswith("--config.data.dir=")]
     return [*words, *(each for each in added if each.split("=")[0] not in options or "depths" in each)]
 
 
