@@ -14,6 +14,8 @@ from resnet.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+USER_CACHE = "~/.cache/resnet"
+"""What every run of a user may use again lies here: programs, kernels, lists of images."""
 # "gs://bucket" is "gs:/bucket" once it was a Path; one letter may be a folder's name, or a drive's.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 

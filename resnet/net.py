@@ -17,6 +17,7 @@ from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.models.geometry import block_specs
 from resnet.models.resnet import ResNet
+from resnet.paths import count_elements
 from resnet.runs.task import Task
 from resnet.training.evaluation import make_predict
 
@@ -41,7 +42,7 @@ class Net:
     """Side of the pictures that `read` gives, which images may have too; 0: that of the task's images."""
 
     def __repr__(self) -> str:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        parameters = count_elements(self.variables["params"])
         return (
             f"<Net of {parameters:,} parameters, from images {self.task.image_shape} to "
             f"{self.task.num_outputs} outputs>"

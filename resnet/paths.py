@@ -24,6 +24,11 @@ def shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
     return {parameter_path(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
+def count_elements(tree: Any) -> int:
+    """The number of elements of all leaves, such as the parameters of a net."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def check_matches(field: str, regex: str, tree: Any) -> None:
     """Raises InputError if a regular expression is given that matches the path of no leaf."""
     paths = leaf_paths(tree)

@@ -107,7 +107,7 @@ def rectangles():
 
 
 def assert_uniform(values, low, high, rel=0.06):
-    """Their quarters are those of a uniform distribution, within a share of its width."""
+    """Checks that the quartiles of values are those of a uniform distribution, within `rel` of its width."""
     expected = np.linspace(low, high, 5)
     np.testing.assert_allclose(
         np.quantile(values, (0, 0.25, 0.5, 0.75, 1)), expected, atol=rel * (high - low)
@@ -153,7 +153,7 @@ def test_jitter_scales_differences_by_factors_about_1(field, image, places, stre
 
 
 def test_lighting_varies_along_the_axes_of_imagenets_colours():
-    """Deviations are the roots of fb.resnet.torch: most of it in brightness, little from blue to red."""
+    """The standard deviation along each axis is the one in fb.resnet.torch, and largest for brightness."""
     keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 2000))
     image = jnp.full((1, 1, 3), 128, jnp.uint8)
     lit = np.asarray(jax.jit(jax.vmap(Lighting(0.8), in_axes=(0, None)))(keys, image), float)

@@ -1,4 +1,4 @@
-"""Files that commands and scripts write: what cannot be written is refused before the work, not after it."""
+"""Commands and scripts refuse an output that cannot be written before they begin the work."""
 
 import dataclasses
 

@@ -45,9 +45,9 @@ NOT_RUN = {
 
 
 def tiny(words: list[str]) -> list[str]:
-    """The command of a page with what makes it tiny; the page's own fields keep their values.
+    """Adds to the command of a page what makes it tiny. Fields that the page sets keep their values.
 
-    All but the folder of data in whose place stand random images.
+    Random images replace the folder of data of a published set.
     """
     options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
     added = [*QUESTIONS.get(options.get("--question", ""), ())]

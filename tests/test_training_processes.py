@@ -290,6 +290,6 @@ def test_tasks_of_slurm_find_each_other(monkeypatch):
 
 
 def test_a_port_that_is_taken_is_named():
-    """JAX may end without a word."""
+    """JAX itself may crash then, without a message."""
     with socket.create_server(("", 0)) as held, pytest.raises(InputError, match="choose another port"):
         processes._arguments(f"localhost:{held.getsockname()[1]}", 2, 0)

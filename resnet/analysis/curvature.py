@@ -25,6 +25,7 @@ from resnet.analysis.krylov import Products, Ritz, density, lanczos
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
+from resnet.paths import count_elements
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,7 +107,7 @@ def ask(subject: Subject, options: Options) -> Curvature:
     params, logits, loss = net.variables["params"], logits_of(net), loss_of(net)
     products = ggn_products if options.ggn else hessian_products
     apply = products(logits, loss, params, *batches(net))
-    size, rng = sum(leaf.size for leaf in jax.tree.leaves(params)), np.random.default_rng(0)
+    size, rng = count_elements(params), np.random.default_rng(0)
     found = [lanczos(apply, rng.normal(size=size), options.steps) for _ in range(options.starts)]
     name = "Gauss-Newton matrix" if options.ggn else "Hessian"
     value = float(jnp.mean(net.losses(jax.jit(logits)(params, net.images))))

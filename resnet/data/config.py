@@ -38,8 +38,8 @@ class DataConfig(Fields, section="data"):
     classes: tuple[str, ...] = ()
     """names of the classes kept, in the order of their labels; empty: all"""
     validation: float = 0.1
-    """share of the training images held out: of each class, or of files by a hash of their names;
-    a validation/ folder takes its place"""
+    """share of the training images that is held out for validation, of each class; image files are chosen by
+    a hash of their names. A validation/ folder takes its place"""
     split_seed: int = 0
     """seed of what is held out, of what train_limit keeps, and of the angles of digits_rotation"""
     train_limit: int = 0
@@ -106,7 +106,7 @@ class DataConfig(Fields, section="data"):
         return [(field, operation) for field, operation in fields.items() if operation] + named
 
     def check(self) -> None:
-        """Checks all fields; the InputError names the first invalid one."""
+        """Raises InputError if a field is invalid; the message names the first such field."""
         self._check_name()
         check_choice("data.random_crop_fill", self.random_crop_fill, RandomCrop.modes)
         check_choice("data.normalization", self.normalization, NORMALIZATIONS)

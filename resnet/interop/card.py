@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import jax
-
 from resnet.config import config_to_dict
+from resnet.paths import count_elements
 from resnet.run import Run
 from resnet.runs import provenance
 from resnet.runs.metrics.records import RESULT, is_result, read_json, to_json
@@ -21,7 +20,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
     """Markdown: net, task, data, metrics, origin, licence; then `call`, a sentence, with the code `usage`."""
     task = run.task
     height, width, channels = task.image_shape
-    weights = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+    weights = count_elements(run.variables["params"])
     config = {name: value for name, value in config_to_dict(run.config).items() if name not in OF_THE_RUN}
     shown, rest = ", ".join(task.class_names[:SHOWN]), len(task.class_names) - SHOWN
     classes = f"{len(task.class_names)} classes: {shown}" + (f" and {rest} more" if rest > 0 else "")

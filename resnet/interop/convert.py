@@ -15,6 +15,7 @@ from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
 from resnet.interop.card import CARD, model_card
+from resnet.paths import count_elements
 from resnet.run import Run, load
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.checkpoints.restore import variable_shapes
@@ -85,7 +86,7 @@ def import_weights(
         metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
         with checkpoint.managing(folder) as manager:
             checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    parameters = count_elements(variables["params"])
     return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}
 
 

@@ -81,7 +81,7 @@ def _projections_on_cpu(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
 
 
 def native_serves_sums(*arrays: Array) -> bool:
-    """Whether native code sums over the pixels of these arrays."""
+    """Whether native code can sum these arrays over their images and pixels."""
     fits = all(a.dtype == jnp.float32 and a.size > 0 for a in arrays)
     return fits and native.serves(arrays[0].shape[-1])
 

@@ -10,14 +10,14 @@ from absl import logging
 
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
-from resnet.files import check_path, local_path
+from resnet.files import USER_CACHE, check_path, local_path
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class CacheConfig(Fields, section="cache"):
     """Where compiled programs are kept, and how many."""
 
-    dir: str = "~/.cache/resnet"
+    dir: str = USER_CACHE
     """Folder of compiled programs, shared by all runs; empty: none are kept.
 
     JAX's own environment variable JAX_COMPILATION_CACHE_DIR goes before it.

@@ -7,6 +7,7 @@ import math
 from absl import logging
 
 from resnet.config import Config
+from resnet.data.config import DataConfig
 from resnet.data.datasets import Dataset, load_dataset
 from resnet.durations import parse_duration
 from resnet.errors import InputError
@@ -14,6 +15,7 @@ from resnet.models.counts import count_parts
 from resnet.runs.dry_run import try_step
 from resnet.runtime.devices import make_mesh
 from resnet.studies.folder import StudyFolder
+from resnet.studies.study import ResolvedArm
 from resnet.training.trainer import make_trainer
 
 
@@ -32,39 +34,37 @@ class RunEstimate:
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-    """What an estimate takes from a data set."""
+    """The sizes of a data set: its training images, their shape, and the outputs of a net for it."""
 
     images: int
-    """Of the training split."""
     image_shape: tuple[int, int, int]
     num_outputs: int
 
 
 def estimate(folder: StudyFolder, names: list[str]) -> list[RunEstimate]:
-    """Scales what is measured on one arm: time by multiply-accumulates, memory by activations.
+    """Estimates time and memory of a run of each arm from what is measured on one of them.
 
-    That arm has the fewest multiply-accumulates of those whose data are at hand. Each data set is read once.
+    Time grows with multiply-accumulates, memory with activations. The arm that is measured has the fewest
+    multiply-accumulates of those whose data are at hand. Each data set is read once.
     """
-    known: dict[str, _Sizes | None] = {}
-    per_mac = per_element = 0.0
+    known: dict[DataConfig, _Sizes | None] = {}
+    measured: tuple[float, float] | None = None
     rows = {}
     for name in sorted(names, key=lambda name: folder.arms[name].macs):
         arm, config = folder.arms[name], folder.arms[name].config
-        data, batch = repr(config.data), config.train.batch_size
-        if data not in known and (dataset := _load(name, config)):
-            known[data] = sizes = _Sizes(len(dataset.train), dataset.image_shape, dataset.num_outputs)
-            if not per_mac:
-                seconds_per_step, measured_bytes = _measure(config, dataset)
-                per_mac = seconds_per_step / (arm.macs * batch)
-                per_element = measured_bytes / _elements(config, sizes)
-        sizes = known.setdefault(data, None)
-        if sizes is None:
+        if config.data not in known:
+            dataset = _load(name, config)
+            known[config.data] = dataset and _sizes(dataset)
+            if dataset and not measured:
+                seconds, size = _measure(config, dataset)
+                measured = seconds / _macs(arm), size / _elements(config, _sizes(dataset))
+        sizes = known[config.data]
+        if measured and sizes:
+            per_mac, per_element = measured
+            seconds = per_mac * _macs(arm) * _steps(config, sizes)
+            rows[name] = _row(folder, name, seconds, per_element * _elements(config, sizes))
+        else:
             rows[name] = _row(folder, name, None, None)
-            continue
-        duration = parse_duration("train.duration", config.train.duration)
-        steps = duration.steps(batch_size=batch, steps_per_epoch=max(sizes.images // batch, 1))
-        seconds = per_mac * arm.macs * batch * steps
-        rows[name] = _row(folder, name, seconds, per_element * _elements(config, sizes))
     return [rows[name] for name in names]
 
 
@@ -75,6 +75,22 @@ def _load(name: str, config: Config) -> Dataset | None:
     except InputError as error:
         logging.warning("arm %s: no time or memory is estimated: %s", name, error)
         return None
+
+
+def _sizes(dataset: Dataset) -> _Sizes:
+    return _Sizes(len(dataset.train), dataset.image_shape, dataset.num_outputs)
+
+
+def _macs(arm: ResolvedArm) -> int:
+    """Multiply-accumulates of a batch."""
+    return arm.macs * arm.config.train.batch_size
+
+
+def _steps(config: Config, sizes: _Sizes) -> int:
+    """The number of steps of a run."""
+    batch = config.train.batch_size
+    duration = parse_duration("train.duration", config.train.duration)
+    return duration.steps(batch_size=batch, steps_per_epoch=max(sizes.images // batch, 1))
 
 
 def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | None) -> RunEstimate:
@@ -90,8 +106,8 @@ def _measure(config: Config, dataset: Dataset) -> tuple[float, float]:
     return found.seconds, found.bytes
 
 
-def _elements(config: Config, data: _Sizes) -> float:
+def _elements(config: Config, sizes: _Sizes) -> float:
     """Numbers that leave stem and blocks for a batch, and parameters three times: what memory grows with."""
-    parts = count_parts(config.model, data.num_outputs, data.image_shape)
+    parts = count_parts(config.model, sizes.num_outputs, sizes.image_shape)
     features = sum(math.prod(part.shape) for part in parts)
     return features * config.train.batch_size + 3 * sum(part.parameters for part in parts)

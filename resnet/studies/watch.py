@@ -20,7 +20,7 @@ from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.files import replacing
 from resnet.runs import lock
-from resnet.runs.metrics.records import RESULT, read_metrics
+from resnet.runs.metrics.records import EPOCH_DIGITS, RESULT, read_metrics
 from resnet.runs.open_run import FAILURE as FAILURE_FILE
 from resnet.studies import folder as studies
 from resnet.studies.folder import FAILURE, FINISHED, NOT_STARTED
@@ -30,7 +30,7 @@ from resnet.studies.kept import CSV, open_study
 TRAINING, STOPPED = "training", "stopped"
 BARS = "▁▂▃▄▅▆▇█"
 POINTS = 16  # of a curve
-ROUNDED = 0.501e-4  # how far the epoch of a record may be from that of its step
+ROUNDED = 0.501 * 10**-EPOCH_DIGITS  # how far the epoch of a record may be from that of its step
 PAGE_WIDTH = 150  # letters
 
 
@@ -155,7 +155,7 @@ def _state(workdir: Path) -> str:
 
 
 def _total(workdir: Path, step: int, epoch: float) -> int:
-    """Steps of the whole training; 0 where they follow from steps of an epoch that are not known yet."""
+    """The number of steps of the whole training; 0 while the length of an epoch is needed and not known."""
     train = load_saved_config(workdir).train
     duration = parse_duration("train.duration", train.duration)
     steps_per_epoch = _steps_per_epoch(step, epoch)

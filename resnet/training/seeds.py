@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
+from resnet.paths import count_elements
 from resnet.runs.agreement import agree_on_data
 from resnet.runs.changes import check_longer
 from resnet.runs.checkpoints import checkpoint
@@ -229,7 +229,7 @@ class Runs:
         for run, own in zip(self.runs, self.trainer.layout.to_save(state), strict=True):
             if not run.failed:
                 tested[run]["sha256"] = digest(own.variables)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // len(self.runs)
+        parameters = count_elements(state.params) // len(self.runs)
         common = {
             "parameters": parameters,
             "seconds": round(time.monotonic() - self.started, 2),

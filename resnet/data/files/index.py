@@ -13,11 +13,11 @@ import numpy as np
 from absl import logging
 
 from resnet.data.files.listing import Listing
-from resnet.files import replacing
+from resnet.files import USER_CACHE, replacing
 
 KEPT_FROM = 10_000  # images; fewer are listed in no time
 LOOKED_AT = 1_000  # files of a kept listing, in some hundredths of a second
-CACHE = "~/.cache/resnet/indexes"
+CACHE = f"{USER_CACHE}/indexes"
 VERSION = 1
 NO_ARRAYS = ("place", "classes", "reader")
 ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in NO_ARRAYS]

@@ -1,4 +1,4 @@
-"""The library of native kernels: compiled for this processor, kept for other processes, and loaded.
+"""Loads the library of native kernels, which is compiled once for this processor and kept on disk.
 
 A kept library lies in a folder of this user as `<build>-<checksum>.so`: a hash of what it was compiled from,
 and one of its bytes. A damaged library is noticed before it is loaded, and is compiled again.
@@ -24,7 +24,7 @@ import jax
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.files import local_path, sync
+from resnet.files import USER_CACHE, local_path, sync
 
 SOURCES = Path(__file__).parent
 # No -ffast-math, which assumes that there is no NaN.
@@ -38,7 +38,7 @@ UNUSED_DAYS = 30  # A library that no process has loaded for so long is removed 
 SCRATCH = 4 << 20
 PART = ".part"
 # Where libraries are kept that lie beside no programs of JAX's.
-_beside_none = {"folder": "~/.cache/resnet"}
+_beside_none = {"folder": USER_CACHE}
 
 
 class CompilerError(Exception):

@@ -16,6 +16,7 @@ from resnet.runtime.processes import index_of_this
 
 METRICS_FILE, RESULT = "metrics.jsonl", "result.json"
 # What reading a damaged file, or looking into what it holds, raises.
+EPOCH_DIGITS = 4  # behind the point, of the epoch of a record
 _DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
@@ -194,7 +195,7 @@ class Records:
         """Adds one line after `step` finished steps; not-a-number and infinities become null."""
         if self.lines is None:
             return
-        record = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), "split": split}
+        record = {"step": step, "epoch": round(step / self.steps_per_epoch, EPOCH_DIGITS), "split": split}
         self.lines.add(to_json(record | dict(metrics)))
         if split != "train":
             results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
