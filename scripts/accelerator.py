@@ -80,8 +80,7 @@ def _steps() -> dict[str, Step]:
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Runs what is left, step by step, until the time is over."""
-    if overrides:
-        raise cli.InputError(f"{overrides[0]} does not apply: each step has its own configs")
+    cli.refuse_overrides(overrides, "each step has its own configs")
     # The steps run in the clone, wherever this was called.
     for flag in (cli.FLAGS["workdir"], cli.FLAGS["data"]):
         if flag.value is not None:

@@ -33,8 +33,7 @@ Imports = Mapping[str, set[str]]
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Brings page and picture up to date, or with --check raises InputError unless the page is."""
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: no config is read here")
+    cli.refuse_overrides(overrides, "no config is read here")
     rooms, old = imports_of_rooms(), PAGE.read_text()
     new = renewed(old, rooms)
     if cli.FLAGS.check and new != old:

@@ -17,7 +17,6 @@ from sklearn.datasets import load_sample_images
 
 from resnet.data.augmentation.mixing import Mixing
 from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
-from resnet.errors import InputError
 from resnet.files import save_png
 from scripts.peers.pillow import drawn
 
@@ -94,8 +93,7 @@ def of_mixing() -> tuple[list[np.ndarray], list[str]]:
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Draws all pictures."""
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: no config is read here")
+    cli.refuse_overrides(overrides, "no config is read here")
     OUTPUT.mkdir(exist_ok=True)
     files = [saved(name, *of_policy(policy)) for name, policy in POLICIES.items()]
     return {"files": [*files, saved("mixing", *of_mixing())]}

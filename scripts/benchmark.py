@@ -12,15 +12,14 @@ from pathlib import Path
 import cli
 from absl import flags, logging
 
-from resnet.errors import InputError, check_choice
+from resnet.errors import check_choice
 
 ROOT = Path(__file__).parents[1]
 
 
 def main(overrides: list[str]) -> dict:
     """Calls of scripts.benchmarks."""
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
+    cli.refuse_overrides(overrides, "the nets have their own configs")
     from resnet.processors import processors
     from resnet.runtime.machine import count_devices, keep_memory
 

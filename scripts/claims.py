@@ -19,11 +19,10 @@ def main(overrides: list[str]) -> dict:
     from resnet.analysis.claims.kept import load_accuracies
     from resnet.analysis.claims.page import CLAIMS, PAGE, write_claims
     from resnet.config import load_config
-    from resnet.errors import InputError, check_choice
+    from resnet.errors import check_choice
     from resnet.weights.files import check_writable
 
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the page has configs of its own")
+    cli.refuse_overrides(overrides, "the page has configs of its own")
     numbered = {str(number): claim for number, claim in enumerate(CLAIMS, 1)}
     for number in cli.FLAGS.only:
         check_choice("--only", number, numbered)

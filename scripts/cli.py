@@ -9,6 +9,24 @@ from resnet.cli import ending
 
 ending.set_up()
 
-from resnet.cli.options import FLAGS, InputError, command, define_path, prepare_process, require, run
+from resnet.cli.options import (
+    FLAGS,
+    InputError,
+    command,
+    define_path,
+    prepare_process,
+    refuse_overrides,
+    require,
+    run,
+)
 
-__all__ = ["FLAGS", "InputError", "command", "define_path", "prepare_process", "require", "run"]
+__all__ = [
+    "FLAGS",
+    "InputError",
+    "command",
+    "define_path",
+    "prepare_process",
+    "refuse_overrides",
+    "require",
+    "run",
+]

@@ -25,8 +25,7 @@ def main(overrides: list[str]) -> dict:
     from resnet.weights.files import check_writable, creating
     from scripts.peers.nets import PEERS, need
 
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the nets have their own configs")
+    cli.refuse_overrides(overrides, "the nets have their own configs")
     for name in cli.FLAGS.nets:
         check_choice("--nets", name, PEERS)
     if bool(cli.FLAGS.source) != bool(cli.FLAGS.images):

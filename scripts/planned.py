@@ -79,8 +79,7 @@ def _compared(net: str, target: Any) -> dict[str, Any]:
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Times a step of each net, and compares it with the least time that its program allows."""
-    if overrides:
-        raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
+    cli.refuse_overrides(overrides, "each net has its own config")
     for net in cli.FLAGS.nets:
         plans.config_of(net, devices=1)  # first, as measuring takes minutes
     from resnet.runs.metrics.records import read_json, write_json

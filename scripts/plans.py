@@ -160,8 +160,7 @@ def draw(plans: list[dict[str, Any]], path: Path) -> None:
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Makes what is missing, and writes the table."""
-    if overrides:
-        raise cli.InputError(f"{overrides[0]} does not apply: each net has its own config")
+    cli.refuse_overrides(overrides, "each net has its own config")
     for net in cli.FLAGS.nets:
         config_of(net, devices=1)  # first, as compiling takes minutes
     from resnet.planning.report import origin_of_plan

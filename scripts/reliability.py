@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
-    if overrides:
-        raise cli.InputError(f"{overrides[0]} does not apply: no config is read here")
+    cli.refuse_overrides(overrides, "no config is read here")
     from resnet.files import write_text
     from resnet.runs.files import read_object
     from resnet.runs.tables import markdown_table

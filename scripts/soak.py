@@ -71,8 +71,7 @@ class Soak:
 
 def main(overrides: list[str]) -> dict[str, Any]:
     """Soaks until the count or the time is reached; the tally."""
-    if overrides:
-        raise cli.InputError(f"{overrides[0]} does not apply: the run has its own config")
+    cli.refuse_overrides(overrides, "the run has its own config")
     from resnet.weights.files import check_writable
 
     values = cli.FLAGS

@@ -10,7 +10,7 @@ from typing import Any
 
 import cli
 
-from resnet.errors import InputError, check_installed
+from resnet.errors import check_installed
 
 cli.define_path("folder", ".", "Where the cells run; the tour's runs are in runs/tour of it.")
 
@@ -21,8 +21,7 @@ LIMIT = 600  # seconds that one cell may take
 
 def main(overrides: list[str]) -> dict:
     """Executes the cells, and writes the notebook if none failed."""
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: the tour has its own configs")
+    cli.refuse_overrides(overrides, "the tour has its own configs")
     check_installed(("jupytext", "nbformat", "nbclient", "ipykernel"), "pip install -r requirements-dev.txt")
     import nbformat
 

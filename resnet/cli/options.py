@@ -125,6 +125,12 @@ def refuse(way: str, *names: str, overrides: Sequence[str] = ()) -> None:
         raise InputError(f"{overrides[0]} has no meaning with {way}, which reads no such field")
 
 
+def refuse_overrides(overrides: Sequence[str], reason: str) -> None:
+    """Raises InputError if a --config.FIELD=VALUE was given to what takes none, for this reason."""
+    if overrides:
+        raise InputError(f"{overrides[0]} does not apply: {reason}")
+
+
 def command() -> str:
     """The command line, as it can be typed again."""
     program, *arguments = sys.argv
