@@ -140,11 +140,23 @@ std::string call(XLA_FFI_Handler* handler, std::vector<Array*> in, std::vector<A
 // Whether `found` holds a sum whose terms' absolute values sum to `size`.
 bool near(float found, double exact, double size) { return std::abs(found - exact) <= 1e-5 * size + 1e-6; }
 
+// The shape of values of channels, of so many images: of all of them, or of each of two or more equal parts.
+std::vector<int64_t> of_channels(int64_t images, int64_t channels) {
+  const int64_t parts = among(1, images);
+  return {images % parts ? 1 : parts, channels};
+}
+
+// Of these values, that of image n.
+float of_image(const Array& values, int64_t n, int64_t images, int64_t channel) {
+  return values.data[n / (images / values.dims[0]) * values.dims[1] + channel];
+}
+
 // What images may be read through: relu(value * scale + offset).
 struct Reading {
-  explicit Reading(int64_t channels) : scale({channels}), offset({channels}) {}
-  float of(float value, int64_t channel) const {
-    return scale.size ? std::max(value * scale.data[channel] + offset.data[channel], 0.0f) : value;
+  explicit Reading(const std::vector<int64_t>& shape) : scale(shape), offset(shape) {}
+  float of(float value, int64_t n, int64_t images, int64_t channel) const {
+    if (!scale.size) return value;
+    return std::max(value * of_image(scale, n, images, channel) + of_image(offset, n, images, channel), 0.0f);
   }
 
   Array scale, offset;
@@ -153,7 +165,7 @@ struct Reading {
 // What a convolution may end in.
 struct Ending {
   Ending(const std::vector<int64_t>& result, bool ends)
-      : scale({ends ? result[3] : 0}), offset({ends ? result[3] : 0}),
+      : scale({1, ends ? result[3] : 0}), offset({1, ends ? result[3] : 0}),
         shortcut(ends && among(0, 1) ? result : std::vector<int64_t>(4)), relu(ends && among(0, 1)) {}
   void apply(int64_t place, double& sum, double& size) const {
     const int64_t o = place % scale.size;
@@ -198,8 +210,13 @@ bool convolution() {
   Array* result = all[kind];
   const bool ends = kind == 0 && among(0, 1), wrong = kind != 1 && among(0, 9) == 0;
   Ending ending(y.dims, ends);
-  Reading reading(kind != 1 && x.dims[3] % resnet_channels == 0 && among(0, 1) ? x.dims[3] : 0);
-  if (wrong) (kind == 0 && among(0, 1) ? ending.offset : reading.scale) = Array({x.dims[3] + y.dims[3] + 1});
+  const bool reads = kind != 1 && x.dims[3] % resnet_channels == 0 && among(0, 1);
+  Reading reading(reads ? of_channels(images, x.dims[3]) : std::vector<int64_t>{0, 0});
+  if (wrong) {
+    const int64_t more = among(0, 1);
+    (kind == 0 && among(0, 1) ? ending.offset : reading.scale) =
+        Array({1 + more * images, x.dims[3] + (1 - more) * (y.dims[3] + 1)});
+  }
   const std::pair<std::string, int64_t> of{"groups", groups}, pad{"padding", padding}, step{"stride", stride};
   const std::string error =
       kind == 0 ? call(handlers[kind], {&x, &kernel, &reading.scale, &reading.offset, &ending.scale, &ending.offset,
@@ -231,7 +248,7 @@ bool convolution() {
               for (int64_t o = 0; o < outputs; ++o) {
                 if (a * groups / inputs != o * groups / outputs) continue;
                 float* place[] = {&y.at(n, r, c, o), &x.at(n, v, u, a), &kernel.at(i, j, a % (inputs / groups), o)};
-                float values[] = {*place[0], kind == 1 ? 0 : reading.of(*place[1], a), *place[2]};
+                float values[] = {*place[0], kind == 1 ? 0 : reading.of(*place[1], n, images, a), *place[2]};
                 const double term = double(values[(kind + 1) % 3]) * values[(kind + 2) % 3];
                 const int64_t to = place[kind] - result->data.get();
                 sums[to] += term, sizes[to] += std::abs(term);
@@ -280,16 +297,17 @@ bool sums() {
 bool passes() {
   const bool combines = among(0, 1), masked = combines && among(0, 1), relu = among(0, 1), wrong = among(0, 4) == 0;
   const std::vector<int64_t> shape = {among(1, 3), among(1, 30), among(1, 30), multiple(8, 96)};
-  const std::vector<int64_t> few = {shape[3]}, of_mask = {masked ? shape[3] : 0};
+  const auto few = [&] { return of_channels(shape[0], shape[3]); };
+  const std::vector<int64_t> of_mask = masked ? few() : std::vector<int64_t>{0, 0};
   Array first(shape), second(shape), rectified(shape), result(shape);
-  Array scale(few), second_scale(few), offset(few), slope(of_mask), start(of_mask);
+  Array scale(few()), second_scale(few()), offset(few()), slope(of_mask), start(of_mask);
   if (wrong) {
     Array* images[] = {&first, &second, &rectified};
     Array* channels[] = {&scale, &second_scale, &offset, &slope, &start};
     auto other = shape;
     other[among(0, 3)] += 16;
     if (!combines || among(0, 1)) *images[among(0, combines ? 1 : 2)] = Array(other);
-    else *channels[among(0, 4)] = Array({shape[3] + 16});
+    else *channels[among(0, 4)] = among(0, 1) ? Array({1, shape[3] + 16}) : Array({shape[0] + 1, shape[3]});
   }
   const std::pair<std::string, bool> rectifies{"relu", relu};
   const std::string error =
@@ -298,15 +316,15 @@ bool passes() {
                : call(resnet_masked_sum, {&first, &second, &rectified}, {&result});
   if (wrong || !error.empty()) return wrong && !error.empty();
   for (int64_t i = 0; i < result.size; ++i) {
-    const int64_t c = i % shape[3];
+    const auto of = [&](const Array& values) { return of_image(values, i / (result.size / shape[0]), shape[0], i % shape[3]); };
     const double a = first.data[i], b = second.data[i];
     double sum = a + b, size = std::abs(a) + std::abs(b);
     bool kept = combines || rectified.data[i] > 0;
     if (combines) {
-      if (masked && !(second.data[i] * slope.data[c] + start.data[c] > 0)) sum = 0, size = 0;
-      else sum = a * scale.data[c], size = std::abs(sum);
-      sum += b * second_scale.data[c] + offset.data[c];
-      size += std::abs(b * second_scale.data[c]) + std::abs(offset.data[c]);
+      if (masked && !(second.data[i] * of(slope) + of(start) > 0)) sum = 0, size = 0;
+      else sum = a * of(scale), size = std::abs(sum);
+      sum += b * of(second_scale) + of(offset);
+      size += std::abs(b * of(second_scale)) + std::abs(of(offset));
       if (relu) sum = std::max(sum, 0.0);
     }
     if (!near(result.data[i], kept ? sum : 0, size)) return false;

@@ -21,8 +21,25 @@ def normalized(x, scale, bias):
     return batch_normalize(x, scale, bias, jnp.zeros(x.shape[-1]), 1e-5, None)[0]
 
 
+def apart(x, scale, bias):
+    """Each image normalised by its own statistics, as a ghost group of one."""
+    return batch_normalize(x, scale, bias, jnp.zeros((len(x), x.shape[-1])), 1e-5, None)[0]
+
+
 def block_end(x, y, scale, bias):
     return relu_of_sum(normalized(y, scale, bias) + x)
+
+
+def block_end_apart(x, y, scale, bias):
+    return relu_of_sum(apart(y, scale, bias) + x)
+
+
+def relu_of_norm_apart(x, y, scale, bias):
+    return jax.nn.relu(apart(y, scale, bias)) * x
+
+
+def two_kinds_of_norm(x, y, scale, bias):
+    return jax.nn.relu(apart(y, scale, bias) + normalized(x, bias, scale))
 
 
 def two_norms(x, y, scale, bias):
@@ -48,7 +65,10 @@ def norm_of_norm(x, y, scale, bias):
     return jax.nn.relu(normalized(x * scale[None, None, None] + bias[None, None, None], bias, scale)) * y
 
 
-FUNCTIONS = (block_end, two_norms, plain_relu_of_sum, relu_of_norm, shared, norm_of_norm)
+FUNCTIONS = (
+    block_end, two_norms, plain_relu_of_sum, relu_of_norm, shared, norm_of_norm, block_end_apart,
+    relu_of_norm_apart, two_kinds_of_norm,
+)  # fmt: skip
 
 
 def gradients(function):
@@ -95,6 +115,8 @@ def test_what_is_not_finite_stays_visible(function):
         (block_end, ["combination"], ["select_n", "combination"]),
         (two_norms, ["combination"], ["select_n", "combination", "combination"]),
         (relu_of_norm, ["add", "max"], ["combination"]),
+        (block_end_apart, ["combination"], ["select_n", "combination"]),
+        (relu_of_norm_apart, ["add", "max"], ["combination"]),
         (shared, ["combination", "add", "add"], ["combination", "masked_sum", "combination"]),
     ),
 )

@@ -114,7 +114,7 @@ def test_the_sums_refuse_what_does_not_fit(shapes):
 
 
 PASSES = {
-    "combination": [X, X, (16,), (16,), (16,), (16,), (16,)],
+    "combination": [X, X, (1, 16), (1, 16), (1, 16), (1, 16), (1, 16)],
     "masked_sum": [X, X, X],
 }
 

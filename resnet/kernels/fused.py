@@ -28,8 +28,23 @@ from resnet.kernels.formulations import (
 from resnet.kernels.moments import native_serves_sums, projections, rows_of
 
 
+def of_images(values: Array, images: int) -> Array:
+    """Values of channels for each of so many images, to be multiplied with them or added.
+
+    [c] are those of all, and become [1, 1, 1, c]. [k, c] are those of k equal parts of the images, and become
+    [images, 1, 1, c].
+    """
+    return OF_PARTS.bind(values, images=images) if values.ndim == 2 else values[None, None, None]
+
+
+def _of_parts(values: Array, *, images: int) -> Array:
+    parts, channels = values.shape
+    spread = jnp.broadcast_to(values[:, None], (parts, images // parts, channels))
+    return spread.reshape(images, 1, 1, channels)
+
+
 def _affine(x: Array, scale: Array, offset: Array) -> Array:
-    return x * scale[None, None, None] + offset[None, None, None]
+    return x * of_images(scale, len(x)) + of_images(offset, len(x))
 
 
 def _composed(*arrays: Array, window: Window, before: bool, after: bool, relu: bool) -> Array:
@@ -78,15 +93,15 @@ def _combined(
     first: Array, second: Array, scale: Array, second_scale: Array, offset: Array, *mask: Array, relu: bool
 ) -> Array:
     first = _masked(first, second, *mask) if mask else first
-    y = _affine(first, scale, offset) + second * second_scale[None, None, None]
+    y = _affine(first, scale, offset) + second * of_images(second_scale, len(second))
     return jax.nn.relu(y) if relu else y
 
 
 def _combined_on_cpu(first: Array, second: Array, *of_channels: Array, relu: bool) -> Array:
     if not native.serves(first.shape[3]):
         return _combined(first, second, *of_channels, relu=relu)
-    mask = native.affine(of_channels[3:])
-    return native.run_pass("combination", first, second, *of_channels[:3], *mask, relu=relu)
+    values = *map(native.rows, of_channels[:3]), *native.affine(of_channels[3:])
+    return native.run_pass("combination", first, second, *values, relu=relu)
 
 
 def _masked_sum(first: Array, second: Array, rectified: Array) -> Array:
@@ -105,7 +120,7 @@ def _masked_projections(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[
 def _masked_projections_on_cpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
     if not native_serves_sums(g, x, mean):
         return _masked_projections(g, x, mean, *mask)
-    return native.sums("projections", rows_of(g), rows_of(x), mean, *mask)
+    return native.sums("projections", rows_of(g, mean), rows_of(x, mean), mean, *mask)
 
 
 def _operation(
@@ -135,6 +150,14 @@ def _by_window(shape: Callable[..., tuple[int, ...]]) -> Callable[..., ShapedArr
     return lambda a, b, *rest, window, **flags: ShapedArray(shape(a, b, window), a.dtype)
 
 
+# Values of parts of the images for each image; a name of its own for `joining.py` to find them by.
+OF_PARTS = _operation(
+    "of_parts",
+    lambda values, images: ShapedArray((images, 1, 1, values.shape[-1]), values.dtype),
+    _of_parts,
+    _of_parts,
+    ("images",),
+)
 # relu(scale * convolution of relu(x * scale + offset) + offset + shortcut), all but the convolution optional.
 JOINED_FORWARD = _operation(
     "convolution_joined", _by_window(result_shape), _composed, _on_cpu, ("window", "before", "after", "relu")

@@ -20,11 +20,12 @@ from jaxtyping import Array
 
 from resnet.kernels.backend import xla_alone
 from resnet.kernels.convolution import FORWARD, KERNEL_GRADIENT
-from resnet.kernels.fused import JOINED_KERNEL_GRADIENT, MASKED_PROJECTIONS
+from resnet.kernels.fused import JOINED_KERNEL_GRADIENT, MASKED_PROJECTIONS, OF_PARTS
 from resnet.kernels.pending import (
     Combination,
     Convolution,
     Masked,
+    OfParts,
     Positive,
     Sum,
     Zeros,
@@ -92,6 +93,8 @@ def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
     if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
         called = params[CALLS[name]]
         return _results(getattr(called, "jaxpr", called), getattr(called, "consts", ()), operands)
+    if primitive is OF_PARTS:
+        return [OfParts(array_of(operands[0]), **params)]
     found = _ending(name, operands) if name in ("mul", "add", "max") else _of_gradient(equation, operands)
     if found:
         return found
@@ -119,8 +122,9 @@ def _ending(name: str, operands: list[Any]) -> Sequence[Any]:
                 return [found]
             continue
         images = isinstance(one, Masked) or is_images(one)
-        if images and name == "mul" and of_channels(other, one.shape[3]) and one.shape != other.shape:
-            return [Combination(one, other[0, 0, 0])]
+        values = of_channels(other, one.shape) if images and name == "mul" else None
+        if values is not None:
+            return [Combination(one, values)]
     return []
 
 
@@ -140,8 +144,11 @@ def _of_gradient(equation: Any, operands: list[Any]) -> Sequence[Any]:
     if name == "add_any" and all(is_images(array_of(each)) for each in operands):
         return [Sum(*map(array_of, operands))]
     if name == "projections" and isinstance(first, Masked):
+        x, mean = map(array_of, others)
         g, *mask = first.by_norm_of(others[0])
-        return MASKED_PROJECTIONS.bind(g, *map(array_of, others), *mask) if mask else []
+        # A norm in parts has sums of the same parts.
+        alike = bool(mask) and mask[0].shape == mean.shape
+        return MASKED_PROJECTIONS.bind(g, x, mean, *mask) if alike else []
     return []
 
 

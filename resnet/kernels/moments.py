@@ -24,24 +24,25 @@ PIXELS = (-4, -3, -2)
 
 
 def moments(
-    x: Float[Array, "b h w c"], shift: Float[Array, " c"]
-) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    x: Float[Array, "b h w c"], shift: Float[Array, "*k c"]
+) -> tuple[Float[Array, "*k c"], Float[Array, "*k c"]]:
     """(mean, biased variance), in the type of `shift`, float32.
 
+    With a shift [k, c], those of each of k equal parts of the images, [k, c].
     The result depends on `shift` by its rounding alone, and not at all on the CPU. Elsewhere the variance
     loses as many digits as (mean - shift)² has more than it: a mean of earlier batches serves.
     """
-    if shift.shape != x.shape[-1:]:
+    if not _of_parts(shift, x):
         raise ValueError(f"there must be a shift for each channel; got {shift.shape}, x {x.shape}")
     wide = x.astype(shift.dtype)
     return _two_passes(wide, shift) if xla_alone() else _moments(wide, shift)
 
 
 def projections(
-    g: Float[Array, "b h w c"], x: Float[Array, "b h w c"], mean: Float[Array, " c"]
-) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """(sum of g, sum of g * (x - mean)), in the type of `mean`, float32."""
-    if g.shape != x.shape or mean.shape != x.shape[-1:]:
+    g: Float[Array, "b h w c"], x: Float[Array, "b h w c"], mean: Float[Array, "*k c"]
+) -> tuple[Float[Array, "*k c"], Float[Array, "*k c"]]:
+    """(sum of g, sum of g * (x - mean)), in the type of `mean`, float32, in parts as in `moments`."""
+    if g.shape != x.shape or not _of_parts(mean, x):
         raise ValueError(
             f"g must have the shape of x, and a mean for each channel; got {g.shape}, {x.shape}, {mean.shape}"
         )
@@ -49,20 +50,36 @@ def projections(
     return _plain_projections(*arrays) if xla_alone() else _projections(*arrays)
 
 
+def _of_parts(values: Array, x: Array) -> bool:
+    """Whether there is a value for each channel of all images, or of each of equal parts of them."""
+    *parts, channels = values.shape or (0,)
+    divide = not parts or (len(parts) == 1 and x.shape[0] % parts[0] == 0)
+    return divide and channels == x.shape[-1]
+
+
+def in_parts(x: Array, values: Array) -> Array:
+    """[…, b, h, w, c] as […, k, b / k, h, w, c] if there are values […, k, c], and as it is if […, c]."""
+    if values.ndim == x.ndim - len(PIXELS):
+        return x
+    return x.reshape(*values.shape[:-1], -1, *x.shape[-3:])
+
+
 def _two_passes(x: Array, shift: Array) -> tuple[Array, Array]:
+    x = in_parts(x, shift)
     mean = x.mean(PIXELS)
     return mean, jnp.square(x - _of_pixels(mean)).mean(PIXELS)
 
 
 def _one_pass(x: Array, shift: Array) -> tuple[Array, Array]:
     """E[d²] - E[d]² of d = x - shift, which cancels only where the mean is far from the shift."""
-    deviations = x - _of_pixels(shift)
+    deviations = in_parts(x, shift) - _of_pixels(shift)
     mean = deviations.mean(PIXELS)
     variance = jnp.square(deviations).mean(PIXELS) - jnp.square(mean)
     return shift + mean, jnp.maximum(variance, 0.0)
 
 
 def _plain_projections(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
+    g, x = in_parts(g, mean), in_parts(x, mean)
     return g.sum(PIXELS), (g * (x - _of_pixels(mean))).sum(PIXELS)
 
 
@@ -71,12 +88,14 @@ def _of_pixels(channels: Array) -> Array:
 
 
 def _moments_on_cpu(x: Array, shift: Array) -> tuple[Array, Array]:
-    return native.sums("moments", rows_of(x)) if native_serves_sums(x) else _two_passes(x, shift)
+    if native_serves_sums(x):
+        return native.sums("moments", rows_of(x, shift))
+    return _two_passes(x, shift)
 
 
 def _projections_on_cpu(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
     if native_serves_sums(g, x, mean):
-        return native.sums("projections", rows_of(g), rows_of(x), mean, *native.affine(None))
+        return native.sums("projections", rows_of(g, mean), rows_of(x, mean), mean, *native.affine(None))
     return _plain_projections(g, x, mean)
 
 
@@ -86,9 +105,9 @@ def native_serves_sums(*arrays: Array) -> bool:
     return fits and native.serves(arrays[0].shape[-1])
 
 
-def rows_of(x: Array) -> Array:
-    """[…, b, h, w, c] as […, b * h * w, c]."""
-    return x.reshape(*x.shape[:-4], -1, x.shape[-1])
+def rows_of(x: Array, values: Array) -> Array:
+    """[…, b, h, w, c] as […, b * h * w, c], in parts as `in_parts` has them."""
+    return x.reshape(*values.shape[:-1], -1, x.shape[-1])
 
 
 def _by_platform(name: str, plain: Callable, *, cpu: Callable, elsewhere: Callable) -> Callable:

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from resnet.kernels import native
 from resnet.kernels.convolution import FORWARD
 from resnet.kernels.formulations import Window, result_shape
-from resnet.kernels.fused import COMBINATION, JOINED_FORWARD, MASKED_SUM
+from resnet.kernels.fused import COMBINATION, JOINED_FORWARD, MASKED_SUM, of_images
 
 
 class Pending(abc.ABC):
@@ -41,9 +41,22 @@ class Zeros(Pending):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class OfParts(Pending):
+    """Values [k, c] of channels, of k equal parts of so many images, for each of these."""
+
+    values: Array
+    images: int
+
+    @functools.cached_property
+    def array(self) -> Array:
+        return of_images(self.values, self.images)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Combination(Pending):
     """Norm, shortcut and ReLU, not yet computed: relu(x * scale + offset + added * added_scale).
 
+    Scales and offset are [c], or [k, c] where k equal parts of the images have their own.
     Every part but x * scale may be missing. The gradient to the input of a norm has this form, too: x is the
     gradient to the norm's result, masked by that of the ReLU behind it, and `added` is the norm's input.
     """
@@ -58,8 +71,9 @@ class Combination(Pending):
     @functools.cached_property
     def array(self) -> Array:
         if self.added is None:
-            y = array_of(self.x) * self.scale[None, None, None]
-            y = y if self.offset is None else y + self.offset[None, None, None]
+            images = self.shape[0]
+            y = array_of(self.x) * of_images(self.scale, images)
+            y = y if self.offset is None else y + of_images(self.offset, images)
             return jnp.maximum(y, 0.0) if self.relu else y
         first, *mask = self.x.by_norm_of(self.added) if isinstance(self.x, Masked) else (self.x,)
         scale = jnp.ones_like(self.scale) if self.added_scale is None else self.added_scale
@@ -98,20 +112,24 @@ class Combination(Pending):
         if operation != "add":
             return None
         free, alike = self.added is None, np.shape(other) == self.shape
-        if free and alike and isinstance(other, Combination) and other.added is None and not other.relu:
-            return self.plus(other)
+        if free and alike and isinstance(other, Combination) and (both := self.plus(other)):
+            return both
+        if self.offset is None and (values := of_channels(other, self.shape)) is not None:
+            return dataclasses.replace(self, offset=values)
         other = array_of(other)
-        if self.offset is None and of_channels(other, self.shape[3]):
-            return dataclasses.replace(self, offset=other[0, 0, 0])
         if free and alike and isinstance(other, Array):
             return dataclasses.replace(self, added=other)
         return None
 
-    def plus(self, other: "Combination") -> "Combination":
-        """The sum of two to which nothing is added yet; one of a masked gradient comes first."""
+    def plus(self, other: "Combination") -> "Combination | None":
+        """The sum of two to which nothing is added yet, a masked gradient's first; None of any other."""
+        if other.added is not None or other.relu:
+            return None
         one, other = (other, self) if isinstance(other.x, Masked) else (self, other)
         offset = other.offset if one.offset is None else one.offset
         if one.offset is not None and other.offset is not None:
+            if one.offset.shape != other.offset.shape:  # of other parts of the images
+                return None
             offset = one.offset + other.offset
         return dataclasses.replace(one, offset=offset, added=array_of(other.x), added_scale=other.scale)
 
@@ -203,12 +221,13 @@ class Convolution(Pending):
             return None
         if operation == "add" and other.shape == result_shape(self.x, self.kernel, self.window):
             return dataclasses.replace(self, shortcut=other)
-        if self.offset is not None or not of_channels(other, self.kernel.shape[-1]):
+        values = of_channels(other, (1, 1, 1, self.kernel.shape[-1]))
+        if self.offset is not None or values is None:
             return None
         if operation == "add":
-            return dataclasses.replace(self, offset=other[0, 0, 0])
+            return dataclasses.replace(self, offset=values)
         if operation == "mul" and self.scale is None:
-            return dataclasses.replace(self, scale=other[0, 0, 0])
+            return dataclasses.replace(self, scale=values)
         return None
 
 
@@ -227,6 +246,10 @@ def is_images(value: Any) -> bool:
     return isinstance(value, Array) and value.ndim == 4 and value.dtype == jnp.float32
 
 
-def of_channels(value: Any, channels: int) -> bool:
-    """Whether `value` is an array of images' channels: one number for each, which all pixels share."""
-    return isinstance(value, Array) and value.shape == (1, 1, 1, channels)
+def of_channels(value: Any, shape: tuple[Any, ...]) -> Array | None:
+    """The values [c], or [k, c] of equal parts, if `value` has one for each channel of such images."""
+    if isinstance(value, OfParts) and (value.images, value.values.shape[-1]) == (shape[0], shape[-1]):
+        return value.values
+    if isinstance(value, Array) and value.shape == (1, 1, 1, shape[-1]):
+        return value[0, 0, 0]
+    return None

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from resnet.errors import InputError
 from resnet.kernels.backend import computed_once
+from resnet.kernels.fused import of_images
 from resnet.kernels.moments import moments, projections
 from resnet.models.config import ModelConfig
 
@@ -44,15 +45,9 @@ class BatchNorm(nn.Module):
 
         axis_name = None if config.ghost_batch else self.axis_name
         groups = ghost_groups(x.shape[0], config.ghost_batch)
-
-        def normalized(part):
-            return batch_normalize(part, scale, bias, mean.value, config.norm_epsilon, axis_name)
-
-        if groups == 1:  # An axis of groups would part the norm from the convolution that reads it.
-            y, *now = normalized(x)
-        else:
-            y, *apart = jax.vmap(normalized)(x.reshape(groups, -1, *x.shape[1:]))
-            y, now = y.reshape(x.shape), [each.mean(0) for each in apart]
+        shift = mean.value if groups == 1 else jnp.broadcast_to(mean.value, (groups, channels))
+        y, *now = batch_normalize(x, scale, bias, shift, config.norm_epsilon, axis_name)
+        now = now if groups == 1 else [each.mean(0) for each in now]
         seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
         correction = seen / (seen - 1) if config.bn_unbiased and seen > 1 else 1.0
         now = lax.stop_gradient((now[0], now[1] * correction))
@@ -74,15 +69,12 @@ def ghost_groups(batch: int, ghost_batch: int) -> int:
 
 
 def batch_normalize(
-    x: Float[Array, "b h w c"],
-    scale: Array,
-    bias: Array,
-    shift: Array,
-    epsilon: float,
+    x: Float[Array, "b h w c"], scale: Array, bias: Array, shift: Float[Array, "*k c"], epsilon: float,
     axis_name: str | None,
-) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+) -> tuple[Float[Array, "b h w c"], Float[Array, "*k c"], Float[Array, "*k c"]]:  # fmt: skip
     """(normalised x, mean, biased variance), statistics in float32, averaged over `axis_name` if given.
 
+    They have the shape of `shift`: [c] is for all images, [k, c] for each of k equal parts of them.
     The gradient is in closed form: nothing but x is kept for it, a third of what autodiff keeps.
     Gradients through the returned mean and variance are dropped: they only feed running averages.
     `shift` is about what the mean may be, see kernels.moments; a running average serves. Over `axis_name` the
@@ -100,9 +92,10 @@ def batch_normalize(
             distance, square = average((mean - shift, variance + jnp.square(mean - shift)))
             mean, variance = shift + distance, jnp.maximum(square - jnp.square(distance), 0.0)
         rstd = lax.rsqrt(variance + epsilon)
+        scale, bias = (jnp.broadcast_to(each, mean.shape) for each in (scale, bias))
         slope = scale * rstd
         slope, offset = computed_once(slope, bias - mean * slope)
-        y = wide * slope[None, None, None] + offset[None, None, None]
+        y = wide * of_images(slope, len(x)) + of_images(offset, len(x))
         return (y.astype(x.dtype), mean, variance), (x, scale, mean, rstd)
 
     def backward(saved, cotangents):
@@ -110,12 +103,15 @@ def batch_normalize(
         wide, dy = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
         dbias, product = projections(dy, wide, mean)
         dscale = product * rstd
-        count = x.size // x.shape[-1]
+        count = x.size // mean.size
         dbias_mean, dscale_mean = average((dbias / count, dscale / count))
         a = scale * rstd
         slope = -a * rstd * dscale_mean
         a, slope, offset = computed_once(a, slope, -a * dbias_mean - slope * mean)
-        dx = a[None, None, None] * dy + slope[None, None, None] * wide + offset[None, None, None]
+        a, slope, offset = (of_images(each, len(x)) for each in (a, slope, offset))
+        dx = a * dy + slope * wide + offset
+        if mean.ndim > 1:
+            dscale, dbias = dscale.sum(0), dbias.sum(0)
         return dx.astype(x.dtype), dscale, dbias, None
 
     normalize = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])

@@ -64,7 +64,8 @@ def allowed_in_exports() -> list[Any]:
     return [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
 
 
-# What is done to each channel of an array: a scale and an offset.
+# What is done to each channel of an array: a scale and an offset, [c], or [k, c] where each of k equal parts
+# of the images has its own.
 _Affine = Sequence[Array]
 
 
@@ -106,8 +107,13 @@ def run_kernel_gradient(
 
 
 def affine(given: _Affine | None) -> Sequence[Array]:
-    """A scale and an offset as native code takes them, which reads arrays of no channels as none."""
-    return given or (jnp.zeros(0, np.float32),) * 2
+    """A scale and an offset as native code takes them, [k, c], which reads arrays of no channels as none."""
+    return [rows(each) for each in given] if given else [jnp.zeros((0, 0), np.float32)] * 2
+
+
+def rows(values: Array) -> Array:
+    """[c] as [1, c]; [k, c] as it is."""
+    return values.reshape(-1, values.shape[-1])
 
 
 def _call(
@@ -119,7 +125,7 @@ def _call(
     **flags: bool,
 ) -> Array:
     """Calls one of CONVOLUTIONS. Its name follows from the channels of the result and of what it `reads`."""
-    name = _name(target, shape[-1], *(len(each) for each in reads or ()))
+    name = _name(target, shape[-1], *(each.shape[-1] for each in reads or ()))
     attributes = {field: np.int64(getattr(window, field)) for field in ("stride", "padding", "groups")}
     function = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, np.float32))
     return function(*arrays, **attributes, **flags)

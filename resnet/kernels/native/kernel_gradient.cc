@@ -140,7 +140,8 @@ void over_pixels(ffi::ThreadPool& pool, Images in, Images gradient, const Window
   const auto pack = [&](int64_t pixel, const Points& values, const Points& gradients, int64_t place) {
     const int64_t n = all.image(pixel), y = all.top(pixel), x = all.left(pixel);
     const float *value = in.at(n, y * window.stride, x * window.stride), *other = gradient.at(n, y, x);
-    for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), in.read(value, c));
+    const Images own = in.as(n);
+    for (int64_t c = 0; c < in.channels; c += kLanes) store(values.at(0, place, c), own.read(value, c));
     for (int64_t c = 0; c < gradient.channels; c += kLanes) store(gradients.at(0, place, c), load(other + c));
   };
   const int64_t inputs = in.channels, outputs = gradient.channels, elements = inputs * outputs;

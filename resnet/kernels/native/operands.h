@@ -7,7 +7,8 @@
 
 namespace {
 
-using Channels = ffi::Buffer<ffi::F32, 1>;
+// Values of channels that all images share, or as many rows of them as there are equal parts of the images.
+using Channels = ffi::Buffer<ffi::F32, 2>;
 
 // Whether the window takes x to y along one side.
 bool meets(int64_t x, int64_t y, const Window& window) {
@@ -48,20 +49,30 @@ ffi::Error checked(Buffer x, Buffer kernel, Buffer y, const Window& window, int6
   });
 }
 
+// Whether there is one for each channel, of all images or of each of some equal parts.
+bool one_each(Channels given, int64_t images, int64_t channels) {
+  const auto shape = given.dimensions();
+  return shape[0] > 0 && images % shape[0] == 0 && shape[1] == channels;
+}
+
 // Whether there is none, or one for each channel.
-bool one_each(Channels scale, Channels offset, int64_t channels) {
-  return scale.element_count() == offset.element_count() &&
-         (scale.element_count() == 0 || scale.dimensions()[0] == channels);
+bool none_or_each(Channels scale, Channels offset, int64_t images, int64_t channels) {
+  const auto first = scale.dimensions(), second = offset.dimensions();
+  return std::equal(first.begin(), first.end(), second.begin()) &&
+         (scale.element_count() == 0 || one_each(scale, images, channels));
 }
 
 // What is read for x: itself, or relu(x * scale + offset) where there are values for whole vectors of channels.
 Images images_of(Buffer x, Channels scale, Channels offset) {
   Images images(x);
-  if (scale.element_count() > 0) images.scale = scale.typed_data(), images.offset = offset.typed_data();
+  if (scale.element_count() > 0) {
+    images.scale = scale.typed_data(), images.offset = offset.typed_data();
+    images.alike = images.count / scale.dimensions()[0];
+  }
   return images;
 }
 bool readable(Buffer x, Channels scale, Channels offset) {
-  return one_each(scale, offset, x.dimensions()[3]) && (scale.element_count() == 0 || x.dimensions()[3] % kLanes == 0);
+  return none_or_each(scale, offset, x.dimensions()[0], x.dimensions()[3]) && (scale.element_count() == 0 || x.dimensions()[3] % kLanes == 0);
 }
 
 }  // namespace

@@ -30,6 +30,13 @@ struct Images {
     return part;
   }
 
+  // The same, read by the scale and the offset of image n.
+  Images as(int64_t n) const {
+    Images as = *this;
+    if (scale) as.scale += n / alike * step, as.offset += n / alike * step;
+    return as;
+  }
+
   // What stands for channels of a pixel: their values, or relu(value * scale + offset).
   Vector read(const float* pixel, int64_t channel) const {
     const Vector value = load(pixel + channel);
@@ -39,6 +46,7 @@ struct Images {
   float* data;
   int64_t count, height, width, channels, step;  // step: floats from pixel to pixel
   const float *scale = nullptr, *offset = nullptr;
+  int64_t alike = 0;  // images in a row that share a scale and an offset
 };
 
 // What the results of a convolution, or of its gradient to the input, read along either side of an image:
@@ -76,6 +84,7 @@ struct Packed {
   // A block of channels of image n: so many rows, the first of which is `top`.
   void pack(int64_t n, int64_t block, int64_t top, int64_t rows, float* out) const {
     const int64_t step = window.step(), floats = depth(block);
+    const Images own = images.as(n);
     for (int64_t y = top; y < top + rows; ++y) {
       for (int64_t phase = 0; phase < step; ++phase, out += columns * kBlock) {
         const int64_t left = window.margin() - phase;  // where column c holds pixel c * step - left
@@ -87,7 +96,7 @@ struct Packed {
           const float* from = images.at(n, y, c * step - left);
           float* to = out + c * kBlock;
           if (floats % kLanes == 0) {  // In registers: of so few floats, a call of memmove takes longer.
-            for (int64_t i = 0; i < floats; i += kLanes) store(to + i, images.read(from, block * kBlock + i));
+            for (int64_t i = 0; i < floats; i += kLanes) store(to + i, own.read(from, block * kBlock + i));
           } else {
             std::copy_n(from + block * kBlock, floats, to);
           }

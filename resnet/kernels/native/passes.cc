@@ -34,21 +34,28 @@ ffi::Error over_pixels(ffi::ThreadPool& pool, std::initializer_list<Buffer> imag
 ffi::Error combination(ffi::ThreadPool pool, Buffer first, Buffer second, Channels first_scale, Channels second_scale,
                        Channels offset, Channels mask_scale, Channels mask_offset, ffi::Result<Buffer> result,
                        bool rectifies) {
-  const int64_t channels = result->dimensions()[3];
-  const auto one_for_each = [&](Channels each) { return each.dimensions()[0] == channels; };
-  const bool joined = one_for_each(first_scale) && one_for_each(second_scale) && one_for_each(offset) &&
-                      one_each(mask_scale, mask_offset, channels);
+  const auto shape = result->dimensions();
+  const int64_t images = shape[0], channels = shape[3], of_image = shape[1] * shape[2] * channels;
+  const bool joined = one_each(first_scale, images, channels) && one_each(second_scale, images, channels) &&
+                      one_each(offset, images, channels) && none_or_each(mask_scale, mask_offset, images, channels);
   const auto run = [&](auto masked) {
     return over_pixels(pool, {first, second, *result}, joined, [&](int64_t begin, int64_t end) {
-      const auto of = [&](Channels each, int64_t c) { return load(each.typed_data() + c); };
       const Vector least = Vector{} - (rectifies ? 0.0f : INFINITY);
-      for (; begin < end; begin += channels) {
-        for (int64_t c = 0; c < channels; c += kLanes) {
-          Vector a = load(first.typed_data() + begin + c);
-          const Vector b = load(second.typed_data() + begin + c);
-          if constexpr (masked) a = where_positive(b * of(mask_scale, c) + of(mask_offset, c), a);
-          const Vector sum = a * of(first_scale, c) + of(offset, c) + b * of(second_scale, c);
-          store(result->typed_data() + begin + c, sum < least ? least : sum);
+      while (begin < end) {
+        const int64_t n = begin / of_image, stop = std::min(end, (n + 1) * of_image);
+        const auto of = [&](Channels each) {
+          return each.typed_data() + n * each.dimensions()[0] / images * channels;
+        };
+        const float *a_scale = of(first_scale), *b_scale = of(second_scale), *plus = of(offset);
+        const float *slope = of(mask_scale), *start = of(mask_offset);
+        for (; begin < stop; begin += channels) {
+          for (int64_t c = 0; c < channels; c += kLanes) {
+            Vector a = load(first.typed_data() + begin + c);
+            const Vector b = load(second.typed_data() + begin + c);
+            if constexpr (masked) a = where_positive(b * load(slope + c) + load(start + c), a);
+            const Vector sum = a * load(a_scale + c) + load(plus + c) + b * load(b_scale + c);
+            store(result->typed_data() + begin + c, sum < least ? least : sum);
+          }
         }
       }
     });

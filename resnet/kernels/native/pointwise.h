@@ -26,7 +26,8 @@ void pointwise(ffi::ThreadPool& pool, Images in, Images kernel, const Window& wi
       const float* from = in.at(n, y * read, x * read);
       places.push_back({in.scale ? i * inputs : from - in.data, out.at(n, y * written, x * written) - out.data});
       if (in.scale) {
-        for (int64_t c = 0; c < inputs; c += kLanes) store(image + i * inputs + c, in.read(from, c));
+        const Images own = in.as(n);
+        for (int64_t c = 0; c < inputs; c += kLanes) store(image + i * inputs + c, own.read(from, c));
       }
       for (int64_t other = 1; other < written * written; ++other) {  // pixels between them, which nothing meets
         const int64_t top = y * written + other / written, left = x * written + other % written;

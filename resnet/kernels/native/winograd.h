@@ -40,6 +40,7 @@ inline __attribute__((always_inline)) void transform(Side<M> (*f)(Side<N>), cons
 // Takes for a tile the N x N pixels from (top, left) of image n on, zero where there are none.
 template <size_t N>
 void take(const Points& points, Side<4> (*f)(Side<N>), Images images, int64_t n, int64_t top, int64_t left, int64_t tile) {
+  const Images own = images.as(n);
   const float* pixels[N][N];
   for (int64_t y = 0; y < int64_t{N}; ++y) {
     for (int64_t x = 0; x < int64_t{N}; ++x) {
@@ -48,7 +49,7 @@ void take(const Points& points, Side<4> (*f)(Side<N>), Images images, int64_t n,
   }
   for (int64_t c = 0; c < images.channels; c += kLanes) {
     float* to = points.at(0, tile, c);
-    transform(f, [&](size_t y, size_t x) { return pixels[y][x] ? images.read(pixels[y][x], c) : Vector{}; },
+    transform(f, [&](size_t y, size_t x) { return pixels[y][x] ? own.read(pixels[y][x], c) : Vector{}; },
               [&](size_t y, size_t x, Vector value) { store(to + (4 * y + x) * points.step, value); });
   }
 }
