@@ -108,7 +108,8 @@ def check_types(filled_in: Any) -> None:
         value, kind = getattr(filled_in, field.name), kinds[field.name]
         if not fits(value, kind):
             name = f"{type(filled_in).__name__}.{field.name}"
-            raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}")
+            hint = f"; write {tuple(value)!r}" if isinstance(value, list) and fits(tuple(value), kind) else ""
+            raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}{hint}")
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -18,8 +18,8 @@ from resnet.data.config import DataConfig
 from resnet.errors import PAGES, InputError
 from resnet.interop.predict import find_images
 from resnet.runs.task import load_task
-from resnet.studies.folder import load_folder
 from resnet.studies.launchers.cluster import check_parameters
+from resnet.studies.stored import load_folder
 from resnet.studies.study import load_study
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
 from resnet.runtime.cache import CacheConfig
-from resnet.studies.folder import load_folder
+from resnet.studies.stored import load_folder
 from resnet.studies.study import load_study
 from resnet.training.finetune import load_initial
 from resnet.training.loop import train

@@ -13,8 +13,8 @@ from resnet.planning import report as plan_report
 from resnet.planning import targets
 from resnet.runtime import machine
 from resnet.studies import interruption
-from resnet.studies.folder import open_folder, save_folder
 from resnet.studies.pages.repeated import write_repetition
+from resnet.studies.stored import open_folder, save_folder
 from scripts import accelerator, benchmark, claims, interrupt, parity, planned, plans, soak
 from scripts.benchmarks import parts
 from scripts.peers import nets

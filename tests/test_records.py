@@ -208,7 +208,9 @@ def test_git_state_knows_the_commit_and_whether_files_differ(tmp_path):
     state = provenance.git_state(tmp_path)
     assert len(state["commit"]) == 40 and not state["dirty"]
     (tmp_path / "a").write_text("2")
-    assert provenance.git_state(tmp_path) == {"commit": state["commit"], "dirty": True}
+    changed = provenance.git_state(tmp_path)
+    assert changed == {"commit": state["commit"], "dirty": True, "code": changed["code"]}
+    assert provenance.commit({"git": changed}).endswith(f" and uncommitted changes (code {changed['code']})")
     (tmp_path / "inside").mkdir()
     assert provenance.git_state(tmp_path / "inside") is None  # installed into another's repository
 

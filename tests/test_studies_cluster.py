@@ -10,10 +10,10 @@ from resnet.errors import InputError
 from resnet.runs.lock import WorkdirHeld
 from resnet.runtime.devices import make_mesh
 from resnet.studies import runner
-from resnet.studies.folder import load_folder, open_folder
 from resnet.studies.launch import launch
 from resnet.studies.launchers.cluster import check_parameters
 from resnet.studies.runner import Piece, pieces_of_work
+from resnet.studies.stored import load_folder, open_folder
 from resnet.training.loop import train
 from tests.processes_cases import free_port
 from tests.studies_cases import tiny_config, tiny_study

@@ -10,8 +10,8 @@ import pytest
 from resnet.errors import InputError
 from resnet.runs.tables import csv_table
 from resnet.studies import kept
-from resnet.studies.folder import FILE, load_folder, open_folder, save_folder
 from resnet.studies.launch import launch
+from resnet.studies.stored import FILE, load_folder, open_folder, save_folder
 from resnet.studies.watch import Watch
 from tests.studies_cases import tiny_study
 
@@ -87,5 +87,5 @@ def test_a_row_without_a_column_in_the_folder_of_a_study_is_named(tmp_path):
     path = tmp_path / FILE
     rows = {"none/seed0": {"arm": "none", "seed": 0, "state": "finished"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": rows}))
-    with pytest.raises(InputError, match="study.json is unreadable: 'test_top1'"):
+    with pytest.raises(InputError, match="study.json is unreadable: 'test_loss'"):
         load_folder(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from resnet.studies import estimate
-from resnet.studies.folder import open_folder
+from resnet.studies.stored import open_folder
 from resnet.studies.study import Arm
 from tests.studies_cases import tiny_config, tiny_study
 

@@ -12,10 +12,10 @@ import pytest
 
 from resnet.errors import InputError
 from resnet.processors import processors, shares
-from resnet.studies.folder import open_folder, save_folder
 from resnet.studies.launch import launch
 from resnet.studies.launchers import jobs
 from resnet.studies.runner import Piece, pieces_of_work
+from resnet.studies.stored import open_folder, save_folder
 from tests.studies_cases import tiny_study
 
 ROOT = Path(__file__).parents[1]

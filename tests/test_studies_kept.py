@@ -11,13 +11,14 @@ import pytest
 from resnet.config import replaced, save_config
 from resnet.errors import InputError
 from resnet.studies import runner
-from resnet.studies.folder import StudyRun, load_folder, open_folder, save_folder, states
+from resnet.studies.folder import StudyRun, states
 from resnet.studies.kept import load_kept, open_study
 from resnet.studies.launch import launch
 from resnet.studies.pages import plots
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
 from resnet.studies.pages.rows import TOP1, arm_rows, seconds_per_step
+from resnet.studies.stored import load_folder, open_folder, save_folder
 from resnet.studies.study import load_study, with_base
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +28,6 @@ from tests.studies_cases import tiny_study
 def get_study(scale):
     return tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 0.2), grid_seeds=1)
 """
-
-
 WIDE = """
 def wide():
     from tests.studies_cases import tiny_config

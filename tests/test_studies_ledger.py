@@ -10,7 +10,6 @@ import pytest
 from resnet.config import save_config
 from resnet.errors import InputError
 from resnet.runs.task import Task, save_task
-from resnet.studies.folder import load_folder, open_folder, save_folder
 from resnet.studies.kept import STUDIES
 from resnet.studies.pages import effects
 from resnet.studies.pages.effects import judged
@@ -18,6 +17,7 @@ from resnet.studies.pages.ledger import LEDGER, outdated, read_ledger
 from resnet.studies.pages.ledger_page import page
 from resnet.studies.pages.recording import add_what_was_not_run, record
 from resnet.studies.pages.verdict import NOT_RUN, REPRODUCED, REVERSED, UNDECIDED, Outcome, judge
+from resnet.studies.stored import load_folder, open_folder, save_folder
 from resnet.studies.study import Origin, Published, load_study, study_of
 from tests.studies_cases import tiny_study
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 from resnet.models.geometry import block_specs
-from resnet.studies.folder import open_folder
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
 from resnet.studies.pages.rows import metric_of
+from resnet.studies.stored import open_folder
 from resnet.studies.study import Arm
 from tests.studies_cases import tiny_config, tiny_study
 

@@ -9,7 +9,7 @@ import pytest
 
 from resnet.errors import InputError
 from resnet.studies import runner
-from resnet.studies.folder import FILE, load_folder, open_folder, save_folder, states
+from resnet.studies.folder import states
 from resnet.studies.launch import launch
 from resnet.studies.launchers import cluster
 from resnet.studies.launchers.cluster import arrays, log_patterns
@@ -17,6 +17,7 @@ from resnet.studies.pages.ledger import LEDGER, read_ledger
 from resnet.studies.pages.report import CSV, HTML, PAGE, write_report
 from resnet.studies.pages.rows import arm_rows
 from resnet.studies.runner import Piece, pieces_of_work
+from resnet.studies.stored import FILE, load_folder, open_folder, save_folder
 from resnet.studies.study import JOBS_FOLDER, Arm, load_study
 from tests.studies_cases import tiny_study
 

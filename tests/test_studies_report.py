@@ -8,8 +8,8 @@ import pytest
 
 from resnet.config import save_config
 from resnet.errors import InputError
-from resnet.studies.folder import load_folder, open_folder, save_folder
 from resnet.studies.pages.report import write_report
+from resnet.studies.stored import load_folder, open_folder, save_folder
 from tests.studies_cases import tiny_study
 
 

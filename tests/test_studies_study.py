@@ -18,8 +18,9 @@ from resnet.paths import parameter_path
 from resnet.runtime.devices import make_mesh
 from resnet.studies import grid, runner
 from resnet.studies.budget import Match, count, solve
-from resnet.studies.folder import load_folder, open_folder, save_folder, states
+from resnet.studies.folder import states
 from resnet.studies.launch import launch
+from resnet.studies.stored import load_folder, open_folder, save_folder
 from resnet.studies.study import Arm, Origin, Published, load_study, resolve, with_base
 from resnet.training.loop import train
 from resnet.training.trainer import make_trainer

@@ -10,7 +10,7 @@ from resnet.config import Config, save_config
 from resnet.errors import InputError
 from resnet.runs.lock import holding
 from resnet.studies import watch
-from resnet.studies.folder import open_folder, save_folder
+from resnet.studies.stored import open_folder, save_folder
 from tests.studies_cases import tiny_study
 
 

@@ -93,7 +93,10 @@ def told_lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
 def commit(session: Mapping[str, Any]) -> str:
     """The commit of a session, marked if files differed from it; empty outside a repository."""
     git = session["git"]
-    return git["commit"] + " and uncommitted changes" * git.get("dirty", False) if git else ""
+    if not git or not git.get("dirty", False):
+        return git["commit"] if git else ""
+    code = f" (code {git['code']})" if "code" in git else ""  # earlier sessions have none
+    return f"{git['commit']} and uncommitted changes{code}"
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -118,8 +121,20 @@ def digest(tree: Any) -> str:
     return found.hexdigest()
 
 
+def _digest_of_code() -> str:
+    """Twelve hex digits of the SHA-256 of all sources of this package."""
+    package, found = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for kind in ("*.py", "*.cc", "*.h") for path in package.rglob(kind)):
+        found.update(f"{path.relative_to(package).as_posix()} {path.stat().st_size}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit checked out in `folder`, and whether files differ from it; None without one."""
+    """The commit checked out in `folder`, and whether files differ from it; None without one.
+
+    Where they do, a digest of the package's own files tells one state of the code from another.
+    """
 
     def git(*arguments: str) -> str:
         command = ("git", "-C", str(folder), *arguments)
@@ -128,6 +143,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        state = {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return state | {"code": _digest_of_code()} if state["dirty"] else state
     except (OSError, subprocess.CalledProcessError):
         return None

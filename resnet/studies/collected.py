@@ -1,11 +1,12 @@
 """Runs that no study made, read as one: an arm for each config, whose seeds are the runs of that config."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, load_saved_config
+from resnet.config import Config, differences, load_saved_config
 from resnet.errors import InputError
 from resnet.runs.provenance import last_session
 from resnet.runs.task import load_task
@@ -13,7 +14,7 @@ from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig
 from resnet.studies.budget import count
 from resnet.studies.folder import StudyFolder, StudyRun
-from resnet.studies.study import ResolvedArm, tell_apart
+from resnet.studies.study import ResolvedArm, value_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,3 +79,13 @@ def _arm(config: Config, workdir: Path, reference: str) -> ResolvedArm:
     shapes = ((height, width, channels), task.num_outputs)
     counts = [count(config.model, shapes, budget) for budget in ("parameters", "macs")]
     return ResolvedArm(config, reference, (), "", *counts)
+
+
+def tell_apart(configs: list[Config]) -> list[str]:
+    """A name for each config from the fields in which they differ, as "depth 20, shortcut none"."""
+    pairs = itertools.pairwise(configs)
+    varying = list(dict.fromkeys(name for a, b in pairs for name, *_ in differences(a, b)))
+    return [
+        ", ".join(f"{name.removeprefix('model.')} {value_at(config, name)}" for name in varying) or "all"
+        for config in configs
+    ]

@@ -14,21 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import config_from_dict, config_to_dict
 from resnet.errors import InputError
-from resnet.files import local_path
-from resnet.runs.changes import decisive
-from resnet.runs.files import make_folder, read_object
-from resnet.runs.metrics.records import RESULT, read_metrics, write_json
+from resnet.runs.files import read_object
+from resnet.runs.metrics.records import RESULT, read_metrics
 from resnet.runs.open_run import FAILURE as FAILED
-from resnet.runs.provenance import this_session
 from resnet.studies.grid import Score, best, further, score_of
-from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, rate_folder, resolve
+from resnet.studies.study import Origin, ResolvedArm, rate_folder
 
-FILE = "study.json"
 # What to do about a damaged file: its run goes on from the last checkpoint, or the study begins it anew.
 _AGAIN = "delete it and start the study again: the run goes on from its last checkpoint"
-_ANEW = "delete it and start the study again: it is written anew"
 # Columns of runs.csv that are those of result.json under other names.
 _TEST, _VALIDATION = ("top1", "top5", "mae", "loss", "n"), ("top1", "mae", "loss")
 _OWN = ("step", "seconds", "seeds_together")
@@ -81,6 +75,8 @@ class StudyFolder:
     """Folders of failed runs that this object counts as unfinished; study.json does not hold them."""
     told: tuple[tuple[str, str], ...] = ()
     """How these came about, as their page had it: ("Command", "python …") and the like."""
+    gone: tuple[str, ...] = ()
+    """Arms that ran, and that the study has no more."""
 
     def runs(self, name: str) -> list[StudyRun]:
         """The runs that the table counts: each seed, at the chosen rate; none before a rate is chosen.
@@ -158,8 +154,10 @@ class StudyFolder:
 
 
 def run_of_row(row: dict[str, Any], workdir: Path, rate: float | None) -> StudyRun:
-    """Makes a run from its row of runs.csv."""
-    result = {name: row[f"test_{name}"] for name in _TEST} | {name: row.get(name) for name in _OWN}
+    """Makes a run from its row of runs.csv. Without a score on test images, it has the one on validation."""
+    split = "validation" if row["test_loss"] is None else "test"
+    result = {name: row.get(f"{split}_{name}") for name in _TEST} | {name: row.get(name) for name in _OWN}
+    result |= {"split": split}
     validation = {name: row[f"validation_{name}"] for name in _VALIDATION}
     result = _without_none(result) | {"validation": _without_none(validation)}
     return StudyRun(row["arm"], row["seed"], rate, workdir, row["state"], result, row["reason"], row)
@@ -182,88 +180,6 @@ def curve(run: StudyRun, split: str, metric: str) -> dict[float, float]:
     """A metric by epoch, without values that are missing or not finite."""
     records = read_metrics(run.workdir)
     return {r["epoch"]: r[metric] for r in records if r["split"] == split and r.get(metric) is not None}
-
-
-def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
-    """Writes study.json and checks that no finished run contradicts it.
-
-    Seeds that an earlier start had are kept. InputError where an arm's config has changed since.
-    """
-    arms = resolve(study)
-    earlier = load_folder(workdir) if (workdir / FILE).exists() else None
-    folder = StudyFolder(
-        workdir=workdir,
-        **texts_of(study),
-        seeds=tuple(dict.fromkeys((earlier.seeds if earlier else ()) + study.seeds)),
-        grid_seeds=study.grid_seeds,
-        arms=arms,
-        origin=study.origin,
-        sessions=(*(earlier.sessions if earlier else ()), this_session(command)),
-        rows=earlier.rows if earlier else {},
-        told=earlier.told if earlier else (),
-    )
-    for run in (run for name in arms for run in folder.all_runs(name)):
-        _check_same(run, folder.arms[run.arm])
-    return folder
-
-
-def texts_of(study: Study) -> dict[str, Any]:
-    """The texts of a study that its folder repeats: title, paper, table and note."""
-    return {name: getattr(study, name) for name in ("title", "paper", "table", "note")}
-
-
-def save_folder(folder: StudyFolder) -> None:
-    """Writes study.json."""
-    fields = {field.name: getattr(folder, field.name) for field in dataclasses.fields(folder)}
-    arms = {
-        name: dataclasses.asdict(arm) | {"config": config_to_dict(arm.config)}
-        for name, arm in folder.arms.items()
-    }
-    make_folder(folder.workdir)
-    origin = folder.origin and dataclasses.asdict(folder.origin)
-    rows = {path.relative_to(folder.workdir).as_posix(): row for path, row in folder.rows.items()}
-    own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin, "rows": rows}
-    write_json(folder.workdir / FILE, {name: fields[name] for name in fields if name != "again"} | own)
-
-
-def load_folder(workdir: str | Path) -> StudyFolder:
-    """Reads study.json; InputError if the folder holds no study."""
-    path = local_path(workdir) / FILE
-    if not path.is_file():
-        raise InputError(f"{path} is missing: no study lies in {str(workdir)!r}; start one by resnet study")
-    fields: dict[str, Any] = read_object(path, "arms", "seeds", "sessions", remedy=_ANEW)
-    fields["workdir"] = path.parent
-    try:
-        arms = {name: ResolvedArm(**_arm_fields(arm)) for name, arm in fields["arms"].items()}
-        fields |= {name: tuple(fields[name]) for name in ("seeds", "sessions")}
-        check_seeds(fields["seeds"])
-        # Folders that were written before origins were have none, and neither rows of kept runs.
-        origin = fields.get("origin") and Origin(**fields["origin"])
-        rows = {path.parent / place: row for place, row in fields.get("rows", {}).items()}
-        for place, row in rows.items():
-            run_of_row(row, place, None)
-        told = tuple((label, text) for label, text in fields.get("told", ()))
-        return StudyFolder(**(fields | {"arms": arms, "origin": origin, "rows": rows, "told": told}))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is unreadable: {error}; {_ANEW}") from None
-
-
-def _arm_fields(arm: dict[str, Any]) -> dict[str, Any]:
-    rates = tuple(arm["learning_rates"])
-    return arm | {"config": config_from_dict(arm["config"]), "learning_rates": rates}
-
-
-def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
-    """InputError if a run's folder holds a run of another config."""
-    if run.state == NOT_STARTED or run.kept:
-        return
-    config = arm.at(run.seed, run.learning_rate)
-    differing = [name for name, *_ in decisive(run.workdir, config)]
-    if differing:
-        raise InputError(
-            f"{run.workdir} holds a run that differs in {', '.join(differing)} from arm {run.arm!r}; "
-            "choose another workdir, or another name for the arm"
-        )
 
 
 def no_rate(name: str) -> str:

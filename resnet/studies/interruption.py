@@ -15,7 +15,8 @@ from resnet.runs.files import make_folder
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
-from resnet.studies.folder import FILE, load_folder, states
+from resnet.studies.folder import states
+from resnet.studies.stored import FILE, load_folder
 
 # What differs between two runs of one config: time, and place.
 _TIMES = ("seconds", "images_per_second", "workdir")

@@ -18,16 +18,14 @@ from resnet.files import local_path
 from resnet.runs.changes import may_change
 from resnet.studies.folder import (
     FAILURE,
-    FILE,
     FINISHED,
     NOT_STARTED,
     UNFINISHED,
     StudyFolder,
     StudyRun,
-    load_folder,
     run_of_row,
-    texts_of,
 )
+from resnet.studies.stored import FILE, load_folder, texts_of
 from resnet.studies.study import ResolvedArm, Study, load_study, resolve, study_of, with_base
 
 CSV, PAGE = "runs.csv", "report.md"

@@ -10,11 +10,12 @@ from absl import logging
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.files import local_path
 from resnet.runs.open_run import FAILURE as FAILED
-from resnet.studies.folder import FAILURE, StudyFolder, open_folder, order_of_work, save_folder, states
+from resnet.studies.folder import FAILURE, StudyFolder, order_of_work, states
 from resnet.studies.kept import with_kept
 from resnet.studies.launchers.cluster import check_parameters, submit
 from resnet.studies.launchers.jobs import run_in_jobs, share_devices
 from resnet.studies.runner import Piece, pieces_of_work, run_pieces
+from resnet.studies.stored import open_folder, save_folder
 from resnet.studies.study import Study
 
 LAUNCHERS = ("local", "slurm")

@@ -6,7 +6,6 @@ A study file is Python code with a function `get_study(scale) -> Study`: run onl
 import contextlib
 import dataclasses
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from resnet.config import Config, call_file, check_config, differences, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Declared, check_types, closest, fits
-from resnet.studies.budget import Match, count, solve
+from resnet.studies.budget import Match, Shapes, count, solve
 
 SCALES = ("paper", "small")
 JOBS_FOLDER = "slurm"
@@ -152,16 +151,6 @@ def study_of(origin: Origin) -> Study:
     return with_base(study, replaced(study.base, origin.changes))
 
 
-def tell_apart(configs: list[Config]) -> list[str]:
-    """A name for each config from the fields in which they differ, as "depth 20, shortcut none"."""
-    pairs = itertools.pairwise(configs)
-    varying = list(dict.fromkeys(name for a, b in pairs for name, *_ in differences(a, b)))
-    return [
-        ", ".join(f"{name.removeprefix('model.')} {value_at(config, name)}" for name in varying) or "all"
-        for config in configs
-    ]
-
-
 def value_at(config: Config, name: str) -> Any:
     """The value of a dotted field."""
     return functools.reduce(getattr, name.split("."), config)
@@ -170,13 +159,13 @@ def value_at(config: Config, name: str) -> Any:
 def resolve(study: Study) -> dict[str, ResolvedArm]:
     """Every arm with its checked config and counts; InputError names the arm that cannot work."""
     _check(study)
-    shapes = shapes_of(study.base.data)
     configs, matched = {}, {}
     for name, arm in study.arms.items():
         with _naming(name):
             configs[name] = replaced(study.base, arm.changes)
             if arm.published is not None:
                 arm.published.check()
+    shapes = _shapes(configs)
     # After the others, because an arm may match one that stands below it.
     for name, arm in study.arms.items():
         if arm.match is not None:
@@ -186,9 +175,11 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     for name, arm in study.arms.items():
         with _naming(name):
             rates = arm.learning_rates or study.learning_rates
+            _check_changes(arm.changes, rates)
             _check_grid(configs[name], rates)
             reference = arm.reference or study.reference
-            counts = [count(configs[name].model, shapes, budget) for budget in ("parameters", "macs")]
+            model = configs[name].model
+            counts = [count(model, shapes[name], budget) for budget in ("parameters", "macs")]
             arms[name] = ResolvedArm(
                 configs[name],
                 reference if reference != name else "",
@@ -199,16 +190,32 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     return arms
 
 
-def _match(configs: dict[str, Config], name: str, match: Match, shapes: Any) -> tuple[Config, str]:
+def _shapes(configs: dict[str, Config]) -> dict[str, Shapes]:
+    """The shapes of each arm's data, of which those that are the same images are read once."""
+    fields = ("name", "splits", "dir", "classes", "image_size")
+    found: dict[tuple, Shapes] = {}
+    shapes = {}
+    for name, config in configs.items():
+        which = tuple(getattr(config.data, field) for field in fields)
+        with _naming(name):
+            shapes[name] = found[which] = found.get(which) or shapes_of(config.data)
+    return shapes
+
+
+def _match(
+    configs: dict[str, Config], name: str, match: Match, shapes: dict[str, Shapes]
+) -> tuple[Config, str]:
     """The arm's config at the budget of another, and the words that say so."""
     match.check()
-    target = count(configs[match.arm].model, shapes, match.budget)
-    reached = solve(configs[name].model, target, match, shapes)
+    target = count(configs[match.arm].model, shapes[match.arm], match.budget)
+    reached = solve(configs[name].model, target, match, shapes[name])
     return replaced(configs[name], {reached.field: reached.value}), f"{reached}, as {match.arm}"
 
 
 def _check(study: Study) -> None:
     """Raises InputError for names, references and seeds that cannot work."""
+    if not study.arms:
+        raise InputError("`arms` of the study is empty; it needs an arm, and mostly one to compare with")
     _check_names(study.arms)
     for name, arm in [("study", study), *study.arms.items()]:
         matched = getattr(arm, "match", None)
@@ -219,6 +226,16 @@ def _check(study: Study) -> None:
                                  f"the arms are {', '.join(study.arms)}")  # fmt: skip
     check_seeds(study.seeds)
     check_at_least("study.grid_seeds", study.grid_seeds, 1)
+
+
+def _check_changes(changes: Mapping[str, Any], rates: tuple[float, ...]) -> None:
+    """Raises InputError for a field that the runs of an arm have from the study."""
+    from_study = {"seed": "the study's `seeds`", "train.seeds": "the study's `seeds`"}
+    if rates:
+        from_study["schedule.learning_rate"] = f"the arm's or the study's `learning_rates`, {rates}"
+    for name in changes:
+        if name in from_study:
+            raise InputError(f"`{name}` would have no effect: the runs have {from_study[name]}; leave it out")
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ from resnet.files import replacing
 from resnet.runs import lock
 from resnet.runs.metrics.records import EPOCH_DIGITS, RESULT, read_metrics
 from resnet.runs.open_run import FAILURE as FAILURE_FILE
-from resnet.studies import folder as studies
+from resnet.studies import stored
 from resnet.studies.folder import FAILURE, FINISHED, NOT_STARTED
 from resnet.studies.kept import CSV, open_study
 
@@ -103,7 +103,7 @@ def runs_in(workdir: Path) -> dict[str, Path]:
 
     Of a study's kept runs there is no folder, and nothing to watch.
     """
-    if (workdir / studies.FILE).exists() or (workdir / CSV).exists():
+    if (workdir / stored.FILE).exists() or (workdir / CSV).exists():
         study = open_study(workdir)
         found = [run.workdir for name in study.arms for run in study.all_runs(name) if not run.kept]
         missing = f"all runs of {workdir} are over, and only their results kept: resnet report shows them"

@@ -23,8 +23,9 @@ from resnet.runtime.logs import log_to_stderr
 from resnet.runtime.machine import prepare
 from resnet.runtime.processes import together
 from resnet.runtime.signals import BEFORE_LEAVING, RunStopped, may_end_process
-from resnet.studies.folder import StudyFolder, load_folder
+from resnet.studies.folder import StudyFolder
 from resnet.studies.runner import Piece, run_piece
+from resnet.studies.stored import load_folder
 from resnet.studies.study import JOBS_FOLDER as FOLDER
 
 JOBS = "jobs.json"

@@ -27,8 +27,9 @@ from resnet.runs.files import make_folder
 from resnet.runtime.logs import log_to_stderr
 from resnet.runtime.machine import prepare
 from resnet.runtime.signals import STOPS, RunStopped, may_end_process
-from resnet.studies.folder import StudyFolder, load_folder, order_of_work, states
+from resnet.studies.folder import StudyFolder, order_of_work, states
 from resnet.studies.runner import Piece, log_progress, pieces_of_work, run_piece
+from resnet.studies.stored import load_folder
 
 LOG = "log.txt"
 """In the folder of an arm: what its jobs say."""

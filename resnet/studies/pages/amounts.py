@@ -10,9 +10,9 @@ from resnet.analysis.pictures import MARKERS, legend_beside, panels, style
 from resnet.config import Config, differences, replaced
 from resnet.durations import parse_duration
 from resnet.models.geometry import block_specs
+from resnet.studies.collected import tell_apart
 from resnet.studies.folder import StudyFolder, StudyRun, curve
 from resnet.studies.pages.rows import Metric, scores
-from resnet.studies.study import tell_apart
 
 ACROSS = 4  # panels side by side that a page can show
 TOP = 10.0  # of a validation loss: guessing has 2.3 with 10 classes, and a net that diverges millions
@@ -84,9 +84,9 @@ def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[Stud
 def draw_last(
     amount: Amount, folder: StudyFolder, series: Series, finished: dict[str, list[StudyRun]], metric: Metric
 ) -> Any:
-    """Draws the last training and test scores against the amount, one line for each label."""
+    """Draws the last scores, in training and of the metric, against the amount: a line for each label."""
     figure, both = panels(2, width=4.6)
-    for split, axes in zip(("training", "test"), both, strict=True):
+    for split, axes in zip(("training", metric.split), both, strict=True):
         for i, (label, arms) in enumerate(series.items()):
             look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
             found = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
@@ -146,8 +146,8 @@ def _validation_loss(runs: list[StudyRun]) -> float:
 
 
 def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, split: str) -> list[float]:
-    """One score a run: on test that of its last weights, in training that of its last epoch."""
-    if split == "test":
+    """One score a run: in training that of its last epoch, else that of its last weights."""
+    if split != "training":
         return list(scores(folder, runs[0].arm, metric).values())
     curves = [curve(run, "train", metric.name) for run in runs]
     return [metric.factor * each[max(each)] for each in curves if each]

@@ -116,7 +116,7 @@ def _differences(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> Any
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(compared)), labels, fontsize=8)
     axes.set(
-        xlabel=f"difference in test {metric.label.removesuffix(' (%)')} ({metric.unit})",
+        xlabel=f"difference in {metric.split} {metric.label.removesuffix(' (%)')} ({metric.unit})",
         ylim=(-0.6, len(compared) - 0.4),
     )
     if max(map(abs, axes.get_xlim())) > WIDE:

@@ -21,7 +21,7 @@ from resnet.studies.pages.ledger import (
     read_ledger,
     write_ledger,
 )
-from resnet.studies.pages.rows import ArmRow, arm_rows, metric_of, run_rows
+from resnet.studies.pages.rows import TEST, ArmRow, arm_rows, metric_of, run_rows
 from resnet.studies.pages.verdict import NOT_RUN
 from resnet.studies.study import Arm, ResolvedArm, Study, load_study, resolve, study_of
 
@@ -32,7 +32,8 @@ def record(workdir: str | Path, path: Path = LEDGER) -> list[Row]:
     if folder.origin is None:
         raise InputError(f"{workdir} holds a study without a file, or of before studies noted theirs; "
                          "start it again from its file")  # fmt: skip
-    if metric_of(folder).name != "top1":
+    metric = metric_of(folder)
+    if metric.name != "top1" or metric.split != TEST:
         raise InputError("the ledger holds test errors of classifiers")
     study = study_of(folder.origin)
     for name, arm in resolve(study).items():

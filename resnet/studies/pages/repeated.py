@@ -11,7 +11,7 @@ from resnet.runs.files import make_folder
 from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import FINISHED, StudyFolder
 from resnet.studies.pages.report import origin_of
-from resnet.studies.pages.rows import metric_of, scores
+from resnet.studies.pages.rows import Metric, metric_of, scores
 from resnet.studies.pages.statistics import compare
 
 PAGE, CSV = "repeated.md", "repeated.csv"
@@ -45,7 +45,7 @@ def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title
         )
     make_folder(output)
     write_text(output / CSV, csv_table(pairs))
-    write_text(output / PAGE, _page(title, rows, metric.label, metric.unit, first, again))
+    write_text(output / PAGE, _page(title, rows, metric, first, again))
     return {"page": str(output / PAGE), "pairs": len(pairs)}
 
 
@@ -56,14 +56,15 @@ def _finished(first: StudyFolder, again: StudyFolder, name: str) -> bool:
 
 
 def _page(
-    title: str, rows: list[tuple[str, ...]], label: str, unit: str, first: StudyFolder, again: StudyFolder
+    title: str, rows: list[tuple[str, ...]], metric: Metric, first: StudyFolder, again: StudyFolder
 ) -> str:
     lines = [f"# {title}", ""]
     lines += [
-        f"Test {label}: the same arms and seeds, trained twice. The deviation of a repetition is that of "
-        f"one run from its mean over repetitions, in {unit}: the root of half the mean square of the "
-        "differences by seed. It is a part of the deviation over seeds, and the whole of it where the "
-        "correlation is near 0: then a seed does not say how a run ends, and pairs of seeds cancel nothing.",
+        f"{metric.split.capitalize()} {metric.label}: the same arms and seeds, trained twice. The deviation "
+        f"of a repetition is that of one run from its mean over repetitions, in {metric.unit}: the root of "
+        "half the mean square of the differences by seed. It is a part of the deviation over seeds, and the "
+        "whole of it where the correlation is near 0: then a seed does not say how a run ends, and pairs of "
+        "seeds cancel nothing.",
         "",
         markdown_table(rows, HEADERS, disable_numparse=True),
         "",

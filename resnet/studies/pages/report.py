@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import math
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,19 @@ from resnet.files import write_text
 from resnet.runs.files import make_folder
 from resnet.runs.provenance import last_session, origin, told_lines
 from resnet.runs.tables import csv_table, markdown_table
-from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, no_rate, states
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, states
 from resnet.studies.grid import NO_SCORE, score_of
 from resnet.studies.kept import CSV, PAGE, Kept
+from resnet.studies.pages.paragraphs import paragraphs
 from resnet.studies.pages.plots import plot_study
-from resnet.studies.pages.rows import ArmRow, Metric, arm_rows, metric_of, run_rows, value_of
-from resnet.studies.pages.statistics import smallest_p
-from resnet.studies.study import value_at
+from resnet.studies.pages.rows import (
+    ArmRow,
+    Metric,
+    arm_rows,
+    metric_of,
+    run_rows,
+    value_of,
+)
 
 HTML = "report.html"
 FEW = 12  # runs that the page lists one by one
@@ -72,7 +77,6 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
     if not complete:
         others = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
         status = f"Unfinished: {others}, of {total} runs; every number below may still change."
-    source = f"Source: {', '.join(filter(None, (folder.paper, folder.table)))}." if folder.paper else ""
     tables = [
         _table(rows, metric),
         _differences(rows, metric),
@@ -85,17 +89,7 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
         title=folder.title,
         status=status,
         complete=complete,
-        paragraphs=[
-            text
-            for text in (
-                source,
-                folder.note,
-                _recipe(folder),
-                *_without_rate(folder),
-                _reading(folder, rows, metric),
-            )
-            if text
-        ],
+        paragraphs=paragraphs(folder, rows, metric),
         tables=[table for table in tables if table.rows],
         figures=figures,
         origin=origin_of(folder),
@@ -104,7 +98,16 @@ def make_report(folder: StudyFolder, rows: list[ArmRow], figures: dict[str, str]
 
 def _table(rows: list[ArmRow], metric: Metric) -> Table:
     """A row an arm."""
-    headers = ("arm", "parameters", "MACs", "n", f"test {metric.label}", "median", "epochs", "failed")
+    headers = (
+        "arm",
+        "parameters",
+        "MACs",
+        "n",
+        f"{metric.split} {metric.label}",
+        "median",
+        "epochs",
+        "failed",
+    )
     return Table("Arms", headers, [_row(row) for row in rows])
 
 
@@ -140,58 +143,6 @@ def _difference(row: ArmRow) -> tuple[str, ...]:
     ps = (number(p, ".4f") for p in (found.p, row.p_holm, found.p_signs))
     return (row.arm, row.reference, str(found.n), f"{found.mean:+z.2f}", *intervals,
             number(found.correlation, "+z.2f"), *ps, number(found.detectable, ".2f"))  # fmt: skip
-
-
-def _recipe(folder: StudyFolder) -> str:
-    """What every run has in common, and what that keeps the study from showing."""
-    fields = ("data.name", "train.duration", "train.batch_size", "schedule.learning_rate")
-    configs = [arm.config for arm in folder.arms.values()]
-    data, duration, batch, rate = (
-        " or ".join(dict.fromkeys(str(value_at(config, field)) for config in configs)) for field in fields
-    )
-    rates = f"at learning rate {rate}, tuned for no arm: one that needs another is at a disadvantage"
-    if any(arm.learning_rates for arm in folder.arms.values()):
-        by = min(folder.grid_seeds, len(folder.seeds))
-        rates = (
-            f"each arm at the best of its learning rates on the validation split, as {by} "
-            f"seed{'s' * (by > 1)} had it"
-        )
-    text = f"Data: {data}; {duration} in batches of {batch}, {rates}."
-    if folder.origin and folder.origin.scale == "small":
-        text += (
-            " This is the small scale: data, nets and training are smaller than the paper's, so it can show "
-            "the direction of an effect and reproduces no number."
-        )
-    return text
-
-
-def _without_rate(folder: StudyFolder) -> list[str]:
-    """A sentence for each arm whose grid leaves nothing to choose."""
-    return [no_rate(name) for name in folder.arms if folder.has_no_rate(name)]
-
-
-def _reading(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> str:
-    """What the columns mean, and what so many seeds cannot say."""
-    compared = [row.comparison for row in rows if row.comparison]
-    text = (
-        f"Test {metric.label.removesuffix(' (%)')} of the last epoch's weights, mean ± standard deviation "
-        "over n seeds; nothing is selected on the test split. Failed runs have no score: they are counted, "
-        "and listed with their reasons."
-    )
-    if all(each.p is None for each in compared):
-        return text
-    tests, pairs = sum(each.p is not None for each in compared), max(each.n for each in compared)
-    correlations = [each.correlation for each in compared if each.correlation is not None]
-    bought = f" (their median correlation is {statistics.median(correlations):+z.2f})" if correlations else ""
-    return text + (
-        " Seed i of every arm sees the same batches and augmentation and starts from the same values of "
-        f"the parameters it shares with the others, so that differences can be paired by seed{bought}: "
-        "their mean, its 95 % interval by Student's t, and the interval as if no seed were common (Welch). "
-        f"p (t) belongs to the first interval, p (Holm) is corrected for the {tests} comparisons here, and "
-        f"p (signs) is the exact two-sided sign-flip test, which needs no normality: {pairs} pairs cannot "
-        f'give it a p-value below {smallest_p(pairs):.4g}. "n shows" is the true difference that so many '
-        "pairs of this spread tell from zero in 80 of 100 studies."
-    )
 
 
 def _failures(folder: StudyFolder) -> Table:
@@ -230,7 +181,8 @@ def _matched(folder: StudyFolder) -> Table:
 def _runs(folder: StudyFolder, metric: Metric) -> Table:
     """Every run, where they are few."""
     runs = [run for name in folder.arms for run in folder.runs(name) if run.state == FINISHED]
-    headers = ("arm", "seed", f"test {metric.label}", "test loss", "step", "seconds")
+    split = metric.split
+    headers = ("arm", "seed", f"{split} {metric.label}", f"{split} loss", "step", "seconds")
     return Table("Runs", headers, [_run(run, metric) for run in runs] if len(runs) <= FEW else [])
 
 

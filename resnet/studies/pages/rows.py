@@ -5,6 +5,7 @@ from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, config_hash, load_saved_config
+from resnet.errors import InputError
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
 from resnet.runs.task import FILE as TASK
@@ -12,6 +13,8 @@ from resnet.runs.task import load_task
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
 from resnet.studies.pages.statistics import Comparison, Summary, compare, holm, summarize
 from resnet.studies.study import ResolvedArm
+
+TEST, VALIDATION = "test", "validation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Metric:
     factor: float
     unit: str
     """Of a difference."""
+    split: str = TEST
+    """test, or validation where the data have no test images."""
 
 
 TOP1 = Metric("top1", "accuracy (%)", 100.0, "points")
@@ -50,9 +55,16 @@ class ArmRow:
 
 
 def metric_of(folder: StudyFolder) -> Metric:
-    """MAE for regressions, else top1."""
-    runs = (run for name in folder.arms for run in folder.runs(name))
-    return MAE if any("mae" in run.result for run in runs) else TOP1
+    """MAE for regressions, else top1, of the split that all runs were scored on; InputError without one."""
+    runs = [run for name in folder.arms for run in folder.runs(name) if run.state == FINISHED]
+    metric = MAE if any("mae" in run.result for run in runs) else TOP1
+    first = {split_of(run): run for run in reversed(runs) if split_of(run) in (TEST, VALIDATION)}
+    if len(first) > 1:
+        raise InputError(
+            f"{first[VALIDATION].workdir} was scored on validation images, as its data have no others, and "
+            f"{first[TEST].workdir} on test images; report them apart"
+        )
+    return dataclasses.replace(metric, split=next(iter(first), TEST))
 
 
 def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
@@ -65,6 +77,11 @@ def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
     runs = [run for run in folder.runs(name) if run.state == FINISHED]
     values = {run.seed: value_of(run, metric.name) for run in runs}
     return {seed: metric.factor * value for seed, value in values.items() if value is not None}
+
+
+def split_of(run: StudyRun) -> str:
+    """The split that the scores of a finished run are of; "none" where no images were left to judge it by."""
+    return run.result.get("split", TEST)
 
 
 def value_of(run: StudyRun, name: str) -> float | None:
@@ -116,7 +133,9 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                 rows.append(run.kept | {"in_table": run.workdir in counted})
                 continue
             config, result = _config_of(run, arm), run.result
-            validation, session = result.get("validation") or {}, last_session(run.workdir)
+            session = last_session(run.workdir)
+            test = result if split_of(run) == TEST else {}
+            validation = result if split_of(run) == VALIDATION else result.get("validation") or {}
             rows.append(
                 {
                     "arm": name,
@@ -125,7 +144,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                     "in_table": run.workdir in counted,
                     "state": run.state,
                     "reason": run.reason,
-                    **{f"test_{key}": result.get(key) for key in ("top1", "top5", "mae", "loss", "n")},
+                    **{f"test_{key}": test.get(key) for key in ("top1", "top5", "mae", "loss", "n")},
                     **{f"validation_{key}": validation.get(key) for key in ("top1", "mae", "loss")},
                     "step": result.get("step"),
                     "epoch": last_epoch(run) or None,
@@ -136,7 +155,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                     "seconds_per_step_and_seed": seconds_per_step(folder, run),
                     "config_hash": config_hash(config),
                     "commit": commit(session) if session else None,
-                    "test_images": _images_of(run),
+                    "test_images": _images_of(run, TEST),
                     "workdir": _place(folder, run),
                 }
             )
@@ -158,9 +177,25 @@ def seconds_per_step(folder: StudyFolder, run: StudyRun) -> float | None:
     return folder.arms[run.arm].config.train.batch_size / rate if rate else None
 
 
-def _images_of(run: StudyRun) -> str:
-    """The fingerprint of the test images; empty where none was noted."""
-    return load_task(run.workdir).fingerprint.get("test", "") if (run.workdir / TASK).exists() else ""
+def _images_of(run: StudyRun, split: str) -> str:
+    """The fingerprint of a split's images; empty where none was noted."""
+    if run.kept:
+        return run.kept.get("test_images", "") if split == TEST else ""
+    return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
+
+
+def of_other_images(folder: StudyFolder) -> list[str]:
+    """The arms that were scored on other images than the arm that they are compared with."""
+    split = metric_of(folder).split
+    images = {
+        name: {_images_of(run, split) for run in folder.runs(name) if run.state == FINISHED} - {""}
+        for name in folder.arms
+    }
+    return [
+        name
+        for name, arm in folder.arms.items()
+        if arm.reference and images[name] and images[arm.reference] and images[name] != images[arm.reference]
+    ]
 
 
 def _place(folder: StudyFolder, run: StudyRun) -> str:

@@ -1,0 +1,133 @@
+"""A study's definition in study.json: written when a study starts, checked against what ran, read back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from resnet.config import config_from_dict, config_to_dict
+from resnet.errors import InputError
+from resnet.files import local_path
+from resnet.runs.changes import decisive
+from resnet.runs.files import make_folder, read_object
+from resnet.runs.metrics.records import write_json
+from resnet.runs.provenance import this_session
+from resnet.studies.folder import NOT_STARTED, StudyFolder, StudyRun, run_of_row
+from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, resolve
+
+FILE = "study.json"
+_ANEW = "delete it and start the study again, with all its seeds: it is written anew"
+
+
+def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
+    """Writes study.json and checks that no finished run contradicts it.
+
+    Seeds that an earlier start had are kept. InputError where an arm's config has changed since.
+    """
+    arms = resolve(study)
+    earlier = load_folder(workdir) if (workdir / FILE).exists() else None
+    folder = StudyFolder(
+        workdir=workdir,
+        **texts_of(study),
+        seeds=tuple(dict.fromkeys((earlier.seeds if earlier else ()) + study.seeds)),
+        grid_seeds=study.grid_seeds,
+        arms=arms,
+        origin=study.origin,
+        sessions=(*(earlier.sessions if earlier else ()), this_session(command)),
+        rows=earlier.rows if earlier else {},
+        told=earlier.told if earlier else (),
+    )
+    for run in (run for name in arms for run in folder.all_runs(name)):
+        _check_same(run, folder.arms[run.arm])
+    return dataclasses.replace(folder, gone=_gone(earlier, arms)) if earlier else folder
+
+
+def _gone(earlier: StudyFolder, arms: dict[str, ResolvedArm]) -> tuple[str, ...]:
+    """The arms that ran at earlier starts and are not among `arms`; the log names them."""
+    began = (name for name in earlier.arms if any(r.state != NOT_STARTED for r in earlier.all_runs(name)))
+    gone = tuple(name for name in dict.fromkeys((*earlier.gone, *began)) if name not in arms)
+    if gone:
+        logging.warning("%s", removed(gone))
+    return gone
+
+
+def removed(gone: tuple[str, ...]) -> str:
+    """The sentence about arms that ran and were removed from the study."""
+    return (
+        f"Of this study arms ran that it has no more: {', '.join(gone)}. They count nowhere here, nor among "
+        "the comparisons that p-values are corrected for."
+    )
+
+
+def texts_of(study: Study) -> dict[str, Any]:
+    """The texts of a study that its folder repeats: title, paper, table and note."""
+    return {name: getattr(study, name) for name in ("title", "paper", "table", "note")}
+
+
+def save_folder(folder: StudyFolder) -> None:
+    """Writes study.json."""
+    fields = {field.name: getattr(folder, field.name) for field in dataclasses.fields(folder)}
+    arms = {
+        name: dataclasses.asdict(arm) | {"config": config_to_dict(arm.config)}
+        for name, arm in folder.arms.items()
+    }
+    make_folder(folder.workdir)
+    origin = folder.origin and dataclasses.asdict(folder.origin)
+    rows = {path.relative_to(folder.workdir).as_posix(): row for path, row in folder.rows.items()}
+    own = {"workdir": str(folder.workdir), "arms": arms, "origin": origin, "rows": rows}
+    write_json(folder.workdir / FILE, {name: fields[name] for name in fields if name != "again"} | own)
+
+
+def load_folder(workdir: str | Path) -> StudyFolder:
+    """Reads study.json; InputError if the folder holds no study."""
+    path = local_path(workdir) / FILE
+    if not path.is_file():
+        raise InputError(f"{path} is missing: no study lies in {str(workdir)!r}; start one by resnet study")
+    fields: dict[str, Any] = read_object(path, "arms", "seeds", "sessions", remedy=_ANEW)
+    fields["workdir"] = path.parent
+    try:
+        arms = {name: ResolvedArm(**_arm_fields(name, arm)) for name, arm in fields["arms"].items()}
+        fields |= {name: tuple(fields[name]) for name in ("seeds", "sessions")}
+        check_seeds(fields["seeds"])
+        # Folders that were written before origins were have none, and neither rows of kept runs.
+        origin = fields.get("origin") and Origin(**fields["origin"])
+        rows = {path.parent / place: row for place, row in fields.get("rows", {}).items()}
+        for place, row in rows.items():
+            run_of_row(row, place, None)
+        told = tuple((label, text) for label, text in fields.get("told", ()))
+        fields |= {"gone": tuple(fields.get("gone", ()))}
+        return StudyFolder(**(fields | {"arms": arms, "origin": origin, "rows": rows, "told": told}))
+    except _OtherCode as error:
+        raise InputError(f"{path}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is unreadable: {error}; {_ANEW}") from None
+
+
+class _OtherCode(InputError):
+    """A config that was written whole, and that this code does not know."""
+
+
+def _arm_fields(name: str, arm: dict[str, Any]) -> dict[str, Any]:
+    rates = tuple(arm["learning_rates"])
+    try:
+        config = config_from_dict(arm["config"])
+    except InputError as error:
+        raise _OtherCode(
+            f"arm {name!r} is of other code: {error}; go back to the code that ran it, or choose another "
+            "workdir"
+        ) from None
+    return arm | {"config": config, "learning_rates": rates}
+
+
+def _check_same(run: StudyRun, arm: ResolvedArm) -> None:
+    """InputError if a run's folder holds a run of another config."""
+    if run.state == NOT_STARTED or run.kept:
+        return
+    config = arm.at(run.seed, run.learning_rate)
+    differing = [name for name, *_ in decisive(run.workdir, config)]
+    if differing:
+        raise InputError(
+            f"{run.workdir} holds a run that differs in {', '.join(differing)} from arm {run.arm!r}; "
+            "choose another workdir, or another name for the arm"
+        )
