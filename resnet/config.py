@@ -19,7 +19,7 @@ from typing import Any
 from resnet import recipes
 from resnet.data.config import DataConfig
 from resnet.errors import InputError, check_at_least, check_regex
-from resnet.fields import FORMER, Fields, fits, present_name, type_name, unknown_field
+from resnet.fields import FORMER, Fields, fits, of_kind, present_name, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
@@ -221,7 +221,8 @@ def config_hash(config: Config) -> str:
     """
     first = {now: before for before, now in FORMER.items()}
     changed = differences(Config(seed=config.seed), config)
-    fields = [(first.get(name, name), new) for name, _, new in changed]
+    kinds = {name: kind for name, kind, _ in _fields(config)}
+    fields = [(first.get(name, name), of_kind(new, kinds[name])) for name, _, new in changed]
     return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 

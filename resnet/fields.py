@@ -134,6 +134,15 @@ def fits(value: Any, kind: Any) -> bool:
     return kind is Any or isinstance(value, kind)
 
 
+def of_kind(value: Any, kind: Any) -> Any:
+    """A whole number as the float that its field holds, at any depth: 1 and 1.0 are one value."""
+    if isinstance(value, tuple):
+        first, *others = typing.get_args(kind)
+        kinds = [first] * len(value) if others == [...] else [first, *others]
+        return tuple(map(of_kind, value, kinds))
+    return float(value) if kind is float else value
+
+
 def type_name(kind: Any) -> str:
     """A type as it is written in the source, such as tuple[str, ...]."""
     written = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)

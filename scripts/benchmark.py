@@ -12,7 +12,7 @@ from pathlib import Path
 import cli
 from absl import flags, logging
 
-from resnet.errors import check_choice
+from resnet.errors import InputError, check_choice
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +33,12 @@ def main(overrides: list[str]) -> dict:
 
     check_choice("--dtype", cli.FLAGS.dtype, CHOICES["dtype"])
     chosen = _chosen({name: part.cases for name, part in PARTS.items()})
+    typed = [name for name, part in PARTS.items() if part.any_type]
+    fixed = [name for name, _ in chosen if name not in typed]
+    if cli.FLAGS.dtype != "float32" and fixed:
+        raise InputError(
+            f"`--dtype` is for --parts={','.join(typed)}; got {cli.FLAGS.dtype!r} and the part {fixed[0]}"
+        )
     effort = Effort(cli.FLAGS.rounds, cli.FLAGS.seconds, cli.FLAGS.compiled, cli.FLAGS.dtype)
     output = cli.FLAGS.output or report.kept(ROOT, report.kind())
     check_writable(output)

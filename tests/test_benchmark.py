@@ -277,6 +277,10 @@ def call(tmp_path, monkeypatch, capsys):
         (["--cases=resnet57"], "`--cases` must be one of resnet20, .*; got 'resnet57'"),
         (["--quick", "--cases=resnet57"], "`--cases` must be one of resnet20, .*; got 'resnet57'"),
         (["--parts=depth", "--cases=resnet20"], "must be one of resnet56, resnet110; got 'resnet20'"),
+        (
+            ["--dtype=bfloat16", "--parts=limits,depth"],
+            "is for --parts=training,.*; got 'bfloat16' and the part depth",
+        ),
         (["--dtype=float23"], "`--dtype` must be one of float32, bfloat16; got 'float23'"),
     ],
 )

@@ -67,6 +67,15 @@ def test_a_config_hash_is_of_what_differs_from_the_defaults_but_the_seed():
     assert config_hash(config) == config_hash(dataclasses.replace(config, seed=5))
     assert config_hash(config) != config_hash(replaced(config, {"model.width": 0.5}))
     assert config_hash(Config()) == config_hash(replaced(Config(), {}))
+    for field, whole, same in (
+        ("schedule.learning_rate", 1, 1.0),
+        ("data.mean", (1, 2, 3), (1.0, 2.0, 3.0)),
+        ("optimizer.lr_multipliers", (("head", 1),), (("head", 1.0),)),
+    ):
+        assert config_hash(replaced(Config(), {field: whole})) == config_hash(
+            replaced(Config(), {field: same})
+        )
+    assert config_hash(replaced(Config(), {"train.seeds": 2})) != config_hash(Config())
 
 
 @pytest.mark.thorough

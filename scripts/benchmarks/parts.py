@@ -51,6 +51,8 @@ class Part:
     title: str
     measure: Callable[[Case, Effort], dict[str, Any]]
     cases: tuple[str, ...]
+    any_type: bool = False
+    """Whether `Effort.dtype` counts; else it must be float32."""
 
 
 def _timed(steps: Steps, reference: str, effort: Effort) -> dict[str, Any]:
@@ -213,8 +215,8 @@ def augmented(case: Case, effort: Effort) -> dict[str, Any]:
 
 ALL = tuple(CASES)
 PARTS = {
-    "training": Part("Training step: forward, backward, SGD", training, ALL),
-    "inference": Part("Inference of a batch", inference, ALL),
+    "training": Part("Training step: forward, backward, SGD", training, ALL, any_type=True),
+    "inference": Part("Inference of a batch", inference, ALL, any_type=True),
     "flax": Part("Training step, stock Flax and ours", stock_flax, ("resnet20", "resnet50")),
     "scan": Part(f"{STEPS} training steps", scanned_steps, ("resnet20",)),
     "seeds": Part(f"A training step of {SEEDS} seeds, batch {SEED_BATCH}", seeds, ("resnet20",)),
@@ -230,9 +232,11 @@ PARTS = {
     "scale": Part("A stream at the scale of ImageNet", scale, ("resnet20",)),
     "augment": Part("Augmentation of a batch, beside Pillow's", augment, tuple(KINDS)),
     "augmented": Part("Training step, by kind of augmentation", augmented, ("resnet20",)),
-    "memory": Part("Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50")),
+    "memory": Part(
+        "Working memory of a training step", memory, ("resnet20", "resnet110", "resnet50"), any_type=True
+    ),
     "loop": Part("Training by scripts/train.py", loop, ("resnet20",)),
-    "limits": Part("Share of the machine's limits", limits, ALL),
+    "limits": Part("Share of the machine's limits", limits, ALL, any_type=True),
     "operations": Part("A training step by kind of operation", operations, ("resnet20", "resnet50")),
 }
 # On a GPU, batches that fill the card.
