@@ -112,7 +112,8 @@ ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer kernel, Channels x_sca
   const Window window{kernel.dimensions()[0], stride, padding, groups, false};
   const auto out = y->dimensions(), added = shortcut.dimensions();
   const bool ends = scale.element_count() > 0, sum = shortcut.element_count() > 0;
-  const bool joined = readable(x, x_scale, x_offset) && none_or_each(scale, offset, 1, out[3]) && (ends || !(sum || rectifies)) &&
+  const bool joined = readable(x, x_scale, x_offset) && none_or_each(scale, offset, 1, out[3]) &&
+                      (ends || !(sum || rectifies)) &&
                       (!sum || std::equal(out.begin(), out.end(), added.begin(), added.end()));
   return checked(x, kernel, *y, window, out[3], joined, [&](auto v) {
     const Ending ending{scale.typed_data(), offset.typed_data(), sum ? shortcut.typed_data() : nullptr, rectifies};

@@ -72,7 +72,8 @@ Images images_of(Buffer x, Channels scale, Channels offset) {
   return images;
 }
 bool readable(Buffer x, Channels scale, Channels offset) {
-  return none_or_each(scale, offset, x.dimensions()[0], x.dimensions()[3]) && (scale.element_count() == 0 || x.dimensions()[3] % kLanes == 0);
+  const int64_t images = x.dimensions()[0], channels = x.dimensions()[3];
+  return none_or_each(scale, offset, images, channels) && (scale.element_count() == 0 || channels % kLanes == 0);
 }
 
 }  // namespace
