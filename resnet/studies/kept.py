@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet import recipes
-from resnet.config import config_hash, replaced
+from resnet.config import config_hash, field_types, replaced
 from resnet.errors import InputError
+from resnet.fields import present_name, unknown_field
 from resnet.files import local_path
 from resnet.runs.changes import may_change
 from resnet.studies.folder import (
@@ -260,6 +261,8 @@ def _set_by(command: str, source: Path) -> dict[str, Any]:
     found = {}
     for word in words:
         if match := re.fullmatch(r"--config\.([\w.]+)=(.*)", word):
+            if present_name(match[1]) not in field_types():
+                raise InputError(f"{source}: the Command {command!r}: {unknown_field(match[1])}; {_AGAIN}")
             try:
                 found[match[1]] = ast.literal_eval(match[2])
             except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
