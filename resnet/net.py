@@ -40,6 +40,8 @@ class Net:
     """Share of a picture's shorter side that `read` keeps, about the centre; 0: all."""
     size: int = 0
     """Side of the pictures that `read` gives, which images may have too; 0: that of the task's images."""
+    flip: bool = False
+    """Whether logits are the mean of those of each image and of its mirror image, as in evaluation."""
 
     def __repr__(self) -> str:
         parameters = count_elements(self.variables["params"])
@@ -54,7 +56,7 @@ class Net:
 
     @functools.cached_property
     def _predict(self):
-        return make_predict(model=self.model, task=self.task)
+        return make_predict(model=self.model, task=self.task, flip=self.flip)
 
     @functools.cached_property
     def _features(self):

@@ -51,9 +51,9 @@ class Run:
 
     @functools.cached_property
     def net(self) -> Net:
-        """The net alone, without its history; it reads pictures as the run evaluates them."""
+        """The net alone, without its history; it reads and judges pictures as the run evaluates them."""
         data = self.config.data
-        return Net(self.model, self.variables, self.task, data.eval_crop, data.eval_size)
+        return Net(self.model, self.variables, self.task, data.eval_crop, data.eval_size, data.eval_flip)
 
     def folded(self) -> "Run":
         """The same function without shortcut and norms; InputError for nets that do not fold (folding.py)."""
@@ -63,7 +63,10 @@ class Run:
         return dataclasses.replace(self, config=config, model=net, variables=variables)
 
     def logits(self, images: Any) -> Float[np.ndarray, "*n outputs"]:
-        """Logits of images, uint8 from 0 to 255 or float from 0 to 1, [n, h, w, c] or one [h, w, c]."""
+        """Logits of images, uint8 from 0 to 255 or float from 0 to 1, [n, h, w, c] or one [h, w, c].
+
+        They are those of the run's evaluation: with `data.eval_flip`, the mean over both sides.
+        """
         return self.net.logits(images)
 
     def features(self, images: Any) -> dict[str, Float[np.ndarray, "..."]]:

@@ -66,6 +66,21 @@ def test_the_program_gives_the_same_logits_without_our_code(run, tmp_path):
         export(run, folder)
 
 
+def test_a_program_sees_both_sides_of_an_image_where_the_evaluation_does(run, tmp_path):
+    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, eval_flip=True))
+    flipped = dataclasses.replace(run, config=config)
+    export(flipped, tmp_path / "out")
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    program = jax.export.deserialize(bytearray((tmp_path / "out" / "model.stablehlo").read_bytes()))
+    logits = np.asarray(program.call(images))
+    np.testing.assert_allclose(logits, flipped.logits(images), atol=1e-5)
+    np.testing.assert_allclose(logits, program.call(images[:, :, ::-1]), atol=1e-5)
+    assert abs(logits - run.logits(images)).max() > 1e-3
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "evaluated with the mean of the logits of an image and its mirror image;" in card
+    assert "the mean of those of each image and of its mirror image:" in card
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "fields",

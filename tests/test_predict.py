@@ -61,6 +61,16 @@ def test_batches_change_nothing_and_every_file_comes_once(run, folder, monkeypat
         np.testing.assert_allclose([value for _, value in prediction.classes], np.sort(expected)[::-1], 1e-5)
 
 
+def test_with_eval_flip_predictions_are_those_of_the_evaluation(run):
+    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, eval_flip=True))
+    config.train.batch_size = 32
+    flipped, held_out = dataclasses.replace(run, config=config), load_dataset(config.data).validation
+    said = predict._answers(flipped, flipped.logits(held_out.images), top=10)
+    right = [dict(each)[run.task.class_names[k]] for each, k in zip(said, held_out.labels, strict=True)]
+    assert -np.log(right).mean() == pytest.approx(evaluate_run(flipped, "validation")["loss"], rel=1e-5)
+    assert abs(flipped.logits(held_out.images) - run.logits(held_out.images)).max() > 1e-3
+
+
 def test_links_are_followed_once(folder, tmp_path):
     (tmp_path / "linked").symlink_to(folder)
     (tmp_path / "round").symlink_to(tmp_path)

@@ -5,6 +5,7 @@ import functools
 import http.server
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -127,6 +128,19 @@ def test_a_run_and_its_exported_file_bring_what_they_know(tmp_path):
         net = resnet.make("saved", weights=weights)
         assert net.task.class_names == run.task.class_names and net.model.config == run.config.model
         np.testing.assert_array_equal(net.logits(images), run.logits(images))
+
+
+@pytest.mark.thorough
+def test_an_exported_file_says_that_both_sides_of_an_image_count(tmp_path):
+    shutil.copytree(RUN, tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    saved["data"]["eval_flip"] = True
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
+    export_weights(tmp_path / "run", tmp_path / "run.safetensors")
+    assert resnet.load(tmp_path / "run").net.flip and not resnet.load(RUN).net.flip
+    assert resnet.make("saved", weights=tmp_path / "run.safetensors").flip
+    card = (tmp_path / "run.MODEL_CARD.md").read_text()
+    assert "evaluated with the mean of the logits of an image and its mirror image" in card
 
 
 def test_weights_of_another_net_are_refused(weights):

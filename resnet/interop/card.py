@@ -52,12 +52,12 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
 
 
 def _evaluated(run: Run) -> str:
-    """Which part of a picture is evaluated, at which size, where that is not the whole at the size above."""
+    """Which part of a picture is evaluated, at which size, and from which sides, where that is not usual."""
     data, (height, width, _) = run.config.data, run.net.evaluated_shape
-    if not (data.eval_size or data.eval_crop):
-        return ""
     part = f"the middle {data.eval_crop:.1%} of the shorter side" if data.eval_crop else "the whole middle"
-    return f", evaluated on {part} at {width}x{height}"
+    found = [f"on {part} at {width}x{height}"] if data.eval_size or data.eval_crop else []
+    found += ["with the mean of the logits of an image and its mirror image"] if data.eval_flip else []
+    return f", evaluated {', '.join(found)}" if found else ""
 
 
 def _metrics(run: Run) -> str:

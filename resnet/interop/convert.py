@@ -118,6 +118,7 @@ def export_weights(
         "image_shape": to_json(run.task.image_shape),
         "eval_size": to_json(run.config.data.eval_size),
         "eval_crop": to_json(run.config.data.eval_crop),
+        "eval_flip": to_json(run.config.data.eval_flip),
         "class_names": to_json(run.task.class_names),
         "mean": to_json(run.task.mean.tolist()),
         "std": to_json(run.task.std.tolist()),

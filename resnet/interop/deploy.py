@@ -59,6 +59,8 @@ def _card(run: Run, format: str, licence: str, about: dict[str, Any]) -> str:
         f"`{FORMATS[format].file}` takes uint8 images (n, {height}, {width}, {channels}), 0 to 255, n at "
         f"least 1, normalises them, and gives {meaning}"
     )
+    if run.net.flip:
+        call += ", the mean of those of each image and of its mirror image"
     if "difference" in about:
         call += (
             f". It computes in float32; its logits differ from those of the run, which computes in "
@@ -74,7 +76,8 @@ def _stablehlo(run: Run) -> tuple[bytes, dict[str, Any]]:
     variables = jax.device_get(run.variables)
 
     def logits(images):
-        return predict(jax.tree.map(jnp.asarray, variables), images, model=run.model, task=run.task)
+        arrays = jax.tree.map(jnp.asarray, variables)
+        return predict(arrays, images, model=run.model, task=run.task, flip=run.net.flip)
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.net.evaluated_shape), np.uint8)

@@ -44,7 +44,7 @@ def convert(run: Run) -> tuple[bytes, float]:
     # Blocks one by one in float32, which every ONNX runtime knows; the variables are the same.
     config = dataclasses.replace(run.config.model, dtype="float32", scan_blocks=False, remat=False)
     model = make_model(config, run.task.num_outputs)
-    logits = functools.partial(predict, run.variables, model=model, task=run.task)
+    logits = functools.partial(predict, run.variables, model=model, task=run.task, flip=run.net.flip)
     images = jax.ShapeDtypeStruct(("batch", *run.net.evaluated_shape), np.uint8)  # type: ignore[arg-type]
     with _quiet(), by_xla_alone():
         try:

@@ -109,6 +109,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     check_finite(path, state)
     arrays = {key: np.asarray(said[key], np.float32) for key in ("mean", "std") if key in said}
     crop, size = said.get("eval_crop", about.crop), said.get("eval_size", 0)
+    flip = said.get("eval_flip", False)
     lists = {key: tuple(said[key]) for key in ("image_shape", "class_names") if key in said}
     about = dataclasses.replace(about, **arrays, **lists)
     if "resnet_config" in said:
@@ -119,7 +120,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     task = _task(about, outputs_of(state, config.model, published))
     variables, _ = from_state_dict(state, config.model, variable_shapes(config, task))
     variables = jax.tree.map(jnp.asarray, variables)
-    return Net(make_model(config.model, task.num_outputs), variables, task, crop, size)
+    return Net(make_model(config.model, task.num_outputs), variables, task, crop, size, flip)
 
 
 def _check_same(weights: str, name: str, net: Net) -> None:

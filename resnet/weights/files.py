@@ -22,7 +22,9 @@ SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")  # PyTorch's; any oth
 # Under which training scripts keep the state dict in their checkpoints.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "weights")
 # What our own files say in JSON.
-METADATA = {"resnet_config", "image_shape", "class_names", "mean", "std", "eval_size", "eval_crop"}
+METADATA = {
+    "resnet_config", "image_shape", "class_names", "mean", "std", "eval_size", "eval_crop", "eval_flip",
+}  # fmt: skip
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 

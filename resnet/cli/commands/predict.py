@@ -1,7 +1,7 @@
 """Predicts classes of pictures: resnet predict --workdir=runs/mine IMAGE|FOLDER …
 
-Images (JPEG, PNG) are resized, cut and normalised as in the run's evaluation; --config.data.eval_size and
---config.data.eval_crop change it.
+Images (JPEG, PNG) are resized, cut, normalised and, with data.eval_flip, seen from both sides as in the run's
+evaluation; --config.data.eval_size, --config.data.eval_crop and --config.data.eval_flip change it.
 Shows a table, or with --format=csv or json writes one row an image; with --sheet=FILE.png also draws
 the images with their predictions. Everything is read before anything is written.
 """
@@ -17,6 +17,7 @@ from resnet.cli import options as cli
 from resnet.errors import check_choice
 
 SHEET_IMAGES = 64
+EVALUATED = ("data.eval_size", "data.eval_crop", "data.eval_flip")
 
 
 def define() -> None:
@@ -46,7 +47,7 @@ def main(overrides: list[str], images: list[str]) -> None:
 
     files = find_images(images)
     check_writable(cli.FLAGS.output, cli.FLAGS.sheet)
-    config = cli.load_run_config(overrides, changeable=("data.eval_size", "data.eval_crop"))
+    config = cli.load_run_config(overrides, changeable=EVALUATED)
     run = dataclasses.replace(load(cli.FLAGS.workdir, cli.FLAGS.step), config=config)
     terminal = console.Console(stderr=True)
     with progress.Progress(console=terminal, disable=not sys.stderr.isatty()) as bar:
