@@ -25,7 +25,7 @@ from resnet.runs.metrics.curves import plot_curves
 from resnet.runs.metrics.records import Records, read_metrics, write_json
 from resnet.runs.provenance import write_run_json
 from resnet.runtime import progress
-from resnet.runtime.progress import ProgressBar
+from resnet.runtime.progress import Clock, ProgressBar
 
 ROOT = Path(__file__).parents[1]
 
@@ -147,6 +147,18 @@ def test_without_a_terminal_progress_is_logged_now_and_then(tmp_path, monkeypatc
         "step 100 of 100, epoch 5.0, 1,234 images/s, ETA 0:00:00",
         "epoch 5, test: loss 0.25, n 360",
     ]
+
+
+def test_a_speed_that_nothing_measures_is_none(monkeypatch):
+    monkeypatch.setattr(progress.time, "monotonic", iter([0.0, 0.0, 2.0, 3.0, 4.0]).__next__)
+    clock = Clock(10)
+    clock.tick(range(4))  # one call, which compiles
+    clock.pause()
+    assert clock.mean is None
+    for steps in (range(4, 6), range(6, 8)):
+        clock.tick(steps)
+    clock.pause()
+    assert clock.mean == 10.0  # 2 steps of 10 images in 2 s
 
 
 BAR = """

@@ -36,23 +36,24 @@ class StreamReport:
         """Lists images found bad since the last time; says once what to do where the devices wait much."""
         if len(self.skipped) > self._noted:
             self._note()
-        if self.stream and clock.steps and clock.waiting > MUCH_WAITING and not self._advised:
+        speed = clock.mean
+        if self.stream and speed and clock.waiting > MUCH_WAITING and not self._advised:
             self._advised = True
-            logging.warning("%s", self.stream.times.advice(clock.waiting, clock.mean, processors()))
+            logging.warning("%s", self.stream.times.advice(clock.waiting, speed, processors()))
 
     def _note(self) -> None:
         self._noted = len(self.skipped)
         self.count = max(note_skipped(workdir, self.skipped) for workdir in self.workdirs)
 
     def result(self, clock: Clock) -> dict[str, Any]:
-        """What result.json holds of it; seconds are those of all threads together."""
+        """What result.json holds of it, None where nothing measures it; seconds are those of all threads."""
         self.pause(clock)
         found: dict[str, Any] = {"skipped_images": self.count} if self.count else {}
         if self.stream:
             times = self.stream.times
             found["input"] = {
-                "waiting_share": round(clock.waiting, 4),
-                "images_per_second": round(times.images_per_second, 1),
+                "waiting_share": round(clock.waiting, 4) if clock.steps else None,
+                "images_per_second": round(times.images_per_second, 1) if times.images else None,
                 "threads": times.threads,
                 "read_seconds": round(times.read, 2),
                 "decode_seconds": round(times.decode, 2),

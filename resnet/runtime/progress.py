@@ -92,9 +92,9 @@ class Clock:
         return (self.waited + waited) / max(self.seconds + seconds, 1e-9)
 
     @property
-    def mean(self) -> float:
-        """Images per second over all stretches."""
-        return self.steps * self.images / max(self.seconds, 1e-9)
+    def mean(self) -> float | None:
+        """Images per second over all stretches; None where each had one call only, so nothing is measured."""
+        return self.steps * self.images / max(self.seconds, 1e-9) if self.steps else None
 
 
 def _terminal_bar(total_steps: int, step: int) -> Any:

@@ -229,11 +229,11 @@ class Runs:
         for run, own in zip(self.runs, self.trainer.layout.to_save(state), strict=True):
             if not run.failed:
                 tested[run]["sha256"] = digest(own.variables)
-        parameters = count_elements(state.params) // len(self.runs)
+        parameters, speed = count_elements(state.params) // len(self.runs), self.clock.mean
         common = {
             "parameters": parameters,
             "seconds": round(time.monotonic() - self.started, 2),
-            "images_per_second": round(self.clock.mean, 1),
+            "images_per_second": None if speed is None else round(speed, 1),
             "seeds_together": len(self.runs),
         }
         common |= self.report.result(self.clock)
