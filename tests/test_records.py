@@ -240,6 +240,19 @@ def test_curves_are_drawn_of_whatever_was_recorded(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "metrics.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "marker"),
+    [((1.0,), "o"), ((1.0, 0.5), "None"), ((1.0, math.nan, 0.5), "o"), ((math.nan, 1.0, 0.5), "None")],
+)
+def test_a_point_without_a_neighbour_is_seen(losses, marker):
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    records = [{"split": "train", "epoch": i, "loss": loss} for i, loss in enumerate(losses)]
+    curves._draw(axes, records, *curves.PANELS[0])
+    assert [line.get_marker() for line in axes.lines] == [marker]
+
+
 def test_curves_import_no_pytorch(tmp_path):
     """Of a user who has it: importing it takes seconds, and afterwards it can still be imported."""
     (tmp_path / "torch.py").write_text("raise SystemExit('imported')")

@@ -46,12 +46,23 @@ def _draw(axes: Any, records: list[dict], metric: str, label: str, factor: float
         values = [math.nan if r[metric] is None else factor * r[metric] for r in points]
         positive = positive or any(value > 0 for value in values)
         if points:
+            # A line needs two points to be seen.
+            style = {"marker": "o", "markersize": 3} | style if _alone(values) else style
             axes.plot([record["epoch"] for record in points], values, label=split, **style)
             axes.legend(frameon=False)
     axes.set_yscale(scale if positive else "linear")
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
+
+
+def _alone(values: list[float]) -> bool:
+    """Whether a value has no finite neighbour that a line could lead to."""
+    finite = [math.isfinite(value) for value in (math.nan, *values, math.nan)]
+    return any(
+        here and not (before or after)
+        for before, here, after in zip(finite, finite[1:], finite[2:], strict=False)
+    )
 
 
 def _title(workdir: Path, records: list[dict]) -> str:
