@@ -15,7 +15,7 @@ from resnet.config import Config
 from resnet.data.config import DataConfig
 from resnet.data.datasets import SPLITS, load_split
 from resnet.data.files.delivery import Pace
-from resnet.data.splits import Examples
+from resnet.data.splits import Examples, without_images
 from resnet.data.statistics import given_statistics
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path
@@ -131,7 +131,7 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
     check_choice("split", split, SPLITS)
     images, source = load_split(data, split, run.task.held_out_by)
     if not len(images):
-        raise InputError(f"data set {data.name!r} has no images in its {split} split")
+        raise without_images(data.name, split)
     kind = "classification" if source.class_names else "regression"
     shape = images.image_shape
     for field, ours, theirs, remedy in (

@@ -5,6 +5,12 @@ import os
 import numpy as np
 import pytest
 
+from resnet.analysis.subject import of_config
+from resnet.config import Config
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_split
+from resnet.data.files.layout import find_listings
+from resnet.errors import InputError
 from tests.folder_cases import load, noted, refused, save, two_classes
 
 
@@ -57,6 +63,18 @@ def test_without_test_images(root, warnings):
     assert (len(data.test), data.test.images.shape[1:]) == (0, (6, 6, 3))
     assert warnings == [f"{root} has no test images: results will be those of the validation split"]
     assert data.fingerprint.keys() == {"train"}
+
+
+def test_without_test_images_another_split_is_named(root):
+    (root / "test").rename(root / ".test")
+    remedy = "ask of another split, by --split=validation of resnet evaluate or --data=validation of"
+    with pytest.raises(InputError, match=f"no folder {root}/test; `data.dir` must hold .*, or {remedy}"):
+        load_split(DataConfig(name="image_folder", dir=str(root)), "test")
+    config = Config(data=DataConfig(name="image_folder", dir=str(root), validation=0.25))
+    with pytest.raises(InputError, match=f"'image_folder' has no images in its test split; {remedy}"):
+        of_config("net", config, "test")
+    with pytest.raises(InputError, match=r"no folder .*/validation; .*\.png\)$"):
+        find_listings(root, "validation", alone=True)  # of published protocols, which ask for this split
 
 
 def test_chosen_classes_alone_are_read_and_skipped(root, warnings):

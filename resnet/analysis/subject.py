@@ -14,7 +14,7 @@ from resnet.analysis.sample import NOISE, Sample, describe, draw
 from resnet.config import Config, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
-from resnet.data.splits import NAME, Statistic
+from resnet.data.splits import NAME, Statistic, without_images
 from resnet.errors import InputError, check_choice, check_within
 from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
@@ -185,7 +185,7 @@ def _probe(
     task = task or task_of(dataset)
     split = with_labels_of(getattr(dataset, data), dataset.class_names, task.class_names)
     if not len(split):
-        raise InputError(f"data set {config.data.name!r} has no images in its {data} split")
+        raise without_images(config.data.name, data)
     index, sample = draw(split.labels, count, data=data, seed=seed, classes=len(task.class_names))
     chosen = split[index]
     images = normalize(jnp.asarray(chosen.images), task.mean, task.std)

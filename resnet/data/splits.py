@@ -116,6 +116,17 @@ class Dataset:
         return self.train.image_shape
 
 
+def instead_of(split: str) -> str:
+    """What to do where data have no images of a split, as the end of a message."""
+    other = "validation" if split == "test" else "test"
+    return f"ask of another split, by --split={other} of resnet evaluate or --data={other} of resnet analyze"
+
+
+def without_images(data: str, split: str) -> InputError:
+    """The error for a data set that has no images in a split that was asked for."""
+    return InputError(f"data set {data!r} has no images in its {split} split; {instead_of(split)}")
+
+
 def check_labels(source: Source, name: str) -> None:
     """Raises InputError for a label that is no class."""
     classes = len(source.class_names)

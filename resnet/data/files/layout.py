@@ -11,6 +11,7 @@ from resnet.data.files.imagenet import by_label, label_list
 from resnet.data.files.index import kept_listings
 from resnet.data.files.listing import Entry, Listing, make_listing
 from resnet.data.files.tars import list_tar
+from resnet.data.splits import instead_of
 from resnet.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
@@ -41,7 +42,8 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
     held_out = only == "validation" and only not in places and not alone
     needed = "train" if not only or held_out else only
     if needed not in places:
-        raise InputError(f"there is no folder {root / needed}; `data.dir` must hold {LAYOUT}")
+        instead = f", or {instead_of(only)}" if only and not alone else ""
+        raise InputError(f"there is no folder {root / needed}; `data.dir` must hold {LAYOUT}{instead}")
     if not only and "test" not in places:
         logging.warning("%s has no test images: results will be those of the validation split", root)
     wanted = {split: place for split, place in places.items() if not only or split == needed}

@@ -16,7 +16,7 @@ from resnet.data.files.listing import Entry, Listing, make_listing
 from resnet.data.files.resident import decode_images
 from resnet.data.images import Image8, decode_image
 from resnet.data.published.records import FORMATS, Range, features_of, integer
-from resnet.data.splits import SPLITS, Source, Split
+from resnet.data.splits import SPLITS, Source, Split, instead_of
 from resnet.errors import InputError
 
 PREFIX = "tfds:"
@@ -197,7 +197,7 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
     if needed not in names:
         raise InputError(
             f"`data.splits`: {prepared.folder} has no {needed} split; it has {', '.join(prepared.splits)}: "
-            f"name one as {needed}=…"
+            f"name one as {needed}=…" + (f", or {instead_of(only)}" if only else "")
         )
     found = {}
     for split, name in names.items():
