@@ -7,6 +7,7 @@ import pytest
 from resnet.config import Config, field_types, save_config
 from resnet.errors import InputError
 from resnet.runs.changes import MAY_CHANGE, check_longer, decisive, same_end
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics.records import read_metrics
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
@@ -59,7 +60,7 @@ def falling(*milestones: str) -> dict:
         (falling("50 %"), None, "learning rate of step 3 was 0.01 and would be 0.1"),
         ({"schedule__warmup": "50 %"}, None, "learning rate of step 2 was"),
         ({"schedule__warmup": "50 %"}, {"schedule__warmup": "2 steps"}, ""),
-        ({"schedule__name": "cosine"}, None, r"constant and step can go on.* by --config.init_from="),
+        ({"schedule__name": "cosine"}, None, r"constant and step can go on.* for others choose another"),
         ({"schedule__name": "linear"}, None, "learning rate of step 4 was"),
         ({}, {"schedule__learning_rate": 0.2}, "of step 1 was 0.01 and would be 0.02"),
         ({}, falling("4 steps"), ""),  # the rate falls where the run ended
@@ -83,6 +84,27 @@ def test_with_the_same_end_nothing_that_decides_numbers_changes(tmp_path):
     for change in ({"schedule__learning_rate": 0.2}, {"train__duration": "8 steps", "train__ema": 0.5}):
         with pytest.raises(InputError, match=r"holds a run that differs in .* choose another workdir"):
             same_end(tmp_path, tiny(**change))
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "said"),
+    [
+        ({}, {"train__batch_size": 4}, "differs in `train.batch_size`"),
+        ({}, {"train__duration": "2 steps"}, "it can become longer, not shorter"),
+        (
+            {"schedule__name": "cosine"},
+            {"train__duration": "8 steps", "schedule__name": "cosine"},
+            "for others",
+        ),
+    ],
+)
+def test_only_a_run_with_weights_can_be_started_from(tmp_path, before, change, said):
+    save_config(tiny(**before), tmp_path)
+    with pytest.raises(InputError, match=f"{said}.* or remove {tmp_path}, which has no checkpoint yet$"):
+        check_longer(tmp_path, tiny(**change), 8)
+    (tmp_path / checkpoint.FOLDER / "0").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{said}.* start there from .* --config.init_from={tmp_path}$"):
+        check_longer(tmp_path, tiny(**change), 8)
 
 
 def test_what_may_change_are_fields_with_a_reason(tmp_path):

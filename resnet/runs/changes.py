@@ -11,6 +11,7 @@ from absl import logging
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config
 from resnet.errors import InputError
+from resnet.runs.checkpoints.checkpoint import steps_on_disk
 from resnet.runs.metrics.records import RESULT, is_result, read_json
 from resnet.runs.task import knows_its_data
 from resnet.runtime.processes import index_of_this
@@ -62,10 +63,16 @@ def same_end(workdir: Path, config: Config) -> bool:
         return False
     if found:
         raise InputError(
-            f"{workdir} holds a run that differs in {_listed(found)}; choose another workdir, or start there "
-            f"from its weights by --config.init_from={workdir}"
+            f"{workdir} holds a run that differs in {_listed(found)}; {start_elsewhere(workdir)}"
         )
     return True
+
+
+def start_elsewhere(workdir: Path) -> str:
+    """What to do with settings that do not go on in `workdir`, as the end of a message."""
+    if not steps_on_disk(workdir):
+        return f"choose another workdir, or remove {workdir}, which has no checkpoint yet"
+    return f"choose another workdir, and start there from these weights by --config.init_from={workdir}"
 
 
 def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
@@ -83,7 +90,7 @@ def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
     )
     changed = f"{workdir} holds a run that differs in {_listed(decisive(workdir, config))}"
     if new.total < old.total:
-        raise InputError(f"{changed}: it can become longer, not shorter; choose another workdir")
+        raise InputError(f"{changed}: it can become longer, not shorter; {start_elsewhere(workdir)}")
     rates = [_rate(there, old.total, steps_per_epoch), _rate(config, new.total, steps_per_epoch)]
     for first in range(0, old.total, AT_ONCE):
         steps = jnp.arange(first, min(first + AT_ONCE, old.total))
@@ -93,15 +100,14 @@ def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
             raise InputError(
                 f"{changed}: the learning rate of step {first + at + 1} was {before[at]:g} and would be "
                 f"{after[at]:g}. The schedules constant and step can go on, with their durations in steps or "
-                f"epochs; for others choose another workdir, and start there from these weights by "
-                f"--config.init_from={workdir}"
+                f"epochs; for others {start_elsewhere(workdir)}"
             )
     for step in sorted({end for end, _ in (*old.sizes, *new.sizes) if end < old.total} | {0}):
         if old.side(step) != new.side(step):
             raise InputError(
                 f"{changed}: the side of images in step {step + 1} was {old.side(step)} and would be "
                 f"{new.side(step)}, where 0 is the data's. With `train.smaller_until` in steps or epochs it "
-                "can go on; else choose another workdir"
+                f"can go on; else {start_elsewhere(workdir)}"
             )
 
 

@@ -11,6 +11,7 @@ from resnet.config import Config, check_config
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.runs.agreement import agree_on_config
+from resnet.runs.changes import start_elsewhere
 from resnet.runs.claims import claimed
 from resnet.runs.rollbacks import RollBack
 from resnet.runs.task import load_run_data
@@ -94,8 +95,8 @@ def _workdirs(config: Config, workdir: Workdir) -> tuple[Mapping[int, Path], boo
         return {config.seed: local_path(workdir)}, True
     if (local_path(workdir) / CONFIG_FILE).exists():
         raise InputError(
-            f"{local_path(workdir)} holds one run, and `train.seeds` is {config.train.seeds}; choose another "
-            f"workdir, or start there from its weights by --config.init_from={local_path(workdir)}"
+            f"{local_path(workdir)} holds one run, and `train.seeds` is {config.train.seeds}; "
+            f"{start_elsewhere(local_path(workdir))}"
         )
     seeds = range(config.seed, config.seed + config.train.seeds)
     return {seed: local_path(workdir) / f"seed{seed}" for seed in seeds}, False
