@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -75,6 +76,16 @@ def test_links_are_followed_once(folder, tmp_path):
     (tmp_path / "linked").symlink_to(folder)
     (tmp_path / "round").symlink_to(tmp_path)
     assert len(predict.find_images([tmp_path])) == len(predict.find_images([folder])) == 4
+
+
+def test_files_that_are_no_images_by_their_names_are_told(folder, tmp_path, caplog):
+    predict.find_images([folder])
+    assert not caplog.text
+    shutil.copytree(folder, tmp_path / "all")
+    for name in ("b.gif", "a.webp", ".hidden.txt"):
+        (tmp_path / "all" / "inner" / name).touch()
+    assert len(predict.find_images([tmp_path / "all"])) == 4
+    assert f"ignoring 2 files not in .jpg, .jpeg, .png, e.g. {tmp_path}/all/inner/a.webp" in caplog.text
 
 
 def test_bad_images(run, folder, tmp_path):

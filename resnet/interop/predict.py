@@ -11,7 +11,7 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from resnet.data.config import ON_BAD_IMAGE
-from resnet.data.files.layout import SUFFIXES, visible
+from resnet.data.files.layout import SUFFIXES, say_what_is_ignored, visible
 from resnet.data.images import BadImage
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path, save_png
@@ -36,12 +36,15 @@ class Prediction:
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """The files given, and all images under the folders given, sorted; InputError if there are none.
 
-    Hidden files, and those in hidden folders, are no images.
+    Hidden files, and those in hidden folders, are no images. Other files under the folders that are none are
+    told in the log.
     """
-    found = []
+    found, ignored = [], []
     for path in map(local_path, paths):
         if path.is_dir():
-            images = sorted(_images_in(path))
+            files = sorted(_files_in(path))
+            images = [file for file in files if file.suffix.lower() in SUFFIXES]
+            ignored += [file for file in files if file.suffix.lower() not in SUFFIXES]
             if not images:
                 raise InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
             found += images
@@ -51,11 +54,12 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
             raise InputError(f"there is no image or folder {path}")
     if not found:
         raise InputError("name at least one image or folder")
+    say_what_is_ignored(ignored)
     return found
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    """The visible images in a folder and in those below it; links are followed, as in training."""
+def _files_in(folder: Path) -> Iterator[Path]:
+    """The visible files in a folder and in those below it; links are followed, as in training."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if visible(Path(name))]
@@ -64,7 +68,7 @@ def _images_in(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         inside = (Path(place, name) for name in files if visible(Path(name)))
-        yield from (file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file())
+        yield from (file for file in inside if file.is_file())
 
 
 def predict_files(

@@ -1,7 +1,7 @@
 """Where the splits of the user's images lie: in folders, in a tar for each, or in one tar."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,17 @@ def _list_folder(folder: Path) -> Listing:
         loose = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]
         if classes and loose:
             _say_loose(folder, len(loose), loose[0].name)
-        if ignored:
-            logging.warning(
-                "ignoring %d files not in %s, e.g. %s", len(ignored), ", ".join(SUFFIXES), ignored[0]
-            )
+        say_what_is_ignored(ignored)
         _say_what_is_not_read(inner)
         return {"": make_listing(folder, groups, in_tar=False)}
 
     return kept_listings(folder, [state, _state(labels)], make)[""]
+
+
+def say_what_is_ignored(files: Sequence[Path]) -> None:
+    """Tells in the log of files that are no images by their names, if there are any."""
+    if files:
+        logging.warning("ignoring %d files not in %s, e.g. %s", len(files), ", ".join(SUFFIXES), files[0])
 
 
 def _list_class(folder: Path, prefix: str, ignored: list[Path], inner: list[Path]) -> list[Entry]:
