@@ -1,6 +1,7 @@
 """What a user gives as a path, to a flag, a field or a function, and what becomes of it."""
 
 import ast
+import atexit
 import functools
 import re
 from pathlib import Path
@@ -60,6 +61,19 @@ def test_the_home_folder_is_expanded_and_a_file_of_that_name_is_not(home):
     assert local_path("./~") == Path.cwd() / "~"
     with pytest.raises(InputError, match=r"~nobody_of_this_name has no home folder"):
         local_path("~nobody_of_this_name/a")
+
+
+def test_folders_made_for_a_file_that_was_not_written_go(tmp_path, monkeypatch):
+    ends = []
+    monkeypatch.setattr(atexit, "register", lambda function, *folders: ends.append((function, folders)))
+    check_writable(tmp_path / "a" / "b" / "c.csv", tmp_path / "d" / "e" / "f.csv", tmp_path / "d" / "g.csv")
+    (tmp_path / "d" / "e" / "f.csv").touch()
+    (tmp_path / "h").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        check_writable(tmp_path / "h" / "i" / "j.csv")
+    for function, folders in reversed(ends):
+        function(*folders)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["d", "e", "f.csv", "h"]
 
 
 TASK = Task("classification", (8, 8, 1), ("a", "b"), np.zeros(1), np.ones(1))

@@ -1,5 +1,6 @@
 """Weight files: PyTorch's own, read without running what is in them, and safetensors."""
 
+import atexit
 import contextlib
 import importlib.util
 import json
@@ -7,7 +8,7 @@ import pickle
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +180,27 @@ def creating(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Makes the parent folders of each path that is given; InputError unless a file can be written there."""
+    """Makes the parent folders of each path that is given; InputError unless a file can be written there.
+
+    Of the folders that it made, those in which nothing was written are removed when the process ends.
+    """
     for path in map(local_path, filter(None, paths)):
+        parents = path.absolute().parents
+        made = [folder for folder in parents if not folder.exists()]
+        atexit.register(_remove_empty, made)
         try:
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.absolute().parent):
+            parents[0].mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=parents[0]):
                 pass
         except OSError as error:
             raise _unwritable(path, error) from None
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, the innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
