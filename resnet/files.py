@@ -52,6 +52,12 @@ def check_path(field: str, value: str) -> None:
         raise InputError(f"`{field}`: {error}") from None
 
 
+def check_suffix(field: str, path: Path | None, suffix: str) -> None:
+    """Raises InputError unless a file that is to be written, if one is, is named for what it will hold."""
+    if path and path.suffix != suffix:
+        raise InputError(f"{field}: the file to write must end in {suffix}; got {str(path)!r}")
+
+
 @contextlib.contextmanager
 def importing_beside(path: Path) -> Iterator[None]:
     """While entered, the Python files beside `path` can be imported by name, as if it were started itself.

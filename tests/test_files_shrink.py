@@ -60,6 +60,8 @@ def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path):
         shrink_images(root, target, SIDE, lambda *_: None)
     with pytest.raises(InputError, match="`--short_side` must be at least 1; got 0"):
         shrink_images(root, tmp_path / "other.tar", 0, lambda *_: None)
+    with pytest.raises(InputError, match=r"--to: the file to write must end in \.tar; got .*other\.zip'"):
+        shrink_images(root, tmp_path / "other.zip", SIDE, lambda *_: None)
     with pytest.raises(InputError, match="--to: .* cannot be written"):
         shrink_images(root, tmp_path / "nowhere" / "other.tar", SIDE, lambda *_: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "small.tar"]

@@ -164,6 +164,7 @@ def test_formats_say_the_same(run, folder):
     [
         ([], "--workdir=… is missing"),
         (["--workdir=none", "--format=xml"], "`--format` must be one of table, csv, json"),
+        (["--workdir=none", "--sheet=x.jpg"], "--sheet: the file to write must end in .png; got 'x.jpg'"),
         (["--workdir=none", "none.png"], "there is no image or folder none.png"),
     ],
 )

@@ -13,7 +13,7 @@ from absl import logging
 from resnet.config import Config, config_to_dict, replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
-from resnet.files import local_path
+from resnet.files import check_suffix, local_path
 from resnet.interop.card import CARD, model_card
 from resnet.paths import count_elements
 from resnet.run import Run, load
@@ -100,8 +100,7 @@ def export_weights(
     """
     target = local_path(target)
     card = target.with_suffix(f".{CARD}")
-    if target.suffix != ".safetensors":
-        raise InputError(f"the file to write must end in .safetensors; got {str(target)!r}")
+    check_suffix("--export", target, ".safetensors")
     for path in (target, card):
         if path.exists():
             raise InputError(f"{path} exists already; choose a new file")

@@ -11,6 +11,7 @@ from absl import flags
 
 from resnet.cli import options as cli
 from resnet.errors import InputError
+from resnet.files import check_suffix
 
 
 def define() -> None:
@@ -44,6 +45,7 @@ def main(overrides: list[str]) -> dict:
 
     dataset = _dataset(config)
     target.devices()  # first, as what is missing should be told before anything is traced
+    check_suffix("--picture", options.picture, ".png")
     check_writable(options.output, options.picture)
     plan = make_plan(config, dataset, target)
     record = plan.record() | {"origin": report.origin_of_plan(target, cli.command())}

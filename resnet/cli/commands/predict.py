@@ -15,6 +15,7 @@ from absl import flags
 
 from resnet.cli import options as cli
 from resnet.errors import check_choice
+from resnet.files import check_suffix
 
 SHEET_IMAGES = 64
 EVALUATED = ("data.eval_size", "data.eval_crop", "data.eval_flip")
@@ -39,6 +40,7 @@ def main(overrides: list[str], images: list[str]) -> None:
     """One call of resnet.interop.predict.predict_files."""
     cli.require("workdir")
     check_choice("--format", cli.FLAGS.format, FORMATS)
+    check_suffix("--sheet", cli.FLAGS.sheet, ".png")
     from rich import console, progress
 
     from resnet.interop.predict import contact_sheet, find_images, predict_files

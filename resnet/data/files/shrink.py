@@ -14,6 +14,7 @@ from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing
 from resnet.data.images import BadImage, decode_image, without_warnings
 from resnet.errors import InputError, check_at_least
+from resnet.files import check_suffix
 from resnet.processors import processors
 
 QUALITY = 90  # of the JPEGs
@@ -29,6 +30,7 @@ def shrink_images(
     JPEG; others keep their bytes. Those that cannot be read are left out, and counted as "bad".
     """
     check_at_least("--short_side", short_side, 1)
+    check_suffix("--to", target, ".tar")
     if target.exists():
         raise InputError(f"--to: {target} exists already: remove it, or name another tar")
     listings = find_listings(source)
