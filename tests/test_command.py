@@ -69,7 +69,8 @@ def test_each_command_has_its_help_and_flags_of_its_own(name):
     [
         (["trian"], "unknown command 'trian'; did you mean `train`?"),
         (["--workdir=x"], "a command stands before --workdir=x, e.g. resnet train"),
-        (["train", "--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
+        (["train", "--wrokdir=x"], "unknown option --wrokdir; did you mean `workdir`?"),
+        (["describe", "--workdir=x"], "unknown option --workdir; --help lists the options"),
         (["train", "--config=digit", "--workdir=x"], "'digit' does not exist; those at hand by name are"),
         (["completion", "tcsh"], "`shell` must be one of bash, zsh; got 'tcsh'"),
     ],

@@ -19,6 +19,7 @@ from absl import flags, logging
 
 from resnet.cli import ending
 from resnet.errors import InputError
+from resnet.fields import closest
 from resnet.files import local_path
 from resnet.runtime.logs import log_to_stderr
 
@@ -49,7 +50,7 @@ def run(
         if any(argument in HELP for argument in own):
             print(_help(main, own, overrides))
             return
-        rest = FLAGS(["", *own])[1:]
+        rest = _parsed(main, own)
         takes_files = len(inspect.signature(main).parameters) > 1
         if rest and not takes_files:
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value")
@@ -60,6 +61,16 @@ def run(
             from resnet.runs.metrics.records import to_json
 
             print(to_json(result), flush=True)
+
+
+def _parsed(main: Callable, own: Sequence[str]) -> list[str]:
+    """Sets the flags of the command as its own arguments say; returns those that are no options."""
+    try:
+        return FLAGS(["", *own])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[main.__module__])]
+        hint = closest(error.flagname, known)
+        raise InputError(f"unknown option --{error.flagname}{hint}; --help lists the options") from None
 
 
 @contextlib.contextmanager
