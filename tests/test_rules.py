@@ -4,6 +4,7 @@ import ast
 import collections
 import functools
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,7 +206,14 @@ def test_no_public_name_is_defined_twice():
         for name in public_names(path):
             if name not in NAMES_OF_ALL.get(path.parent, ()):
                 where[name].append(relative(path))
-    assert not {name: files for name, files in where.items() if len(files) > 1}
+    twice = {name: files for name, files in where.items() if len(files) > 1}
+    assert not twice, f"rename one of each: {twice}"
+
+
+def test_the_shortcut_of_the_readme_has_a_name_of_its_own():
+    """Whoever pastes its lines breaks no rule."""
+    (name,) = re.findall(r"^def (\w+)\(at, x, branch\)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert not [relative(path) for path in LIBRARY if name in public_names(path)]
 
 
 # Lists of choices whose every entry must keep the promises of all: an entry is tested the day it is added.

@@ -48,7 +48,7 @@ OUTPUTS = {
 PADDINGS = {"zero": "constant", "circular": "wrap"}
 
 
-def scaled_identity(key: Array, shape: tuple[int, ...]) -> Array:
+def identity_kernel(key: Array, shape: tuple[int, ...]) -> Array:
     """A kernel that hands each input channel to the output channel of the same number."""
     kernel = jnp.zeros(shape)
     channels = jnp.arange(min(shape[2:]))
@@ -102,7 +102,7 @@ KERNEL_INITS = {
     "orthogonal": nn.initializers.orthogonal(),
     "delta_orthogonal": delta_orthogonal,
     "scaled_delta_orthogonal": scaled_delta_orthogonal,
-    "identity": scaled_identity,
+    "identity": identity_kernel,
     "zero": nn.initializers.zeros,
 }
 
@@ -131,7 +131,7 @@ def standardized(kernel: Array, kind: str, gain: Array | None = None) -> Array:
 def dirac(kernel: Array, a: Float[Array, " o"], b: Float[Array, " o"]) -> Array:
     """a I + b W / |W|, I the kernel that returns its input, |W| of each output channel (DiracNet)."""
     length = jnp.sqrt(jnp.square(kernel).sum((0, 1, 2), keepdims=True) + DIRAC_EPSILON)
-    identity = scaled_identity(jax.random.key(0), kernel.shape)
+    identity = identity_kernel(jax.random.key(0), kernel.shape)
     return a[None, None, None] * identity + b[None, None, None] * kernel / length
 
 
