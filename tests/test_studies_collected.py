@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import pytest
 
@@ -11,7 +12,9 @@ from resnet.errors import InputError
 from resnet.runs.provenance import write_run_json
 from resnet.runs.task import save_task, task_of
 from resnet.studies.collected import collect
+from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
+from resnet.studies.pages.rows import TOP1
 from tests.studies_cases import tiny_config
 
 
@@ -76,3 +79,30 @@ def test_what_cannot_be_collected_is_told(tmp_path):
         collect([run, run], tmp_path, "Runs")
     with pytest.raises(InputError, match="no run of ours lies in"):
         collect([tmp_path / "none"], tmp_path, "Runs")
+
+
+FROZEN = "^(stem|stage1|stage2|stage3)/(block[0-9]+/)?(conv|norm)[0-9]+/(kernel|scale|bias)$"
+
+
+def test_long_names_of_arms_leave_room_for_the_curves(tmp_path):
+    """Arms that differ in many fields have long names; a text that one of them lacks is "none" there."""
+    changes = {
+        "data.augmentation": ("cutout 2",),
+        "schedule.name": "constant",
+        "optimizer.momentum": 0.95,
+        "model.pad_mode": "average",
+        "freeze": FROZEN,
+    }
+    runs = [finished(tmp_path / "a", 0, [0.1, 0.9]), finished(tmp_path / "b", 0, [0.2, 0.8])]
+    save_config(replaced(tiny_config(), changes), runs[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = collect(runs, tmp_path / "page", "Runs")
+        write_report(folder)
+    assert "freeze none, " in next(iter(folder.arms)) and f"freeze {FROZEN}" in list(folder.arms)[1]
+
+
+def test_a_single_record_is_drawn_as_a_point(tmp_path):
+    folder = collect([finished(tmp_path / "a", 0, [0.5])], tmp_path / "page", "Runs")
+    figure = plots._curves({"all": folder.runs("all")}, TOP1)
+    assert [line.get_marker() for axes in figure.axes for line in axes.lines] == ["o", "o"]

@@ -1,5 +1,6 @@
 """What all pictures share: colours that the colour-blind tell apart, and panels with labelled axes."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LETTERS = 40  # of a line of a legend
 
 
 def panels(
@@ -30,8 +32,9 @@ def style(i: int) -> dict[str, Any]:
 
 
 def legend_beside(figure: "Figure") -> None:
-    """One legend for all panels, beside them: of the lines of the first."""
+    """One legend for all panels, beside them: of the lines of the first. Breaks long labels."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [textwrap.fill(label, LETTERS) for label in labels]
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 
 

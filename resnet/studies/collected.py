@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config
@@ -86,6 +87,12 @@ def tell_apart(configs: list[Config]) -> list[str]:
     pairs = itertools.pairwise(configs)
     varying = list(dict.fromkeys(name for a, b in pairs for name, *_ in differences(a, b)))
     return [
-        ", ".join(f"{name.removeprefix('model.')} {value_at(config, name)}" for name in varying) or "all"
+        ", ".join(f"{name.removeprefix('model.')} {_shown(value_at(config, name))}" for name in varying)
+        or "all"
         for config in configs
     ]
+
+
+def _shown(value: Any) -> str:
+    """A value as it is printed, or none for an empty text."""
+    return "none" if value == "" else str(value)

@@ -87,7 +87,8 @@ def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
             epochs = sorted(set.intersection(*map(set, series)))
             columns = [[factor * each[epoch] for each in series] for epoch in epochs]
             mean = [statistics.mean(column) for column in columns]
-            axes.plot(epochs, mean, label=f"{arm} (n = {len(series)})", **style(i))
+            point = {"marker": "o", "markersize": 3} if len(epochs) == 1 else {}  # no line would be seen
+            axes.plot(epochs, mean, label=f"{arm} (n = {len(series)})", **style(i), **point)
             low, high = list(map(min, columns)), list(map(max, columns))
             axes.fill_between(epochs, low, high, color=style(i)["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel=label)
