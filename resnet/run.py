@@ -126,7 +126,8 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
     """A split of `data` as a question to the run's net, and which of its images were skipped.
 
     Labels are the run's own: classes are the same where their names are. InputError unless the data are
-    of the same kind, shape and classes; other images are worth a line in the log.
+    of the same kind and shape, and have classes that the run knows; other images, or fewer classes, are worth
+    a line in the log.
     """
     check_choice("split", split, SPLITS)
     images, source = load_split(data, split, run.task.held_out_by)
@@ -141,6 +142,8 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
         if ours != theirs:
             raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")
     names = source.class_names, run.task.class_names
+    if 0 < len(names[0]) < len(names[1]):
+        logging.info("These data have %d of the %d classes that the net chooses from", *map(len, names))
     part = "train" if split == "validation" and source.validation is None else split
     known = tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
     draws = [(each.validation, each.split_seed) for each in (run.config.data, data)]
@@ -155,13 +158,13 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
 
 
 def with_labels_of(split: Examples, given: Sequence[str], trained: Sequence[str]) -> Examples:
-    """The split with each class at its place among the `trained`; InputError unless all are the same."""
+    """The split with each class at its place among the `trained`; InputError for one that is not there."""
     if tuple(given) == tuple(trained):
         return split
-    if set(given) != set(trained):
+    if unknown := [name for name in given if name not in set(trained)]:
         raise InputError(
-            f"the run knows the classes {listed(trained)}, this data has {listed(given)}: evaluate on data "
-            "whose classes have the same names"
+            f"the run knows the classes {listed(trained)}, this data has {listed(given)}: rename "
+            f"{unknown[0]!r} as the run has it, or leave it out by `data.classes`"
         )
     places = np.array([trained.index(name) for name in given], np.int32)
     return dataclasses.replace(split, labels=places[split.labels])
