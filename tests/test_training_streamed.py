@@ -64,7 +64,9 @@ def test_a_resident_data_set_and_a_stream_train_the_same_net(tmp_path, extras):
         settings = config(root, random_resized_crop=0.0, eval_crop=0.0, storage=storage)
         results.append(train(replaced(settings, extras), tmp_path / storage, mesh=make_mesh(1)))
     assert "input" not in results[0] and results[1]["input"]["threads"] == 2
-    assert 0 <= results[1]["input"]["waiting_share"] <= 1 and results[1]["input"]["decode_seconds"] > 0
+    share, speed = results[1]["input"]["waiting_share"], results[1]["images_per_second"]
+    assert speed is share is None or (0 <= share <= 1 and speed > 0)  # few steps may not be timed
+    assert results[1]["input"]["decode_seconds"] > 0
     assert results[0]["sha256"] == results[1]["sha256"] and results[0]["loss"] == results[1]["loss"]
     assert read_metrics(tmp_path / "memory") == read_metrics(tmp_path / "stream")
 
