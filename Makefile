@@ -72,8 +72,11 @@ $(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(call install,-r requirements.txt)
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-hub.txt requirements-slurm.txt $(VENV)/installed
-	$(call install,-r requirements.txt -r requirements-dev.txt -r requirements-hub.txt -r requirements-slurm.txt)
+EXTRAS := $(foreach extra,dev export hub slurm,requirements-$(extra).txt)
+$(VENV)/installed-dev: $(EXTRAS) $(VENV)/installed
+	$(call install,-r requirements.txt $(EXTRAS:%=-r %))
+	@# The converter to ONNX, at the version that the file of its companions names.
+	$(call install,--no-deps $(shell grep -o 'jax2onnx==[0-9.]*' requirements-export.txt))
 	@touch $@
 
 $(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed

@@ -129,6 +129,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("net", MODELS)
 @pytest.mark.filterwarnings("ignore:::(jax2onnx|onnx|onnx_ir|flax)")
 def test_onnx_gives_the_same_logits(net, run, tmp_path):

@@ -83,7 +83,7 @@ def _differences(
             (found,) = session.run([OUTPUT], {INPUT: images})
             for i, net in enumerate(nets):
                 expected = np.asarray(net(images), np.float32)
-                difference = float(np.max(np.abs(found - expected)))
+                difference = float(np.max(np.abs(np.asarray(found) - expected)))
                 largest[i] = max(largest[i], difference / max(1.0, float(np.max(np.abs(expected)))))
     except Exception as error:  # onnxruntime raises types of its own
         reason = (str(error).splitlines() or [""])[0][:160]
