@@ -227,6 +227,7 @@ def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     counts = launch(study, tmp_path / "new", kept=kept, dry_run=True)
     assert counts["finished"] == 8 and not (tmp_path / "new").exists()
+    assert launch(dataclasses.replace(study, seeds=(0,)), tmp_path / "new", kept=kept, dry_run=True) == counts
     launch(study, tmp_path / "new", kept=kept, only=("none",), command="command --only=none")
     launch(study, tmp_path / "new", command="again")  # without the page, which study.json has
     places = {path.relative_to(tmp_path / "new").as_posix() for path in trained}

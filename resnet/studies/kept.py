@@ -122,8 +122,9 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
 def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFolder:
     """The folder with the runs that ended on a kept page of this study, and those of pages given earlier.
 
-    A run that the folder has itself stays. InputError where the page has an arm that is none of the study's,
-    or a run of a config whose numbers would differ.
+    Seeds of its table are the study's, as those of an earlier start are, and a run that the folder has
+    itself stays. InputError where the page has an arm that is none of the study's, or a run of a config whose
+    numbers would differ.
     """
     if page is not None:
         told, rows = _told(page / PAGE), _rows(page / CSV)
@@ -133,7 +134,8 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
             )
         ended = {_place(folder, row): row for row in rows if row["state"] in (FINISHED, FAILURE)}
         told = tuple(dict.fromkeys(folder.told + told))
-        folder = dataclasses.replace(folder, rows=folder.rows | ended, told=told)
+        seeds = tuple(dict.fromkeys((*folder.seeds, *(row["seed"] for row in rows if row["in_table"]))))
+        folder = dataclasses.replace(folder, rows=folder.rows | ended, told=told, seeds=seeds)
     if not folder.rows:
         return folder
     source = page / PAGE if page else folder.workdir / FILE
