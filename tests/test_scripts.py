@@ -87,7 +87,7 @@ def assert_refused(done, message):
         (["--workdir=x", "--config.model.dept=3"], "unknown field `model.dept`; did you mean"),
         (["--workdir=x", "--config.model.depth=ab"], "`model.depth` must be of type int; got 'ab'"),
         (["--workdir=x", "--config.model.depth"], "`model.depth` needs a value"),
-        (["--workdir=x", "--wrokdir=y"], "Unknown command line flag 'wrokdir'"),
+        (["--workdir=x", "--wrokdir=y"], "unknown option --wrokdir; did you mean `workdir`?"),
         ([], "--workdir=… is missing"),
     ],
 )

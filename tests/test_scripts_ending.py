@@ -115,4 +115,4 @@ def test_names_that_are_no_text_are_printed_as_they_are():
 def test_a_script_starts_as_a_module_too():
     command = [sys.executable, "-m", "scripts.train", "--workdir=x", "--nothing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "Unknown command line flag 'nothing'" in done.stderr
+    assert done.returncode == 2 and "unknown option --nothing; --help lists the options" in done.stderr
