@@ -117,7 +117,7 @@ class Dataset:
 
 
 def instead_of(split: str) -> str:
-    """What to do where data have no images of a split, as the end of a message."""
+    """The end of an error message: how to ask of another split, where data have no images of this one."""
     other = "validation" if split == "test" else "test"
     return f"ask of another split, by --split={other} of resnet evaluate or --data={other} of resnet analyze"
 

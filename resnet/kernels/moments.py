@@ -32,7 +32,7 @@ def moments(
     The result depends on `shift` by its rounding alone, and not at all on the CPU. Elsewhere the variance
     loses as many digits as (mean - shift)² has more than it: a mean of earlier batches serves.
     """
-    if not _of_parts(shift, x):
+    if not _one_each(shift, x):
         raise ValueError(f"there must be a shift for each channel; got {shift.shape}, x {x.shape}")
     wide = x.astype(shift.dtype)
     return _two_passes(wide, shift) if xla_alone() else _moments(wide, shift)
@@ -42,7 +42,7 @@ def projections(
     g: Float[Array, "b h w c"], x: Float[Array, "b h w c"], mean: Float[Array, "*k c"]
 ) -> tuple[Float[Array, "*k c"], Float[Array, "*k c"]]:
     """(sum of g, sum of g * (x - mean)), in the type of `mean`, float32, in parts as in `moments`."""
-    if g.shape != x.shape or not _of_parts(mean, x):
+    if g.shape != x.shape or not _one_each(mean, x):
         raise ValueError(
             f"g must have the shape of x, and a mean for each channel; got {g.shape}, {x.shape}, {mean.shape}"
         )
@@ -50,7 +50,7 @@ def projections(
     return _plain_projections(*arrays) if xla_alone() else _projections(*arrays)
 
 
-def _of_parts(values: Array, x: Array) -> bool:
+def _one_each(values: Array, x: Array) -> bool:
     """Whether there is a value for each channel of all images, or of each of equal parts of them."""
     *parts, channels = values.shape or (0,)
     divide = not parts or (len(parts) == 1 and x.shape[0] % parts[0] == 0)
@@ -106,7 +106,7 @@ def native_serves_sums(*arrays: Array) -> bool:
 
 
 def rows_of(x: Array, values: Array) -> Array:
-    """[…, b, h, w, c] as […, b * h * w, c], in parts as `in_parts` has them."""
+    """The pixels of all images as rows, […, b * h * w, c], or of each of k parts as values […, k, c] ask."""
     return x.reshape(*values.shape[:-1], -1, x.shape[-1])
 
 

@@ -14,7 +14,7 @@ def relu_of_sum(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Result and x are positive at the same places. The next block keeps the result in any case, and nothing
     keeps x: from x, XLA on a GPU computes the sum anew in the backward pass, and reads both addends.
     """
-    return jnp.maximum(x, 0.0)
+    return jnp.maximum(x, 0.0)  # of 0, converters make a number of 64 bits
 
 
 def _derivative(tangent: Array, y: Array, x: Array) -> Array:

@@ -122,7 +122,7 @@ def digest(tree: Any) -> str:
 
 
 def _digest_of_code() -> str:
-    """Twelve hex digits of the SHA-256 of all sources of this package."""
+    """The first twelve hex digits of a SHA-256 over the files of this package's source code."""
     package, found = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for kind in ("*.py", "*.cc", "*.h") for path in package.rglob(kind)):
         found.update(f"{path.relative_to(package).as_posix()} {path.stat().st_size}\n".encode())

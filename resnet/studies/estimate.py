@@ -42,7 +42,7 @@ class _Sizes:
 
 
 def estimate(folder: StudyFolder, names: list[str]) -> list[RunEstimate]:
-    """Estimates time and memory of a run of each arm from what is measured on one of them.
+    """Estimates the time and memory that a run of each arm takes, by measuring one of the arms.
 
     Time grows with multiply-accumulates, memory with activations. The arm that is measured has the fewest
     multiply-accumulates of those whose data are at hand. Each data set is read once.

@@ -162,6 +162,7 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     configs, matched = {}, {}
     for name, arm in study.arms.items():
         with _naming(name):
+            _check_changes(arm.changes, arm.learning_rates or study.learning_rates)
             configs[name] = replaced(study.base, arm.changes)
             if arm.published is not None:
                 arm.published.check()
@@ -175,7 +176,6 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     for name, arm in study.arms.items():
         with _naming(name):
             rates = arm.learning_rates or study.learning_rates
-            _check_changes(arm.changes, rates)
             _check_grid(configs[name], rates)
             reference = arm.reference or study.reference
             model = configs[name].model
@@ -191,7 +191,7 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
 
 
 def _shapes(configs: dict[str, Config]) -> dict[str, Shapes]:
-    """The shapes of each arm's data, of which those that are the same images are read once."""
+    """The shapes of images and outputs of each arm. Arms on the same images share one reading of them."""
     fields = ("name", "splits", "dir", "classes", "image_size")
     found: dict[tuple, Shapes] = {}
     shapes = {}

@@ -180,9 +180,9 @@ def creating(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Makes the parent folders of each path that is given; InputError unless a file can be written there.
+    """Raises InputError if a file cannot be written at one of the paths; makes their parent folders.
 
-    Of the folders that it made, those in which nothing was written are removed when the process ends.
+    A folder that it made and that is still empty is removed when the process ends.
     """
     for path in map(local_path, filter(None, paths)):
         parents = path.absolute().parents

@@ -112,7 +112,7 @@ def affine(given: _Affine | None) -> Sequence[Array]:
 
 
 def rows(values: Array) -> Array:
-    """[c] as [1, c]; [k, c] as it is."""
+    """Values of channels as rows: [c] becomes [1, c], and [k, c] stays as it is."""
     return values.reshape(-1, values.shape[-1])
 
 

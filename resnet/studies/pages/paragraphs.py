@@ -10,7 +10,7 @@ from resnet.studies.study import value_at
 
 
 def paragraphs(folder: StudyFolder, rows: list[ArmRow], metric: Metric) -> list[str]:
-    """Source, recipe, what is missing or differs, and how to read the tables."""
+    """The paragraphs before the tables: source, recipe, what is missing or differs, how to read them."""
     source = f"Source: {', '.join(filter(None, (folder.paper, folder.table)))}." if folder.paper else ""
     gone = removed(folder.gone) if folder.gone else ""
     differing = *_without_rate(folder), gone, _other_images(folder, metric)
@@ -43,7 +43,7 @@ def _recipe(folder: StudyFolder) -> str:
 
 def _other_images(folder: StudyFolder, metric: Metric) -> str:
     """A sentence about arms whose scores are of other images than those of their reference."""
-    pairs = [f"{name} and {folder.arms[name].reference}" for name in of_other_images(folder)]
+    pairs = [f"{name} and {folder.arms[name].reference}" for name in of_other_images(folder, metric.split)]
     if not pairs:
         return ""
     return f"**Scored on different {metric.split} images: {', '.join(pairs)}.** Their data differ as well."
@@ -55,7 +55,7 @@ def _without_rate(folder: StudyFolder) -> list[str]:
 
 
 def _reading(rows: list[ArmRow], metric: Metric) -> str:
-    """What the columns mean, and what so many seeds cannot say."""
+    """The paragraph that explains the columns of the tables, and what this number of seeds cannot show."""
     compared = [row.comparison for row in rows if row.comparison]
     chosen = "nothing is selected on the test split"
     if metric.split == VALIDATION:

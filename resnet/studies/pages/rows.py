@@ -184,9 +184,8 @@ def _images_of(run: StudyRun, split: str) -> str:
     return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
 
 
-def of_other_images(folder: StudyFolder) -> list[str]:
-    """The arms that were scored on other images than the arm that they are compared with."""
-    split = metric_of(folder).split
+def of_other_images(folder: StudyFolder, split: str) -> list[str]:
+    """The arms that were scored on other images of the split than the arm that they are compared with."""
     images = {
         name: {_images_of(run, split) for run in folder.runs(name) if run.state == FINISHED} - {""}
         for name in folder.arms
