@@ -36,6 +36,13 @@ def page_of(error: BaseException) -> str:
     return next((page for part, page in PAGES.items() if f"{place}/".startswith(f"{part}/")), "")
 
 
+def first_of(names: Iterable[object], shown: int = 5) -> str:
+    """The first few of many names, for a message, and how many there are besides."""
+    names = [str(name) for name in names]
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
 def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raises InputError unless `value` is one of `choices`; the message lists them."""
     choices = list(choices)

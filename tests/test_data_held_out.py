@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from resnet.data.files.listing import hash_name
 from resnet.data.splits import NAME, Split, hold_out
+from tests.folder_cases import load, noted, save, two_classes
 
 
 def files_of(names):
@@ -56,3 +57,24 @@ def test_arrays_are_known_by_their_bytes():
     by_file = Split(images, labels, names)
     assert by_file[np.array([2, 0, 3, 1])].fingerprint == by_file.fingerprint, "the order does not matter"
     assert Split(images, labels[::-1], names).fingerprint != by_file.fingerprint
+
+
+# What misleads
+
+
+def test_images_that_are_trained_on_too_are_counted(tmp_path, monkeypatch):
+    root, lines = two_classes(tmp_path), noted(monkeypatch)
+    save(root / "test" / "cat" / "again.png", color=(0, 3, 0))  # the pixels of train/cat/3.png
+    load(root, validation=0.0)
+    assert lines == [
+        "1 of 5 test images are training images too, pixel for pixel: scores on them tell what was learnt by "
+        "heart"
+    ]
+
+
+def test_a_class_without_validation_images_is_named(tmp_path, monkeypatch):
+    root, lines = two_classes(tmp_path), noted(monkeypatch)
+    data = load(root, validation=0.01)
+    assert len(data.validation) == 1
+    absent = data.class_names[1 - data.validation.labels[0]]
+    assert lines == [f"no validation image is of class {absent}"]

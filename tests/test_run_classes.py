@@ -19,7 +19,7 @@ def run(tmp_path_factory):
 
 
 def test_some_of_the_classes(run, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     chosen = dataclasses.replace(run.config.data, classes=("7", "3"), train_limit=0)
     images, _ = load_run_split(run, "test", chosen)
     whole, _ = load_run_split(run, "test", run.config.data)

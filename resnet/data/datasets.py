@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+from absl import logging
+
 from resnet.data import splits
 from resnet.data.config import DataConfig
 from resnet.data.embedded import EMBEDDED
@@ -13,7 +16,7 @@ from resnet.data.published.sets import PUBLISHED, TFDS_DIR, load_published
 from resnet.data.published.tfds import PREFIX, find_prepared, list_prepared
 from resnet.data.splits import NAME, PLACE, SPLITS, Dataset, Examples, Source
 from resnet.data.statistics import statistics
-from resnet.errors import InputError
+from resnet.errors import InputError, first_of
 from resnet.files import local_path
 
 
@@ -78,7 +81,25 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
     height, width, _ = dataset.image_shape
     for field, operation in config.operations():
         operation.check(field, (height, width))
+    _say_what_misleads(dataset)
     return dataset
+
+
+def _say_what_misleads(dataset: Dataset) -> None:
+    """Warns of images of another split that are trained on too, and of classes that a split lacks."""
+    for name in ("validation", "test"):
+        split = getattr(dataset, name)
+        if repeated := splits.count_repeated(split, dataset.train):
+            logging.warning(
+                "%d of %d %s images are training images too, pixel for pixel: scores on them tell what was "
+                "learnt by heart",
+                repeated, len(split), name,
+            )  # fmt: skip
+        if len(split) and dataset.class_names:
+            absent = np.setdiff1d(np.arange(dataset.num_outputs), split.labels)
+            if len(absent):
+                names = first_of(dataset.class_names[label] for label in absent)
+                logging.warning("no %s image is of class %s", name, names)
 
 
 def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Examples, Source]:

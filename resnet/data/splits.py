@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32, Shaped, UInt64
 from resnet.data.files.listing import fingerprint_of_files
 from resnet.data.files.stream import StreamSplit
 from resnet.data.images import Images
-from resnet.errors import InputError
+from resnet.errors import InputError, first_of
 
 Labels = Int32[np.ndarray, " n"] | Float32[np.ndarray, " n"]
 # How what is held out is drawn from the training images.
@@ -149,7 +149,7 @@ def of_classes(source: Source, chosen: tuple[str, ...], data: str) -> Source:
     names = source.class_names
     for name in chosen:
         if name not in names:
-            known = f"those of {data} are {', '.join(names[:20])}" if names else "it is a regression"
+            known = f"those of {data} are {first_of(names, 20)}" if names else "it is a regression"
             raise InputError(f"`data.classes`: {data} has no class {name!r}; {known}")
     places = np.full(len(names), -1, np.int32)
     places[[names.index(name) for name in chosen]] = np.arange(len(chosen))
@@ -166,6 +166,14 @@ def of_classes(source: Source, chosen: tuple[str, ...], data: str) -> Source:
         validation=validation,
         class_names=chosen,
     )
+
+
+def count_repeated(split: Examples, train: Examples) -> int:
+    """How many images of a split are training images too, pixel for pixel; 0 where either is streamed."""
+    if not (isinstance(split, Split) and isinstance(train, Split)):
+        return 0
+    known = {hash(image.tobytes()) for image in train.images}
+    return sum(hash(image.tobytes()) in known for image in split.images)
 
 
 def make_random(seed: int) -> np.random.RandomState:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from resnet.config import config_to_dict
+from resnet.errors import first_of
 from resnet.paths import count_elements
 from resnet.run import Run
 from resnet.runs import provenance
@@ -13,7 +14,6 @@ CARD = "MODEL_CARD.md"
 NO_LICENCE = "not stated; write it here, or export with --licence=…, before passing the weights on"
 METRICS = ("split", "top1", "top5", "mae", "loss", "n")
 OF_THE_RUN = ("checkpoint", "records", "parallel", "cache")  # sections that do not touch the weights
-SHOWN = 20  # class names
 
 
 def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
@@ -22,8 +22,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
     height, width, channels = task.image_shape
     weights = count_elements(run.variables["params"])
     config = {name: value for name, value in config_to_dict(run.config).items() if name not in OF_THE_RUN}
-    shown, rest = ", ".join(task.class_names[:SHOWN]), len(task.class_names) - SHOWN
-    classes = f"{len(task.class_names)} classes: {shown}" + (f" and {rest} more" if rest > 0 else "")
+    classes = f"{len(task.class_names)} classes: {first_of(task.class_names, 20)}"
     lines = [
         "# Model card",
         "",

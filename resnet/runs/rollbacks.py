@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from resnet.errors import first_of
 from resnet.paths import leaf_paths
 from resnet.runs.metrics.records import read_json, write_json
 from resnet.runtime.sharding import finite
 from resnet.runtime.signals import RunStopped
 
 FILE = "rollbacks.json"
-SHOWN = 4
+SHOWN = 4  # gradients, the largest
 
 
 class Diverged(RunStopped):
@@ -65,8 +66,7 @@ def _named(what: str, paths: Sequence[str], finite: Sequence[bool]) -> str:
     bad = [path for path, ok in zip(paths, finite, strict=True) if not ok]
     if len(bad) == len(paths):
         return f"{what}: all {len(bad)}"
-    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{what}: {', '.join(bad[:SHOWN])}{more}"
+    return f"{what}: {first_of(bad)}"
 
 
 def read_rollbacks(workdir: Path) -> list[dict[str, Any]]:

@@ -11,11 +11,10 @@ from absl import logging
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.data.splits import NAME, PLACE, Dataset
-from resnet.errors import InputError
+from resnet.errors import InputError, first_of
 from resnet.runs.metrics.records import write_json
 
 FILE = "task.json"
-SHOWN = 20  # names or numbers in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,9 +121,8 @@ def _differing(begun: Task, now: Task) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, or numbers, in a message."""
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"({', '.join(names[:SHOWN])}{rest})"
+    """The first names, or numbers, in a message, in brackets."""
+    return f"({first_of(names, 20)})"
 
 
 def begin_task(task: Task, workdir: Path) -> None:

@@ -14,7 +14,7 @@ from absl import logging
 from resnet.config import Config, config_from_dict, differences
 from resnet.data.splits import Examples
 from resnet.data.statistics import whitening_kernel
-from resnet.errors import InputError
+from resnet.errors import InputError, first_of
 from resnet.files import local_path
 from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.checkpoints.restore import load_variables, variable_shapes
@@ -23,7 +23,6 @@ from resnet.training.step import TrainState
 from resnet.weights.files import check_finite, read_class_names, read_metadata, read_weights
 from resnet.weights.state_dict import fitting_tensors
 
-SHOWN = 4
 CLASSIFIER = "head/dense"
 # Fields that decide what given weights compute, and that no shape tells.
 OF_THE_FUNCTION = tuple(
@@ -175,9 +174,8 @@ def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted
 
     parts = []
     for what, paths in problems.items():
-        rest = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         if paths:
-            parts.append(f"{what}: {', '.join(map(described, paths[:SHOWN]))}{rest}")
+            parts.append(f"{what}: {first_of(map(described, paths))}")
     modules = sorted({_module(path) for paths in problems.values() for path in paths})
     regex = f"^{modules[0]}/" if len(modules) == 1 else f"^({'|'.join(modules)})/"
     return (

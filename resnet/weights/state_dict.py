@@ -1,19 +1,18 @@
 """Our variables from a state dict of other names and layouts, and back: every tensor exactly once."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from resnet.errors import InputError, check_choice
+from resnet.errors import InputError, check_choice, first_of
 from resnet.models.config import ModelConfig
 from resnet.paths import parameter_path
 from resnet.weights.files import StateDict
 from resnet.weights.names import NAMINGS, is_pointwise, their_module
 
-SHOWN = 4
 COUNTER = "num_batches_tracked"  # PyTorch counts the batches a norm has seen; nothing depends on it
 
 
@@ -72,7 +71,7 @@ def tensors_of(config: ModelConfig, variables: Any, naming: str) -> list[Tensor]
         layout = LAYOUTS[_layout(naming, module, leaf.shape)]
         found.append(Tensor(path, tuple(leaf.shape), f"{their}.{LEAVES[leaf_name]}", layout))
     if nameless:
-        raise InputError(f"the {naming} naming has no name for {_some(nameless)} of this net; "
+        raise InputError(f"the {naming} naming has no name for {first_of(nameless)} of this net; "
                          f"namings: {', '.join(NAMINGS)}")  # fmt: skip
     return found
 
@@ -103,7 +102,7 @@ def from_state_dict(
             if t.name in state and state[t.name].shape != t.their_shape
         ],
     }
-    described = [f"{what}: {_some(them)}" for what, them in problems.items() if them]
+    described = [f"{what}: {first_of(them)}" for what, them in problems.items() if them]
     if described:
         raise InputError(f"the weights are not of this net ({naming} naming): {'; '.join(described)}")
     values = {t.path: np.ascontiguousarray(t.layout.ours(state[t.name])) for t in tensors}
@@ -155,13 +154,7 @@ def detect(state: Mapping[str, Any], config: ModelConfig, shapes: Any) -> str:
     best = max(shared, key=lambda naming: shared[naming], default="")
     if not best or not shared[best]:
         raise InputError(
-            f"the weights have none of the names of this net; theirs look like {_some(sorted(state))}, "
+            f"the weights have none of the names of this net; theirs look like {first_of(sorted(state))}, "
             f"and are in none of the namings {', '.join(shared)}"
         )
     return best
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -12,11 +12,10 @@ from resnet.data.files.index import kept_listings
 from resnet.data.files.listing import Entry, Listing, make_listing
 from resnet.data.files.tars import list_tar
 from resnet.data.splits import instead_of
-from resnet.errors import InputError
+from resnet.errors import InputError, first_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
 LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png)"
-SHOWN = 5  # folders named in one line of the log
 # What the folders of the splits are called, in any case.
 NAMES = {
     "train": ("train", "training"),
@@ -196,8 +195,7 @@ def _state(path: Path | None) -> list[Any]:
 
 def _say_what_is_not_read(folders: list[Path]) -> None:
     if folders:
-        rest = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
-        logging.warning("folders that are not read: %s%s", ", ".join(map(str, folders[:SHOWN])), rest)
+        logging.warning("folders that are not read: %s", first_of(folders))
 
 
 def visible(path: Path) -> bool:
@@ -220,12 +218,7 @@ def _check_name(folder: Path) -> None:
 def _check_classes(place: Path, split: str, found: set[str], expected: set[str]) -> None:
     """Raises InputError unless a split has the classes of another."""
     groups = {"missing": expected - found, "unknown": found - expected}
-    differences = [f"{what}: {_shown(sorted(group))}" for what, group in groups.items() if group]
+    differences = [f"{what}: {first_of(sorted(group), 20)}" for what, group in groups.items() if group]
     if differences:
         of = "" if place.is_dir() else f" ({split})"
         raise InputError(f"{place}{of} must hold the same class folders as train; {'; '.join(differences)}")
-
-
-def _shown(names: list[str]) -> str:
-    rest = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + rest

@@ -4,10 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from resnet.errors import first_of
 from resnet.runs.metrics.records import write_json
 
 FILE = "manifest.json"
-SHOWN = 3
 
 
 def seal(folder: Path, without: tuple[str, ...] = ()) -> None:
@@ -32,9 +32,7 @@ def damage(folder: Path) -> str:
         return f"{FILE} is missing: it was not finished"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FILE} is no manifest"
-    wrong = [f"{name} {fault}" for name, fault in faults.items() if fault]
-    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    return ", ".join(wrong[:SHOWN]) + more
+    return first_of(f"{name} {fault}" for name, fault in faults.items() if fault)
 
 
 def _fault(path: Path, known: dict) -> str:
