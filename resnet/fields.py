@@ -85,7 +85,7 @@ class Fields(Declared):
 
 
 def unknown_field(name: str) -> UnknownField:
-    """The error for a dotted name that no config has, with those that resemble it."""
+    """The error for a dotted name that is no field of a config; names similar fields."""
     known = {
         _dotted(kind._section, field.name)
         for kind in Fields.__subclasses__()

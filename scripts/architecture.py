@@ -103,7 +103,7 @@ def layers(rooms: Imports) -> list[list[tuple[str, ...]]]:
 
 
 def arrows(rooms: Imports) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """(group, group that it imports), without those that follow from others."""
+    """Pairs (group, a group that it imports), without the pairs that follow from others."""
     known = {room: reached(rooms, room) for room in rooms}
     found = []
     for a in groups(rooms):

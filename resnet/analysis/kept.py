@@ -18,7 +18,7 @@ _SHARED = ("models", "kernels", "training/losses.py", "analysis/subject.py", "an
 
 
 def key(subject: Subject, question: str, **choices: Any) -> str:
-    """Hex digits that name what `question` keeps of a net, its images and the `choices` that decide it.
+    """The name, in hex digits, of the file where `question` keeps its answer.
 
     Two keys are equal only if config, variables, images, labels, choices and the code of the answer
     (`code_version`) are equal. `choices` are values of JSON.

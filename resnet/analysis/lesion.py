@@ -1,9 +1,9 @@
 """What is lost when blocks are deleted, or change places, in a net that is not trained for it.
 
-A block with a shortcut is deleted by giving zeros for F(x); in a plain net, which has nothing else,
-a block is deleted by handing its input on, which only blocks that keep the shape allow. Deleted are:
-each block alone; k of those that keep the shape, drawn at random; and pairs of blocks of one shape
-change places, k at random, the disorder measured by Kendall's tau of the order (1: as trained).
+A block with a shortcut is deleted by giving zeros for F(x). A block of a plain net has nothing but F: it is
+deleted by handing its input on, if it keeps the shape. Deleted are each block alone, and k blocks that keep
+the shape, drawn at random. k random pairs of blocks of one shape change places; Kendall's tau of the order
+measures the disorder (1: as trained).
 The error is one minus top-1 accuracy; for regression, the mean loss. Batch norms use running statistics.
 Source: Veit 2016, Residual networks behave like ensembles of relatively shallow networks
 (https://arxiv.org/abs/1605.06431), section 4.1 and 4.2; it deletes by zeroing F(x).

@@ -1,7 +1,7 @@
-"""What may be chosen for a question: the bounds stand beside each field of its Options.
+"""The options of a question, with the bounds of each field beside it.
 
-A field is annotated as one of the types below; `__post_init__ = check_options` in the dataclass checks
-them where it is made, which is where flags are read.
+A field is annotated as one of the types below. `__post_init__ = check_options` in the dataclass checks the
+values as soon as flags are read.
 """
 
 import dataclasses

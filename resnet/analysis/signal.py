@@ -4,9 +4,9 @@ Root mean squares over images, pixels and channels, with the batch's own statist
 in training. The gradient is that of the loss for real images; for noise it starts as normal values
 behind the last block, so that it shows the blocks alone. Growth per block is exp(mean increment of the
 logarithm), up the net for the signal and down the net for the gradient, with the 95 % interval of the
-mean, over the blocks whose shortcut keeps the shape of x, but for the first quarter, where the scale at
-which the net begins still tells. Where growth slows down with depth it is no rate: the power p of a
-growth as l^p, l the number of the block, stands beside it.
+mean. It is taken over blocks with a shortcut that keeps the shape of x, without the first quarter of them,
+where the scale of the net's input still counts. Growth that slows down with depth is no rate: the power p of
+a growth as l^p, l the number of the block, stands beside it.
 Source: He 2016 (https://arxiv.org/abs/1603.05027), eq. 4 to 8, for what the shortcut does to the
 gradient; Yang 2019 (https://arxiv.org/abs/1902.08129) for batch norm; He 2015
 (https://arxiv.org/abs/1502.01852) for initial scales.

@@ -2,9 +2,9 @@
 
 An augmentation is a list of operations. Each is a frozen dataclass with an entry in OPERATIONS: its fields
 are the arguments, `check` refuses those that cannot work, and a call changes one image.
-Those that change uint8 images, as Pillow does, come first. Then images are normalised, so that the zeros
-that crops, cutout and erasing bring in are the mean colour, as in He 2015, who pads mean-subtracted images,
-and in fb.resnet.torch.
+Operations on uint8 images, as in Pillow, come first. Then images are normalised. Crops, cutout and erasing
+come last: their zeros are then the mean colour, as in fb.resnet.torch and in He 2015, where mean-subtracted
+images are padded.
 """
 
 import dataclasses

@@ -39,7 +39,7 @@ def statistics(
 
 
 def check_sides(normalization: str, sides: Sizes) -> None:
-    """Raises InputError where the pixels that have a mean are not those of the images that are evaluated."""
+    """Raises InputError where images are evaluated at another size than the mean of each pixel has."""
     if normalization == "pixel_mean" and sides.train != sides.evaluate:
         raise InputError(
             f"`data.normalization` pixel_mean has a mean for each of {sides.train}x{sides.train} pixels, and "

@@ -72,7 +72,7 @@ def _wide_activations(compiled: Compiled) -> list[str]:
 
 
 def _of_images(array: ArrayShape, images: int, seeds: int) -> bool:
-    """Whether the first axis of an array is that of images, behind that of seeds where there is one."""
+    """Whether the first axis of an array is the images, or the second where several seeds come first."""
     return images in array.dims[: 2 if seeds > 1 else 1]
 
 

@@ -7,7 +7,7 @@ from resnet.runs.provenance import this_session
 
 
 def origin_of_plan(target: Target, command: str) -> dict[str, Any]:
-    """When, by which command, at which commit and on which versions a plan was made; its compiler's too."""
+    """Time, command, commit and versions of a plan, with the version of its compiler."""
     session = this_session(command)
     return session | {"versions": session["versions"] | dict([target.compiler()])}
 

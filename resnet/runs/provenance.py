@@ -27,9 +27,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 def write_run_json(
     workdir: str | os.PathLike, config: Config, command: Sequence[str] | str, seeds: Sequence[int] = ()
 ) -> None:
-    """Adds the session that begins, with all that its numbers depend on, to those that run.json holds.
+    """Adds the session that begins to run.json, with everything on which its numbers depend.
 
-    `seeds` are those trained as one program, if any are.
+    `seeds`: the seeds trained as one program, if there are several.
     """
     path = Path(workdir) / FILE
     earlier = sessions(workdir, aside=True)
@@ -39,7 +39,7 @@ def write_run_json(
 
 
 def this_session(command: Sequence[str] | str) -> dict[str, Any]:
-    """When, by which command, at which commit, on which versions and machine."""
+    """The start of this session: time, command, commit, versions and machine."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command if isinstance(command, str) else shlex.join(command),

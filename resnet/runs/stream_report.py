@@ -16,7 +16,7 @@ MUCH_WAITING = 0.1
 
 
 class StreamReport:
-    """The report of a training; where the images are resident it knows only those that were left out."""
+    """The report of a training's stream of images; of resident images it tells the skipped ones alone."""
 
     def __init__(self, stream: TrainingStream | None, skipped: Sequence[str], workdirs: Sequence[Path]):
         self.stream, self.skipped, self.workdirs = stream, skipped, workdirs

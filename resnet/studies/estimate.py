@@ -44,8 +44,8 @@ class _Sizes:
 def estimate(folder: StudyFolder, names: list[str]) -> list[RunEstimate]:
     """Estimates the time and memory that a run of each arm takes, by measuring one of the arms.
 
-    Time grows with multiply-accumulates, memory with activations. The arm that is measured has the fewest
-    multiply-accumulates of those whose data are at hand. Each data set is read once.
+    Time grows with multiply-accumulates, memory with activations. Of the arms with data at hand,
+    the one with the fewest multiply-accumulates is measured. Each data set is read once.
     """
     known: dict[DataConfig, _Sizes | None] = {}
     measured: tuple[float, float] | None = None

@@ -122,9 +122,9 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
 def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFolder:
     """The folder with the runs that ended on a kept page of this study, and those of pages given earlier.
 
-    Seeds of its table are the study's, as those of an earlier start are, and a run that the folder has
-    itself stays. InputError where the page has an arm that is none of the study's, or a run of a config whose
-    numbers would differ.
+    The seeds of its table become seeds of the study, as if an earlier start had named them. A run that the
+    folder has itself stays. InputError for an arm on the page that the study does not have, and for a run
+    whose config would give other numbers.
     """
     if page is not None:
         told, rows = _told(page / PAGE), _rows(page / CSV)
@@ -148,7 +148,7 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 def _as_started(study: Study, changes: dict[str, Any]) -> Study:
     """Returns the study as an earlier command with these `changes` would have it.
 
-    The study's own changes remain where they decide numbers, and those of the command where they do not.
+    Fields that decide numbers keep the study's own values; the others take those of the command.
     """
     free = {name: value for name, value in changes.items() if may_change(name)}
     if study.origin is None:

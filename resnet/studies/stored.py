@@ -53,7 +53,7 @@ def _gone(earlier: StudyFolder, arms: dict[str, ResolvedArm]) -> tuple[str, ...]
 
 
 def removed(gone: tuple[str, ...]) -> str:
-    """The sentence that names arms which ran, and which the study no longer has."""
+    """The sentence that names arms with runs that the study no longer has."""
     return (
         f"Of this study arms ran that it has no more: {', '.join(gone)}. They count nowhere here, nor among "
         "the comparisons that p-values are corrected for."

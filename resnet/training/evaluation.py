@@ -1,8 +1,8 @@
 """What is measured beside the training step, by programs of its own.
 
-Predictions, and metrics over a whole split: exactly its n examples, whatever the batch. And what
-telemetry.csv holds, on the batch that comes next, with that batch's statistics and without dropout: the
-numbers of the training stay the same to the last bit.
+Predictions and metrics cover a whole split: exactly its n examples, whatever the batch. The values of
+telemetry.csv are of the next batch, with its own statistics and without dropout. Neither changes the
+numbers of the training by a bit.
 """
 
 import dataclasses

@@ -34,7 +34,7 @@ class Runs:
     def __init__(
         self, trainer: Trainer, workdirs: Mapping[int, Path], command: str, stop: StopSignals
     ) -> None:
-        """Writes what each run is; InputError where that cannot be, or where `init_from` does not fit."""
+        """Writes what each run is; InputError if it cannot, or if `init_from` does not fit."""
         self.trainer, self.workdirs, self.stop = trainer, [workdirs[seed] for seed in trainer.seeds], stop
         self.configs = [alone(trainer.config, seed) for seed in trainer.seeds]
         agree_on_data(trainer.dataset)

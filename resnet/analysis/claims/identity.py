@@ -78,7 +78,7 @@ def rule_costs(rows: Rows) -> list[Check]:
 
 
 def measure_shapes(bench: Bench) -> Rows:
-    """What zero padding and matrices cost where the shape changes, what they keep, and what is refused."""
+    """Cost and effect of zero padding and of matrices where the shape changes; the identity is refused."""
     rows = []
     for name, fields in _transitions().items():
         config = replaced(bench.digits, fields | {"model.blocks": (1, 1, 1), "model.after_sum": "identity"})

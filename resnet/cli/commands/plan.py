@@ -1,8 +1,8 @@
 """Predicts memory and time of a training on an accelerator: resnet plan --config=cifar10_resnet --for=v5e
 
-Compiles what `resnet train` would run there, by that device's own compiler, which needs no device, and tells
-whether it fits, the memory by kind, the least time of a step and of the training, what devices exchange, and
-what the step does that it should not. Nothing is trained or measured: times are lower bounds. Compiling takes
+Compiles the step of `resnet train` by that device's own compiler, for which no device is needed. Tells
+whether the step fits, its memory by kind, the least time of a step and of the training, what devices
+exchange, and warns of needless work. Nothing is trained or measured: times are lower bounds. Compiling takes
 minutes for a large net. TPUs need requirements-tpu.txt, GPUs requirements-cuda.txt; data that are not at hand
 are described by --images, --image_shape and --classes. Prints the plan as one JSON object.
 """

@@ -156,7 +156,7 @@ def change(
     argument: Float[Array, ""],
     move: Callable[[Image], Image] | None = None,
 ) -> Image:
-    """The image after the operation number `which` of `names`; `move` does what those that move pixels do.
+    """The image after the operation number `which` of `names`; `move` stands for operations that move pixels.
 
     An image alone takes the way of its operation. Where `vmap` computes all ways, these are four, not 15.
     """

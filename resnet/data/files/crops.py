@@ -18,8 +18,8 @@ DRAWS = (TRIES, 4)  # numbers in 0..1 that a box is drawn by: for each try area,
 class RandomPart:
     """A random box, of at least the share `least_area` of the area, resized to a square.
 
-    As in the classes below, `least` is the least size that an image of the size `whole` may be decoded at
-    so that nothing is enlarged, and a call takes the image, decoded at that or a larger size.
+    As in the classes below, `least` is the least size at which an image of size `whole` may be decoded
+    without being enlarged later. A call takes the image, decoded at that size or a larger one.
     """
 
     size: int

@@ -128,11 +128,11 @@ class ShortcutPath(nn.Module):
 
 
 def starts_inside(config: ModelConfig, block: BlockSpec) -> bool:
-    """Whether the shortcut starts behind what stands before the branch's first operation.
+    """Whether the shortcut starts behind the norm and activation that precede the branch's first convolution.
 
-    So it does in the first block of a pre-activation net, which follows a bare convolution (He 2016,
-    appendix), where a matrix changes the shape (resnet-1k-layers), and where Fixup's does. Zero
-    padding carries x itself, and so do several streams.
+    True in the first block of a pre-activation net, which follows a bare convolution (He 2016, appendix),
+    for a matrix that changes the shape (resnet-1k-layers), and for Fixup's shortcut. Zero padding carries
+    x itself, and so do several streams.
     """
     order = order_of(config)
     if streams_of(config):

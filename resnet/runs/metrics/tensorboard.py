@@ -76,7 +76,7 @@ class SplitFiles:
             self._drop_writer()
 
     def _open(self) -> Any:
-        """A new file, which says first what it is, and from which step on it replaces older ones."""
+        """Opens a new file. Its first record gives the format, and from which step on it replaces others."""
         from tensorboardX.record_writer import RecordWriter
 
         # Not the run's own folder: were it gone, another in its place would hide the one that comes back.
@@ -102,7 +102,7 @@ class SplitFiles:
 
 @functools.cache
 def _import_alone() -> None:
-    """Imports tensorboardX without PyTorch, which it would import, for seconds, where that is installed."""
+    """Imports tensorboardX without PyTorch, which it imports where it can, and which takes seconds."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]

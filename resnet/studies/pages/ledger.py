@@ -1,4 +1,4 @@
-"""The ledger: every claim of a paper that a study's arm names, what came out here, and what that shows.
+"""The ledger: claims of papers, each named by an arm of a study, with the result here and its verdict.
 
 A row is known by its study file, scale, changes and arm, from which its config can be had again.
 """
