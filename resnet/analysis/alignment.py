@@ -4,9 +4,9 @@ J_l is the Jacobian of F at the input of block l, at one image: norms use consta
 or for a net at its start those of its images. U_l and V_l hold its top k left and right singular vectors:
 the strongest directions of F's output, and the directions of its input that F answers to most. The overlap of
 two such sets is the mean squared cosine between the spaces that they span, |A^T B|^2 / k: 1 for one space,
-k / d by chance in d dimensions. Compared are the left vectors of neighbours, the right ones, and left with right
-within a block, in the mean over images. Blocks that change the shape have none of them, and are left out.
-The paper finds that trained nets align with shortcuts, and do not without.
+k / d by chance in d dimensions. Compared are the left vectors of neighbours, the right ones, and left with
+right within a block, in the mean over images. Blocks that change the shape have none of them and are left
+out. The paper finds that trained nets align with shortcuts, and do not without.
 Source: Li and Papyan 2023, Residual Alignment (https://arxiv.org/abs/2401.09018); k is its number of classes.
 """
 

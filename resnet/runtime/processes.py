@@ -48,8 +48,8 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
     """While entered, this process trains a run together with others; to be entered before JAX computes.
 
     The others are `count` processes that meet at `coordinator` (host:port), or the tasks of a Slurm step.
-    With coordinator "auto" they are the processes of any launcher known to JAX (Open MPI, Kubernetes, TPU, …).
-    Without any of these the process is alone.
+    With coordinator "auto" they are the processes of any launcher known to JAX (Open MPI, Kubernetes, TPU,
+    …). Without any of these the process is alone.
     """
     if arguments := _arguments(coordinator, count, index):
         _start(arguments)
