@@ -11,8 +11,10 @@ from resnet.config import Config
 
 def get_config() -> Config:
     config = resnet110()
-    # What differs from He 2015, by the authors' code (github.com/KaimingHe/resnet-1k-layers).
+    # What differs from He 2015, by the authors' code (github.com/KaimingHe/resnet-1k-layers); that code has
+    # Nesterov's momentum and other milestones too, where the paper has those of He 2015 and a warm-up.
     config.data.normalization, config.data.validation = "channel", 0.0
     config.model.kernel_init = "he_fan_out"
+    config.model.stride_at = "first"  # of bottlenecks
     config.optimizer.decay = "all"
     return config

@@ -2,6 +2,7 @@
 
 Source: https://github.com/pytorch/vision, references/classification, weights of version 1.
 Expected: 76.13 % top-1 as published; reruns of it gave 75.4 to 75.9 (pytorch/vision#5593). Not run here yet.
+Theirs normalised the 32 images of each of eight GPUs by themselves: model.ghost_batch=32 does so.
 Hardware: one large GPU, and the processor cores that decode for it (docs/data.md).
 Command: python scripts/train.py --config=configs/imagenet_resnet50.py --workdir=runs/resnet50 \
     --config.data.dir=FOLDER  (holds train/ and val/, or ILSVRC2012_img_train.tar and _val.tar)

@@ -2,7 +2,8 @@
 
 Source: https://github.com/pytorch/vision, references/classification, and its issue 3995.
 Expected: 80.86 % top-1 as published (80.67 without repeats); a band of 0.4. Not run here yet. Theirs decays
-biases of the head and rolls a batch by one to mix it; its rate falls by the epoch.
+biases of the head, rolls a batch by one to mix it, and normalises 128 images by themselves
+(model.ghost_batch=128); its rate falls by the epoch.
 Hardware: eight GPUs, and the processor cores that decode for them (docs/data.md).
 Command: python scripts/train.py --config=configs/imagenet_torchvision2.py --workdir=runs/torchvision2 \
     --config.data.dir=FOLDER

@@ -93,8 +93,11 @@ def check_config(config: Config) -> None:
             raise InputError(f"`{name}` must be of type {type_name(kind)}; got {value!r}")
         if not _finite(value):
             raise InputError(f"`{name}` must be finite; got {value!r}")
-    if not 0 <= config.seed < 2**31:
-        raise InputError(f"`seed` must be at least 0 and below 2**31; got {config.seed}")
+    if not 0 <= config.seed <= 2**31 - max(config.train.seeds, 1):
+        raise InputError(
+            "`seed` must be at least 0, and it and those after it, `train.seeds` in all, below 2**31; got "
+            f"{config.seed} with {config.train.seeds}"
+        )
     for field in dataclasses.fields(config):
         section = getattr(config, field.name)
         if isinstance(section, ModelConfig):
@@ -111,6 +114,9 @@ def check_config(config: Config) -> None:
         raise InputError("`init_whitened` must be 0 with `init_from`, which gives the first convolution too, "
                          "and with `model.weight_standardization`, which would undo it")  # fmt: skip
     config.check_shares(devices=1)
+    if 2 * config.data.repeats > config.train.batch_size > 1 < config.data.repeats:
+        raise InputError("`data.repeats` must be at most half of `train.batch_size`, for a batch to hold "
+                         f"two images; got {config.data.repeats} and {config.train.batch_size}")  # fmt: skip
     if config.train.label_smoothing and config.model.output == "identity":
         raise InputError("`train.label_smoothing` is for classes, and must be 0 where `model.output` is "
                          f"identity; got {config.train.label_smoothing}")  # fmt: skip

@@ -1,5 +1,7 @@
 """Spectra, curvature, surfaces, similarity and gradients' correlation, where the answer is known."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,3 +114,13 @@ def test_unbiased_similarity_of_noise_is_zero_on_average_and_batches_agree(rng):
     expected = np.trace(gram_a @ gram_b) + ones @ gram_a @ ones * (ones @ gram_b @ ones) / (n - 1) / (n - 2)
     expected -= 2 / (n - 2) * ones @ gram_a @ gram_b @ ones
     assert (centred[0] * centred[1]).sum() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_trace_has_its_standard_error(rng):
+    matrix = rng.normal(size=(40, 40))
+    matrix += matrix.T
+    off = matrix - np.diag(np.diag(matrix))
+    trace, error = curvature.trace_of(lambda v: matrix @ v, 40, 400, rng)
+    assert abs(trace - np.trace(matrix)) < 4 * error
+    assert error == pytest.approx(math.sqrt(2 * np.square(off).sum() / 400), rel=0.2)  # Hutchinson 1990
+    assert math.isnan(curvature.trace_of(lambda v: matrix @ v, 40, 1, rng)[1])

@@ -17,7 +17,9 @@ from resnet.config import load_config
 from resnet.data.config import DataConfig
 from resnet.errors import PAGES, InputError
 from resnet.interop.predict import find_images
+from resnet.models.zoo import ZOO
 from resnet.runs.task import load_task
+from resnet.runtime import machine
 from resnet.studies.launchers.cluster import check_parameters
 from resnet.studies.stored import load_folder
 from resnet.studies.study import load_study
@@ -77,6 +79,40 @@ def test_each_command_has_its_help_and_flags_of_its_own(name):
 )
 def test_what_cannot_be_meant_is_one_line(monkeypatch, capsys, words, message):
     assert_refused(monkeypatch, capsys, message, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "or describe the images by --image_shape and --classes"),
+        (("--classes=9",), "got --image_shape= --classes=9"),
+        (("--classes=9", "--image_shape=224,224"), "channels, such as 224,224,3; got '224,224'"),
+        (("--classes=9", "--zoo"), "has no meaning with --zoo"),
+    ],
+)
+def test_images_that_are_not_at_hand_need_their_shape(monkeypatch, capsys, words, message):
+    monkeypatch.setattr(machine, "prepare", lambda _: None)  # devices are counted already
+    assert_refused(monkeypatch, capsys, message, "describe", "--config=imagenet_resnet50", *words)
+
+
+def test_a_net_is_described_without_its_data(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "prepare", lambda _: None)
+    images = "--image_shape=224,224,3", "--classes=1000"
+    called(monkeypatch, "describe", "--config=imagenet_resnet18", *images)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["parameters"], last["outputs"]) == (ZOO["resnet18"].parameters, 1000)
+
+
+def test_some_seeds_that_failed_make_the_exit_code_1(monkeypatch, capsys):
+    runs = [{"workdir": "w/seed0", "failed": "diverged"}, {"workdir": "w/seed1", "top1": 0.5}]
+    result = {"seeds": 2, "runs": runs, "workdir": "w"}
+    monkeypatch.setattr(machine, "prepare", lambda _: None)
+    monkeypatch.setattr("resnet.training.loop.train", lambda *_, **__: result)
+    with pytest.raises(SystemExit) as ended:
+        called(monkeypatch, "train", "--config=digits", "--workdir=w")
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and json.loads(printed.out) == result
+    assert "error: 1 of 2 seeds failed: w/seed0" in printed.err
 
 
 def test_a_recipe_is_found_by_name_and_by_path(tmp_path, monkeypatch):

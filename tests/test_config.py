@@ -85,6 +85,7 @@ def test_differences_name_the_fields():
         ("train", "batch_size", 0, "`train.batch_size` must be at least 1"),
         ("train", "steps_per_call", 0, "`train.steps_per_call` must be at least 1"),
         ("train", "duration", "50 %", "`train.duration` must be in steps"),
+        ("data", "repeats", 65, "`data.repeats` must be at most half of `train.batch_size`.*got 65 and 128"),
         ("train", "evaluate_every", "never", "`train.evaluate_every` must be an amount"),
         ("train", "log_every", "", "`train.log_every` must be an amount"),
         ("train", "label_smoothing", 1.0, "`train.label_smoothing` must be at least 0"),
@@ -103,6 +104,14 @@ def test_wrong_fields(section, field, value, message):
     config = Config()
     setattr(getattr(config, section), field, value)
     with pytest.raises(InputError, match=message):
+        check_config(config)
+
+
+def test_seeds_stay_below_the_limit():
+    config = Config(seed=2**31 - 2)
+    check_config(config)
+    config.train.seeds = 3
+    with pytest.raises(InputError, match="`seed` must .* below 2..31; got 2147483646 with 3"):
         check_config(config)
 
 

@@ -247,7 +247,7 @@ def test_what_our_own_file_states_is_heeded(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         import_weights(source, replaced(config, {"model.activation": "silu"}), tmp_path / "run")
     assert "holds weights of a net with model.activation='relu', and here it is 'silu'" in caplog.text
-    assert "was trained with data.mean=[0.784]" in caplog.text
+    assert "was trained with data.mean=0.784, " in caplog.text
     assert not load(tmp_path / "run").config.model.bn_unbiased
 
 

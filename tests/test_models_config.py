@@ -6,6 +6,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from resnet.errors import InputError
@@ -13,6 +14,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.grammar import CHOICES, check_net
 from resnet.models.layers import OUTPUTS
 from resnet.models.resnet import make_model
+from resnet.training.finetune import OF_THE_FUNCTION
 from tests.models_cases import NUM_OUTPUTS, TINY, net
 
 BOTTLENECK, GATE = {"branch": "bottleneck"}, {"shortcut": "exclusive_gating"}
@@ -101,6 +103,27 @@ def test_every_field_changes_something(field):
     base = ModelConfig(**(TINY | fields))
     check_net(base)
     assert program(dataclasses.replace(base, **{field: value})) != program(base)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("field", [name for name in KNOBS if f"model.{name}" not in OF_THE_FUNCTION])
+def test_no_other_field_decides_what_given_weights_compute(field):
+    """Of two nets that take the same weights, and differ in a field of which no warning tells."""
+    fields, value = KNOBS[field]
+    config = ModelConfig(**(TINY | fields))
+    configs = config, dataclasses.replace(config, **{field: value})
+    try:
+        nets = [make_model(each, NUM_OUTPUTS) for each in configs]
+    except InputError:
+        return
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    shapes = [jax.tree.map(jnp.shape, jax.eval_shape(net.init, jax.random.key(0), x)) for net in nets]
+    if shapes[0] != shapes[1]:
+        return
+    variables = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.1, nets[0].init(jax.random.key(1), x))
+    logits = [net.apply(variables, x)[0] for net in nets]
+    tolerance = 0.05 if field == "dtype" else 1e-5
+    np.testing.assert_allclose(*logits, rtol=tolerance, atol=tolerance)
 
 
 def test_the_same_net_is_the_same_program():

@@ -164,7 +164,10 @@ def test_images_that_are_published_have_known_shapes(plan):
         (("--images=10", "--image_shape=0,32,3", "--classes=10"), "--image_shape must be height, .*'0,32,3'"),
         (("--images=10", "--image_shape=32,32,3"), "--image_shape=32,32,3 --classes=0"),
         (("--images=10", "--classes=10"), "--image_shape= --classes=10"),
-        (("--image_shape=32,32,3", "--classes=10"), "--images=0 --image_shape=32,32,3"),
+        (
+            ("--image_shape=32,32,3", "--classes=10"),
+            "--image_shape and --classes need --images, .*; got none",
+        ),
         (("--images=-1",), "--images=-1"),
         (("--images=10", "--image_shape=32,32,3", "--classes=-1"), "--classes=-1"),
     ),

@@ -29,7 +29,7 @@ from resnet.weights.state_dict import to_state_dict
 
 README = Path(__file__).parents[1] / "README.md"
 RUN = Path(__file__).parent / "data" / "run_format2"
-TINY = ModelConfig(blocks=(1, 1, 1), width=0.25)
+TINY = ModelConfig(blocks=(1, 1, 1), width=0.25, pad_side="both")  # as the nets of these names have it
 
 
 @pytest.fixture(autouse=True)

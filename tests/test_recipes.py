@@ -16,6 +16,7 @@ from resnet.data.datasets import load_dataset
 from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.models.counts import count_parts, totals
+from resnet.models.zoo import ZOO
 from resnet.paths import leaf_paths
 from resnet.runtime.devices import make_mesh
 from resnet.training.finetune import begin
@@ -74,6 +75,24 @@ def test_a_recipe_describes_a_net(name):
     side = recipe(name).data.image_size or 32
     parameters, macs = totals(count_parts(recipe(name).model, 10, (side, side, 3)))
     assert 0 < parameters < macs
+
+
+OWN = {"chain", "cifar10_fast", "digits_grammar", "digits_low", "digits_small", "fashion_small"}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", sorted({*NAMES} - OWN))
+def test_the_net_of_a_recipe_counts_as_the_published_one(name):
+    """Multiply-accumulates tell where the stride of a bottleneck is."""
+    model = recipe(name).model
+    alike = [
+        net for net in ZOO.values() if (net.config.depth, net.config.branch) == (model.depth, model.branch)
+    ]
+    assert any(
+        totals(count_parts(model, *shape)) == totals(count_parts(net.config, *shape))
+        for net in alike
+        for shape in [(net.num_outputs, net.image_shape)]
+    )
 
 
 def published() -> list[dict[str, str]]:

@@ -83,6 +83,15 @@ def test_without_test_images_the_result_says_so(monkeypatch, tmp_path, share, sp
     assert json.loads((tmp_path / "task.json").read_text())["fingerprint"].keys() == {"train"}
 
 
+def test_a_training_of_no_steps_is_a_run_that_can_be_loaded(tmp_path):
+    config = tiny()
+    config.train.duration, config.train.ema = "0 steps", 0.0
+    result = train(config, tmp_path / "run")
+    assert result["step"] == 0 and result["validation"] is not None
+    metrics = evaluate_run(resnet.load(tmp_path / "run"))
+    assert metrics["step"] == 0 and metrics["loss"] == pytest.approx(result["loss"], rel=1e-6)
+
+
 def test_a_finished_run_does_nothing_again(finished):
     config, workdir, result = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet.errors import InputError
-from resnet.training.losses import LOSSES, check_output, example_losses, example_scores
+from resnet.training.losses import LOSSES, check_output, check_threshold, example_losses, example_scores
 
 LOGITS = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
 LABELS = jnp.array([0, 2])
@@ -67,3 +68,14 @@ def test_regression_error_is_in_its_unit():
 def test_regression_needs_the_identity():
     with pytest.raises(InputError, match=r"`model.output` must be identity"):
         check_output("softmax", "regression")
+
+
+def test_a_threshold_lies_between_the_targets():
+    for threshold in (0.01, 0.5, 0.909):  # with smoothing 0.1 ten classes have targets 0.01 and 0.91
+        check_threshold(threshold, 0.1, 10)
+        targets = optax.smooth_labels(jnp.eye(10), 0.1) > threshold
+        assert (targets == jnp.eye(10)).all()
+    check_threshold(0.0, 0.1, 10)
+    for threshold in (0.009, 0.91, 0.95):
+        with pytest.raises(InputError, match="`train.target_threshold` must be at least 0.01 and below 0.91"):
+            check_threshold(threshold, 0.1, 10)

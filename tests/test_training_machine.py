@@ -109,10 +109,11 @@ def run_script(name, *arguments, **environment):
 def test_two_deterministic_runs_hash_alike_and_their_programs_are_kept(tmp_path):
     (tmp_path / "config.py").write_text(HASHED)
     found = []
-    for name in ("a", "b"):
+    # What the environment would draw otherwise is overruled.
+    others = {"JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "5", "JAX_ENABLE_X64": "1"}
+    for name, environment in {"a": {}, "b": others}.items():
         arguments = [f"--config={tmp_path}/config.py", f"--workdir={tmp_path / name}"]
-        # The environment's own choice of another layout of draws is overruled.
-        result = run_script("train", *arguments, JAX_THREEFRY_PARTITIONABLE=str(name == "a"))
+        result = run_script("train", *arguments, **environment)
         session = json.loads((tmp_path / name / "run.json").read_text())["sessions"][0]
         assert session["numerics"]["partitionable"] and session["numerics"]["deterministic"]
         assert {*machine.DETERMINISTIC} <= {*session["numerics"]["xla_flags"].split()}
@@ -132,6 +133,11 @@ def test_two_deterministic_runs_hash_alike_and_their_programs_are_kept(tmp_path)
         CXX="/nowhere/c++",
     )
     assert result["split"] == "test" and any(programs.glob("jit*"))
+
+
+def test_64_bits_are_refused_in_another_program():
+    with jax.enable_x64(True), pytest.raises(InputError, match="`jax_enable_x64` is on"):
+        machine.check_prepared(Config())
 
 
 def test_deterministic_must_be_known_before_jax_starts(monkeypatch):

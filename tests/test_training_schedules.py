@@ -6,7 +6,9 @@ import pytest
 
 from resnet.durations import parse_duration
 from resnet.errors import InputError
-from resnet.training.schedules import SCHEDULES, ScheduleConfig, make_schedule
+from resnet.training.config import TrainConfig
+from resnet.training.schedules import SCHEDULES, ScheduleConfig, make_intervals, make_schedule
+from tests.folder_cases import noted
 
 COUNTS = {"batch_size": 100, "steps_per_epoch": 50, "total_steps": 1000}
 
@@ -112,3 +114,18 @@ def test_wrong_fields(fields, message):
 def test_a_warmup_longer_than_the_training():
     with pytest.raises(InputError, match=r"`schedule.warmup` must end before"):
         make_schedule(ScheduleConfig(warmup="1000 steps"), **COUNTS)
+
+
+@pytest.mark.parametrize("duration", ["30 examples", "0.04 epochs", "0.4 steps"])
+def test_a_training_of_less_than_a_step_is_refused(duration):
+    with pytest.raises(InputError, match=f"`train.duration` must be at least one step, .*; got '{duration}'"):
+        make_intervals(TrainConfig(duration=duration), "10 %", 10)
+    assert make_intervals(TrainConfig(duration="0 steps"), "10 %", 10).total == 0
+
+
+def test_milestones_behind_the_end_are_told(monkeypatch):
+    lines = noted(monkeypatch)
+    rates((0,), name="step", milestones=("50 %", "2000 steps"))
+    assert not lines
+    rates((0,), name="step", milestones=("1000 steps", "2000 steps"))
+    assert lines == ["no milestone is before the end, step 1000: the learning rate never falls"]

@@ -84,5 +84,7 @@ def test_the_environment_changes_no_draw():
     with jax.threefry_partitionable(False):
         assert np.any(np.not_equal(bits(INIT), expected))
     jax.config.update("jax_threefry_partitionable", False)
+    jax.config.update("jax_random_seed_offset", 5)
+    assert np.any(np.not_equal(bits(INIT), expected))
     pin_streams()
     assert bits(INIT) == expected

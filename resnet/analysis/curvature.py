@@ -5,12 +5,14 @@ taken. Norms are constants, as in evaluation (of a net at its start: from its im
 image's loss is a function of the parameters alone. The generalised Gauss-Newton part (--ggn) is
 J^T H J with the Jacobian J of the logits and the Hessian H of the loss over them: what is left without
 the curvature of the net itself, and never negative. The density is stochastic Lanczos quadrature:
-Gaussians around the Ritz values of several random starts.
+Gaussians around the Ritz values of several random starts. The trace is the mean of v^T H v over vectors of
+random signs, with the standard error of that mean.
 Source: Ghorbani 2019 (https://arxiv.org/abs/1901.10159) for the density; Martens 2014
 (https://arxiv.org/abs/1412.1193) for the Gauss-Newton part.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,8 @@ class Options:
     """Lanczos steps, each one product, from every start."""
     starts: Count = 2
     """Random starts, over which the density is averaged."""
+    probes: Count = 30
+    """Vectors of random signs, each one product, over which the trace is averaged."""
     extremes: Count = 5
     """Eigenvalues listed at each end."""
 
@@ -65,7 +69,9 @@ class Curvature:
     """Ritz values at both ends, in rising order, of the first start."""
     errors: Float[np.ndarray, " extremes"]
     trace: float
-    """Of the whole matrix, estimated from the starts."""
+    """Of the whole matrix, estimated from the probes."""
+    trace_error: float
+    """Its standard error; not a number for a single probe."""
     below_zero: float
     """Share of the eigenvalues that lie more than three deviations of the curve below 0."""
     grid: Float[np.ndarray, " points"]
@@ -80,8 +86,9 @@ class Curvature:
             "smallest": self.eigenvalues[0],
             "|smallest| / largest": abs(self.eigenvalues[0]) / self.eigenvalues[-1],
             "trace": self.trace,
+            "its standard error": self.trace_error,
             "mean eigenvalue": self.trace / self.parameters,
-            "share below 0": self.below_zero,
+            "share below 0 by three widths": self.below_zero,
         }
         pairs = zip(self.eigenvalues[::-1], self.errors[::-1], strict=True)
         rows = [{"eigenvalue": value, "a true one within": error} for value, error in pairs]
@@ -109,12 +116,29 @@ def ask(subject: Subject, options: Options) -> Curvature:
     apply = products(logits, loss, params, *batches(net))
     size, rng = count_elements(params), np.random.default_rng(0)
     found = [lanczos(apply, rng.normal(size=size), options.steps) for _ in range(options.starts)]
+    trace = trace_of(apply, size, options.probes, rng)
     name = "Gauss-Newton matrix" if options.ggn else "Hessian"
     value = float(jnp.mean(net.losses(jax.jit(logits)(params, net.images))))
-    return _summary(net.title, name, size, value, found, options.extremes)
+    return _summary(net.title, name, size, value, found, trace, options.extremes)
 
 
-def _summary(title: str, matrix: str, size: int, loss: float, found: list[Ritz], extremes: int) -> Curvature:
+def trace_of(apply: Products, size: int, probes: int, rng: np.random.Generator) -> tuple[float, float]:
+    """(trace, its standard error) of a matrix, by vectors of random signs (Hutchinson 1990)."""
+    signs = (rng.choice((-1.0, 1.0), size) for _ in range(probes))
+    found = np.array([v @ apply(v) for v in signs])
+    error = found.std(ddof=1) / math.sqrt(probes) if probes > 1 else math.nan
+    return float(found.mean()), float(error)
+
+
+def _summary(
+    title: str,
+    matrix: str,
+    size: int,
+    loss: float,
+    found: list[Ritz],
+    trace: tuple[float, float],
+    extremes: int,
+) -> Curvature:
     """What the Ritz values say."""
     first = found[0]
     ends = np.unique(
@@ -125,7 +149,7 @@ def _summary(title: str, matrix: str, size: int, loss: float, found: list[Ritz],
     grid = np.linspace(low - 5 * width, high + 5 * width, POINTS)
     return Curvature(
         title, matrix, size, loss, first.values[ends], first.errors[ends],
-        trace=size * float(np.mean([ritz.mean() for ritz in found])),
+        *trace,
         below_zero=float(np.mean([ritz.weights[ritz.values < -3 * width].sum() for ritz in found])),
         grid=grid, density=density(found, grid, width),
     )  # fmt: skip

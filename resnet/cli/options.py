@@ -57,10 +57,15 @@ def run(
         log_to_stderr(FLAGS.verbosity if FLAGS["verbosity"].present else logging.INFO)
         result = main(overrides, rest) if takes_files else main(overrides)
         if result is not None:
-            # Imported here, because JAX comes with it, which a mistyped option should not cost.
-            from resnet.runs.metrics.records import to_json
+            print_result(result)
 
-            print(to_json(result), flush=True)
+
+def print_result(result: dict[str, Any]) -> None:
+    """Prints the result of a command."""
+    # Imported here, because JAX comes with it, which a mistyped option should not cost.
+    from resnet.runs.metrics.records import to_json
+
+    print(to_json(result), flush=True)
 
 
 def _parsed(main: Callable, own: Sequence[str]) -> list[str]:

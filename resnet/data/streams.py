@@ -29,3 +29,4 @@ def host_draws(seed: int, stream: int, step: int, count: int) -> Float64[np.ndar
 def pin_streams() -> None:
     """Sets for this process what JAX draws from a key; it could be otherwise by the environment."""
     jax.config.update("jax_threefry_partitionable", PARTITIONABLE)
+    jax.config.update("jax_random_seed_offset", 0)

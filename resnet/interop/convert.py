@@ -23,7 +23,7 @@ from resnet.runs.metrics.records import to_json
 from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.task import Task, listed, save_task, task_of
-from resnet.training.finetune import tell_of_another_net
+from resnet.training.finetune import conventions, tell_of_another_net
 from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (
     check_finite,
@@ -71,12 +71,12 @@ def import_weights(
         )
     shapes = variable_shapes(config, task)
     variables, naming = from_state_dict(state, config.model, shapes, naming)
-    tell_of_another_net(source, config, task)
     stated = read_metadata(source).get("resnet_config")  # a file of ours has one
     if stated is None:
-        config = with_unbiased_statistics(config)
+        config = as_in_pytorch(config, naming)
     else:
         config = replaced(config, {"model.bn_unbiased": stated.get("bn_unbiased", False)})
+    tell_of_another_net(source, config, task)
     train_state = state_of(variables, config, task)
     with creating(workdir) as folder:
         folder.mkdir()
@@ -134,12 +134,18 @@ def _card(run: Run, file: str, naming: str, licence: str) -> str:
     values = f"(x - {mean.tolist()}) / {std.tolist()}" if mean.ndim == 1 else "its metadata say"
     call = (
         f"`{file}` holds the tensors in the {naming} naming, as PyTorch lays them out. The net takes images "
-        f"x of pixels 0 to 255, normalised as {values}:"
+        f"x of pixels 0 to 255, normalised as {values}{_beside_names(run)}:"
     )
     usage = f"""from safetensors.torch import load_file
 
 net.load_state_dict(load_file("{file}"))"""
     return model_card(run, call, usage, licence)
+
+
+def _beside_names(run: Run) -> str:
+    """The words on what a net of the same names and shapes must do to compute the same."""
+    found = " and ".join(f"model.{name}={value}" for name, value in conventions(run.config.model).items())
+    return f", and must do what {found} stands for, as another net with these names may not" if found else ""
 
 
 def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainState:
@@ -148,16 +154,16 @@ def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainStat
     return step.begun(config.seed, jax.tree.map(jnp.asarray, variables))
 
 
-def with_unbiased_statistics(config: Config) -> Config:
-    """The config with PyTorch's convention of running variances, so that training on keeps it."""
-    if config.model.norm != "batch" or config.model.bn_unbiased:
-        return config
-    logging.info(
-        "setting model.bn_unbiased, as the running variances of PyTorch are unbiased ones: training on takes "
-        "--config.model.bn_unbiased=True"
-    )
-    model = dataclasses.replace(config.model, bn_unbiased=True)
-    return dataclasses.replace(config, model=model)
+def as_in_pytorch(config: Config, naming: str) -> Config:
+    """The config with what weights of PyTorch take for granted; the log says how training on keeps it."""
+    model, found = config.model, {}
+    if model.norm == "batch" and not model.bn_unbiased:
+        found["model.bn_unbiased"] = True, "running variances of PyTorch are unbiased ones"
+    if naming == "cifar" and conventions(model).get("pad_side") == "end":
+        found["model.pad_side"] = "both", "nets with these names pad zero channels on both sides"
+    for name, (value, reason) in found.items():
+        logging.info("setting %s, as %s: training on takes --config.%s=%s", name, reason, name, value)
+    return replaced(config, {name: value for name, (value, _) in found.items()})
 
 
 def _task_without_data(config: Config, classes: Path) -> Task:

@@ -14,7 +14,7 @@ from resnet.errors import InputError, check_whole
 from resnet.fields import closest
 from resnet.files import local_path
 from resnet.interop import hub
-from resnet.interop.convert import with_unbiased_statistics
+from resnet.interop.convert import as_in_pytorch
 from resnet.interop.hub import About
 from resnet.models.resnet import make_model
 from resnet.models.zoo import ZOO
@@ -25,7 +25,7 @@ from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.task import Task
 from resnet.training.start import init_variables
 from resnet.weights.files import check_finite, read_metadata, read_weights
-from resnet.weights.state_dict import from_state_dict, outputs_of
+from resnet.weights.state_dict import detect, from_state_dict, outputs_of
 
 # Of ImageNet's pixels over 255, as torchvision and timm have them; published CIFAR nets take them, too.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,13 +112,14 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     flip = said.get("eval_flip", False)
     lists = {key: tuple(said[key]) for key in ("image_shape", "class_names") if key in said}
     about = dataclasses.replace(about, **arrays, **lists)
-    if "resnet_config" in said:
-        config = config_from_dict({"model": said["resnet_config"]})
-    else:
-        config = with_unbiased_statistics(Config(model=ZOO[name].config))
+    stated = said.get("resnet_config")
+    config = Config(model=ZOO[name].config) if stated is None else config_from_dict({"model": stated})
     published = variable_shapes(config, _task(about, ZOO[name].num_outputs))
+    naming = detect(state, config.model, published)
+    if stated is None:
+        config = as_in_pytorch(config, naming)
     task = _task(about, outputs_of(state, config.model, published))
-    variables, _ = from_state_dict(state, config.model, variable_shapes(config, task))
+    variables, _ = from_state_dict(state, config.model, variable_shapes(config, task), naming)
     variables = jax.tree.map(jnp.asarray, variables)
     return Net(make_model(config.model, task.num_outputs), variables, task, crop, size, flip)
 

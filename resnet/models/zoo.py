@@ -93,7 +93,7 @@ def _imagenet(depth: int, **fields: Any) -> ModelConfig:
 RESNET_D = {"stem": "deep", "transition": "average_projection"}
 RESNET_RS = {"stem": "deep_strided", "transition": "average_projection", "se_ratio": 0.25}
 PREACTIVATION = {"activation_order": "preactivation", "transition": "projection"}
-# fb.resnet.torch and resnet-1k-layers stride the first 1x1 of a bottleneck.
+# resnet-1k-layers, by the authors of He 2016, strides the first 1x1 of a bottleneck; fb.resnet.torch the 3x3.
 BOTTLENECK = {"branch": "bottleneck", "stride_at": "first", "transition": "projection"}
 C = {"shortcut": "projection", "transition": "projection"}
 GATE = {"shortcut": "exclusive_gating"}

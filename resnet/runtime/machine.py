@@ -29,6 +29,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def prepare(config: Config) -> None:
     """Settings of this process, which JAX must know before its first computation."""
     pin_streams()
+    jax.config.update("jax_enable_x64", False)
     keep_programs(config.cache)
     count_devices(config.parallel.host_devices, host_devices(config.parallel, config.train.seeds))
     native.use(config.parallel.native)
@@ -131,8 +132,13 @@ def _address_space_is_free() -> bool:
 
 
 def check_prepared(config: Config) -> None:
-    """Pins the streams; InputError if `deterministic` is asked for, and JAX started without it."""
+    """Pins the streams; InputError for settings of JAX under which the config would give other numbers."""
     pin_streams()
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise InputError(
+            "`jax_enable_x64` is on: draws and states would be of 64 bits, and not those of the config; call "
+            "jax.config.update('jax_enable_x64', False) before training"
+        )
     missing = _missing_flags()
     if config.deterministic and missing and jax.default_backend() == "gpu":
         raise InputError(
@@ -150,7 +156,6 @@ def numerics(config: Config) -> dict[str, Any]:
         "partitionable": jax.config.jax_threefry_partitionable,  # type: ignore[attr-defined]
         "native": on_cpu and native.in_use(),
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-        "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

@@ -16,6 +16,7 @@ from resnet.data.splits import Examples
 from resnet.data.statistics import whitening_kernel
 from resnet.errors import InputError, first_of
 from resnet.files import local_path
+from resnet.models.config import ModelConfig
 from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.checkpoints.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
@@ -32,8 +33,14 @@ OF_THE_FUNCTION = tuple(
         "shortcut_scale", "branch_scale", "transition", "pad_mode", "pad_side", "norm", "norm_groups",
         "norm_epsilon", "weight_standardization", "stochastic_depth", "stochastic_depth_rule", "padding",
         "output", "branch", "dropout_kind",
+        "shortcut_dropout",
     )
 )  # fmt: skip
+# Fields in which published nets differ whose weights have the same names and shapes, and who differs.
+CONVENTIONS = {
+    "pad_side": "both in akamaster/pytorch_resnet_cifar10",
+    "stride_at": "first in resnet-1k-layers and in Caffe's nets",
+}
 Tensors = dict[str, np.ndarray]  # by path, such as params/head/dense/kernel
 
 
@@ -135,12 +142,37 @@ def _tensors_of_run(workdir: Path, config: Config, task: Task) -> tuple[Tensors,
 
 
 def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
-    """A warning for each thing in which the net that a file of ours states fits, but is not the config's."""
+    """A warning for each thing in which the net of a file fits, but is not the config's, or may not be."""
     said = read_metadata(file)
+    stated = {name: np.asarray(said[name], np.float32) for name in ("mean", "std") if name in said}
     if "resnet_config" in said:
         _tell_of_another_function(file, config_from_dict({"model": said["resnet_config"]}), config)
-    stated = {name: np.asarray(said[name], np.float32) for name in ("mean", "std") if name in said}
+    else:
+        _tell_what_is_unsaid(file, config.model, {} if stated else {"mean": task.mean, "std": task.std})
     _tell_of_other_statistics(file, stated, task)
+
+
+def conventions(model: ModelConfig) -> dict[str, str]:
+    """The fields of CONVENTIONS that count in this net."""
+    counts = {
+        "pad_side": model.transition == "pad" and model.shortcut != "none",
+        "stride_at": model.branch == "bottleneck",
+    }
+    return {name: getattr(model, name) for name in CONVENTIONS if counts[name]}
+
+
+def _tell_what_is_unsaid(file: Path, model: ModelConfig, statistics: Tensors) -> None:
+    """A warning that names what decides the results of weights, of which their file says nothing."""
+    found = []
+    for name, value in conventions(model).items():
+        note = CONVENTIONS[name]
+        found.append(f"model.{name}={value}" + ("" if note.startswith(value) else f" ({note})"))
+    found += [f"data.{name}={_shown(value)}" for name, value in statistics.items()]
+    if found:
+        logging.warning(
+            "%s holds tensors alone: they compute what they did only if they were trained with %s",
+            file, ", ".join(found),
+        )  # fmt: skip
 
 
 def _tell_of_another_function(source: Path, theirs: Config, config: Config) -> None:
@@ -157,12 +189,24 @@ def _tell_of_other_statistics(source: Path, stated: Tensors, task: Task) -> None
     """A warning where weights were trained on images that were otherwise normalised."""
     for field, there in stated.items():
         here = getattr(task, field)
-        if there.shape == here.shape and not np.allclose(there, here, rtol=0.05, atol=1.0):
-            values = [np.round(each.astype(float) / 255, 3).tolist() for each in (there, here)]
+        pair = (there, here) if there.shape == here.shape else (_of_channels(there), _of_channels(here))
+        if pair[0].shape != pair[1].shape or not np.allclose(*pair, rtol=0.05, atol=1.0):
+            remedy = "set data.normalization=channel and" if task.mean.ndim > 1 else "set"
             logging.warning(
-                "%s was trained with data.%s=%s, these data have %s (of 0..1); set data.%s to keep it",
-                source, field, *values, field,
+                "%s was trained with data.%s=%s, these data have %s (of 0..1); %s data.%s to keep it",
+                source, field, _shown(there), _shown(here), remedy, field,
             )  # fmt: skip
+
+
+def _of_channels(values: np.ndarray) -> np.ndarray:
+    """A statistic of each channel; where there is one of each pixel, their means."""
+    return values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=float)
+
+
+def _shown(values: np.ndarray) -> str:
+    """A statistic as `data.mean` and `data.std` take it, in 0..1."""
+    means = ",".join(f"{mean:.3g}" for mean in _of_channels(values) / 255)
+    return means + (" on average" if values.ndim > 1 else "")
 
 
 def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ def train(
             while run.results is None:
                 try:
                     state = run.restore()
-                    if run.unevaluated:
+                    if run.unevaluated or not trainer.intervals.total:
                         look(run, state, stop, evaluate=True, replace=True)
                     while run.step < trainer.intervals.total and run.active:
                         for steps, batch in trainer.batches(run.step):

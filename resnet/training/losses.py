@@ -28,6 +28,17 @@ def _targets(
     return (targets > threshold).astype(jnp.float32) if threshold else targets
 
 
+def check_threshold(threshold: float, smoothing: float, classes: int) -> None:
+    """InputError unless a threshold other than 0 parts the smoothed targets of right and of wrong classes."""
+    least = smoothing / classes
+    most = 1 - smoothing + least
+    if threshold and not least <= threshold < most:
+        raise InputError(
+            f"`train.target_threshold` must be at least {least:g} and below {most:g}, the targets of "
+            f"{classes} classes with `train.label_smoothing` {smoothing:g}; got {threshold:g}"
+        )
+
+
 def softmax_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
     """-sum of targets * log softmax(logits), in nats."""
     return optax.softmax_cross_entropy(logits, targets)

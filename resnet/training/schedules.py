@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from absl import logging
 from jaxtyping import Array, Float, Int
 
 from resnet.durations import parse_duration
@@ -104,6 +105,8 @@ def make_schedule(
         )
     # Those past the end are never reached, and may be too large for the device.
     milestones = [min(in_steps("schedule.milestones", text), total_steps) for text in config.milestones]
+    if milestones and min(milestones) == total_steps > 0:
+        logging.warning("no milestone is before the end, step %d: the learning rate never falls", total_steps)
     shape = SCHEDULES[config.name]
     slope = 1.0 - config.warmup_factor if config.warmup_kind == "linear" else 0.0
 
@@ -152,9 +155,13 @@ class Intervals:
 def make_intervals(train: TrainConfig, checkpoint_every: str, steps_per_epoch: int) -> Intervals:
     """The durations of a config in steps."""
     counts = {"batch_size": train.batch_size, "steps_per_epoch": steps_per_epoch}
-    total = parse_duration("train.duration", train.duration).steps(**counts)
-    if not 0 <= total < 2**31:
-        raise InputError(f"`train.duration` must be below 2**31 steps; got {train.duration!r}")
+    duration = parse_duration("train.duration", train.duration)
+    total = duration.steps(**counts)
+    if not 0 <= total < 2**31 or (total == 0 and duration.amount):
+        raise InputError(
+            f"`train.duration` must be at least one step, of {train.batch_size} images, and below 2**31, or "
+            f"'0 steps' to evaluate what a run begins with; got {train.duration!r}"
+        )
 
     def in_steps(field: str, text: str) -> int:
         return parse_duration(field, text).steps(**counts, total_steps=total)

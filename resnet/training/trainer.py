@@ -35,7 +35,7 @@ from resnet.runtime.processes import several
 from resnet.runtime.sharding import StateLayout, divided_from, gathered
 from resnet.training.evaluation import evaluate, make_evaluate
 from resnet.training.finetune import Tensors, begin, load_initial, whitened_start
-from resnet.training.losses import check_output
+from resnet.training.losses import check_output, check_threshold
 from resnet.training.optimizers import check_paths
 from resnet.training.schedules import Intervals, make_intervals, make_schedule
 from resnet.training.step import Step, TrainState, each_seed_of_batch, each_step, make_step
@@ -231,6 +231,7 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     config.check_shares(mesh.shape[DATA])
     task = task_of(dataset)
     check_output(config.model.output, task.kind)
+    check_threshold(config.train.target_threshold, config.train.label_smoothing, task.num_outputs)
     per_epoch = steps_per_epoch(len(dataset.train), config.train.batch_size)
     intervals = make_intervals(config.train, config.checkpoint.every, per_epoch)
     _check_sizes(config, dataset, intervals)

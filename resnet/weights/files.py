@@ -76,7 +76,8 @@ def check_source(path: str | Path) -> Path:
     """The path; InputError unless it is a file of a kind that can be read here. It is not opened."""
     path = local_path(path)
     if not path.is_file():
-        raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        absent = "does not exist; names on Hugging Face are for resnet.make"
+        raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else absent}")
     if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
         raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")
     if path.suffix in SUFFIXES and importlib.util.find_spec("torch") is None:

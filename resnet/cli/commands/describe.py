@@ -3,6 +3,7 @@
 A table by stem, block and head: shape of what leaves it, shortcut, parameters and multiply-accumulates
 for one image. --blocks shows every block, where stages are summed up otherwise. --compare=FILE lists
 the fields in which another config differs. --zoo lists the published nets with our counts and theirs.
+Data that are not at hand are described by --image_shape and --classes.
 Prints the totals as one JSON object.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from resnet.cli import images
 from resnet.cli import options as cli
 
 
@@ -21,22 +23,22 @@ def define() -> None:
     cli.define_path("compare", None, "Another recipe, by name or file, whose differences are listed.")
     flags.DEFINE_bool("blocks", False, "One row for each block instead of each stage.")
     flags.DEFINE_bool("zoo", False, "The published nets, with our counts and theirs.")
+    images.define()
 
 
 def main(overrides: list[str]) -> dict:
     """One call of resnet.models.counts.count_parts, or one for each net of the zoo."""
     if cli.FLAGS.zoo:
-        cli.refuse("--zoo", "config", "compare", "blocks", overrides=overrides)
+        cli.refuse("--zoo", "config", "compare", "blocks", "image_shape", "classes", overrides=overrides)
         return show_zoo()
     if cli.FLAGS.compare:
-        cli.refuse("--compare", "blocks")
+        cli.refuse("--compare", "blocks", "image_shape", "classes")
     config = cli.chosen_config(overrides)
     if cli.FLAGS.compare:
         return show_differences(config, cli.FLAGS.compare)
-    from resnet.data.datasets import shapes_of
     from resnet.models.counts import count_parts, totals
 
-    image_shape, num_outputs = shapes_of(config.data)
+    image_shape, num_outputs = images.shapes(config.data)
     parts = count_parts(config.model, num_outputs, image_shape)
     parameters, macs = totals(parts)
     rows = [dataclasses.astuple(part) for part in parts] if cli.FLAGS.blocks else stages(parts)

@@ -2,10 +2,10 @@
 
 Reads a state dict (.pth, .th, … or .safetensors) with the names of torchvision, timm,
 transformers or the usual CIFAR nets, and makes W an ordinary run at step 0: evaluate it, or train on.
-Every tensor must be one of the config's net. The running variances are taken as they are, and
-model.bn_unbiased is set, since PyTorch's are unbiased: training on takes
---config.model.bn_unbiased=True. Classes and normalisation are those of the
-config's data; with --classes no data are read. And ours out:
+Every tensor must be one of the config's net. What PyTorch does otherwise is set, and the log says how
+training on keeps it: model.bn_unbiased, as its running variances are unbiased, and model.pad_side for
+CIFAR nets, which pad zeros on both sides. Classes and normalisation are those of the config's data, so set
+data.mean and data.std to those of the weights; with --classes no data are read. And ours out:
 
 resnet import --workdir=W --export=FILE.safetensors --licence=CC0-1.0
 

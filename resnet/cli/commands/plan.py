@@ -9,6 +9,7 @@ are described by --images, --image_shape and --classes. Prints the plan as one J
 
 from absl import flags
 
+from resnet.cli import images
 from resnet.cli import options as cli
 from resnet.errors import InputError
 from resnet.files import check_suffix
@@ -21,10 +22,7 @@ def define() -> None:
     flags.DEFINE_integer(
         "images", 0, "How many training images there are; by default, those of the data set.", lower_bound=0
     )
-    flags.DEFINE_list("image_shape", [], "With --images: height, width and channels, such as 224,224,3.")
-    flags.DEFINE_integer(
-        "classes", 0, "With --image_shape: their classes; 1 for a regression.", lower_bound=0
-    )
+    images.define()
     flags.DEFINE_bool("largest_batch", False, "Compile half the batch too, and tell the largest that fits.")
     cli.define_path("picture", None, "File of a picture of where the time goes, by stage and kind.")
     cli.define_path("output", None, "File for the JSON object; by default it is printed alone.")
@@ -63,29 +61,12 @@ def main(overrides: list[str]) -> dict:
 
 def _dataset(config):
     """The config's data set, or one that the flags describe."""
-    from resnet.data.datasets import load_dataset, shapes_of
+    from resnet.data.datasets import load_dataset
     from resnet.planning.compiling import imagined
 
-    options = cli.FLAGS
-    described = bool(options.image_shape), bool(options.classes)
-    if any(described) and not (options.images and all(described)):
-        shape = ",".join(options.image_shape)
-        raise InputError(
-            "--images, --image_shape and --classes together describe images that are not at hand; got "
-            f"--images={options.images} --image_shape={shape} --classes={options.classes}"
-        )
-    if not options.images:
+    count = cli.FLAGS.images
+    if not count and not images.described():
         return load_dataset(config.data)
-    shape, classes = (_shape(), options.classes) if any(described) else shapes_of(config.data)
-    return imagined(config.data, shape, classes, options.images)
-
-
-def _shape() -> tuple[int, int, int]:
-    """--image_shape as numbers."""
-    sides = [int(side) if side.isdecimal() else 0 for side in cli.FLAGS.image_shape]
-    if len(sides) != 3 or not all(sides):
-        raise InputError(
-            "--image_shape must be height, width and channels, such as 224,224,3; got "
-            f"{','.join(cli.FLAGS.image_shape)!r}"
-        )
-    return sides[0], sides[1], sides[2]
+    if not count:
+        raise InputError("--image_shape and --classes need --images, the number of the images; got none")
+    return imagined(config.data, *images.shapes(config.data), count)

@@ -13,6 +13,7 @@ resnet train --config=… --workdir=… --coordinator=host:port --processes=2 --
 from absl import flags
 
 from resnet.cli import options as cli
+from resnet.errors import first_of
 
 
 def define() -> None:
@@ -46,4 +47,17 @@ def main(overrides: list[str]) -> dict | None:
             from resnet.training.loop import train
 
             result = train(config, options.workdir, command=cli.command())
-        return None if index_of_this() else result
+        if index_of_this():
+            return None
+        _stop_if_seeds_failed(result)
+        return result
+
+
+def _stop_if_seeds_failed(result: dict) -> None:
+    """Prints the result and raises RunStopped if some of several seeds failed."""
+    from resnet.runtime.signals import RunStopped
+
+    runs = result.get("runs", ())
+    if failed := [run["workdir"] for run in runs if "failed" in run]:
+        cli.print_result(result)
+        raise RunStopped(f"{len(failed)} of {len(runs)} seeds failed: {first_of(failed)}", exit_code=1)
