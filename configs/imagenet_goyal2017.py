@@ -19,6 +19,6 @@ def get_config() -> Config:
     config.schedule.learning_rate = 3.2
     config.schedule.warmup, config.schedule.warmup_factor = "5 epochs", 1 / 32
     config.schedule.milestones = ("30 epochs", "60 epochs", "80 epochs")
-    config.optimizer.decay = "kernels"
+    config.optimizer.nesterov, config.optimizer.decay = True, "kernels"
     config.train.batch_size = 8192
     return config
