@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from jax.sharding import Sharding
 from jaxtyping import Array
 
 from resnet.kernels.backend import xla_alone
@@ -69,28 +70,31 @@ def run_joined(program: tuple[ClosedJaxpr, Any], arguments: tuple[Any, ...]) -> 
 
 def _results(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     """Runs a program. Returns arrays, or what is pending."""
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+    values: dict[Var, Any] = {}
     readers = [*(each for equation in jaxpr.eqns for each in equation.invars), *jaxpr.outvars]
     times_read = collections.Counter(each for each in readers if isinstance(each, Var))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
+    def write(variables: Sequence[Var], found: Sequence[Any]) -> None:
+        for variable, value in zip(variables, found, strict=True):
+            # A convolution or a sum that is read twice is computed once, as it is.
+            once = isinstance(value, Convolution | Sum) and times_read[variable] > 1
+            values[variable] = value.array if once else value
+
+    write([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments])
     for equation in jaxpr.eqns:
         scope = str(equation.source_info.name_stack)
-        with jax.named_scope(scope) if scope else contextlib.nullcontext():
-            found = _of_equation(equation, [read(atom) for atom in equation.invars])
-            for variable, value in zip(equation.outvars, found, strict=True):
-                # A convolution or a sum that is read twice is computed once, as it is.
-                once = isinstance(value, Convolution | Sum) and times_read[variable] > 1
-                values[variable] = value.array if once else value
+        with jax.named_scope(scope) if scope else contextlib.nullcontext(), equation.ctx.manager:
+            write(equation.outvars, _of_equation(equation, [read(atom) for atom in equation.invars]))
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
     """Runs one operation. Returns arrays, or what is pending."""
     primitive, params, name = equation.primitive, equation.params, equation.primitive.name
-    if name in CALLS and not params.get("differentiated"):  # what a gradient recomputes stays as it is
+    if name in CALLS and not _stays(params):
         called = params[CALLS[name]]
         return _results(getattr(called, "jaxpr", called), getattr(called, "consts", ()), operands)
     if primitive is OF_PARTS:
@@ -110,6 +114,12 @@ def _of_equation(equation: Any, operands: list[Any]) -> Sequence[Any]:
         params = params | {"jaxpr": _joined_program(params["jaxpr"])}
     results = primitive.bind(*arrays, **primitive.get_bind_params(params))
     return results if primitive.multiple_results else [results]
+
+
+def _stays(params: dict[str, Any]) -> bool:
+    """Whether a call stays as it is: what a gradient recomputes, and what says where its arrays are to be."""
+    places = (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
+    return params.get("differentiated", False) or any(isinstance(each, Sharding) for each in places)
 
 
 def _ending(name: str, operands: list[Any]) -> Sequence[Any]:

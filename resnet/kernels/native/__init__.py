@@ -52,7 +52,7 @@ def in_use(channels: int = BLOCK) -> bool:
 
 def serves(channels: int) -> bool:
     """Whether native operations write images of so many channels, and read such images through a norm."""
-    return channels % CHANNELS == 0 and in_use(channels)
+    return channels > 0 and channels % CHANNELS == 0 and in_use(channels)
 
 
 def allowed_in_exports() -> list[Any]:
