@@ -94,10 +94,34 @@ def test_a_file_that_vanishes_or_changes(tmp_path, what):
 def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
     path = one_tar(tmp_path)
     data = stream(path, bad_limit=1.0)
+    batches(data, range(1), threads=2)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
     found = batches(data, range(4), threads=2)
     assert found and all("when it was listed" in text for text in data.skipped) and len(data.skipped)
+
+
+def test_a_tar_that_changed_before_it_is_read_is_refused(tmp_path):
+    path = one_tar(tmp_path)
+    data = stream(path, bad_limit=1.0)
+    path.write_bytes(path.read_bytes() + bytes(512))
+    with pytest.raises(InputError, match=f"{path} has changed since it was listed: put it back, or"):
+        list(padded_batches(data.validation, 5))
+
+
+def test_a_file_that_was_away_is_tried_again(tmp_path):
+    root = folders(tmp_path)
+    data = stream(root, bad_limit=0.5)
+
+    def seen():
+        return sum(mask.sum() for *_, mask in padded_batches(data.validation, 5))
+
+    (root / "val" / "n02").rename(tmp_path / "away")
+    few = seen()
+    (tmp_path / "away").rename(root / "val" / "n02")
+    assert (few, seen()) == (12 - len(data.skipped), 12) and 0 < few < 12
+    (root / "val" / "n02" / "val_1.JPEG").write_bytes(b"")  # what is bad stays bad
+    assert (seen(), seen()) == (11, 11)
 
 
 @pytest.mark.parametrize("storage", ["stream", "memory"])

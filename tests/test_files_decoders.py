@@ -1,6 +1,7 @@
 """simplejpeg in place of Pillow: near it, the same bits each time, and Pillow for what it does not take."""
 
 import io
+import struct
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ from resnet.data.config import DataConfig
 from resnet.data.files import decoders
 from resnet.data.files.crops import Fitted, Middle, RandomPart
 from resnet.data.files.decoders import decode_cut
-from resnet.data.images import BadImage
+from resnet.data.images import BadImage, without_warnings
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
 from tests.stream_cases import batches, digests, folders, jpeg, stream
@@ -86,3 +87,15 @@ def test_its_batches_are_the_same_bits_for_any_threads(simplejpeg, tmp_path):
     assert digests(batches(data, threads=5, ahead=4)) == first
     assert digests(batches(data, range(4, 11), threads=2)) == first[4:]
     assert digests(batches(stream(tmp_path), threads=2)) != first
+
+
+def test_an_odd_exif_is_left_to_pillow(simplejpeg, monkeypatch):
+    """Pillow's reader of EXIF raises many types, and its decoder takes such an image all the same."""
+    expected = decode_cut(saved(), "x", Fitted(40), "pillow")
+
+    def fail(self):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with without_warnings():
+        np.testing.assert_array_equal(decode_cut(saved(), "x", Fitted(40), "simplejpeg"), expected)

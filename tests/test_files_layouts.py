@@ -130,6 +130,16 @@ def test_an_index_that_is_damaged_is_made_again(tmp_path, kept):
     assert len(kept) == 4
 
 
+def test_no_flipped_bit_of_an_index_counts(tmp_path, kept):
+    root = one_tar(tmp_path / "data")
+    hashes = find_listings(root)["train"].hashes
+    path = next(root.parent.glob(".*.npz"))
+    whole = path.read_bytes()
+    for place in range(len(whole) - 600, len(whole), 2):  # the directory at the end
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        np.testing.assert_array_equal(find_listings(root)["train"].hashes, hashes)
+
+
 def test_an_index_lies_in_the_cache_where_the_data_cannot_be_written(tmp_path, kept, monkeypatch):
     root, replace = one_tar(tmp_path / "data"), os.replace
 

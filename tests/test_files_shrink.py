@@ -9,6 +9,7 @@ from PIL import Image
 from resnet.data.files.layout import find_listings
 from resnet.data.files.shrink import shrink_images
 from resnet.errors import InputError
+from tests.folder_cases import noted, save
 from tests.stream_cases import LAYOUTS, TRAIN, VALIDATION, folders, numbered, one_tar, published, stream
 
 SIDE = 30
@@ -51,10 +52,33 @@ def test_an_image_longer_than_a_jpeg_keeps_its_bytes(tmp_path):
     assert any(listing.read(i) == file.getvalue() for i in range(len(listing)))
 
 
-def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path):
+def test_pngs_keep_their_names_and_so_their_place_in_a_split(tmp_path):
+    for label in ("a", "b"):
+        for index in range(3):
+            save(tmp_path / "data" / "train" / label / f"{index}.png", size=(40 + index, 44))
+    shrink_images(tmp_path / "data", tmp_path / "small.tar", SIDE, lambda *_: None)
+    found, original = (find_listings(tmp_path / name)["train"] for name in ("small.tar", "data"))
+    np.testing.assert_array_equal(found.hashes, original.hashes)
+    assert Image.open(io.BytesIO(found.read(0))).format == "JPEG"
+    assert len(stream(tmp_path / "small.tar", validation=0.0).train) == 6
+
+
+def test_a_class_that_cannot_be_read_is_an_error(tmp_path):
+    for index in range(3):
+        save(tmp_path / "data" / "train" / "a" / f"{index}.png")
+    (tmp_path / "data" / "train" / "b").mkdir()
+    (tmp_path / "data" / "train" / "b" / "0.png").write_text("no PNG")
+    with pytest.raises(InputError, match=r"train/b \(train\) holds no image that can be read"):
+        shrink_images(tmp_path / "data", tmp_path / "small.tar", SIDE, lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir() if "tar" in path.name] == []
+
+
+def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path, monkeypatch):
     root = folders(tmp_path / "data", TRAIN | {"n01/train_1.JPEG": b"no JPEG"})
     target = tmp_path / "small.tar"
+    lines = noted(monkeypatch)
     assert shrink_images(root, target, SIDE, lambda *_: None)["bad"] == 1
+    assert lines[-1] == f"1 images cannot be read and are left out: {root}/train/n01/train_1.JPEG"
     assert len(find_listings(target)["train"]) == 23
     with pytest.raises(InputError, match="--to: .*small.tar exists already: remove it, or name another"):
         shrink_images(root, target, SIDE, lambda *_: None)

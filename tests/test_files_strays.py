@@ -1,5 +1,6 @@
 """Images that are not where they should be, or not as listed: left out by name, or refused in one line."""
 
+import io
 import re
 import tarfile
 
@@ -10,8 +11,8 @@ from resnet.data.files import index
 from resnet.data.files.delivery import Pace
 from resnet.data.files.layout import find_listings
 from resnet.errors import InputError
-from tests.folder_cases import noted
-from tests.stream_cases import STATISTICS, TRAIN, VALIDATION, batches, digests, folders, stream, tar
+from tests.folder_cases import noted, save
+from tests.stream_cases import STATISTICS, TRAIN, VALIDATION, batches, digests, folders, one_tar, stream, tar
 
 
 def refused(path, message):
@@ -124,3 +125,25 @@ def test_statistics_count_bad_training_images(tmp_path):
     batches(data)
     with pytest.raises(InputError, match="none of 24 training images can be read"):
         stream(folders(tmp_path / "all", dict.fromkeys(TRAIN, b"")), bad_limit=1.0, **nothing)
+
+
+def test_images_that_are_in_a_tar_twice_are_told(tmp_path, monkeypatch):
+    path, lines = one_tar(tmp_path), noted(monkeypatch)
+    with tarfile.open(path) as archive:
+        name = archive.getnames()[-1]
+        content = archive.extractfile(name).read()
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    stream(path)
+    short = "/".join(name.split("/")[-2:])
+    said = f"1 names of images are there more than once in their class, and each counts: {short}"
+    assert any(line.endswith(said) for line in lines)
+
+
+def test_classes_that_look_alike_are_told(tmp_path):
+    for split, name in (("train", "caf\u00e9"), ("test", "cafe\u0301")):
+        for label in (name, "other"):
+            save(tmp_path / split / label / "0.png")
+    refused(tmp_path, "Unicode has two forms of accents: rename them")

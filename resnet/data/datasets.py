@@ -87,9 +87,9 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
 
 def _say_what_misleads(dataset: Dataset) -> None:
     """Warns of images of another split that are trained on too, and of classes that a split lacks."""
-    for name in ("validation", "test"):
+    for name in SPLITS:
         split = getattr(dataset, name)
-        if repeated := splits.count_repeated(split, dataset.train):
+        if name != "train" and (repeated := splits.count_repeated(split, dataset.train)):
             logging.warning(
                 "%d of %d %s images are training images too, pixel for pixel: scores on them tell what was "
                 "learnt by heart",

@@ -21,6 +21,10 @@ class BadImage(InputError):
     """An image file cannot be read; others may be fine."""
 
 
+class AwayImage(BadImage):
+    """The file system does not give an image file now; it may at another time."""
+
+
 FORMATS = ("JPEG", "PNG")
 MODES = {1: "L", 3: "RGB"}
 LEVELS = {"L;2": 3, "L;4": 15}  # the white of PNG's grey of few bits, by Pillow's names

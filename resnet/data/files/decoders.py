@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from resnet.data.files.crops import Cut, Size
 from resnet.data.files.listing import read_whole
@@ -49,7 +49,7 @@ def _decode_small(file: Path | bytes, cut: Cut) -> Image8 | None:
             return None
         width, height = _size(whole, cut.least(whole))
         pixels = simplejpeg.decode_jpeg(content, "RGB", min_width=width, min_height=height)
-    except (ValueError, OSError, SyntaxError, UnidentifiedImageError):
+    except Exception:  # Pillow's reader of EXIF raises many types, and decodes the image all the same.
         return None
     return np.asarray(cut(Image.fromarray(pixels), whole))
 

@@ -19,7 +19,7 @@ KEPT_FROM = 10_000  # images; fewer are listed in no time
 LOOKED_AT = 1_000  # files of a kept listing, in some hundredths of a second
 CACHE = f"{USER_CACHE}/indexes"
 VERSION = 1
-NO_ARRAYS = ("place", "classes", "reader")
+NO_ARRAYS = ("place", "classes", "reader", "state")
 ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in NO_ARRAYS]
 
 
@@ -63,8 +63,8 @@ def _load(path: Path, key: str, place: Path) -> dict[str, Listing] | None:
                 split: Listing(place, tuple(classes), **{name: arrays[f"{split}/{name}"] for name in ARRAYS})
                 for split, classes in splits.items()
             }
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return None  # the last two where a damaged file seems encrypted, or packed otherwise
 
 
 def _save(paths: tuple[Path, ...], key: str, listings: Mapping[str, Listing]) -> None:

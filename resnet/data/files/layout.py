@@ -1,6 +1,8 @@
 """Where the splits of the user's images lie: in folders, in a tar for each, or in one tar."""
 
+import dataclasses
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from absl import logging
 
 from resnet.data.files.imagenet import by_label, label_list
 from resnet.data.files.index import kept_listings
-from resnet.data.files.listing import Entry, Listing, make_listing
+from resnet.data.files.listing import Entry, Listing, make_listing, state_of_file
 from resnet.data.files.tars import list_tar
 from resnet.data.splits import instead_of
 from resnet.errors import InputError, first_of
@@ -96,7 +98,7 @@ def list_place(place: Path, split: str) -> Listing:
 
 def _list_tar(path: Path, split: str) -> dict[str, Listing]:
     """The images of a tar by split; `split` is what its paths stand for where they tell none."""
-    status, labels = path.stat(), label_list(path.parent)
+    state, labels = state_of_file(path.stat()), label_list(path.parent)
 
     def make() -> dict[str, Listing]:
         logging.info("listing %s", path)
@@ -106,7 +108,8 @@ def _list_tar(path: Path, split: str) -> dict[str, Listing]:
             for name, groups in found.items()
         }
 
-    return kept_listings(path, [status.st_size, status.st_mtime_ns, _state(labels)], make)
+    listings = kept_listings(path, [*state, _state(labels)], make)
+    return {split: dataclasses.replace(listing, state=state) for split, listing in listings.items()}
 
 
 def _by_class(place: Path, groups: dict[str, list[Entry]], labels: Path | None) -> Mapping[str, list[Entry]]:
@@ -190,7 +193,7 @@ def _size(entry: os.DirEntry) -> int:
 
 def _state(path: Path | None) -> list[Any]:
     """What changes when a file does."""
-    return [str(path), path.stat().st_size, path.stat().st_mtime_ns] if path else []
+    return [str(path), *state_of_file(path.stat())] if path else []
 
 
 def _say_what_is_not_read(folders: list[Path]) -> None:
@@ -219,6 +222,9 @@ def _check_classes(place: Path, split: str, found: set[str], expected: set[str])
     """Raises InputError unless a split has the classes of another."""
     groups = {"missing": expected - found, "unknown": found - expected}
     differences = [f"{what}: {first_of(sorted(group), 20)}" for what, group in groups.items() if group]
+    composed = [{unicodedata.normalize("NFC", name) for name in names} for names in (found, expected)]
+    if differences and composed[0] == composed[1]:
+        differences.append("they look alike, as Unicode has two forms of accents: rename them")
     if differences:
         of = "" if place.is_dir() else f" ({split})"
         raise InputError(f"{place}{of} must hold the same class folders as train; {'; '.join(differences)}")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
-from resnet.data.images import BadImage
+from resnet.data.images import AwayImage, BadImage
+from resnet.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Listing:
     """Of class and file name."""
     reader: Callable[[int, int], bytes] | None = None
     """Reads (offset, size) where the files are no byte ranges of the place; raises OSError."""
+    state: tuple[int, int] | None = None
+    """Of a tar when it was listed: its size in bytes, and when it had changed, in ns."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,7 +95,7 @@ class Listing:
             else:
                 content = read_whole(f"{self.place}/{self.relative(index)}")
         except OSError as error:
-            raise BadImage(
+            raise AwayImage(
                 f"{self.name(index)} cannot be read ({error.strerror}): replace it or remove it"
             ) from None
         if len(content) != size:
@@ -109,7 +112,7 @@ class Listing:
             entry = Entry(self.relative(int(index)), int(self.sizes[index]), offset)
             entries[self.classes[self.labels[index]]].append(entry)
         listing = make_listing(self.place, entries, in_tar=self.in_tar, classes=classes)
-        return dataclasses.replace(listing, reader=self.reader)
+        return dataclasses.replace(listing, reader=self.reader, state=self.state)
 
     def relative(self, index: int) -> str:
         """The name of a file in its folder; in a tar, class and file."""
@@ -118,10 +121,17 @@ class Listing:
 
     @functools.cached_property
     def _tar(self) -> int:
-        """A descriptor that all threads read from."""
+        """A descriptor that all threads read from; InputError if the tar is not the one that was listed."""
         opened = os.open(self.place, os.O_RDONLY)
         weakref.finalize(self, os.close, opened)
+        if self.state not in (None, state_of_file(os.fstat(opened))):
+            raise InputError(f"{self.place} has changed since it was listed: put it back, or start again")
         return opened
+
+
+def state_of_file(status: os.stat_result) -> tuple[int, int]:
+    """What changes when a file does: its size in bytes, and when it was changed, in ns."""
+    return status.st_size, status.st_mtime_ns
 
 
 def make_listing(

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from absl import logging
 from PIL import Image
 
 from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing
 from resnet.data.images import BadImage, decode_image, without_warnings
-from resnet.errors import InputError, check_at_least
+from resnet.errors import InputError, check_at_least, first_of
 from resnet.files import check_suffix
 from resnet.processors import processors
 
@@ -27,7 +29,9 @@ def shrink_images(
     """Writes the images under `source`, a folder or a tar, to the tar `target`; returns how many there are.
 
     An image whose shorter side is longer than `short_side` pixels is resized to it (Lanczos) and saved as
-    JPEG; others keep their bytes. Those that cannot be read are left out, and counted as "bad".
+    JPEG; others keep their bytes. All keep their names, on which depends what is held out for validation.
+    Those that cannot be read are left out, counted as "bad" and named in the log. InputError, and no tar, if
+    none of a class can be read.
     """
     check_at_least("--short_side", short_side, 1)
     check_suffix("--to", target, ".tar")
@@ -35,8 +39,9 @@ def shrink_images(
         raise InputError(f"--to: {target} exists already: remove it, or name another tar")
     listings = find_listings(source)
     total, done = sum(map(len, listings.values())), 0
-    counts = {"images": 0, "resized": 0, "bad": 0, "bytes_before": 0, "bytes": 0}
+    counts = {"images": 0, "resized": 0, "bytes_before": 0, "bytes": 0}
     part = target.with_name(f"{target.name}.part")
+    bad, written = [], set()
     try:
         with (
             tarfile.open(part, "w") as archive,
@@ -49,20 +54,33 @@ def shrink_images(
                     done += 1
                     report(target.name, done, total)
                     if content is None:
-                        counts["bad"] += 1
+                        bad.append(listing.name(index))
                         continue
+                    written.add((split, int(listing.labels[index])))
                     before = int(listing.sizes[index])
                     counts["images"] += 1
                     counts["resized"] += content[1]
                     counts["bytes_before"] += before
                     counts["bytes"] += len(content[0])
-                    _add(archive, f"{split}/{_path(listing, index, resized=content[1])}", content[0])
+                    _add(archive, f"{split}/{_path(listing, index)}", content[0])
+        _check_classes(listings, written)
         os.replace(part, target)
     except OSError as error:
         raise InputError(f"--to: {target} cannot be written ({error.strerror})") from None
     finally:
         part.unlink(missing_ok=True)
-    return counts
+    if bad:
+        logging.warning("%d images cannot be read and are left out: %s", len(bad), first_of(bad))
+    return counts | {"bad": len(bad)}
+
+
+def _check_classes(listings: dict[str, Listing], written: set[tuple[str, int]]) -> None:
+    """InputError for a class of which no image was written."""
+    for split, listing in listings.items():
+        for label in np.unique(listing.labels):
+            if (split, label) not in written:
+                folder = listing.place / listing.classes[label]
+                raise InputError(f"class folder {folder} ({split}) holds no image that can be read")
 
 
 def _portions(listings: dict[str, Listing]) -> Iterator[list[tuple[str, Listing, int]]]:
@@ -106,12 +124,9 @@ def _smaller(listing: Listing, index: int, short_side: int) -> tuple[bytes, bool
     return file.getvalue(), True
 
 
-def _path(listing: Listing, index: int, resized: bool) -> str:
-    """<class>/<file> of an image; its suffix is that of JPEG once it is one."""
-    file = Path(listing.relative(index)).name
-    if resized and Path(file).suffix.lower() == ".png":
-        file += ".jpg"
-    return f"{listing.classes[listing.labels[index]]}/{file}"
+def _path(listing: Listing, index: int) -> str:
+    """<class>/<file> of an image."""
+    return f"{listing.classes[listing.labels[index]]}/{Path(listing.relative(index)).name}"
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -16,7 +16,7 @@ from resnet.data.files.crops import DRAWS, Cut, Fitted, Middle, RandomPart
 from resnet.data.files.decoders import PILLOW, decode_cut
 from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work, Worker
 from resnet.data.files.listing import Listing, fingerprint_of_files
-from resnet.data.images import BadImage, Image8, Images
+from resnet.data.images import AwayImage, BadImage, Image8, Images
 from resnet.data.order import batch_places, epoch_order
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
@@ -62,6 +62,7 @@ class BadImages(Sequence[str]):
         """`limit` is the share of a training split that may be bad."""
         self.limit = limit
         self._found: dict[_File, str] = {}
+        self._away: set[_File] = set()
         self._for_training: set[_File] = set()
         self._too_many = ""
         self._lock = threading.Lock()
@@ -73,8 +74,9 @@ class BadImages(Sequence[str]):
         return sorted(self._found.values())[index]
 
     def note(self, file: _File, error: BadImage) -> None:
-        """Adds an image."""
+        """Adds an image. One that is only away is tried again when its turn comes."""
         with self._lock:
+            (self._away.add if isinstance(error, AwayImage) else self._away.discard)(file)
             if file in self._found:
                 return
             self._found[file] = str(error)
@@ -95,8 +97,8 @@ class BadImages(Sequence[str]):
             raise InputError(self._too_many)
 
     def knows(self, file: _File) -> bool:
-        """Whether an image has been found bad."""
-        return file in self._found
+        """Whether an image has been found bad for good."""
+        return file in self._found and file not in self._away
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -274,11 +276,8 @@ class TrainingStream:
         )
         logging.info(
             "%d threads decode; with the batches ahead, %d batches of %.1f MB are held%s",
-            self.pace.threads,
-            batches,
-            size / 1e6,
-            orders,
-        )
+            self.pace.threads, batches, size / 1e6, orders,
+        )  # fmt: skip
 
     def now(self, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
         """The first `count` examples of a step's batch, beside the order."""

@@ -4,6 +4,7 @@ ILSVRC2012_img_train.tar holds a tar for each class; since none of them is compr
 ranges of the outer file too.
 """
 
+import collections
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from resnet.data.files.listing import Entry
-from resnet.errors import InputError
+from resnet.errors import InputError, first_of
 
 BLOCK = 512  # bytes; a tar ends with two of zeros
 # The first bytes of compressed files, and what unpacks them.
@@ -47,6 +48,7 @@ def list_tar(path: Path, suffixes: tuple[str, ...], split_of: Any) -> Groups:
     if ignored:
         kinds = ", ".join(suffixes)
         logging.warning("%s: ignoring %d files not in %s, e.g. %s", path, len(ignored), kinds, ignored[0])
+    _say_what_is_there_twice(path, groups)
     if not groups:
         raise InputError(f"{path} holds no image ({', '.join(suffixes)})")
     if len(groups) > 1 and "" in groups:
@@ -54,6 +56,24 @@ def list_tar(path: Path, suffixes: tuple[str, ...], split_of: Any) -> Groups:
         stray = next(entry.name for entries in groups.pop("").values() for entry in entries)
         logging.warning("%s: ignoring images outside the folders of splits, e.g. %s", path, stray)
     return groups
+
+
+def _say_what_is_there_twice(path: Path, groups: Groups) -> None:
+    """Warns of images with the same split, class and name, such as later versions that were appended."""
+    entries = [each for classes in groups.values() for each in classes.values()]
+    twice = [
+        name
+        for each in entries
+        for name, count in collections.Counter(entry.name for entry in each).items()
+        if count > 1
+    ]
+    if twice:
+        logging.warning(
+            "%s: %d names of images are there more than once in their class, and each counts: %s",
+            path,
+            len(twice),
+            first_of(twice),
+        )
 
 
 def _check_classes_beside(path: Path, groups: Groups) -> None:
