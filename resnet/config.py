@@ -114,7 +114,7 @@ def check_config(config: Config) -> None:
         raise InputError("`init_whitened` must be 0 with `init_from`, which gives the first convolution too, "
                          "and with `model.weight_standardization`, which would undo it")  # fmt: skip
     config.check_shares(devices=1)
-    if 2 * config.data.repeats > config.train.batch_size > 1 < config.data.repeats:
+    if config.data.repeats > 1 and 1 < config.train.batch_size < 2 * config.data.repeats:
         raise InputError("`data.repeats` must be at most half of `train.batch_size`, for a batch to hold "
                          f"two images; got {config.data.repeats} and {config.train.batch_size}")  # fmt: skip
     if config.train.label_smoothing and config.model.output == "identity":

@@ -1,4 +1,4 @@
-"""What tensors do not tell of their net: taken as PyTorch's nets have it, and named in the log."""
+"""Weights without a config are imported by PyTorch's conventions, and the log names those it assumes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The options of a question, with the bounds of each field beside it.
+"""Types for the options of a question, which give the bounds of their values, and the check of these.
 
 A field is annotated as one of the types below. `__post_init__ = check_options` in the dataclass checks the
 values as soon as flags are read.

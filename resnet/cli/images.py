@@ -22,7 +22,7 @@ def define() -> None:
 
 
 def described() -> tuple[tuple[int, int, int], int] | None:
-    """(image shape, outputs of a net) as the flags say; None without them."""
+    """The image shape and the number of outputs of a net that the flags give; None without flags."""
     if bool(FLAGS.image_shape) != bool(FLAGS.classes):
         raise InputError(
             "--image_shape and --classes together describe images that are not at hand; got "
@@ -32,15 +32,16 @@ def described() -> tuple[tuple[int, int, int], int] | None:
 
 
 def shapes(data: "DataConfig") -> tuple[tuple[int, int, int], int]:
-    """(image shape, outputs of a net) as the flags say, or else as the data have them."""
+    """The image shape and the number of outputs of a net: from the flags, or without flags from the data."""
     from resnet.data.datasets import shapes_of
 
+    if given := described():
+        return given
     try:
-        return described() or shapes_of(data)
+        return shapes_of(data)
     except InputError as error:
-        if FLAGS.classes or FLAGS.image_shape:
-            raise
-        raise InputError(f"{error}; or describe the images by --image_shape and --classes") from error
+        advised = InputError(f"{error}; or describe the images by --image_shape and --classes")
+        raise advised.with_traceback(error.__traceback__) from None  # which tells the page that helps
 
 
 def _shape() -> tuple[int, int, int]:

@@ -132,8 +132,7 @@ def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool)
         start, stop = np.searchsorted(good, (place, place + len(listing)))
         kept = good[start:stop] - place
         labels = listing.labels[kept]
-        for label in np.setdiff1d(listing.labels, labels):
-            folder = listing.place / listing.classes[label]
+        for folder in listing.folders_without(labels):
             raise InputError(f"class folder {folder} holds no image that can be read")
         known = np.column_stack([listing.hashes, listing.sizes.astype(np.uint64)])[kept]
         splits[name] = Split(images[start:stop], labels, known)

@@ -51,7 +51,7 @@ def model_card(run: Run, call: str, usage: str, licence: str = "") -> str:
 
 
 def _evaluated(run: Run) -> str:
-    """The words on how pictures are evaluated: size and part, mirror image; empty where all is as usual."""
+    """Tells in words the part, size and mirror image by which pictures are evaluated; "" if as usual."""
     data, (height, width, _) = run.config.data, run.net.evaluated_shape
     part = f"the middle {data.eval_crop:.1%} of the shorter side" if data.eval_crop else "the whole middle"
     found = [f"on {part} at {width}x{height}"] if data.eval_size or data.eval_crop else []

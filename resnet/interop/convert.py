@@ -155,7 +155,7 @@ def state_of(variables: dict[str, Any], config: Config, task: Task) -> TrainStat
 
 
 def as_in_pytorch(config: Config, naming: str) -> Config:
-    """The config with what weights of PyTorch take for granted; the log says how training on keeps it."""
+    """Sets the fields that PyTorch's weights need in a config; logs options that keep them in training."""
     model, found = config.model, {}
     if model.norm == "batch" and not model.bn_unbiased:
         found["model.bn_unbiased"] = True, "running variances of PyTorch are unbiased ones"

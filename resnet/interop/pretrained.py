@@ -118,7 +118,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     naming = detect(state, config.model, published)
     if stated is None:
         config = as_in_pytorch(config, naming)
-    task = _task(about, outputs_of(state, config.model, published))
+    task = _task(about, outputs_of(state, config.model, published, naming))
     variables, _ = from_state_dict(state, config.model, variable_shapes(config, task), naming)
     variables = jax.tree.map(jnp.asarray, variables)
     return Net(make_model(config.model, task.num_outputs), variables, task, crop, size, flip)

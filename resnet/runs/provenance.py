@@ -39,7 +39,7 @@ def write_run_json(
 
 
 def this_session(command: Sequence[str] | str) -> dict[str, Any]:
-    """The start of this session: time, command, commit, versions and machine."""
+    """The record of how this process trains: time of its start, command, commit, versions and machine."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command if isinstance(command, str) else shlex.join(command),

@@ -132,7 +132,7 @@ def _address_space_is_free() -> bool:
 
 
 def check_prepared(config: Config) -> None:
-    """Pins the streams; InputError for settings of JAX under which the config would give other numbers."""
+    """Pins random streams. Raises InputError if JAX has settings that change the numbers of the config."""
     pin_streams()
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise InputError(

@@ -123,9 +123,9 @@ def _ours(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     return tensor.layout.ours(array) if array.ndim == len(tensor.their_shape) else array
 
 
-def outputs_of(state: Mapping[str, Any], config: ModelConfig, shapes: Any) -> int:
+def outputs_of(state: Mapping[str, Any], config: ModelConfig, shapes: Any, naming: str) -> int:
     """How many outputs a state dict has; `shapes` are those of the net with any number of them."""
-    tensors = tensors_of(config, shapes, detect(state, config, shapes))
+    tensors = tensors_of(config, shapes, naming)
     (name,) = (tensor.name for tensor in tensors if tensor.path == "params/head/dense/kernel")
     if name not in state:
         raise InputError(f"the weights have no head: {name} is missing")

@@ -64,9 +64,8 @@ def _dataset(config):
     from resnet.data.datasets import load_dataset
     from resnet.planning.compiling import imagined
 
-    count = cli.FLAGS.images
-    if not count and not images.described():
-        return load_dataset(config.data)
-    if not count:
+    if count := cli.FLAGS.images:
+        return imagined(config.data, *images.shapes(config.data), count)
+    if images.described():
         raise InputError("--image_shape and --classes need --images, the number of the images; got none")
-    return imagined(config.data, *images.shapes(config.data), count)
+    return load_dataset(config.data)

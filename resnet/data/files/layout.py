@@ -192,7 +192,7 @@ def _size(entry: os.DirEntry) -> int:
 
 
 def _state(path: Path | None) -> list[Any]:
-    """What changes when a file does."""
+    """The path, size and time of change of a file, as part of what a kept listing is known by."""
     return [str(path), *state_of_file(path.stat())] if path else []
 
 

@@ -114,6 +114,10 @@ class Listing:
         listing = make_listing(self.place, entries, in_tar=self.in_tar, classes=classes)
         return dataclasses.replace(listing, reader=self.reader, state=self.state)
 
+    def folders_without(self, labels: Int32[np.ndarray, " m"]) -> list[Path]:
+        """The class folders from which no image was read; `labels` are those of all images that were."""
+        return [self.place / self.classes[label] for label in np.setdiff1d(self.labels, labels)]
+
     def relative(self, index: int) -> str:
         """The name of a file in its folder; in a tar, class and file."""
         start = self.ends[index - 1] if index else 0
@@ -130,7 +134,7 @@ class Listing:
 
 
 def state_of_file(status: os.stat_result) -> tuple[int, int]:
-    """What changes when a file does: its size in bytes, and when it was changed, in ns."""
+    """The size of a file in bytes, and the time of its last change in ns."""
     return status.st_size, status.st_mtime_ns
 
 

@@ -41,7 +41,7 @@ def shrink_images(
     total, done = sum(map(len, listings.values())), 0
     counts = {"images": 0, "resized": 0, "bytes_before": 0, "bytes": 0}
     part = target.with_name(f"{target.name}.part")
-    bad, written = [], set()
+    bad, written = [], {split: [] for split in listings}  # names, and labels
     try:
         with (
             tarfile.open(part, "w") as archive,
@@ -56,7 +56,7 @@ def shrink_images(
                     if content is None:
                         bad.append(listing.name(index))
                         continue
-                    written.add((split, int(listing.labels[index])))
+                    written[split].append(listing.labels[index])
                     before = int(listing.sizes[index])
                     counts["images"] += 1
                     counts["resized"] += content[1]
@@ -74,13 +74,11 @@ def shrink_images(
     return counts | {"bad": len(bad)}
 
 
-def _check_classes(listings: dict[str, Listing], written: set[tuple[str, int]]) -> None:
-    """InputError for a class of which no image was written."""
+def _check_classes(listings: dict[str, Listing], written: dict[str, list]) -> None:
+    """Raises InputError for a class of which no image was written; `written` are labels by split."""
     for split, listing in listings.items():
-        for label in np.unique(listing.labels):
-            if (split, label) not in written:
-                folder = listing.place / listing.classes[label]
-                raise InputError(f"class folder {folder} ({split}) holds no image that can be read")
+        for folder in listing.folders_without(np.array(written[split], np.int32)):
+            raise InputError(f"class folder {folder} ({split}) holds no image that can be read")
 
 
 def _portions(listings: dict[str, Listing]) -> Iterator[list[tuple[str, Listing, int]]]:
@@ -125,7 +123,7 @@ def _smaller(listing: Listing, index: int, short_side: int) -> tuple[bytes, bool
 
 
 def _path(listing: Listing, index: int) -> str:
-    """<class>/<file> of an image."""
+    """The path of an image below its split in the tar: <class>/<file>."""
     return f"{listing.classes[listing.labels[index]]}/{Path(listing.relative(index)).name}"
 
 

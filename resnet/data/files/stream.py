@@ -62,7 +62,7 @@ class BadImages(Sequence[str]):
         """`limit` is the share of a training split that may be bad."""
         self.limit = limit
         self._found: dict[_File, str] = {}
-        self._away: set[_File] = set()
+        self._for_good: set[_File] = set()
         self._for_training: set[_File] = set()
         self._too_many = ""
         self._lock = threading.Lock()
@@ -76,7 +76,8 @@ class BadImages(Sequence[str]):
     def note(self, file: _File, error: BadImage) -> None:
         """Adds an image. One that is only away is tried again when its turn comes."""
         with self._lock:
-            (self._away.add if isinstance(error, AwayImage) else self._away.discard)(file)
+            if not isinstance(error, AwayImage):
+                self._for_good.add(file)
             if file in self._found:
                 return
             self._found[file] = str(error)
@@ -98,7 +99,7 @@ class BadImages(Sequence[str]):
 
     def knows(self, file: _File) -> bool:
         """Whether an image has been found bad for good."""
-        return file in self._found and file not in self._away
+        return file in self._for_good
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ def _without_rate(folder: StudyFolder) -> list[str]:
 
 
 def _reading(rows: list[ArmRow], metric: Metric) -> str:
-    """The paragraph that explains the columns of the tables, and what this number of seeds cannot show."""
+    """The paragraph on reading the tables: the meaning of their columns, and the limits of so few seeds."""
     compared = [row.comparison for row in rows if row.comparison]
     chosen = "nothing is selected on the test split"
     if metric.split == VALIDATION:
