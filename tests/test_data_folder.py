@@ -1,6 +1,7 @@
 """Image folders: what is read, in what order, and a clear word about everything that is not."""
 
 import io
+import shutil
 import struct
 import zlib
 
@@ -151,6 +152,17 @@ def test_cmyk_jpeg_becomes_rgb():
     assert np.abs(image - [0, 255, 255]).max() <= 3  # cyan
 
 
+def test_class_folders_without_a_split_are_for_training(root, tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
+    shutil.rmtree(root / "test")
+    split = load(root)
+    flat = load((root / "train").rename(tmp_path / "animals"))
+    assert f"no folder of {tmp_path}/animals is named like a split: all its images are for" in caplog.text
+    assert flat.class_names == ("cat", "dog") and flat.fingerprint == split.fingerprint
+    np.testing.assert_array_equal(flat.train.images, split.train.images)
+    np.testing.assert_array_equal(flat.validation.images, split.validation.images)
+
+
 # Bad input
 
 
@@ -159,7 +171,7 @@ def test_missing_folder(root):
 
 
 def test_missing_train(root):
-    (root / "train").rename(root / "elsewhere")
+    shutil.rmtree(root / "train")
     refused(root, f"there is no folder {root}/train; `data.dir` must hold train/<class>/")
 
 

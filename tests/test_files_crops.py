@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet.data.files.crops import RATIOS, centred, cropped, random_box
+from resnet.data.files.crops import RATIOS, Fitted, Middle, centred, cropped, random_box
 from resnet.data.files.decoders import decode_cut
 from resnet.data.files.stream import Sizes
+from resnet.data.images import BadImage
 from resnet.data.streams import CROP, host_draws
 from tests.stream_cases import jpeg
 
+LONG = (4, 20_000)
 SIZES = [(500, 375), (375, 500), (64, 64), (300, 31), (31, 300), (20, 20)]
 
 
@@ -88,3 +90,16 @@ def test_draws_are_pinned():
         assert (other != found).all()
     many = host_draws(0, CROP, 0, 100_000)
     assert many.min() >= 0 and many.max() < 1 and abs(many.mean() - 0.5) < 0.005
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
+@pytest.mark.parametrize("size", [LONG, LONG[::-1]])
+def test_a_narrow_image_is_not_resized_beyond_the_memory(decoder, size):
+    if decoder == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    message = (
+        r"image has more than 89,478,485 pixels, or would when resized, .* shrink it, cut it or remove it"
+    )
+    with pytest.raises(BadImage, match=message):
+        decode_cut(jpeg(0, size), "image", Middle(224, 0.875), decoder)
+    assert decode_cut(jpeg(0, size), "image", Fitted(224), decoder).shape == (224, 224, 3)

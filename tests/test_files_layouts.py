@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_a_place_is_listed_once_until_it_changes(tmp_path, kept, make):
     root = make(tmp_path / "data")
     first = find_listings(root)
     assert len(kept) == (1 if make is one_tar else 2)
-    again = find_listings(root)
+    again = find_listings(Path(os.path.relpath(root)))
     assert len(kept) == (1 if make is one_tar else 2)
     for split, listing in first.items():
         for name in index.ARRAYS:
@@ -294,7 +295,5 @@ def test_a_file_system_that_does_not_answer(tmp_path, monkeypatch):
         return read(self, i)
 
     monkeypatch.setattr(Listing, "read", slow)
-    with pytest.raises(
-        InputError, match="n02/val_1.JPEG is not read within 0.2 s: its file system does not answer"
-    ):
+    with pytest.raises(InputError, match="n02/val_1.JPEG is not read within 0.2 s: its file system does not"):
         list(data.validation.padded(4, delivery.Pace(threads=2)))

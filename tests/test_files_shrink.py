@@ -1,13 +1,16 @@
 """Smaller copies: those that are small keep their bytes, the others their classes, names and looks."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnet.data.files import shrink
 from resnet.data.files.layout import find_listings
-from resnet.data.files.shrink import shrink_images
+from resnet.data.files.shrink import _smaller, shrink_images
+from resnet.data.files.tars import growing
 from resnet.errors import InputError
 from tests.folder_cases import noted, save
 from tests.stream_cases import LAYOUTS, TRAIN, VALIDATION, folders, numbered, one_tar, published, stream
@@ -20,7 +23,11 @@ def test_a_tar_of_smaller_images(tmp_path, make):
     seen, target = [], tmp_path / "small.tar"
     counts = shrink_images(make(tmp_path / "data"), target, SIDE, lambda *at: seen.append(at))
     large = [min(Image.open(io.BytesIO(data)).size) > SIDE for data in (TRAIN | VALIDATION).values()]
-    assert counts["images"] == len(large) == 36 and counts["resized"] == sum(large) and counts["bad"] == 0
+    assert (
+        counts["images"] == len(large) == 36
+        and counts["bytes"] < counts["bytes_before"]
+        and counts["bad"] == 0
+    )
     assert seen[-1] == ("small.tar", 36, 36) and 0 < sum(large) < 36
     source = tmp_path / "data" / "all.tar" if make is one_tar else tmp_path / "data"
     found, original = find_listings(target), find_listings(source)
@@ -61,6 +68,41 @@ def test_pngs_keep_their_names_and_so_their_place_in_a_split(tmp_path):
     np.testing.assert_array_equal(found.hashes, original.hashes)
     assert Image.open(io.BytesIO(found.read(0))).format == "JPEG"
     assert len(stream(tmp_path / "small.tar", validation=0.0).train) == 6
+
+
+@pytest.mark.parametrize("cut", [0, 1, 700, 4000])
+def test_what_was_interrupted_goes_on(tmp_path, monkeypatch, caplog, cut):
+    root = folders(tmp_path / "data", TRAIN | {"n01/train_1.JPEG": b"no JPEG"})
+    whole = shrink_images(root, tmp_path / "whole.tar", SIDE, lambda *_: None)
+    target, part = tmp_path / "small.tar", tmp_path / "small.tar.part"
+
+    def stopped(name, done, total):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shrink_images(root, target, SIDE, stopped)
+    os.truncate(part, part.stat().st_size - cut)  # as a process that is killed may leave it
+    with pytest.raises(InputError, match=r"small.tar.part was begun from other images or with another size"):
+        shrink_images(root, target, SIDE + 1, lambda *_: None)
+    made = []
+    caplog.set_level("INFO", logger="absl")
+    monkeypatch.setattr(shrink, "_smaller", lambda *image: made.append(image) or _smaller(*image))
+    assert shrink_images(root, target, SIDE, lambda *_: None) == whole
+    assert f"going on with {part}" in caplog.messages and 14 < len(made) < 25
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "small.tar", "whole.tar"]
+    for split, listing in find_listings(tmp_path / "whole.tar").items():
+        again = find_listings(target)[split]
+        assert [again.read(i) for i in range(len(again))] == [listing.read(i) for i in range(len(listing))]
+
+
+def test_two_processes_do_not_write_the_same_tar(tmp_path):
+    root, target = folders(tmp_path / "data", TRAIN), tmp_path / "small.tar"
+    with (
+        growing(target, "the other") as other,
+        pytest.raises(InputError, match=r"small.tar.part is being written by another process"),
+    ):
+        shrink_images(root, target, SIDE, other.add)
 
 
 def test_a_class_that_cannot_be_read_is_an_error(tmp_path):

@@ -39,7 +39,7 @@ def decode_image(
 ) -> Image8:
     """One image in grey (1 channel) or RGB (3), upright as its EXIF tells, the first of an animated one.
 
-    `cut` makes something else of the whole image.
+    `cut` makes something else of the whole image. BadImage, also where it raises DecompressionBombError.
     """
     try:
         # Reading a pipe or a device might never end.
@@ -57,8 +57,8 @@ def decode_image(
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(
-            f"{name} has more than {MAX_PIXELS:,} pixels, which may exhaust the memory: "
-            "shrink it or remove it"
+            f"{name} has more than {MAX_PIXELS:,} pixels, or would when resized, which may exhaust the "
+            "memory: shrink it, cut it or remove it"
         ) from None
     except UnidentifiedImageError:
         raise BadImage(f"{name} is not a JPEG or PNG image: replace it or remove it") from None

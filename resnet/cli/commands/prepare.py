@@ -7,7 +7,8 @@ same command is given again; --archive=FILE takes an archive that is there alrea
 
 Images of your own, in folders or tars, become one tar of smaller JPEGs, which is read and decoded faster:
 resnet prepare images --from=FOLDER --to=FILE.tar --short_side=256
-Those that are small enough keep their bytes. Training then needs --config.data.dir=FILE.tar.
+Those that are small enough keep their bytes. What was interrupted goes on when the same command is given
+again. Training then needs --config.data.dir=FILE.tar.
 """
 
 import contextlib

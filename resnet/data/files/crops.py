@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image, ImageOps
 
+from resnet.data.images import MAX_PIXELS
+
 Size = tuple[int, int]  # width, height, in pixels
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 RATIOS = (3 / 4, 4 / 3)  # width over height of a crop: Szegedy 2015 (arXiv 1409.4842), section 6
@@ -104,9 +106,15 @@ def centred(image: Image.Image, size: int, share: float, whole: Size | None = No
 
 
 def _shorter_side(whole: Size, short: int) -> Size:
-    """The size whose shorter side is `short`, rounded as torchvision's Resize does."""
+    """The size whose shorter side is `short`, rounded as torchvision's Resize does.
+
+    DecompressionBombError where a long and narrow image would fill the memory.
+    """
     width, height = whole
-    return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    if math.prod(size) > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return size
 
 
 def _scaled(whole: Size, scale: float) -> Size:

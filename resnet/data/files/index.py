@@ -29,7 +29,7 @@ def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]
     Kept beside the place where that can be written, else in the user's cache. The state of a folder does not
     change where files in it are overwritten: some of them are looked at.
     """
-    key = json.dumps([VERSION, str(place), state], allow_nan=False)
+    key = json.dumps([VERSION, os.path.abspath(place), state], allow_nan=False)
     for path in _paths(place):
         if (found := _load(path, key, place)) is not None and all(map(_as_listed, found.values())):
             logging.info("%s: %d images, as listed in %s", place, sum(map(len, found.values())), path)
@@ -48,7 +48,7 @@ def _as_listed(listing: Listing) -> bool:
 
 def _paths(place: Path) -> tuple[Path, Path]:
     """Where the index of a place may lie."""
-    known = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    known = hashlib.sha256(os.fsencode(os.path.abspath(place))).hexdigest()[:16]
     return place.with_name(f".{place.name}.index.npz"), Path(CACHE).expanduser() / f"{known}.npz"
 
 

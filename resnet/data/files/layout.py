@@ -64,7 +64,10 @@ def split_named(name: str) -> str | None:
 
 
 def _find_splits(root: Path) -> dict[str, Path]:
-    """The folder or tar of each split that is there; names folders that are no split in the log."""
+    """The folder or tar of each split that is there; names folders that are no split in the log.
+
+    Where none is a split and some hold images, they are the classes of the training images.
+    """
     if not root.is_dir():
         raise InputError(f"`data.dir`: there is no folder or tar {root}; it must hold {LAYOUT}")
     inside = sorted(_visible(root))
@@ -77,8 +80,15 @@ def _find_splits(root: Path) -> dict[str, Path]:
             raise InputError(f"{found[split]} and {place} may both hold the {split} images: keep one of them")
         if split:
             found[split] = place
+    if not found and any(map(_holds_images, folders)):
+        logging.info("no folder of %s is named like a split: all its images are for training", root)
+        return {"train": root}
     _say_what_is_not_read([folder for folder in folders if folder not in found.values()])
     return {split: found[split] for split in NAMES if split in found}
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(SUFFIXES) for entry in _scanned(folder))
 
 
 def list_place(place: Path, split: str) -> Listing:
@@ -193,7 +203,7 @@ def _size(entry: os.DirEntry) -> int:
 
 def _state(path: Path | None) -> list[Any]:
     """The path, size and time of change of a file, as part of what a kept listing is known by."""
-    return [str(path), *state_of_file(path.stat())] if path else []
+    return [os.path.abspath(path), *state_of_file(path.stat())] if path else []
 
 
 def _say_what_is_not_read(folders: list[Path]) -> None:

@@ -1,9 +1,8 @@
 """Smaller copies of images, in one tar: what a stream reads and decodes faster."""
 
+import hashlib
 import io
 import itertools
-import os
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing
+from resnet.data.files.tars import growing
 from resnet.data.images import BadImage, decode_image, without_warnings
 from resnet.errors import InputError, check_at_least, first_of
 from resnet.files import check_suffix
@@ -26,12 +26,12 @@ AT_ONCE = 256  # images in memory
 def shrink_images(
     source: Path, target: Path, short_side: int, report: Callable[[str, int, int], None]
 ) -> dict[str, int]:
-    """Writes the images under `source`, a folder or a tar, to the tar `target`; returns how many there are.
+    """Writes the images under `source`, a folder or a tar, to the tar `target`; counts them.
 
     An image whose shorter side is longer than `short_side` pixels is resized to it (Lanczos) and saved as
     JPEG; others keep their bytes. All keep their names, on which depends what is held out for validation.
-    Those that cannot be read are left out, counted as "bad" and named in the log. InputError, and no tar, if
-    none of a class can be read.
+    Those that cannot be read are left out, counted as "bad" and named in the log. What was interrupted goes
+    on when it is called again. InputError, and no tar, if none of a class can be read.
     """
     check_at_least("--short_side", short_side, 1)
     check_suffix("--to", target, ".tar")
@@ -39,39 +39,49 @@ def shrink_images(
         raise InputError(f"--to: {target} exists already: remove it, or name another tar")
     listings = find_listings(source)
     total, done = sum(map(len, listings.values())), 0
-    counts = {"images": 0, "resized": 0, "bytes_before": 0, "bytes": 0}
-    part = target.with_name(f"{target.name}.part")
+    counts = {"images": 0, "bytes_before": 0, "bytes": 0}
     bad, written = [], {split: [] for split in listings}  # names, and labels
     try:
         with (
-            tarfile.open(part, "w") as archive,
+            growing(target, _known_by(listings, short_side)) as tar,
             ThreadPoolExecutor(processors()) as pool,
             without_warnings(),
         ):
-            for names in _portions(listings):
-                made = pool.map(lambda each: _smaller(each[1], each[2], short_side), names)
-                for (split, listing, index), content in zip(names, made, strict=True):
+            if tar.goes_on:
+                logging.info("going on with %s.part", target)
+            for images in _portions(listings):
+                before = [tar.take(_path(*image)) for image in images]
+                left = [image for image, size in zip(images, before, strict=True) if size is None]
+                made = pool.map(lambda image: _smaller(image[1], image[2], short_side), left)
+                for image, size in zip(images, before, strict=True):
                     done += 1
                     report(target.name, done, total)
-                    if content is None:
-                        bad.append(listing.name(index))
-                        continue
+                    split, listing, index = image
+                    if size is None:
+                        if (content := next(made)) is None:
+                            bad.append(listing.name(index))
+                            continue
+                        tar.add(_path(*image), content)
+                        size = len(content)
                     written[split].append(listing.labels[index])
-                    before = int(listing.sizes[index])
                     counts["images"] += 1
-                    counts["resized"] += content[1]
-                    counts["bytes_before"] += before
-                    counts["bytes"] += len(content[0])
-                    _add(archive, f"{split}/{_path(listing, index)}", content[0])
-        _check_classes(listings, written)
-        os.replace(part, target)
+                    counts["bytes_before"] += int(listing.sizes[index])
+                    counts["bytes"] += size
+            _check_classes(listings, written)
     except OSError as error:
         raise InputError(f"--to: {target} cannot be written ({error.strerror})") from None
-    finally:
-        part.unlink(missing_ok=True)
     if bad:
         logging.warning("%d images cannot be read and are left out: %s", len(bad), first_of(bad))
     return counts | {"bad": len(bad)}
+
+
+def _known_by(listings: dict[str, Listing], short_side: int) -> str:
+    """What tells the images, and how they are made, from others."""
+    found = hashlib.sha256(f"{short_side} {QUALITY}".encode())
+    for split, listing in listings.items():
+        found.update(f"{split} {listing.classes}".encode())
+        found.update(np.stack([listing.hashes, listing.sizes.astype(np.uint64)]).tobytes())
+    return found.hexdigest()
 
 
 def _check_classes(listings: dict[str, Listing], written: dict[str, list]) -> None:
@@ -88,8 +98,8 @@ def _portions(listings: dict[str, Listing]) -> Iterator[list[tuple[str, Listing,
         yield portion
 
 
-def _smaller(listing: Listing, index: int, short_side: int) -> tuple[bytes, bool] | None:
-    """(content, whether it was resized); None for an image that cannot be read."""
+def _smaller(listing: Listing, index: int, short_side: int) -> bytes | None:
+    """The image with a shorter side of at most `short_side` pixels; None if it cannot be read."""
     name = listing.name(index)
     resized = False
 
@@ -113,21 +123,15 @@ def _smaller(listing: Listing, index: int, short_side: int) -> tuple[bytes, bool
     except BadImage:
         return None
     if not resized:
-        return content, False
+        return content
     file = io.BytesIO()
     try:
         Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
     except OSError:  # a side beyond those of JPEGs
-        return content, False
-    return file.getvalue(), True
+        return content
+    return file.getvalue()
 
 
-def _path(listing: Listing, index: int) -> str:
-    """The path of an image below its split in the tar: <class>/<file>."""
-    return f"{listing.classes[listing.labels[index]]}/{Path(listing.relative(index)).name}"
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), 0o644
-    archive.addfile(member, io.BytesIO(content))
+def _path(split: str, listing: Listing, index: int) -> str:
+    """The path of an image in the tar: <split>/<class>/<file>."""
+    return f"{split}/{listing.classes[listing.labels[index]]}/{Path(listing.relative(index)).name}"

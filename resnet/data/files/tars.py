@@ -1,14 +1,17 @@
-"""The images in a tar as byte ranges of it: nothing is unpacked.
+"""The images in a tar as byte ranges of it, so that nothing is unpacked; and a tar that grows file by file.
 
 ILSVRC2012_img_train.tar holds a tar for each class; since none of them is compressed, their images are byte
 ranges of the outer file too.
 """
 
 import collections
+import contextlib
+import fcntl
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from absl import logging
 
@@ -151,3 +154,84 @@ def _check_plain(path: Path, file: Any) -> None:
             raise InputError(
                 f"{path} is compressed, so that no image in it can be read alone: unpack it first ({command})"
             )
+
+
+class GrowingTar:
+    """A tar that gets file after file; what was written before an interruption stays."""
+
+    def __init__(self, file: BinaryIO, made_of: str):
+        self._file = file
+        self._before = _cut_to_whole_members(file, made_of)  # sizes in bytes by name
+        if not self._before:
+            file.write(tarfile.TarInfo.create_pax_global_header({"comment": made_of}))
+
+    def take(self, name: str) -> int | None:
+        """The size in bytes of a file that was written before; None if there is none left of that name."""
+        sizes = self._before.get(name)
+        return sizes.pop() if sizes else None
+
+    def add(self, name: str, content: bytes) -> None:
+        """Writes one file."""
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(content), 0o644
+        self._file.write(member.tobuf() + content + bytes(-len(content) % BLOCK))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has files that were written before."""
+        return bool(self._before)
+
+
+@contextlib.contextmanager
+def growing(target: Path, made_of: str) -> Iterator[GrowingTar]:
+    """A tar that becomes `target` when the block ends, and until then lies beside it with .part at its end.
+
+    That is kept when the block is interrupted, and the next call goes on with it. InputError if it was
+    begun from other files than `made_of` stands for, or if another process writes it. An InputError in
+    the block removes it.
+    """
+    part = target.with_name(f"{target.name}.part")
+    with part.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{part} is being written by another process: wait for it, or stop it") from None
+        except OSError:  # a file system without locks
+            pass
+        tar = GrowingTar(file, made_of)
+        try:
+            yield tar
+        except InputError:
+            part.unlink()
+            raise
+        file.write(bytes(2 * BLOCK))
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(part, target)
+
+
+def _cut_to_whole_members(file: BinaryIO, made_of: str) -> dict[str, list[int]]:
+    """The sizes of the files that were wholly written, by name; cuts off what comes after them.
+
+    InputError if they were not made of the same.
+    """
+    size, end = file.seek(0, os.SEEK_END), 0
+    sizes: dict[str, list[int]] = {}
+    file.seek(0)
+    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=file, mode="r:") as archive:
+        if archive.pax_headers.get("comment") != made_of:
+            raise InputError(
+                f"{file.name} was begun from other images or with another size: repeat the command that "
+                "began it, or remove it"
+            )
+        while (member := archive.next()) and _end_of(member) <= size:
+            archive.members = []  # type: ignore[attr-defined]  # else they would fill the memory
+            sizes.setdefault(member.name, []).append(member.size)
+            end = _end_of(member)
+    file.truncate(end)
+    return sizes
+
+
+def _end_of(member: tarfile.TarInfo) -> int:
+    """The byte behind a file in a tar, which is filled up to whole blocks."""
+    return member.offset_data + member.size + -member.size % BLOCK
