@@ -1,5 +1,6 @@
 """A dry run: tries images and steps of streams and of resident sets, says what to change, writes nothing."""
 
+import gzip
 import json
 
 import pytest
@@ -66,9 +67,12 @@ def test_the_command_needs_no_workdir_and_prints_one_object(tmp_path, capsys, mo
         "    config.model.family, config.model.blocks, config.model.width = 'chain', (1,), 0.25\n"
         "    config.train.batch_size = 4\n    return config\n"
     )
-    options.run(
-        command.main, command.define, [f"--config={recipe}", "--dry_run", "--config.data.train_limit=64"]
-    )
+    trace = tmp_path / "trace"
+    line = [f"--config={recipe}", "--dry_run", f"--trace={trace}", "--config.data.train_limit=64"]
+    options.run(command.main, command.define, line)
     found = json.loads(capsys.readouterr().out)
     assert found["storage"] == "memory" and found["steps"] == 64_000 and found["hours"] > 0
-    assert list(tmp_path.iterdir()) == [recipe]
+    assert sorted(tmp_path.iterdir()) == [recipe, trace]
+    (file,) = trace.glob("plugins/profile/*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    assert sum(event.get("name") == "train" for event in events) == dry_run.TRACED

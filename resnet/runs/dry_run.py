@@ -1,9 +1,10 @@
-"""What a training would take, tried out on some images and steps; nothing is written."""
+"""What a training would take, tried out on some images and steps, without a run being written."""
 
 import contextlib
 import dataclasses
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from resnet.training.trainer import Trainer, make_trainer
 IMAGES = 256  # of a stream, that are decoded at least
 SECONDS = 4.0  # for which the steps are timed, about
 MOST_STEPS = 50
+TRACED = 5  # steps: their trace is small, and one of them that is slow by chance is seen as such
 MATTERS = 0.05  # share of the time that an input may cost before there is something to change
 FULL = 0.9  # of a device's memory: more than this may not last to the end
 
@@ -63,8 +65,10 @@ def try_step(trainer: Trainer) -> StepTried:
     return StepTried(compiled, seconds, sizes, program, state)
 
 
-def dry_run(config: Config) -> dict[str, Any]:
+def dry_run(config: Config, trace: Path | None = None) -> dict[str, Any]:
     """Speeds of input and step, bytes in memory and on devices, hours to the end, and what to change.
+
+    A profiler's trace of some steps is written to the folder `trace`, if one is given.
 
     The seeds of the config are tried together, as they would be trained. Where several processes train
     together, all of them must call this.
@@ -80,6 +84,8 @@ def dry_run(config: Config) -> dict[str, Any]:
         tried = try_step(trainer)
         state, seconds = _try_together(trainer, tried)
         evaluated = _try_evaluation(trainer, state)
+        if trace:
+            _write_trace(trainer, tried.program, state, trace)
     images = config.train.batch_size * len(seeds)
     speeds = {"input": delivered, "step": images / tried.seconds, "training": images / seconds}
     speeds |= {"evaluation": evaluated}
@@ -150,6 +156,18 @@ def _try_evaluation(trainer: Trainer, state: Any) -> float:
         begun = time.monotonic()
         trainer.evaluate(state.variables, part, lambda: False)
     return len(part) / (time.monotonic() - begun)
+
+
+def _write_trace(trainer: Trainer, program: Any, state: Any, folder: Path) -> None:
+    """Profiles some steps and the delivery of their batches."""
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        for step in range(TRACED):
+            first = step % max(trainer.intervals.total, 1)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, _ = program(state, trainer.batch(range(first, first + 1)))
+        jax.block_until_ready(state)
+    file = max(folder.glob("plugins/profile/*/perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
+    logging.info("open the trace of %d steps in https://ui.perfetto.dev: %s", TRACED, file)
 
 
 def _bytes_of_images(trainer: Trainer) -> int:

@@ -4,7 +4,8 @@ Any field of the config is overridden by --config.section.field=value. Run again
 finished run prints its result and does nothing. Prints the result as one JSON object.
 
 With --dry_run nothing is trained or written: some images are decoded and some steps taken, and their speeds,
-the memory, the hours to the end and what to change are printed. It needs no workdir.
+the memory, the hours to the end and what to change are printed. It needs no workdir. With --trace=FOLDER
+it also writes there what the processor and the devices do in five steps, for ui.perfetto.dev or XProf.
 
 Several processes share the images of each batch, under srun, or each started with its number:
 resnet train --config=… --workdir=… --coordinator=host:port --processes=2 --process=0
@@ -23,6 +24,7 @@ def define() -> None:
     flags.DEFINE_bool(
         "dry_run", False, "Try some images and steps, say what the training takes, write nothing."
     )
+    cli.define_path("trace", None, "Folder for a profiler's trace of some steps; with --dry_run.")
     flags.DEFINE_string(
         "coordinator", "", "host:port where several processes meet; auto: as their launcher has it."
     )
@@ -33,6 +35,8 @@ def define() -> None:
 def main(overrides: list[str]) -> dict | None:
     """Trains by resnet.training.loop.train, or tries the training out by resnet.runs.dry_run.dry_run."""
     cli.require("config", *([] if cli.FLAGS.dry_run else ["workdir"]))
+    if not cli.FLAGS.dry_run:
+        cli.refuse("a run, only with --dry_run", "trace")
     from resnet.runtime.processes import in_all, index_of_this, together
 
     options = cli.FLAGS
@@ -41,8 +45,10 @@ def main(overrides: list[str]) -> dict | None:
         # Imported after the checks, so that a mistyped field is answered at once.
         if options.dry_run:
             from resnet.runs.dry_run import dry_run
+            from resnet.weights.files import check_writable
 
-            result = dry_run(config)
+            check_writable(options.trace and options.trace / "trace")
+            result = dry_run(config, options.trace)
         else:
             from resnet.training.loop import train
 
