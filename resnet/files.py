@@ -1,11 +1,13 @@
 """Paths as users give them, files replaced as a whole or imported, and pictures."""
 
+import atexit
 import contextlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,3 +139,46 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file of text as `replacing` does: a reader finds the old text or the new one."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def creating(path: str | Path) -> Iterator[Path]:
+    """Like `replacing`, for a path that a user chose: makes its parent folders; errors are InputErrors.
+
+    A folder that cannot be written is found before the block starts.
+    """
+    path = local_path(path)
+    check_writable(path)
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """Raises InputError if a file cannot be written at one of the paths; makes their parent folders.
+
+    A folder that it made and that is still empty is removed when the process ends.
+    """
+    for path in map(local_path, filter(None, paths)):
+        parents = path.absolute().parents
+        made = [folder for folder in parents if not folder.exists()]
+        atexit.register(_remove_empty, made)
+        try:
+            parents[0].mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=parents[0]):
+                pass
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, the innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {path} ({error.strerror or error})")

@@ -25,8 +25,8 @@ def main(overrides: list[str]) -> dict:
 
     keep_memory()
     count_devices(0, processors())
+    from resnet.files import check_writable
     from resnet.models.grammar import CHOICES
-    from resnet.weights.files import check_writable
     from scripts.benchmarks import report
     from scripts.benchmarks.parts import PARTS, Effort, case_named
     from scripts.benchmarks.timing import watched

@@ -20,7 +20,7 @@ def main(overrides: list[str]) -> dict:
     from resnet.analysis.claims.page import CLAIMS, PAGE, write_claims
     from resnet.config import load_config
     from resnet.errors import check_choice
-    from resnet.weights.files import check_writable
+    from resnet.files import check_writable
 
     cli.refuse_overrides(overrides, "the page has configs of its own")
     numbered = {str(number): claim for number, claim in enumerate(CLAIMS, 1)}

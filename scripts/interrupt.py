@@ -16,8 +16,8 @@ from absl import flags
 def main(overrides: list[str], arguments: list[str]) -> dict:
     """One call of resnet.studies.interruption.interrupt."""
     cli.require("workdir")
+    from resnet.files import check_writable
     from resnet.studies.interruption import interrupt, write_interruption
-    from resnet.weights.files import check_writable
 
     check_writable(cli.FLAGS.output)
     command = [sys.executable, str(Path(__file__).with_name("study.py")), *arguments, *overrides]

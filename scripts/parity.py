@@ -22,7 +22,7 @@ STEPS, STEP_BATCH = 10, 128
 
 def main(overrides: list[str]) -> dict:
     """Calls of scripts.peers.parity."""
-    from resnet.weights.files import check_writable, creating
+    from resnet.files import check_writable, creating
     from scripts.peers.nets import PEERS, need
 
     cli.refuse_overrides(overrides, "the nets have their own configs")

@@ -82,9 +82,9 @@ def main(overrides: list[str]) -> dict[str, Any]:
     cli.refuse_overrides(overrides, "each net has its own config")
     for net in cli.FLAGS.nets:
         plans.config_of(net, devices=1)  # first, as measuring takes minutes
+    from resnet.files import check_writable
     from resnet.runs.metrics.records import read_json, write_json
     from resnet.runs.provenance import this_session
-    from resnet.weights.files import check_writable
 
     output = cli.FLAGS.output
     check_writable(output)

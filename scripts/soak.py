@@ -72,7 +72,7 @@ class Soak:
 def main(overrides: list[str]) -> dict[str, Any]:
     """Soaks until the count or the time is reached; the tally."""
     cli.refuse_overrides(overrides, "the run has its own config")
-    from resnet.weights.files import check_writable
+    from resnet.files import check_writable
 
     values = cli.FLAGS
     check_writable(values.record and values.record / f"soak_{values.fault}.json")

@@ -25,7 +25,7 @@ def main(overrides: list[str]) -> dict:
     check_installed(("jupytext", "nbformat", "nbclient", "ipykernel"), "pip install -r requirements-dev.txt")
     import nbformat
 
-    from resnet.weights.files import creating
+    from resnet.files import creating
 
     notebook = execute(as_notebook(), cli.FLAGS.folder)
     with creating(NOTEBOOK) as temporary:

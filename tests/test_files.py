@@ -20,7 +20,7 @@ from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.files import local_path, save_png
+from resnet.files import check_writable, local_path, save_png
 from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
@@ -29,7 +29,7 @@ from resnet.studies.stored import load_folder
 from resnet.studies.study import load_study
 from resnet.training.finetune import load_initial
 from resnet.training.loop import train
-from resnet.weights.files import check_writable, read_weights
+from resnet.weights.files import read_weights
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from resnet.config import Config, config_to_dict, replaced
 from resnet.errors import InputError
+from resnet.files import check_writable, creating
 from resnet.interop.convert import export_weights, import_weights, state_of
 from resnet.models.config import ModelConfig
 from resnet.run import load
@@ -165,15 +166,15 @@ def test_pytorch_files(zipped, tmp_path):
 
 def test_a_failure_leaves_nothing_under_the_final_name(tmp_path):
     target = tmp_path / "target"
-    with pytest.raises(RuntimeError), files.creating(target) as temporary:
+    with pytest.raises(RuntimeError), creating(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert not any(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"), files.creating(tmp_path / "file" / "x"):
+    with pytest.raises(InputError, match="cannot write"), creating(tmp_path / "file" / "x"):
         pass
     with pytest.raises(InputError, match="cannot write"):
-        files.check_writable(None, tmp_path / "y", tmp_path / "file" / "x")
+        check_writable(None, tmp_path / "y", tmp_path / "file" / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

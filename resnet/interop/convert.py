@@ -13,7 +13,7 @@ from absl import logging
 from resnet.config import Config, config_to_dict, replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
-from resnet.files import check_suffix, local_path
+from resnet.files import check_suffix, check_writable, creating, local_path
 from resnet.interop.card import CARD, model_card
 from resnet.paths import count_elements
 from resnet.run import Run, load
@@ -27,8 +27,6 @@ from resnet.training.finetune import conventions, tell_of_another_net
 from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (
     check_finite,
-    check_writable,
-    creating,
     read_class_names,
     read_metadata,
     read_weights,

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.errors import InputError, check_choice
-from resnet.files import local_path
+from resnet.files import creating, local_path
 from resnet.interop import onnx
 from resnet.interop.card import CARD, model_card
 from resnet.kernels.backend import by_xla_alone
 from resnet.run import Run
 from resnet.training.evaluation import predict
-from resnet.weights.files import creating
 
 CLASSES = "classes.txt"
 # One program serves all three.

@@ -14,7 +14,7 @@ from resnet.data.config import ON_BAD_IMAGE
 from resnet.data.files.layout import SUFFIXES, say_what_is_ignored, visible
 from resnet.data.images import BadImage
 from resnet.errors import InputError, check_choice
-from resnet.files import local_path, save_png
+from resnet.files import creating, local_path, save_png
 from resnet.models.layers import OUTPUTS
 from resnet.run import Run
 
@@ -146,8 +146,6 @@ def _answers(run: Run, logits: Float[np.ndarray, "n k"], top: int) -> list[tuple
 def contact_sheet(run: Run, predictions: Sequence[Prediction], target: str | Path) -> None:
     """Draws the images as the net saw them, each under its first class and probability, as a PNG."""
     from matplotlib.figure import Figure
-
-    from resnet.weights.files import creating
 
     columns = min(8, len(predictions))
     rows = -(-len(predictions) // columns)

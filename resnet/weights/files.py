@@ -1,21 +1,19 @@
 """Weight files: PyTorch's own, read without running what is in them, and safetensors."""
 
-import atexit
 import contextlib
 import importlib.util
 import json
 import pickle
 import re
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnet.errors import InputError
-from resnet.files import local_path, replacing
+from resnet.files import creating, local_path
 
 StateDict = dict[str, np.ndarray]
 
@@ -163,46 +161,3 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     with creating(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata))
-
-
-@contextlib.contextmanager
-def creating(path: str | Path) -> Iterator[Path]:
-    """Like `replacing`, for a path that a user chose: makes its parent folders; errors are InputErrors.
-
-    A folder that cannot be written is found before the block starts.
-    """
-    path = local_path(path)
-    check_writable(path)
-    try:
-        with replacing(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def check_writable(*paths: str | Path | None) -> None:
-    """Raises InputError if a file cannot be written at one of the paths; makes their parent folders.
-
-    A folder that it made and that is still empty is removed when the process ends.
-    """
-    for path in map(local_path, filter(None, paths)):
-        parents = path.absolute().parents
-        made = [folder for folder in parents if not folder.exists()]
-        atexit.register(_remove_empty, made)
-        try:
-            parents[0].mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=parents[0]):
-                pass
-        except OSError as error:
-            raise _unwritable(path, error) from None
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Removes folders, the innermost first, up to the first that holds something."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot write {path} ({error.strerror or error})")

@@ -18,7 +18,7 @@ from resnet.analysis.questions import QUESTIONS
 from resnet.cli import options as cli
 from resnet.config import meanings
 from resnet.errors import InputError, check_choice
-from resnet.weights.files import check_writable
+from resnet.files import check_writable
 
 DEFINE = {
     int: flags.DEFINE_integer,

@@ -12,7 +12,7 @@ from absl import flags
 from resnet.cli import images
 from resnet.cli import options as cli
 from resnet.errors import InputError
-from resnet.files import check_suffix
+from resnet.files import check_suffix, check_writable
 
 
 def define() -> None:
@@ -39,7 +39,6 @@ def main(overrides: list[str]) -> dict:
     config = cli.chosen_config(overrides)
     from resnet.planning import picture, report
     from resnet.planning.plan import largest_batch, make_plan
-    from resnet.weights.files import check_writable
 
     dataset = _dataset(config)
     target.devices()  # first, as what is missing should be told before anything is traced

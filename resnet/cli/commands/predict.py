@@ -15,7 +15,7 @@ from absl import flags
 
 from resnet.cli import options as cli
 from resnet.errors import check_choice
-from resnet.files import check_suffix
+from resnet.files import check_suffix, check_writable, creating
 
 SHEET_IMAGES = 64
 EVALUATED = ("data.eval_size", "data.eval_crop", "data.eval_flip")
@@ -45,7 +45,6 @@ def main(overrides: list[str], images: list[str]) -> None:
 
     from resnet.interop.predict import contact_sheet, find_images, predict_files
     from resnet.run import load
-    from resnet.weights.files import check_writable, creating
 
     files = find_images(images)
     check_writable(cli.FLAGS.output, cli.FLAGS.sheet)

@@ -15,6 +15,7 @@ from absl import flags
 
 from resnet.cli import options as cli
 from resnet.errors import first_of
+from resnet.files import check_writable
 
 
 def define() -> None:
@@ -45,7 +46,6 @@ def main(overrides: list[str]) -> dict | None:
         # Imported after the checks, so that a mistyped field is answered at once.
         if options.dry_run:
             from resnet.runs.dry_run import dry_run
-            from resnet.weights.files import check_writable
 
             check_writable(options.trace and options.trace / "trace")
             result = dry_run(config, options.trace)

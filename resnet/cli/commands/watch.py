@@ -11,7 +11,7 @@ from absl import flags
 
 from resnet.cli import options as cli
 from resnet.errors import InputError, check_at_least
-from resnet.files import local_path
+from resnet.files import check_writable, local_path
 
 
 def define() -> None:
@@ -30,7 +30,6 @@ def main(overrides: list[str], folders: list[str]) -> None:
     from rich.live import Live
 
     from resnet.studies.watch import Watch, is_over, write_page
-    from resnet.weights.files import check_writable
 
     check_writable(cli.FLAGS.html)
     watch = Watch(local_path(folders[0]))
