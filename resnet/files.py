@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -166,6 +167,8 @@ def check_writable(*paths: str | Path | None) -> None:
         made = [folder for folder in parents if not folder.exists()]
         atexit.register(_remove_empty, made)
         try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             parents[0].mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=parents[0]):
                 pass

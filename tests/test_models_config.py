@@ -167,9 +167,21 @@ REFUSED = [
     ({"norm": "none", "zero_gamma": True}, "`model.zero_gamma` needs a norm; set `model.norm`"),
     ({"norm": "none", "gate_norm": True}, "`model.gate_norm` needs a norm; set `model.norm`"),
     ({"activation_order": "activation_before_sum", "zero_gamma": True}, "`model.zero_gamma`.*=rezero"),
-    ({"activation_order": "preactivation", "branch": "dirac", "zero_gamma": True}, "adds the identity"),
-    ({"branch": "dirac", "branch_init_scale": 0.5}, "`model.branch_init_scale` scales kernels, which"),
-    ({"weight_standardization": "plain", "branch_init_scale": 0.5}, "init_scale` scales kernels"),
+    ({"activation_order": "preactivation", "branch": "dirac", "zero_gamma": True},
+     "`model.zero_gamma` True sets .* which model.branch=dirac normalises; set model.zero_gamma=False"),
+    ({"branch": "dirac", "branch_init_scale": 0.5}, "`model.branch_init_scale` 0.5 sets .*=1"),
+    ({"branch": "dirac", "kernel_init": "zero"}, "`model.kernel_init` 'zero' sets"),
+    *(
+        ({"weight_standardization": "plain", **fields},
+         f"`model.{field}` .* sets the size of kernels at the start, which model.weight_standardization norm")
+        for field, fields in {
+            "branch_init_scale": {"branch_init_scale": 0.5},
+            "zero_gamma": {"activation_order": "preactivation", "zero_gamma": True},
+            "kernel_init": {"kernel_init": "zero"},
+            "gate_init": {"shortcut": "exclusive_gating", "gate_init": "zero"},
+            "shortcut": {"shortcut": "laurel"},
+        }.items()
+    ),
     ({"shortcut": "fixup", "norm": "none", "branch_init_scale": 0.5}, "branch_init_scale=1; got 0.5"),
     ({"activation": "tat_relu", "norm": "none", "after_sum": "relu"}, "set model.after_sum=auto"),
     ({"norm": "group", "ghost_batch": 2}, "`model.ghost_batch` is for batch norm; `model.norm` is 'group'"),

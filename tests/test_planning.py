@@ -167,14 +167,14 @@ def test_times_and_what_binds(compiled):
     assert times["operations"] == pytest.approx(6e7 * 128 / 197e12)
     assert times["cycles"] == pytest.approx(sum(cost.cycles for cost in costs(compiled.program)) / 1.5e9)
     assert set(seconds(compiled, CHIPS["h100"], 1)) == {"bytes", "operations"}
-    plan = Plan(parse_target("v5e"), compiled.trainer.config, compiled, "", 10**7)
+    plan = Plan(parse_target("v5e"), compiled.trainer.config, compiled, "", 10**7, 2.5)
     record = plan.record()
     assert record["fits"] and record["memory"]["peak"] == 3110 and record["bound"] == "cycles"
     text = report.table(record)
     assert "bound by cycles" in text and "all-reduce of statistics, forward" in text and "copied" in text
     full = dataclasses.replace(compiled, memory=compiled.memory | {"temporaries": 17 << 30})
     assert not dataclasses.replace(plan, compiled=full).fits
-    missing = Plan(plan.target, plan.config, None, "Used 16.00G of 15.75G hbm", 1)
+    missing = Plan(plan.target, plan.config, None, "Used 16.00G of 15.75G hbm", 1, 0.0)
     assert "does not fit: Used 16.00G of 15.75G hbm" in report.table(missing.record())
 
 

@@ -19,6 +19,7 @@ from resnet.planning.compiling import TooLarge, imagined
 from resnet.planning.plan import Plan, largest_batch, make_plan
 from resnet.planning.targets import parse_target
 from resnet.runtime import machine
+from resnet.runtime.devices import mesh_of
 from tests.planning_cases import stored_step, tiny
 
 
@@ -73,7 +74,7 @@ def test_the_largest_batch_is_on_the_line_of_two(compiled, monkeypatch, availabl
     target = dataclasses.replace(target, chip=dataclasses.replace(target.chip, memory=available))
     monkeypatch.setattr(type(target), "devices", lambda _: jax.devices()[:1])
 
-    def compile_step(trainer):
+    def compile_step(trainer, side=0):
         needed = 400 + 48 * trainer.config.train.batch_size
         if needed > available:
             raise TooLarge("too large")
@@ -87,6 +88,30 @@ def test_the_largest_batch_is_on_the_line_of_two(compiled, monkeypatch, availabl
     plan = make_plan(config, dataset, target)
     assert plan.fits == (available == 10_000)
     assert largest_batch(plan, dataset) == (largest if largest != 0 else 32)
+    if available == 10_000:
+        assert largest_batch(plan, imagined(config.data, (32, 32, 3), 10, 150)) == 150
+
+
+def test_steps_on_smaller_images_take_their_own_time(compiled, monkeypatch):
+    target, asked = parse_target("v5e"), []
+    monkeypatch.setattr(type(target), "devices", lambda _: jax.devices()[:1])
+    monkeypatch.setattr(planning, "compile_step", lambda trainer, side=0: asked.append(side) or compiled)
+    monkeypatch.setattr(planning, "seconds", lambda step, chip, macs: {"operations": macs / 1e6})
+    config = tiny()
+    config.train.duration, config.train.smaller_until = "100 steps", (("60 steps", 8), ("80 steps", 16))
+    plan = make_plan(config, imagined(config.data, (32, 32, 3), 10, 1000), target)
+    convolutions, head = 60 / 16 + 20 / 4 + 20, 100 - 60 / 16 - 20 / 4 - 20  # the head has no pixels
+    least, most = convolutions * 0.98, convolutions + 0.02 * head
+    assert asked == [0, 8, 16] and least < 3600 * plan.hours / (plan.macs / 1e6) < most
+
+
+def test_devices_of_several_processes_do_not_share_the_seeds():
+    devices = [
+        dataclasses.make_dataclass("Device", ["process_index"], unsafe_hash=True)(i // 2) for i in range(4)
+    ]
+    assert (
+        mesh_of(devices, 2).shape == {"seeds": 1, "data": 4} and mesh_of(devices[:2], 2).shape["seeds"] == 2
+    )
 
 
 @pytest.mark.parametrize("name, file", (("v5e", "requirements-tpu.txt"), ("h100", "requirements-cuda.txt")))
@@ -120,7 +145,7 @@ def plan(compiled, monkeypatch):
 
     def stored_plan(config, dataset, target):
         made.append((dataset.image_shape, dataset.num_outputs, len(dataset.train)))
-        return Plan(target, config, compiled, "", 10**7)
+        return Plan(target, config, compiled, "", 10**7, 2.5)
 
     monkeypatch.setattr(targets.Target, "devices", lambda _: jax.devices()[:1])
     monkeypatch.setattr(targets.Target, "compiler", lambda _: ("libtpu", "1.2.3"))

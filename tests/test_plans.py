@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parents[1] / "results/plan"
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Calls the script as if a v5e's compiler were here; gives what it compiled."""
-    plan = Plan(parse_target("v5e"), stored_step().trainer.config, stored_step(), "", 10**7)
+    plan = Plan(parse_target("v5e"), stored_step().trainer.config, stored_step(), "", 10**7, 2.5)
     made = []
 
     def stored(net, target, whose, path):

@@ -51,7 +51,11 @@ def test_parameters_of_jobs_are_checked_before_anything_is_submitted():
     }
     for wrong, message in (
         ({"gpu": "1"}, "--slurm knows time, nodes, ntasks_per_node"),
-        ({"time": "1:00:00"}, "--slurm=time=… must be a whole number; got '1:00:00'"),
+        ({"time": "1:00:00"}, "--slurm=time=… must be a whole number, at least 1; got '1:00:00'"),
+        (
+            {"array_parallelism": "0"},
+            "--slurm=array_parallelism=… must be a whole number, at least 1; got '0'",
+        ),
         ({"time": "2"}, "must be at least 5 minutes"),
     ):
         with pytest.raises(InputError, match=message):

@@ -35,9 +35,12 @@ def test_each_arm_takes_the_steps_of_its_own_data(estimated):
         a={"data.train_limit": 1000},
         b={"data.train_limit": 100},
         c={"data.train_limit": 1000, "schedule.learning_rate": 0.2},
+        d={"data.train_limit": 1000, "train.smaller_until": (("50 %", 4),)},  # a quarter of the pixels
     )
-    assert [row.arm for row in rows] == ["a", "b", "c"]
-    assert [row.seconds for row in rows] == pytest.approx([620, 60, 620])  # of 16 images a step
+    assert [row.arm for row in rows] == ["a", "b", "c", "d"]
+    assert [row.seconds for row in rows] == pytest.approx(
+        [620, 60, 620, 310 + 310 / 4]
+    )  # of 16 images a step
     assert sorted(read) == [100, 1000]
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ from absl import logging
 
 from resnet.config import load_config
 from resnet.errors import InputError
-from resnet.runtime import processes
+from resnet.runs.lock import WorkdirHeld, holding
+from resnet.runtime import meeting, processes
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
 from tests.processes_cases import CONFIG, free_port, in_mpi, lines, losses, wait_for_steps
@@ -187,8 +187,6 @@ def test_the_death_of_one_ends_the_other_within_a_minute(train, tmp_path, victim
 
 @pytest.mark.thorough
 def test_a_workdir_in_use_is_refused_by_all(train, tmp_path):
-    from resnet.runs.lock import holding
-
     with holding(tmp_path / RUN):
         runs = train(2)
         errors = [run.communicate(timeout=600)[1] for run in runs]
@@ -226,14 +224,12 @@ def others_say(monkeypatch, *texts: str) -> None:
 
 
 def test_the_log_begins_with_the_host_of_each_process(monkeypatch, caplog):
-    met = SimpleNamespace(process_id=1, num_processes=3)
-    monkeypatch.setattr(processes, "_SELF", processes._Self())
-    monkeypatch.setattr(processes, "_gathered", lambda text: ["a", "b", "b"])
-    monkeypatch.setattr(processes.distributed, "global_state", met)
-    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda: None)
+    monkeypatch.setattr(processes, "_SELF", processes._Self(index=1, count=3))
+    monkeypatch.setattr(processes, "_tell", lambda occasion, text: None)
+    monkeypatch.setattr(processes, "_told", lambda occasion, index, seconds: f"3 {'abb'[index]}")
     logging.set_verbosity(logging.INFO)  # which scripts may have lowered
     with caplog.at_level("INFO"):
-        processes._start({})
+        processes._introduce()
     assert "process 1 of 3 (0 on a, 1 on b, 2 on b)" in caplog.text
 
 
@@ -251,12 +247,12 @@ def test_an_error_of_one_is_one_of_all(monkeypatch):
     def refuse():
         raise InputError("no data here")
 
-    others_say(monkeypatch, "no data there")
-    with pytest.raises(InputError, match="no data there"):
+    others_say(monkeypatch, '["WorkdirHeld", "no data there"]')
+    with pytest.raises(WorkdirHeld, match="no data there"):
         processes.in_all(lambda: 3)
     with pytest.raises(InputError, match="no data here"):
         processes.in_all(refuse)
-    others_say(monkeypatch, "")
+    others_say(monkeypatch, "null")
     assert processes.in_all(lambda: 3) == 3
 
 
@@ -272,6 +268,8 @@ def test_one_process_needs_no_word():
         (("host", 2, 0), "--coordinator=host:port, --processes=n and --process=i .* got 'host', 2 and 0"),
         (("host:1", 2, 2), "go together; got 'host:1', 2 and 2"),
         (("host:x", 2, 0), "needs a port from 1 to 65535; got 'host:x'"),
+        (("host:99999", 2, 1), "needs a port from 1 to 65535; got 'host:99999'"),
+        ((":9911", 2, 1), "needs a port from 1 to 65535; got ':9911'"),
         (("host:1", 0, -1), "go together"),
         (("", 2, -1), "--processes and --process need --coordinator"),
     ],
@@ -284,12 +282,12 @@ def test_flags_that_do_not_fit(arguments, message):
 def test_tasks_of_slurm_find_each_other(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-2]")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert processes._arguments("", 0, -1) == {}
+    assert meeting.arguments_of("", 0, -1) == {}
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert set(processes._arguments("", 0, -1).values()) == {30}  # seconds
+    assert set(meeting.arguments_of("", 0, -1).values()) == {30}  # seconds
 
 
 def test_a_port_that_is_taken_is_named():
     """JAX itself may crash then, without a message."""
     with socket.create_server(("", 0)) as held, pytest.raises(InputError, match="choose another port"):
-        processes._arguments(f"localhost:{held.getsockname()[1]}", 2, 0)
+        meeting.arguments_of(f"localhost:{held.getsockname()[1]}", 2, 0)

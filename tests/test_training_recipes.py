@@ -250,6 +250,8 @@ def test_images_become_larger_when_they_are_to():
     intervals = trainer_of({"train.smaller_until": (("3 steps", 5), ("50 %", 6))}).intervals
     assert [intervals.side(step) for step in range(8)] == [5, 5, 5, 6, 0, 0, 0, 0]
     assert [intervals.next_pause(step) for step in (0, 2, 3)] == [2, 3, 4]  # the second is a checkpoint
+    sides = [intervals.side(step) for step in range(intervals.total)]
+    assert intervals.steps_by_side() == {side: sides.count(side) for side in set(sides)}
 
 
 def test_sam_follows_the_gradient_of_the_neighbour():

@@ -98,9 +98,11 @@ def _known(error: Exception) -> tuple[Exception, int | None]:
     if not isinstance(error, flags.Error | InputError) and "jax" in sys.modules:
         # JAX starts its devices at the first computation, and fails there in several ways.
         from resnet.runtime.machine import check_devices
+        from resnet.runtime.processes import several
 
         try:
-            check_devices()
+            if not several():  # they would start in all processes together, and the others may not come
+                check_devices()
         except InputError as reason:
             error = reason
     return error, USER_ERROR if isinstance(error, flags.Error | InputError) else None

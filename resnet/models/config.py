@@ -85,7 +85,7 @@ class ModelConfig(Fields, section="model"):
     shortcut_dropout: float = 0.5
     """rate of the dropout shortcut; 1 - p of the last block in shake_drop"""
     dropout_kind: str = "inverted"
-    """inverted (scaled by 1/keep in training) or plain (scaled by keep in evaluation)"""
+    """of the dropout shortcut: inverted (scaled by 1/keep in training) or plain (by keep in evaluation)"""
     alpha_init: str = "zero"
     """start of the branch's multiplier in rezero and skipinit: zero or inverse_sqrt (1/sqrt(blocks))"""
     layer_scale: float = 1e-5

@@ -132,14 +132,24 @@ def _check_combinations(config: ModelConfig) -> None:
 
 
 def _check_first_kernels(config: ModelConfig, order: Order) -> None:
-    """Raises InputError where the size of a branch's first kernels has no effect, as they are normalised."""
-    normalised = config.branch == "dirac" or config.weight_standardization != "none"
-    if normalised and config.branch_init_scale != 1:
-        raise InputError("`model.branch_init_scale` scales kernels, which model.branch=dirac and "
-                         "model.weight_standardization normalise; set model.branch_init_scale=1")  # fmt: skip
-    if config.branch == "dirac" and config.zero_gamma and not order.after:
-        raise InputError("`model.zero_gamma` starts branches at 0 by their last kernel, to which "
-                         "model.branch=dirac adds the identity; set model.zero_gamma=False")  # fmt: skip
+    """Raises InputError where a field sets the size of kernels at the start, and kernels are normalised.
+
+    The size has no effect then; a kernel of zeros is full-sized after the first update, and hardly turns.
+    """
+    standardised = config.weight_standardization != "none"
+    if not standardised and config.branch != "dirac":
+        return
+    by = "model.weight_standardization" if standardised else "model.branch=dirac"
+    for field, sets, remedy in (
+        ("branch_init_scale", config.branch_init_scale != 1, "1"),
+        ("zero_gamma", config.zero_gamma and not order.after, "False"),
+        ("kernel_init", config.kernel_init == "zero", "he_fan_out"),
+        ("gate_init", standardised and config.gate_init == "zero", "he_fan_out"),
+        ("shortcut", standardised and SHORTCUTS[config.shortcut].zero_kernels, "identity"),
+    ):
+        if sets:
+            raise InputError(f"`model.{field}` {getattr(config, field)!r} sets the size of kernels at the "
+                             f"start, which {by} normalises; set model.{field}={remedy}")  # fmt: skip
 
 
 def _check_copies(config: ModelConfig) -> None:

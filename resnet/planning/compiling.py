@@ -80,13 +80,14 @@ def trainer_on(config: Config, dataset: Dataset, target: Target) -> Trainer:
     return make_trainer(config, dataset, mesh_of(target.devices(), len(seeds)), seeds)
 
 
-def compile_step(trainer: Trainer) -> Compiled:
+def compile_step(trainer: Trainer, side: int = 0) -> Compiled:
     """One step of a training, as its devices would run it; TooLarge if it does not fit.
 
-    Where one call makes several steps (`train.steps_per_call`), one of them.
+    Where one call makes several steps (`train.steps_per_call`), one of them. `side` is the shorter side of
+    the images, see Intervals.side.
     """
     state, batch = arguments(trainer)
-    lowered = trainer.train().lower(state, batch)
+    lowered = trainer.train(1, side).lower(state, batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from resnet.config import Config
+from resnet.data.augment import shrunk_shape
 from resnet.data.splits import Dataset
 from resnet.models.counts import count_parts, totals
 from resnet.planning.compiling import Compiled, TooLarge, compile_step, trainer_on
@@ -25,6 +26,8 @@ class Plan:
     """Why it does not fit."""
     macs: int
     """Multiply-accumulates of the net for one image."""
+    hours: float
+    """Least, of all steps; those that see smaller images (`train.smaller_until`) are compiled too."""
 
     @property
     def costs(self) -> list[Cost]:
@@ -60,7 +63,7 @@ class Plan:
             "bound": bound,
             "images_per_second": batch / times[bound],
             "steps": trainer.intervals.total,
-            "hours": trainer.intervals.total * times[bound] / 3600,
+            "hours": self.hours,
             "bytes_moved": sum(cost.bytes for cost in self.costs),
             "cycles": sum(cost.cycles for cost in self.costs),
             "kernels": kernels(compiled.program),
@@ -78,20 +81,30 @@ def make_plan(config: Config, dataset: Dataset, target: Target) -> Plan:
 
 def plan_of(trainer: Trainer, target: Target) -> Plan:
     """The plan of a trainer on the target's devices."""
-    config, task = trainer.config, trainer.task
-    height, width, channels = task.image_shape
-    macs = totals(count_parts(config.model, task.num_outputs, (height, width, channels)))[1]
+    config, macs = trainer.config, _macs(trainer)
     try:
-        return Plan(target, config, compile_step(trainer), "", macs)
+        compiled = compile_step(trainer)
     except TooLarge as error:
-        return Plan(target, config, None, str(error), macs)
+        return Plan(target, config, None, str(error), macs, 0.0)
+    spent = 0.0
+    for side, steps in trainer.intervals.steps_by_side().items():
+        step = compile_step(trainer, side) if side else compiled
+        spent += steps * max(seconds(step, target.chip, _macs(trainer, side)).values())
+    return Plan(target, config, compiled, "", macs, spent / 3600)
+
+
+def _macs(trainer: Trainer, side: int = 0) -> int:
+    """Multiply-accumulates for one image, whose shorter side is `side`; 0: as in the data."""
+    shape = trainer.task.image_shape
+    seen = (*shrunk_shape(shape, side or min(shape[:2])), shape[2])
+    return totals(count_parts(trainer.config.model, trainer.task.num_outputs, seen))[1]
 
 
 def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     """The largest batch that should fit, from this one and another of half its size: memory is linear in it.
 
-    It divides evenly among the devices, and on each into parts, ghost batches and pairs; None where neither
-    fits.
+    It has no more than the training images. It divides evenly among the devices, and on each into parts,
+    ghost batches and pairs; None where neither fits.
     """
     devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
     train = plan.config.train
@@ -110,4 +123,4 @@ def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     if each <= 0:
         return whole
     room = plan.target.chip.memory - plan.compiled.peak
-    return int(whole + room / each) // unit * unit
+    return min(int(whole + room / each), len(dataset.train)) // unit * unit

@@ -40,11 +40,14 @@ class StepTried:
     """The state after it."""
 
 
-def try_step(trainer: Trainer) -> StepTried:
-    """Compiles the training step and times it on one batch, without the time to deliver that batch."""
+def try_step(trainer: Trainer, side: int = 0) -> StepTried:
+    """Compiles the training step and times it on one batch, without the time to deliver that batch.
+
+    `side` is the shorter side of the images that the net sees, see Intervals.side.
+    """
     state, batch = trainer.start(), trainer.batch(range(1))
     begun = time.monotonic()
-    program = trainer.train().lower(state, batch).compile()
+    program = trainer.train(1, side).lower(state, batch).compile()
     compiled = time.monotonic() - begun
 
     def run(steps: int) -> float:
@@ -84,9 +87,10 @@ def dry_run(config: Config, trace: Path | None = None) -> dict[str, Any]:
         tried = try_step(trainer)
         state, seconds = _try_together(trainer, tried)
         evaluated = _try_evaluation(trainer, state)
+        images = config.train.batch_size * len(seeds)
+        spent = _seconds_of_all(trainer, seconds, images / delivered if delivered else 0.0)
         if trace:
             _write_trace(trainer, tried.program, state, trace)
-    images = config.train.batch_size * len(seeds)
     speeds = {"input": delivered, "step": images / tried.seconds, "training": images / seconds}
     speeds |= {"evaluation": evaluated}
     memory = {"images": _bytes_of_images(trainer), "each_device": tried.bytes, "of_each_device": _capacity()}
@@ -99,7 +103,7 @@ def dry_run(config: Config, trace: Path | None = None) -> dict[str, Any]:
         "images_per_second": {name: round(speed, 1) for name, speed in speeds.items() if speed},
         "bytes": {name: size for name, size in memory.items() if size},
         "steps": steps,
-        "hours": round((steps * seconds + examined / max(evaluated, 1e-9) * bool(examined)) / 3600, 3),
+        "hours": round((spent + examined / max(evaluated, 1e-9) * bool(examined)) / 3600, 3),
         "advice": _advice(times, speeds, memory),
     }
     if not index_of_this():
@@ -143,6 +147,13 @@ def _try_together(trainer: Trainer, tried: StepTried) -> tuple[Any, float]:
         last = metrics
     jax.block_until_ready(state)
     return state, (time.monotonic() - begun) / steps
+
+
+def _seconds_of_all(trainer: Trainer, seconds: float, delivery: float) -> float:
+    """Of all steps, of which those on images of the data's size take `seconds`, and a batch's `delivery`."""
+    by_side = trainer.intervals.steps_by_side()
+    whole = by_side.pop(0, 0) * seconds
+    return whole + sum(n * max(try_step(trainer, side).seconds, delivery) for side, n in by_side.items())
 
 
 def _try_evaluation(trainer: Trainer, state: Any) -> float:

@@ -81,10 +81,12 @@ def mesh_of(devices: Sequence[Any], seeds: int = 1) -> Mesh:
     """A mesh [seeds, data] of these devices.
 
     Devices share the seeds evenly if they can, because seeds need no communication. The devices that are left
-    share the images of each batch. With several processes, each of them has all seeds, and so can save them.
+    share the images of each batch. With devices of several processes, each process has all seeds, and so can
+    save them.
     """
     found = np.asarray(devices)
-    groups = 1 if several() else math.gcd(seeds, len(found))
+    processes = {device.process_index for device in devices}
+    groups = 1 if len(processes) > 1 else math.gcd(seeds, len(found))
     return Mesh(found.reshape(groups, -1), (SEEDS, DATA))
 
 

@@ -5,6 +5,7 @@ holds whole. It holds the parts of the state that lie on its devices: all of it,
 `parallel.shard_parameters` divides it. The first writes records and results; all take part in checkpoints.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import hashlib
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -19,13 +21,14 @@ import jax
 import numpy as np
 from absl import logging
 from jax._src import distributed  # as orbax does: JAX has no public way to the texts that processes share
+from jax.errors import JaxRuntimeError
 
 from resnet.errors import InputError
+from resnet.runtime.meeting import SECONDS, TURN, arguments_of, connect
 from resnet.runtime.watch import watching
 
 T = TypeVar("T")
-SECONDS = 30  # after which a process that is silent counts as dead, and the others end
-PATIENCE = 24 * 3600 * 1000  # milliseconds for one that is alive, and may be reading its data
+PATIENCE = 24 * 3600  # seconds for one that is alive, and may be reading its data
 
 
 @dataclasses.dataclass
@@ -38,6 +41,8 @@ class _Self:
     """How often all have told each other something."""
     begun: int = 0
     """Training steps that this process has begun."""
+    exit_code: int = 0
+    """With which it exits if the others do not come to its end; 0: they do."""
 
 
 _SELF = _Self()
@@ -51,75 +56,69 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
     With coordinator "auto" they are the processes of any launcher known to JAX (Open MPI, Kubernetes, TPU,
     …). Without any of these the process is alone.
     """
-    if arguments := _arguments(coordinator, count, index):
-        _start(arguments)
+    if arguments := arguments_of(coordinator, count, index):
+        _SELF.index, _SELF.count = connect(arguments)
+        atexit.register(_exit_alone)
     if not several():
         yield
         return
     try:
-        with watching(distributed.global_state.client, _SELF.index, lambda: _SELF.begun):
+        _introduce()
+        with watching(_client(), _SELF.index, lambda: _SELF.begun):
             yield
         _gathered("finished")  # the first may be writing its result; the wait below has a limit
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or not _all_end():
+            _SELF.exit_code = _exit_code(error)
+        raise
     finally:
-        # A joint wait: the first to go would take the others down otherwise.
-        jax.distributed.shutdown()
-        _SELF.index, _SELF.count, _SELF.gathered, _SELF.begun = 0, 1, 0, 0
+        if not _SELF.exit_code:
+            # A joint wait: the first to go would take the others down otherwise.
+            jax.distributed.shutdown()
+            _SELF.index, _SELF.count, _SELF.gathered, _SELF.begun = 0, 1, 0, 0
 
 
-def _arguments(coordinator: str, count: int, index: int) -> dict[str, Any]:
-    """The arguments for jax.distributed; {} in a process that is alone."""
-    timeouts: dict[str, Any] = dict.fromkeys(
-        ("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), SECONDS
-    )
-    if coordinator not in ("", "auto"):
-        if not (":" in coordinator and 0 <= index < count):
+def _all_end() -> bool:
+    """Whether all processes end now. One that fails alone must not wait in JAX, which would abort it."""
+    try:
+        _client().wait_at_barrier("resnet/end", 1000 * SECONDS)
+    except JaxRuntimeError:
+        return False
+    return True
+
+
+def _exit_code(error: BaseException) -> int:
+    """That of a command which ends with this error."""
+    usual = {KeyboardInterrupt: 128 + signal.SIGINT, InputError: 2}
+    known = (code for kind, code in usual.items() if isinstance(error, kind))
+    return getattr(error, "exit_code", 0) or next(known, 1)
+
+
+def _exit_alone() -> None:
+    """Exits at once from a process that ends before the others, after its error was printed."""
+    if _SELF.exit_code:
+        os._exit(_SELF.exit_code)
+
+
+def _introduce() -> None:
+    """Logs where each process runs; InputError where they were told different counts."""
+    hosts = []
+    _tell("met", f"{_SELF.count} {socket.gethostname()}")
+    for index in range(_SELF.count):
+        count, host = _told("met", index, SECONDS).split(" ", 1)
+        if int(count) != _SELF.count:
             raise InputError(
-                "--coordinator=host:port, --processes=n and --process=i (0 to n-1) go together; "
-                f"got {coordinator!r}, {count} and {index}"
+                f"the processes of one run must be given the same --processes; got {count} in process "
+                f"{index} and {_SELF.count} in process {_SELF.index}"
             )
-        if index == 0:
-            _check_free(coordinator)
-        meeting = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
-        return meeting | timeouts
-    if count > 0 or index >= 0:
-        raise InputError("--processes and --process need --coordinator=host:port")
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
-    return timeouts if coordinator or tasks > 1 else {}
-
-
-def _check_free(coordinator: str) -> None:
-    """Raises InputError unless this machine can listen at the port, which JAX may not survive."""
-    port = coordinator.rpartition(":")[2]
-    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise InputError(f"--coordinator=host:port needs a port from 1 to 65535; got {coordinator!r}")
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-        socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise InputError(
-            f"--coordinator={coordinator}: this machine cannot listen at port {port} ({why}); "
-            "another run may hold it: choose another port"
-        ) from None
-
-
-def _start(arguments: dict[str, Any]) -> None:
-    try:
-        jax.distributed.initialize(**arguments)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"the processes of this run do not find each other: {error}") from None
-    state = distributed.global_state
-    _SELF.index, _SELF.count = state.process_id, state.num_processes
-    if several():
-        # JAX names a process that died by its number alone.
-        hosts = enumerate(_gathered(socket.gethostname()))
-        logging.info(
-            "process %d of %d (%s); should another end early, this one ends within a minute, and says which",
-            _SELF.index,
-            _SELF.count,
-            ", ".join(f"{index} on {host}" for index, host in hosts),
-        )
+        hosts.append(f"{index} on {host}")
+    # JAX names a process that died by its number alone.
+    logging.info(
+        "process %d of %d (%s); should another end early, this one ends within a minute, and says which",
+        _SELF.index,
+        _SELF.count,
+        ", ".join(hosts),
+    )
     if _SELF.index:
         # What the first says of the run is enough.
         logging.set_verbosity(logging.WARNING)
@@ -144,10 +143,10 @@ def first_says(function: Callable[[], Any]) -> Any:
         try:
             said = {"value": function()}
         except InputError as refused:
-            said, error = {"error": str(refused)}, refused
+            said, error = {"refusal": _described(refused)}, refused
     said = json.loads(_gathered(json.dumps(said, allow_nan=False))[0])
-    if "error" in said:
-        raise error or InputError(said["error"])
+    if "refusal" in said:
+        raise error or _refusal(*said["refusal"])
     return said["value"]
 
 
@@ -160,10 +159,24 @@ def in_all(function: Callable[[], T]) -> T:
         value = function()
     except InputError as refused:
         error = refused
-    refusals = _gathered(str(error or ""))
+    refusals = [
+        json.loads(text) for text in _gathered(json.dumps(error and _described(error), allow_nan=False))
+    ]
     if error or any(refusals):
-        raise error or InputError(next(filter(None, refusals)))
+        raise error or _refusal(*next(filter(None, refusals)))
     return cast(T, value)
+
+
+def _described(error: InputError) -> tuple[str, str]:
+    return type(error).__name__, str(error)
+
+
+def _refusal(kind: str, text: str) -> InputError:
+    """The error of another process, of the same kind, for all to go on in the same way."""
+    kinds = [InputError]
+    for each in kinds:
+        kinds += each.__subclasses__()
+    return next((each for each in kinds if each.__name__ == kind), InputError)(text)
 
 
 def agree(known: Callable[[], Mapping[str, Any]]) -> None:
@@ -193,11 +206,30 @@ def _short(value: Any) -> str:
 def _gathered(text: str) -> list[str]:
     """The texts of all processes, by way of where they met: no device is needed, and none is started."""
     _SELF.gathered += 1
+    _tell(str(_SELF.gathered), text)
+    return [_told(str(_SELF.gathered), index, PATIENCE) for index in range(_SELF.count)]
+
+
+def _client() -> Any:
+    """What passes texts between the processes."""
     client = distributed.global_state.client
     assert client is not None
-    client.key_value_set(f"resnet/{_SELF.gathered}/{_SELF.index}", text)
-    keys = [f"resnet/{_SELF.gathered}/{index}" for index in range(_SELF.count)]
-    return [client.blocking_key_value_get(key, PATIENCE) for key in keys]
+    return client
+
+
+def _tell(occasion: str, text: str) -> None:
+    _client().key_value_set(f"resnet/{occasion}/{_SELF.index}", text)
+
+
+def _told(occasion: str, index: int, seconds: float) -> str:
+    """What a process tells on an occasion; waits in short turns, between which Python handles signals."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return _client().blocking_key_value_get(f"resnet/{occasion}/{index}", 1000 * TURN)
+        except JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > end:
+                raise
 
 
 def asked_to_stop(count: int) -> bool:

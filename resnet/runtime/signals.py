@@ -54,16 +54,16 @@ class StopSignals:
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignals":
-        # Python lets only the main thread set handlers; elsewhere the caller's stay in charge.
+        handlers: dict[signal.Signals, Any] = {}
         if processes.several():
             # JAX catches SIGTERM then, to stop all processes after the same step; none may save alone.
-            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, processes.pass_on_interrupt)
-            self._previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            handlers = {signal.SIGINT: processes.pass_on_interrupt, signal.SIGUSR1: signal.SIG_IGN}
         elif threading.current_thread() is threading.main_thread():
-            for number in (*STOPS, signal.SIGUSR1):
-                self._previous[number] = signal.signal(number, self._receive)
-            if _MAY_END_PROCESS.is_set():
-                self._start_watching()
+            # Python lets no other thread set handlers; there the caller's stay in charge.
+            handlers = dict.fromkeys((*STOPS, signal.SIGUSR1), self._receive)
+        self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        if handlers and _MAY_END_PROCESS.is_set():
+            self._start_watching()
         return self
 
     def _start_watching(self) -> None:

@@ -7,15 +7,16 @@ import math
 from absl import logging
 
 from resnet.config import Config
+from resnet.data.augment import shrunk_shape
 from resnet.data.config import DataConfig
 from resnet.data.datasets import Dataset, load_dataset
-from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.models.counts import count_parts
 from resnet.runs.dry_run import try_step
 from resnet.runtime.devices import make_mesh
 from resnet.studies.folder import StudyFolder
 from resnet.studies.study import ResolvedArm
+from resnet.training.schedules import make_intervals
 from resnet.training.trainer import make_trainer
 
 
@@ -86,11 +87,13 @@ def _macs(arm: ResolvedArm) -> int:
     return arm.macs * arm.config.train.batch_size
 
 
-def _steps(config: Config, sizes: _Sizes) -> int:
-    """The number of steps of a run."""
-    batch = config.train.batch_size
-    duration = parse_duration("train.duration", config.train.duration)
-    return duration.steps(batch_size=batch, steps_per_epoch=max(sizes.images // batch, 1))
+def _steps(config: Config, sizes: _Sizes) -> float:
+    """The number of steps of a run; one on smaller images counts as the share of the pixels that it sees."""
+    per_epoch = max(sizes.images // config.train.batch_size, 1)
+    counts = make_intervals(config.train, config.checkpoint.every, per_epoch).steps_by_side()
+    pixels = {side: math.prod(shrunk_shape(sizes.image_shape, side)) for side in counts if side}
+    whole = math.prod(sizes.image_shape[:2])
+    return sum(steps * pixels.get(side, whole) / whole for side, steps in counts.items())
 
 
 def _row(folder: StudyFolder, name: str, seconds: float | None, size: float | None) -> RunEstimate:

@@ -151,6 +151,14 @@ class Intervals:
         """The shorter side of the images that the update after `step` finished ones sees; 0: the data's."""
         return next((side for end, side in self.sizes if step < end), 0)
 
+    def steps_by_side(self) -> dict[int, int]:
+        """How many updates see images of each shorter side; 0: the data's."""
+        counts, begin = dict.fromkeys([*(side for _, side in self.sizes), 0], 0), 0
+        for end, side in (*self.sizes, (self.total, 0)):
+            counts[side] += max(min(end, self.total) - begin, 0)
+            begin = end
+        return {side: steps for side, steps in counts.items() if steps}
+
 
 def make_intervals(train: TrainConfig, checkpoint_every: str, steps_per_epoch: int) -> Intervals:
     """The durations of a config in steps."""

@@ -53,10 +53,11 @@ def main(overrides: list[str]) -> dict | None:
             from resnet.training.loop import train
 
             result = train(config, options.workdir, command=cli.command())
-        if index_of_this():
-            return None
-        _stop_if_seeds_failed(result)
-        return result
+        first = not index_of_this()
+    if not first:
+        return None
+    _stop_if_seeds_failed(result)
+    return result
 
 
 def _stop_if_seeds_failed(result: dict) -> None:

@@ -83,7 +83,8 @@ class Shortcut:
     without a transition. `draws`: uses random numbers in training. `norm_free`: defined without
     normalisation. `by_pixel`: in evaluation, each pixel of the sum is a linear map of that pixel of x and
     of F(x), plus a constant, so that `folding.py` can remove it. `needs`: fields that its definition
-    sets. `check` raises InputError for other nets that it is not defined for. `order` replaces the order of
+    sets. `zero_kernels`: some of its kernels, or of the branch's, start at 0.
+    `check` raises InputError for other nets that it is not defined for. `order` replaces the order of
     activation, `place` that of an operation of the branch; `input_scale` is a factor on what enters the
     branch. `number` of a block is what `merge` reads as `at.number`: blocks that are scanned as one differ in
     nothing else. `streams`: what the net carries from block to block, if that is more than x; `merge` is then
@@ -97,6 +98,7 @@ class Shortcut:
     norm_free: bool = False
     by_pixel: bool = False
     needs: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    zero_kernels: bool = False
     check: Callable[[ModelConfig], None] = lambda config: None
     order: Order | None = None
     place: Callable[[ModelConfig, Place], Place] = lambda config, place: place

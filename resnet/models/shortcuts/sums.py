@@ -143,8 +143,8 @@ SHORTCUTS = {
     "depth_scaled": Shortcut(depth_scaled, by_pixel=True),
     "layer_scale": Shortcut(layer_scale, by_pixel=True),
     "laurel_weights": Shortcut(laurel_weights, by_pixel=True),
-    "laurel_low_rank": Shortcut(laurel_low_rank, by_pixel=True),
-    "laurel": Shortcut(laurel, by_pixel=True),
+    "laurel_low_rank": Shortcut(laurel_low_rank, by_pixel=True, zero_kernels=True),
+    "laurel": Shortcut(laurel, by_pixel=True, zero_kernels=True),
     "orthogonal": Shortcut(orthogonal),
     "orthogonal_image": Shortcut(orthogonal_image),
     "normed_identity": Shortcut(

@@ -71,7 +71,7 @@ def check_normalizer_free(config: ModelConfig) -> None:
 
 SHORTCUTS = {
     "fixup": Shortcut(
-        fixup, norm_free=True, needs=UNNORMED | {"zero_head": True}, check=check_fixup,
+        fixup, norm_free=True, needs=UNNORMED | {"zero_head": True}, zero_kernels=True, check=check_fixup,
         order=FIXUP_ORDER, place=fixup_place,
     ),
     "normalizer_free": Shortcut(

@@ -51,8 +51,8 @@ def check_parameters(parameters: Mapping[str, str]) -> dict[str, str | int]:
     for name, value in parameters.items():
         if name not in known:
             raise InputError(f"--slurm knows {', '.join(known)}; got {name!r}")
-        if name in _NUMBERS and not value.isdecimal():
-            raise InputError(f"--slurm={name}=… must be a whole number; got {value!r}")
+        if name in _NUMBERS and not (value.isdecimal() and int(value)):
+            raise InputError(f"--slurm={name}=… must be a whole number, at least 1; got {value!r}")
         checked[name] = int(value) if name in _NUMBERS else value
     if int(checked["time"]) < _LEAST_MINUTES:
         raise InputError(f"--slurm=time=… must be at least {_LEAST_MINUTES} minutes, the last {_NOTICE} s "
