@@ -18,7 +18,7 @@ from absl import logging
 from resnet.config import load_config
 from resnet.errors import InputError
 from resnet.runs.lock import WorkdirHeld, holding
-from resnet.runtime import meeting, processes
+from resnet.runtime import processes
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
 from tests.processes_cases import CONFIG, free_port, in_mpi, lines, losses, wait_for_steps
@@ -151,19 +151,31 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path):
+@pytest.mark.parametrize("number", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)))
+def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path, number):
     runs = train(2, duration="100000 steps")
     wait_for_steps(tmp_path / RUN, 3, runs)
-    runs[1].send_signal(signal.SIGTERM)
+    runs[1].send_signal(number)
     errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [143, 143], errors
     said = {line for text in errors for line in text.splitlines() if "stopped by SIGTERM at step" in line}
     assert len(said) == 1
     step = int(said.pop().split("at step ")[1].split(";")[0])
     assert (tmp_path / RUN / "checkpoints" / str(step)).is_dir()
-    record(
-        "signal_to_one", "SIGTERM to one process of two", "both save after the same step and exit with 143", 1
-    )
+    happens = "both save after the same step and exit with 143"
+    name = "signal_to_one" if number == signal.SIGTERM else "interrupt_to_one"
+    record(name, f"{number.name} to one process of two", happens, 1)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_the_process_at_once(train, tmp_path):
+    runs = train(2, duration="100000 steps")
+    wait_for_steps(tmp_path / RUN, 3, runs)
+    for _ in range(2):
+        runs[1].send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, errors = runs[1].communicate(timeout=10)
+    assert runs[1].returncode == 130 and "stopped by SIGINT a second time" in errors
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -260,34 +272,3 @@ def test_one_process_needs_no_word():
     with processes.together():
         assert not processes.several() and processes.index_of_this() == 0
         assert processes.first_says(lambda: {"a": (1,)}) == {"a": (1,)} and not processes.asked_to_stop(1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("host", 2, 0), "--coordinator=host:port, --processes=n and --process=i .* got 'host', 2 and 0"),
-        (("host:1", 2, 2), "go together; got 'host:1', 2 and 2"),
-        (("host:x", 2, 0), "needs a port from 1 to 65535; got 'host:x'"),
-        (("host:99999", 2, 1), "needs a port from 1 to 65535; got 'host:99999'"),
-        ((":9911", 2, 1), "needs a port from 1 to 65535; got ':9911'"),
-        (("host:1", 0, -1), "go together"),
-        (("", 2, -1), "--processes and --process need --coordinator"),
-    ],
-)
-def test_flags_that_do_not_fit(arguments, message):
-    with pytest.raises(InputError, match=message), processes.together(*arguments):
-        pass
-
-
-def test_tasks_of_slurm_find_each_other(monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-2]")
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert meeting.arguments_of("", 0, -1) == {}
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert set(meeting.arguments_of("", 0, -1).values()) == {30}  # seconds
-
-
-def test_a_port_that_is_taken_is_named():
-    """JAX itself may crash then, without a message."""
-    with socket.create_server(("", 0)) as held, pytest.raises(InputError, match="choose another port"):
-        meeting.arguments_of(f"localhost:{held.getsockname()[1]}", 2, 0)

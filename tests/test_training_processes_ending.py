@@ -13,7 +13,7 @@ import pytest
 
 from resnet.errors import InputError
 from resnet.runs.lock import WorkdirHeld
-from resnet.runtime import meeting
+from resnet.runtime import meeting, processes
 from tests.processes_cases import free_port
 from tests.tally import record
 
@@ -147,8 +147,37 @@ def test_the_first_that_listens_is_found():
 
 
 def test_a_held_workdir_is_an_input_error_that_json_can_carry():
-    from resnet.runtime import processes
-
     told = json.loads(json.dumps(processes._described(WorkdirHeld("in use"))))
     assert type(processes._refusal(*told)) is WorkdirHeld and str(processes._refusal(*told)) == "in use"
     assert type(processes._refusal("Unknown", "x")) is InputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("host", 2, 0), "--coordinator=host:port, --processes=n and --process=i .* got 'host', 2 and 0"),
+        (("host:1", 2, 2), "go together; got 'host:1', 2 and 2"),
+        (("host:x", 2, 0), "needs a port from 1 to 65535; got 'host:x'"),
+        (("host:99999", 2, 1), "needs a port from 1 to 65535; got 'host:99999'"),
+        ((":9911", 2, 1), "needs a port from 1 to 65535; got ':9911'"),
+        (("host:1", 0, -1), "go together"),
+        (("", 2, -1), "--processes and --process need --coordinator"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments, message):
+    with pytest.raises(InputError, match=message), processes.together(*arguments):
+        pass
+
+
+def test_tasks_of_slurm_find_each_other(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-2]")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert meeting.arguments_of("", 0, -1) == {}
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert set(meeting.arguments_of("", 0, -1).values()) == {30}  # seconds
+
+
+def test_a_port_that_is_taken_is_named():
+    """JAX itself may crash then, without a message."""
+    with socket.create_server(("", 0)) as held, pytest.raises(InputError, match="choose another port"):
+        meeting.arguments_of(f"localhost:{held.getsockname()[1]}", 2, 0)
