@@ -151,7 +151,9 @@ def test_two_tasks_of_slurm_equal_one_process(tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("number", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)))
+@pytest.mark.parametrize(
+    "number", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)), ids=("TERM", "INT")
+)
 def test_a_signal_to_one_stops_all_at_the_same_step(train, tmp_path, number):
     runs = train(2, duration="100000 steps")
     wait_for_steps(tmp_path / RUN, 3, runs)

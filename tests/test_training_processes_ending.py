@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,13 +20,14 @@ from tests.tally import record
 
 # What a process does together with others: each part of a command line is an action.
 PROGRAM = """
-import sys, time
+import os, sys, time
 from resnet.cli import ending
 ending.set_up()
 from absl import logging
 from resnet.errors import InputError
 from resnet.runs.lock import WorkdirHeld
-from resnet.runtime import processes
+from resnet.runtime import meeting, processes
+meeting.MEETING = int(os.environ.get("MEETING", meeting.MEETING))
 port, count, index, *actions = sys.argv[1:]
 logging.use_absl_handler()
 logging.set_verbosity(logging.INFO)
@@ -73,9 +75,11 @@ def start(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("action", "code", "said"), [
-    ("fail", 2, "error: no such image"), ("break", 1, "ZeroDivisionError"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("action", "code", "said"),
+    (("fail", 2, "error: no such image"), ("break", 1, "ZeroDivisionError")),
+    ids=("refused", "bug"),
+)
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_of_one_alone_is_said_by_it_and_ends_the_other(start, failing, action, code, said):
     runs = [start(2, index, action if index == failing else "wait") for index in (0, 1)]
@@ -85,8 +89,9 @@ def test_an_error_of_one_alone_is_said_by_it_and_ends_the_other(start, failing, 
     assert runs[failing].returncode == code and said in errors[failing], errors
     assert "Check failure stack trace" not in errors[failing]
     assert runs[1 - failing].returncode != 0 and "another task died" in errors[1 - failing]
-    happens = f"it says so and exits with {code}; the other ended within {seconds:.0f} s"
-    record(f"lone_error_{failing}_{action}", f"an error in process {failing} of two alone", happens, 1)
+    if action == "fail":
+        happens = f"it says so and exits with {code}; the other ended within {seconds:.0f} s"
+        record(f"error_of_process_{failing}", f"an error of process {failing} of two alone", happens, 1)
 
 
 @pytest.mark.thorough
@@ -132,18 +137,16 @@ def wait_for(stream, text: str) -> None:
     pytest.fail(f"ended without {text!r}")
 
 
-def test_where_nobody_answers_is_said(monkeypatch):
-    monkeypatch.setattr(meeting, "MEETING", 0.1)
-    monkeypatch.setattr(meeting, "TURN", 0.01)
-    with pytest.raises(
-        InputError, match=r"nobody has answered there for 0.1 s .*: start the process with --pr"
-    ):
-        meeting.connect(meeting.arguments_of(f"localhost:{free_port()}", 2, 1))
-
-
-def test_the_first_that_listens_is_found():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        meeting._wait_for_first(f"localhost:{server.getsockname()[1]}")
+@pytest.mark.thorough
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_that_waits_in_vain_says_so(start, index, monkeypatch):
+    monkeypatch.setenv("MEETING", "3")
+    run = start(2, index)
+    _, errors = run.communicate(timeout=60)
+    said = (
+        r"error: not all processes of this run have come at 127.0.0.1:\d+ within 3 s: look at the log of each"
+    )
+    assert run.returncode == 2 and re.search(said, errors) and "Check failure" not in errors
 
 
 def test_a_held_workdir_is_an_input_error_that_json_can_carry():

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from jax._src import distributed  # as orbax does: JAX has no public way to thei
 from resnet.errors import InputError
 
 SECONDS = 30  # after which a process that is silent counts as dead, and the others end
-MEETING = 300  # seconds within which all must have come
+MEETING = 300  # seconds within which all must come
 TURN = 1  # seconds of a wait after which Python may handle a signal
 
 
@@ -65,34 +64,33 @@ def _check_free(coordinator: str) -> None:
 
 
 def connect(arguments: dict[str, Any]) -> tuple[int, int]:
-    """Waits until all processes have come; (number of this one, count). InputError if they do not come."""
-    coordinator = arguments.get("coordinator_address", "")
-    logging.info("waiting for the other processes%s", f" at {coordinator}" if coordinator else "")
-    if arguments.get("process_id"):
-        _wait_for_first(coordinator)
+    """Waits until all processes have come; (number of this one, count).
+
+    If they do not come, this process ends with a line that says so, as JAX would abort it.
+    """
+    where = f" at {arguments['coordinator_address']}" if "coordinator_address" in arguments else ""
+    logging.info("waiting for the other processes%s", where)
+    timer = threading.Timer(MEETING, _give_up, [where])
+    timer.daemon = True
+    timer.start()
     try:
         with _interruptible():
-            jax.distributed.initialize(**arguments)
+            jax.distributed.initialize(**arguments, initialization_timeout=2 * MEETING)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes of this run do not find each other: {error}") from None
+    finally:
+        timer.cancel()
     return distributed.global_state.process_id, distributed.global_state.num_processes
 
 
-def _wait_for_first(coordinator: str) -> None:
-    """Waits until somebody listens there; JAX would abort the process if nobody does."""
-    host, _, port = coordinator.rpartition(":")
-    end, why = time.monotonic() + MEETING, None
-    while time.monotonic() < end:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=TURN).close()
-            return
-        except OSError as error:
-            why = error
-            time.sleep(TURN)
-    raise InputError(
-        f"--coordinator={coordinator}: nobody has answered there for {MEETING} s ({why}): start the process "
-        "with --process=0 on that host, with the same --coordinator"
+def _give_up(where: str) -> None:
+    """Ends the process from another thread, while the main thread waits in JAX."""
+    text = (
+        f"error: not all processes of this run have come{where} within {MEETING} s: look at the log of each, "
+        "and give all of them the same --coordinator and --processes\n"
     )
+    os.write(2, text.encode())
+    os._exit(2)
 
 
 @contextlib.contextmanager
