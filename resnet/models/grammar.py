@@ -134,7 +134,8 @@ def _check_combinations(config: ModelConfig) -> None:
 def _check_first_kernels(config: ModelConfig, order: Order) -> None:
     """Raises InputError where a field sets the size of kernels at the start, and kernels are normalised.
 
-    The size has no effect then; a kernel of zeros is full-sized after the first update, and hardly turns.
+    Such a size has no effect. A kernel of zeros becomes full-sized at the first update, and its direction
+    hardly changes afterwards.
     """
     standardised = config.weight_standardization != "none"
     if not standardised and config.branch != "dirac":

@@ -95,7 +95,7 @@ def _give_up(where: str) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """While entered, SIGINT ends the process: JAX waits without Python, and nothing is lost yet."""
+    """While entered, SIGINT ends the process: JAX waits outside Python, and nothing is lost yet."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

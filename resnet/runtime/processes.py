@@ -79,7 +79,7 @@ def together(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator
 
 
 def _all_end() -> bool:
-    """Whether all processes end now. One that fails alone must not wait in JAX, which would abort it."""
+    """Whether all processes come to their end within SECONDS; JAX would abort one that waits in vain."""
     try:
         _client().wait_at_barrier("resnet/end", 1000 * SECONDS)
     except JaxRuntimeError:
@@ -88,14 +88,14 @@ def _all_end() -> bool:
 
 
 def _exit_code(error: BaseException) -> int:
-    """That of a command which ends with this error."""
+    """The exit code of a command that ends with this error."""
     usual = {KeyboardInterrupt: 128 + signal.SIGINT, InputError: 2}
     known = (code for kind, code in usual.items() if isinstance(error, kind))
     return getattr(error, "exit_code", 0) or next(known, 1)
 
 
 def _exit_alone() -> None:
-    """Exits at once from a process that ends before the others, after its error was printed."""
+    """Ends a process that fails alone, once its error is printed, without JAX's wait for the others."""
     if _SELF.exit_code:
         os._exit(_SELF.exit_code)
 
@@ -222,7 +222,7 @@ def _tell(occasion: str, text: str) -> None:
 
 
 def _told(occasion: str, index: int, seconds: float) -> str:
-    """What a process tells on an occasion; waits in short turns, between which Python handles signals."""
+    """The text of a process on an occasion; waits for it in short turns, so that Python handles signals."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -66,7 +66,7 @@ def split_named(name: str) -> str | None:
 def _find_splits(root: Path) -> dict[str, Path]:
     """The folder or tar of each split that is there; names folders that are no split in the log.
 
-    Where none is a split and some hold images, they are the classes of the training images.
+    If no folder is named like a split and some hold images, the folders are classes of training images.
     """
     if not root.is_dir():
         raise InputError(f"`data.dir`: there is no folder or tar {root}; it must hold {LAYOUT}")

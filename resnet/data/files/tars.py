@@ -157,7 +157,7 @@ def _check_plain(path: Path, file: Any) -> None:
 
 
 class GrowingTar:
-    """A tar that gets file after file; what was written before an interruption stays."""
+    """A tar to which files are added one by one; those of an interrupted process are kept."""
 
     def __init__(self, file: BinaryIO, made_of: str):
         self._file = file
@@ -166,7 +166,7 @@ class GrowingTar:
             file.write(tarfile.TarInfo.create_pax_global_header({"comment": made_of}))
 
     def take(self, name: str) -> int | None:
-        """The size in bytes of a file that was written before; None if there is none left of that name."""
+        """The size in bytes of a file that was written before, given once; None if there is no more."""
         sizes = self._before.get(name)
         return sizes.pop() if sizes else None
 
@@ -178,17 +178,17 @@ class GrowingTar:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it has files that were written before."""
+        """Whether an interrupted process has written files of it."""
         return bool(self._before)
 
 
 @contextlib.contextmanager
 def growing(target: Path, made_of: str) -> Iterator[GrowingTar]:
-    """A tar that becomes `target` when the block ends, and until then lies beside it with .part at its end.
+    """Opens a tar that becomes `target` when the block ends, and is `target`.part until then.
 
-    That is kept when the block is interrupted, and the next call goes on with it. InputError if it was
-    begun from other files than `made_of` stands for, or if another process writes it. An InputError in
-    the block removes it.
+    An interruption leaves the part, and the next call goes on with it. Raises InputError if the part was
+    begun from other files than `made_of` stands for, or if another process writes it. An InputError in the
+    block removes the part.
     """
     part = target.with_name(f"{target.name}.part")
     with part.open("a+b") as file:
