@@ -60,6 +60,11 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
     assert test.get_xlabel() == "length of the training (epochs)" and test.get_xscale() == "log"
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
     np.testing.assert_allclose(training.get_lines()[2].get_data(), [[2, 4], [37.5, 50]])
+    for name in ("none-2", "none-4", "identity-4"):  # as where only the results of an earlier start are kept
+        (folder.place(name, 0, None) / "metrics.jsonl").unlink()
+    training, test = draw_last(DURATION, folder, series, finished, metric_of(folder)).axes
+    assert [list(line.get_xdata()) for line in training.get_lines()] == [[], [], [2], [2]]
+    np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
 
 
 def test_two_arms_of_one_width_are_on_two_lines(tmp_path):

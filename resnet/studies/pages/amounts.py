@@ -84,16 +84,22 @@ def series_of(amount: Amount, folder: StudyFolder, finished: dict[str, list[Stud
 def draw_last(
     amount: Amount, folder: StudyFolder, series: Series, finished: dict[str, list[StudyRun]], metric: Metric
 ) -> Any:
-    """Draws the last scores, in training and of the metric, against the amount: a line for each label."""
+    """Draws the last scores, in training and of the metric, against the amount: a line for each label.
+
+    Runs of which only the results are kept have no score in training.
+    """
     figure, both = panels(2, width=4.6)
     for split, axes in zip(("training", metric.split), both, strict=True):
         for i, (label, arms) in enumerate(series.items()):
             look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
             found = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
+            found = {v: each for v, each in found.items() if each}
             axes.plot(list(found), [statistics.mean(v) for v in found.values()], label=label, **look)
             dots = [(value, score) for value, each in found.items() for score in each]
-            axes.plot(*zip(*dots, strict=True), color=look["color"], marker=look["marker"],
-                      linestyle="", alpha=0.35, markersize=4)  # fmt: skip
+            x, y = [value for value, _ in dots], [score for _, score in dots]
+            axes.plot(
+                x, y, color=look["color"], marker=look["marker"], linestyle="", alpha=0.35, markersize=4
+            )
         values = sorted({value for arms in series.values() for value in arms})
         axes.set(xlabel=amount.label(folder, series), ylabel=f"{split} {metric.label}", xscale=amount.scale)
         axes.set_xticks(values, [f"{value:g}" for value in values])
