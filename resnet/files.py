@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -149,7 +148,7 @@ def creating(path: str | Path) -> Iterator[Path]:
     A folder that cannot be written is found before the block starts.
     """
     path = local_path(path)
-    check_writable(path)
+    make_parents(path)
     try:
         with replacing(path) as temporary:
             yield temporary
@@ -158,22 +157,27 @@ def creating(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Raises InputError if a file cannot be written at one of the paths; makes their parent folders.
+    """Raises InputError if a file cannot be written at one of the paths; makes their parent folders."""
+    for path in map(local_path, filter(None, paths)):
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
+        make_parents(path)
+
+
+def make_parents(path: Path) -> None:
+    """Makes the folders above a path; InputError if nothing can be written into them.
 
     A folder that it made and that is still empty is removed when the process ends.
     """
-    for path in map(local_path, filter(None, paths)):
-        parents = path.absolute().parents
-        made = [folder for folder in parents if not folder.exists()]
-        atexit.register(_remove_empty, made)
-        try:
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            parents[0].mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=parents[0]):
-                pass
-        except OSError as error:
-            raise _unwritable(path, error) from None
+    parents = path.absolute().parents
+    made = [folder for folder in parents if not folder.exists()]
+    atexit.register(_remove_empty, made)
+    try:
+        parents[0].mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=parents[0]):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

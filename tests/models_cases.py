@@ -25,16 +25,17 @@ NUM_OUTPUTS = 5
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 # What an entry may need of the other fields; as few of them as possible are set.
-NEEDS = {
-    "transition": "pad",
-    "stochastic_depth": 0.0,
-    "norm": "none",
-    "gate_norm": False,
-    "weight_standardization": "scaled",
-    "branch": "basic",
-    "groups": 1,
-    "after_sum": "auto",
-}
+NEEDS = (
+    ("transition", "pad"),
+    ("stochastic_depth", 0.0),
+    ("norm", "none"),
+    ("gate_norm", False),
+    ("weight_standardization", "scaled"),
+    ("branch", "basic"),
+    ("groups", 1),
+    ("after_sum", "auto"),
+    ("weight_standardization", "none"),
+)
 # Choices that are no table's.
 NUMBERS = {
     "groups": (1, 2),
@@ -59,7 +60,7 @@ VARIED = {
 def net(**fields: Any) -> ModelConfig | None:
     """A tiny net with these fields and what they need; None where the grammar refuses all of that."""
     for count in range(len(NEEDS) + 1):
-        for needed in itertools.combinations(NEEDS.items(), count):
+        for needed in itertools.combinations(NEEDS, count):
             config = ModelConfig(**(TINY | fields | dict(needed)))
             try:
                 check_net(config)

@@ -71,7 +71,7 @@ def test_folders_made_for_a_file_that_was_not_written_go(tmp_path, monkeypatch):
     (tmp_path / "h").touch()
     with pytest.raises(InputError, match="cannot write"):
         check_writable(tmp_path / "h" / "i" / "j.csv")
-    with pytest.raises(InputError, match=r"cannot write .*/d \(Is a directory\)"):
+    with pytest.raises(InputError, match="cannot write .*/d: it is a folder"):
         check_writable(tmp_path / "d")
     for function, folders in reversed(ends):
         function(*folders)

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, config_to_dict, replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError, check_choice
-from resnet.files import check_suffix, check_writable, creating, local_path
+from resnet.files import check_suffix, check_writable, creating, local_path, make_parents
 from resnet.interop.card import CARD, model_card
 from resnet.paths import count_elements
 from resnet.run import Run, load
@@ -58,7 +57,7 @@ def import_weights(
         check_choice("naming", naming, NAMINGS)
     if config.train.seeds > 1:
         raise InputError(f"`train.seeds` must be 1, as weights make one run; got {config.train.seeds}")
-    check_writable(workdir / CONFIG_FILE)
+    make_parents(workdir)
     state = read_weights(source)
     check_finite(source, state)
     task = _task_without_data(config, local_path(classes)) if classes else task_of(load_dataset(config.data))
