@@ -143,9 +143,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def creating(path: str | Path) -> Iterator[Path]:
-    """Like `replacing`, for a path that a user chose: makes its parent folders; errors are InputErrors.
+    """Does what `replacing` does for a path that a user chose. It makes the parent folders.
 
-    A folder that cannot be written is found before the block starts.
+    Raises InputError if the path cannot be written; for a folder above it, before the block starts.
     """
     path = local_path(path)
     make_parents(path)

@@ -1,4 +1,4 @@
-"""Weights without a config are imported by PyTorch's conventions, and the log names those it assumes."""
+"""Weights without a config are imported by PyTorch's conventions, and the log names those conventions."""
 
 import numpy as np
 import pytest

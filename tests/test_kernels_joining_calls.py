@@ -24,7 +24,7 @@ SCALE = jnp.linspace(-1.0, 2.0, 16)[None, None, None]
     "order", ["postactivation", "preactivation", "activation_only_preactivation", "pyramid"]
 )
 def test_blocks_that_are_recomputed_predict_as_fast(order):
-    """Remat makes each block a call, and a convolution is computed once that a call reads twice."""
+    """With remat, each block is a call. A convolution that a call reads twice is computed once."""
     images = jnp.zeros((2, 16, 16, 3))
     counts = set()
     for remat in (False, True):

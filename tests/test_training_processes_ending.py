@@ -57,7 +57,7 @@ with ending.in_one_line(), processes.together(f"127.0.0.1:{port}", int(count), i
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a process of `count` with actions."""
+    """Starts one of `count` processes, which does the actions in turn."""
     (tmp_path / "program.py").write_text(PROGRAM)
     started, port = [], free_port()
 

@@ -134,7 +134,7 @@ def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool)
         labels = listing.labels[kept]
         for folder in listing.folders_without(labels):
             raise InputError(f"class folder {folder} holds no image that can be read")
-        known = np.column_stack([listing.hashes, listing.sizes.astype(np.uint64)])[kept]
+        known = listing.files[kept]
         splits[name] = Split(images[start:stop], labels, known)
         place += len(listing)
     nothing = Split(images[:0], np.zeros(0, np.int32), np.zeros((0, 2), np.uint64))

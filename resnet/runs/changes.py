@@ -69,7 +69,7 @@ def same_end(workdir: Path, config: Config) -> bool:
 
 
 def start_elsewhere(workdir: Path) -> str:
-    """Advice for the end of an error message: train in another folder than `workdir`, which holds a run."""
+    """Advice at the end of an error message about `workdir`, which holds a run: how to train elsewhere."""
     if not steps_on_disk(workdir):
         return f"choose another workdir, or remove {workdir}, which has no checkpoint yet"
     return f"choose another workdir, and start there from these weights by --config.init_from={workdir}"

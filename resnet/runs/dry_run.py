@@ -41,7 +41,7 @@ class StepTried:
 
 
 def try_step(trainer: Trainer, side: int = 0) -> StepTried:
-    """Compiles the training step and times it on one batch, without the time to deliver that batch.
+    """Compiles the training step and times it on one batch that is ready.
 
     `side` is the shorter side of the images that the net sees, see Intervals.side.
     """
@@ -132,7 +132,7 @@ def _try_input(trainer: Trainer) -> tuple[InputTimes | None, float]:
 
 def _try_together(trainer: Trainer, tried: StepTried) -> tuple[Any, float]:
     """(state, seconds of a step) while a stream decodes the next batches, perhaps on the same processors."""
-    state, total = tried.state, trainer.intervals.total
+    state = tried.state
     if trainer.stream is None:
         return state, tried.seconds
     # What is made ahead before the first step would flatter the others.
@@ -141,12 +141,17 @@ def _try_together(trainer: Trainer, tried: StepTried) -> tuple[Any, float]:
         if i == warm:
             jax.block_until_ready(state)
             begun = time.monotonic()
-        first = i % max(total, 1)
-        state, metrics = tried.program(state, trainer.batch(range(first, first + 1)))
+        state, metrics = tried.program(state, _batch(trainer, i))
         jax.block_until_ready(last)  # as in training, the next step is on its way
         last = metrics
     jax.block_until_ready(state)
     return state, (time.monotonic() - begun) / steps
+
+
+def _batch(trainer: Trainer, step: int) -> Any:
+    """The batch of a step; those of the training are taken again if it is shorter."""
+    first = step % max(trainer.intervals.total, 1)
+    return trainer.batch(range(first, first + 1))
 
 
 def _seconds_of_all(trainer: Trainer, seconds: float, delivery: float) -> float:
@@ -173,9 +178,8 @@ def _write_trace(trainer: Trainer, program: Any, state: Any, folder: Path) -> No
     """Profiles some steps and the delivery of their batches."""
     with jax.profiler.trace(folder, create_perfetto_trace=True):
         for step in range(TRACED):
-            first = step % max(trainer.intervals.total, 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, _ = program(state, trainer.batch(range(first, first + 1)))
+                state, _ = program(state, _batch(trainer, step))
         jax.block_until_ready(state)
     file = max(folder.glob("plugins/profile/*/perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
     logging.info("open the trace of %d steps in https://ui.perfetto.dev: %s", TRACED, file)

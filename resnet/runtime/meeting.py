@@ -42,7 +42,7 @@ def arguments_of(coordinator: str, count: int, index: int) -> dict[str, Any]:
 
 
 def _check_port(coordinator: str) -> None:
-    """Raises InputError unless a host and a port are given."""
+    """Raises InputError if the coordinator lacks a host or a valid port."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise InputError(f"--coordinator=host:port needs a port from 1 to 65535; got {coordinator!r}")

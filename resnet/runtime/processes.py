@@ -95,7 +95,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _exit_alone() -> None:
-    """Ends a process that fails alone, once its error is printed, without JAX's wait for the others."""
+    """Ends this process at once if it failed alone: its error is printed, and JAX would wait for others."""
     if _SELF.exit_code:
         os._exit(_SELF.exit_code)
 
@@ -222,7 +222,7 @@ def _tell(occasion: str, text: str) -> None:
 
 
 def _told(occasion: str, index: int, seconds: float) -> str:
-    """The text of a process on an occasion; waits for it in short turns, so that Python handles signals."""
+    """Waits for the text of a process on an occasion; Python handles signals after each second."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -58,6 +58,11 @@ class Listing:
         """Whether the files are parts of another, such as byte ranges of a tar."""
         return len(self.offsets) > 0
 
+    @property
+    def files(self) -> UInt64[np.ndarray, "n 2"]:
+        """The hash and the size of each file, by which it is known."""
+        return np.column_stack([self.hashes, self.sizes.astype(np.uint64)])
+
     def name(self, index: int) -> str:
         """What stands for a file in messages."""
         relative = self.relative(index)
@@ -115,7 +120,7 @@ class Listing:
         return dataclasses.replace(listing, reader=self.reader, state=self.state)
 
     def folders_without(self, labels: Int32[np.ndarray, " m"]) -> list[Path]:
-        """The class folders from which no image was read; `labels` are those of all images that were."""
+        """The class folders without an image that was read; `labels` belong to the images that were read."""
         return [self.place / self.classes[label] for label in np.setdiff1d(self.labels, labels)]
 
     def relative(self, index: int) -> str:

@@ -1,6 +1,5 @@
 """Smaller copies of images, in one tar: what a stream reads and decodes faster."""
 
-import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,8 +11,8 @@ from absl import logging
 from PIL import Image
 
 from resnet.data.files.layout import find_listings
-from resnet.data.files.listing import Listing
-from resnet.data.files.tars import growing
+from resnet.data.files.listing import Listing, fingerprint_of_files
+from resnet.data.files.tars import GrowingTar, growing
 from resnet.data.images import BadImage, decode_image, without_warnings
 from resnet.errors import InputError, check_at_least, first_of
 from resnet.files import check_suffix
@@ -21,6 +20,7 @@ from resnet.processors import processors
 
 QUALITY = 90  # of the JPEGs
 AT_ONCE = 256  # images in memory
+Numbered = tuple[str, Listing, int]  # an image: its split, the listing of that, and its number there
 
 
 def shrink_images(
@@ -38,7 +38,7 @@ def shrink_images(
     if target.exists():
         raise InputError(f"--to: {target} exists already: remove it, or name another tar")
     listings = find_listings(source)
-    total, done = sum(map(len, listings.values())), 0
+    total = sum(map(len, listings.values()))
     counts = {"images": 0, "bytes_before": 0, "bytes": 0}
     bad, written = [], {split: [] for split in listings}  # names, and labels
     try:
@@ -49,24 +49,16 @@ def shrink_images(
         ):
             if tar.goes_on:
                 logging.info("going on with %s.part", target)
-            for images in _portions(listings):
-                before = [tar.take(_path(*image)) for image in images]
-                left = [image for image, size in zip(images, before, strict=True) if size is None]
-                made = pool.map(lambda image: _smaller(image[1], image[2], short_side), left)
-                for image, size in zip(images, before, strict=True):
-                    done += 1
-                    report(target.name, done, total)
-                    split, listing, index = image
-                    if size is None:
-                        if (content := next(made)) is None:
-                            bad.append(listing.name(index))
-                            continue
-                        tar.add(_path(*image), content)
-                        size = len(content)
-                    written[split].append(listing.labels[index])
-                    counts["images"] += 1
-                    counts["bytes_before"] += int(listing.sizes[index])
-                    counts["bytes"] += size
+            for done, (image, size) in enumerate(_added(tar, pool, listings, short_side), 1):
+                report(target.name, done, total)
+                split, listing, index = image
+                if size is None:
+                    bad.append(listing.name(index))
+                    continue
+                written[split].append(listing.labels[index])
+                counts["images"] += 1
+                counts["bytes_before"] += int(listing.sizes[index])
+                counts["bytes"] += size
             _check_classes(listings, written)
     except OSError as error:
         raise InputError(f"--to: {target} cannot be written ({error.strerror})") from None
@@ -75,13 +67,25 @@ def shrink_images(
     return counts | {"bad": len(bad)}
 
 
+def _added(
+    tar: GrowingTar, pool: ThreadPoolExecutor, listings: dict[str, Listing], short_side: int
+) -> Iterator[tuple[Numbered, int | None]]:
+    """Adds images that the tar lacks; yields each image with its bytes there, None for an unreadable one."""
+    for images in _portions(listings):
+        sizes = [tar.take(_path(*image)) for image in images]
+        left = [image for image, size in zip(images, sizes, strict=True) if size is None]
+        made = pool.map(lambda image: _smaller(image[1], image[2], short_side), left)
+        for image, size in zip(images, sizes, strict=True):
+            if size is None and (content := next(made)) is not None:
+                tar.add(_path(*image), content)
+                size = len(content)
+            yield image, size
+
+
 def _known_by(listings: dict[str, Listing], short_side: int) -> str:
-    """What tells the images, and how they are made, from others."""
-    found = hashlib.sha256(f"{short_side} {QUALITY}".encode())
-    for split, listing in listings.items():
-        found.update(f"{split} {listing.classes}".encode())
-        found.update(np.stack([listing.hashes, listing.sizes.astype(np.uint64)]).tobytes())
-    return found.hexdigest()
+    """Tells the images, and how they are made smaller, from others."""
+    splits = [f"{split}: {fingerprint_of_files(each.files, each.labels)}" for split, each in listings.items()]
+    return "; ".join([f"shorter side {short_side}, quality {QUALITY}", *splits])
 
 
 def _check_classes(listings: dict[str, Listing], written: dict[str, list]) -> None:
@@ -91,15 +95,15 @@ def _check_classes(listings: dict[str, Listing], written: dict[str, list]) -> No
             raise InputError(f"class folder {folder} ({split}) holds no image that can be read")
 
 
-def _portions(listings: dict[str, Listing]) -> Iterator[list[tuple[str, Listing, int]]]:
-    """(split, listing, number) of every image, so many at once."""
+def _portions(listings: dict[str, Listing]) -> Iterator[list[Numbered]]:
+    """All images, AT_ONCE at a time."""
     rows = ((split, each, i) for split, each in listings.items() for i in range(len(each)))
     while portion := list(itertools.islice(rows, AT_ONCE)):
         yield portion
 
 
 def _smaller(listing: Listing, index: int, short_side: int) -> bytes | None:
-    """The image with a shorter side of at most `short_side` pixels; None if it cannot be read."""
+    """Makes the shorter side of an image at most `short_side` pixels; None if the image cannot be read."""
     name = listing.name(index)
     resized = False
 

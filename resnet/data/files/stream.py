@@ -117,8 +117,7 @@ class StreamSplit:
     @functools.cached_property
     def files(self) -> UInt64[np.ndarray, "n 2"]:
         """A hash of each file's class and name, and its size in bytes."""
-        sizes = self.listing.sizes[self.entries].astype(np.uint64)
-        return np.column_stack([self.listing.hashes[self.entries], sizes])
+        return self.listing.files[self.entries]
 
     def __len__(self) -> int:
         return len(self.entries)

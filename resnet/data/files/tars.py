@@ -211,9 +211,9 @@ def growing(target: Path, made_of: str) -> Iterator[GrowingTar]:
 
 
 def _cut_to_whole_members(file: BinaryIO, made_of: str) -> dict[str, list[int]]:
-    """The sizes of the files that were wholly written, by name; cuts off what comes after them.
+    """Cuts an interrupted tar behind its last whole file; returns the sizes of the files by name.
 
-    InputError if they were not made of the same.
+    Raises InputError if the tar was not begun from what `made_of` stands for.
     """
     size, end = file.seek(0, os.SEEK_END), 0
     sizes: dict[str, list[int]] = {}

@@ -92,8 +92,8 @@ def draw_last(
     for split, axes in zip(("training", metric.split), both, strict=True):
         for i, (label, arms) in enumerate(series.items()):
             look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
-            found = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
-            found = {v: each for v, each in found.items() if each}
+            last = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
+            found = {v: scores for v, scores in last.items() if scores}
             axes.plot(list(found), [statistics.mean(v) for v in found.values()], label=label, **look)
             dots = [(value, score) for value, each in found.items() for score in each]
             x, y = [value for value, _ in dots], [score for _, score in dots]
