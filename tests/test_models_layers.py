@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet.models.branches import SqueezeExcitation
 from resnet.models.config import BlockSpec
-from resnet.models.layers import ACTIVATIONS, HEAD_INIT, KERNEL_INITS, Conv, Dropout, SqueezeExcitation
+from resnet.models.layers import ACTIVATIONS, HEAD_INIT, KERNEL_INITS, Conv, Dropout
 from resnet.models.resnet import Block
 from resnet.models.scanning import BlockArrays, block_arrays, survival_probability
 from tests.models_cases import images, net

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers, SqueezeExcitation
+from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +167,23 @@ def residual_branch(
     x = layers.apply(order.after, x, config.zero_gamma)
     x = shake(x, key) if branch.copies > 1 else x
     return SqueezeExcitation(config.se_ratio, name="squeeze")(x) if config.se_ratio else x
+
+
+class SqueezeExcitation(nn.Module):
+    """x times a gate per channel, computed from the channels' means (Hu 2018).
+
+    `ratio`: hidden channels over those of x.
+    """
+
+    ratio: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        pooled = x.mean((1, 2))
+        reduced = nn.Dense(max(1, round(channels * self.ratio)), dtype=x.dtype, name="reduce")(pooled)
+        gate = jax.nn.sigmoid(nn.Dense(channels, dtype=x.dtype, name="expand")(jax.nn.relu(reduced)))
+        return x * gate[:, None, None]
 
 
 def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Array, "b h w c"]:

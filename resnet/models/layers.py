@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from resnet.kernels.convolution import convolve
 from resnet.kernels.relu import relu_of_sum
 from resnet.models.config import ModelConfig
-from resnet.models.norms import norm_layer
+from resnet.models.norms import Product, norm_layer
 from resnet.models.shortcuts.tailored import TAILORED
 
 
@@ -155,22 +155,32 @@ class Conv(nn.Module):
     copies: int = 1
     dirac: bool = False
 
-    @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
-        config, size = self.config, self.size
-        shape = (size, size, x.shape[-1] // self.groups, self.outputs // self.copies)
-        kernel = self.param("kernel", self._initial, shape)
-        kernel = self._reparametrized(kernel).astype(x.dtype)
-        padding = (size - 1) // 2
-        if config.padding != "zero" and padding:
+        kernel, bias = self.weights(x)
+        padding = (self.size - 1) // 2
+        if self.config.padding != "zero" and padding:
             border = (padding, padding)
-            x = jnp.pad(x, ((0, 0), border, border, (0, 0)), PADDINGS[config.padding])
+            x = jnp.pad(x, ((0, 0), border, border, (0, 0)), PADDINGS[self.config.padding])
             padding = 0
         y = convolve(x, kernel, self.stride, padding, self.groups)
-        if self.bias:
-            bias = self.param("bias", nn.initializers.constant(self.bias_start), (self.outputs,))
-            y = y + bias.astype(y.dtype)[None, None, None]
-        return y
+        return y if bias is None else y + bias[None, None, None]
+
+    @nn.compact
+    def weights(
+        self, x: Float[Array, "b h w i"]
+    ) -> tuple[Float[Array, "k k g o"], Float[Array, " o"] | None]:
+        """(the kernel that x is convolved with, the bias if there is one), in the type of x."""
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.outputs // self.copies)
+        kernel = self._reparametrized(self.param("kernel", self._initial, shape)).astype(x.dtype)
+        if not self.bias:
+            return kernel, None
+        bias = self.param("bias", nn.initializers.constant(self.bias_start), (self.outputs,))
+        return kernel, bias.astype(x.dtype)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each pixel is multiplied by one matrix, and no more."""
+        return self.size == self.stride == self.groups == 1 and not self.bias
 
     def _initial(self, key: Array, of_one: tuple[int, ...]) -> Array:
         draw = KERNEL_INITS[self.kernel_init or self.config.kernel_init]
@@ -208,23 +218,6 @@ class Dropout(nn.Module):
         return kept / keep if self.kind == "inverted" else kept
 
 
-class SqueezeExcitation(nn.Module):
-    """x times a gate per channel, computed from the channels' means (Hu 2018).
-
-    `ratio`: hidden channels over those of x.
-    """
-
-    ratio: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1]
-        pooled = x.mean((1, 2))
-        reduced = nn.Dense(max(1, round(channels * self.ratio)), dtype=x.dtype, name="reduce")(pooled)
-        gate = jax.nn.sigmoid(nn.Dense(channels, dtype=x.dtype, name="expand")(jax.nn.relu(reduced)))
-        return x * gate[:, None, None]
-
-
 NORM, ACTIVATION, BIAS = "norm", "activation", "bias"
 
 
@@ -240,17 +233,22 @@ class Layers:
         self.module, self.config, self.train = module, module.config, train
         self.conv_bias, self.activations, self.numbered = conv_bias, activations, numbered
         self.counts = collections.Counter()
+        self.product: Product | None = None  # what the last convolution is, if its kernel is 1x1
 
     def conv(self, x: Array, name: str, outputs: int, size: int, stride: int = 1, **options: Any) -> Array:
         """A convolution; `options` are further fields of `Conv`."""
         options = {"bias": self.conv_bias} | options
-        return Conv(self.config, outputs, size, stride, **options, name=name)(x)
+        conv = Conv(self.config, outputs, size, stride, **options, name=name)
+        y = conv(x)
+        self.product = Product(x, conv.weights(x)[0], y) if conv.pointwise else None
+        return y
 
     def norm(self, x: Array, name: str, zero_scale: bool = False, bias_start: float = 0.0) -> Array:
         """The norm of the config; x where that is none."""
+        product = self.product if self.product and self.product.result is x else None
         return norm_layer(
             self.config, x, self.train, name=name, axis_name=self.module.axis_name,
-            zero_scale=zero_scale, bias_start=bias_start,
+            zero_scale=zero_scale, bias_start=bias_start, product=product,
         )  # fmt: skip
 
     def activate(self, name: str, x: Array, of_sum: bool = False) -> Array:

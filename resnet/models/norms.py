@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,26 @@ from jaxtyping import Array, Float
 from resnet.errors import InputError
 from resnet.kernels.backend import computed_once
 from resnet.kernels.fused import of_images
-from resnet.kernels.moments import moments, projections
+from resnet.kernels.moments import PIXELS, moments, projections
 from resnet.models.config import ModelConfig
+
+
+class Product(NamedTuple):
+    """Pixels times a matrix, as a convolution with a 1x1 kernel gives them: result = x kernel."""
+
+    x: Float[Array, "b h w i"]
+    kernel: Float[Array, "1 1 i o"]
+    result: Float[Array, "b h w o"]
+
+    @property
+    def spared(self) -> bool:
+        """Whether its norm takes x in place of the result: where that is wider, and in bfloat16.
+
+        In float32, accelerators would round the squares of x, and on the CPU our own kernels join the norm
+        to the convolutions around it.
+        """
+        inputs, outputs = self.kernel.shape[2:]
+        return outputs >= 2 * inputs and self.x.dtype == jnp.bfloat16
 
 
 class BatchNorm(nn.Module):
@@ -21,7 +40,7 @@ class BatchNorm(nn.Module):
 
     In training, mean and variance are those of the batch: over all devices of `axis_name`, or over
     each ghost group of `ghost_batch` images. Running averages of them serve in evaluation, and, as they
-    are, in training too where the module's path matches `bn_fixed`.
+    are, in training too where the module's path matches `bn_fixed`. `product`: what x is the result of.
     """
 
     config: ModelConfig
@@ -30,7 +49,9 @@ class BatchNorm(nn.Module):
     bias_start: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool, product: Product | None = None
+    ) -> Float[Array, "b h w c"]:
         config, channels = self.config, x.shape[-1]
         scale = self.param("scale", nn.initializers.constant(0.0 if self.zero_scale else 1.0), (channels,))
         bias = self.param("bias", nn.initializers.constant(self.bias_start), (channels,))
@@ -46,7 +67,11 @@ class BatchNorm(nn.Module):
         axis_name = None if config.ghost_batch else self.axis_name
         groups = ghost_groups(x.shape[0], config.ghost_batch)
         shift = mean.value if groups == 1 else jnp.broadcast_to(mean.value, (groups, channels))
-        y, *now = batch_normalize(x, scale, bias, shift, config.norm_epsilon, axis_name)
+        constants = scale, bias, shift, config.norm_epsilon, axis_name
+        if product and product.spared and groups == 1:
+            y, *now = normalize_product(product.x, product.kernel, *constants)
+        else:
+            y, *now = batch_normalize(x, *constants)
         now = now if groups == 1 else [each.mean(0) for each in now]
         seen = x.size // channels // groups * (lax.axis_size(axis_name) if axis_name else 1)
         correction = seen / (seen - 1) if config.bn_unbiased and seen > 1 else 1.0
@@ -81,15 +106,12 @@ def batch_normalize(
     variance loses digits about a far shift on every platform, 0.03 of 1 if the mean is 1000 deviations off.
     """
 
-    def average(values):
-        return lax.pmean(values, axis_name) if axis_name else values
-
     def forward(x, scale, bias, shift):
         wide = x.astype(jnp.float32)
         mean, variance = moments(wide, shift)
         if axis_name:
             # Both in one all-reduce, for which they are moments about the shift that all devices have.
-            distance, square = average((mean - shift, variance + jnp.square(mean - shift)))
+            distance, square = _averaged((mean - shift, variance + jnp.square(mean - shift)), axis_name)
             mean, variance = shift + distance, jnp.maximum(square - jnp.square(distance), 0.0)
         rstd = lax.rsqrt(variance + epsilon)
         scale, bias = (jnp.broadcast_to(each, mean.shape) for each in (scale, bias))
@@ -104,7 +126,7 @@ def batch_normalize(
         dbias, product = projections(dy, wide, mean)
         dscale = product * rstd
         count = x.size // mean.size
-        dbias_mean, dscale_mean = average((dbias / count, dscale / count))
+        dbias_mean, dscale_mean = _averaged((dbias / count, dscale / count), axis_name)
         a = scale * rstd
         slope = -a * rstd * dscale_mean
         a, slope, offset = computed_once(a, slope, -a * dbias_mean - slope * mean)
@@ -117,6 +139,78 @@ def batch_normalize(
     normalize = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
     normalize.defvjp(forward, backward)
     return normalize(x, scale, bias, shift)
+
+
+def normalize_product(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], scale: Array, bias: Array,
+    shift: Float[Array, " o"], epsilon: float, axis_name: str | None,
+) -> tuple[Float[Array, "b h w o"], Float[Array, " o"], Float[Array, " o"]]:  # fmt: skip
+    """What `batch_normalize` gives for y = x kernel, with the statistics of all images, from x alone.
+
+    y is linear in x. So its moments follow from the sums over pixels of x and of x'x, and the gradients from
+    that of x'dz, dz the gradient to the result: y is neither written nor kept. In bfloat16, statistics and
+    gradients are nearer to the exact ones, as no y is rounded. The variance loses digits where it is small
+    beside the squares of what it is the sum of: where channels of x have a mean far above their deviation.
+    """
+    pixels = x.size // x.shape[-1]
+
+    def forward(x, matrix, scale, bias, shift):
+        total, squares = x.astype(jnp.float32).sum(PIXELS), _sum_of_products(x, x)
+        mean = total / pixels
+        variance = (matrix * _exact(squares / pixels - jnp.outer(mean, mean), matrix)).sum(0)
+        mean_y = _exact(mean, matrix)
+        if axis_name:
+            # Exchanged are the mean of x and, as in `batch_normalize`, a square about the shift.
+            mean, square = _averaged((mean, variance + jnp.square(mean_y - shift)), axis_name)
+            mean_y = _exact(mean, matrix)
+            variance = square - jnp.square(mean_y - shift)
+        variance = jnp.maximum(variance, 0.0)
+        rstd = lax.rsqrt(variance + epsilon)
+        # Rounded to the type of x, the matrix gives another mean, which the offset takes away.
+        scaled = (matrix * (scale * rstd)[None]).astype(x.dtype)
+        offset = bias - _exact(mean, scaled.astype(jnp.float32))
+        z = _times(x, scaled).astype(jnp.float32) + offset[None, None, None]
+        return (z.astype(x.dtype), mean_y, variance), (x, matrix, scale, mean_y, rstd, total, squares)
+
+    def backward(saved, cotangents):
+        (x, matrix, scale, mean, rstd, total, squares), dz = saved, cotangents[0]
+        dbias, products = dz.astype(jnp.float32).sum(PIXELS), _sum_of_products(x, dz)
+        dscale = ((matrix * products).sum(0) - mean * dbias) * rstd
+        dbias_mean, dscale_mean = _averaged((dbias / pixels, dscale / pixels), axis_name)
+        # The gradient to y is a * dz + slope * y + offset.
+        a = scale * rstd
+        slope = -a * rstd * dscale_mean
+        offset = -a * dbias_mean - slope * mean
+        dmatrix = a[None] * products + slope[None] * _exact(squares, matrix) + jnp.outer(total, offset)
+        through_dz, through_y = (matrix * a[None]).T, _exact(matrix * slope[None], matrix.T)
+        dx = _times(dz, through_dz.astype(x.dtype)).astype(jnp.float32)
+        dx += _times(x, through_y.astype(x.dtype)).astype(jnp.float32)
+        dx += _exact(matrix, offset)[None, None, None]
+        return dx.astype(x.dtype), dmatrix, dscale, dbias, None
+
+    normalize = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
+    normalize.defvjp(forward, backward)
+    return normalize(x, kernel[0, 0].astype(jnp.float32), scale, bias, shift)
+
+
+def _averaged(values: Any, axis_name: str | None) -> Any:
+    """Over the devices of the axis, if there is one."""
+    return lax.pmean(values, axis_name) if axis_name else values
+
+
+def _sum_of_products(a: Float[Array, "b h w i"], b: Float[Array, "b h w o"]) -> Float[Array, "i o"]:
+    """The sum of a'b over all pixels, in float32."""
+    pixels = (0, 1, 2)
+    return lax.dot_general(a, b, ((pixels, pixels), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _times(x: Float[Array, "b h w i"], matrix: Float[Array, "i o"]) -> Float[Array, "b h w o"]:
+    return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())))
+
+
+def _exact(a: Array, b: Array) -> Array:
+    """A product of small matrices in float32, whose operands an accelerator would round."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 class GroupNorm(nn.Module):
@@ -155,12 +249,15 @@ NORMS = ("batch", *CHANNEL_GROUPS, "none")
 
 def norm_layer(
     config: ModelConfig, x: Array, train: bool, *, name: str, axis_name: str | None,
-    zero_scale: bool = False, bias_start: float = 0.0,
+    zero_scale: bool = False, bias_start: float = 0.0, product: Product | None = None,
 ) -> Array:  # fmt: skip
-    """The norm that the config names, as a submodule `name` of the calling module; none returns x."""
+    """The norm that the config names, as a submodule `name` of the calling module; none returns x.
+
+    `product`: what x is the result of, if it is one.
+    """
     if config.norm == "none":
         return x
     if config.norm == "batch":
-        return BatchNorm(config, axis_name, zero_scale, bias_start, name=name)(x, train)
+        return BatchNorm(config, axis_name, zero_scale, bias_start, name=name)(x, train, product)
     groups = CHANNEL_GROUPS[config.norm](config.norm_groups, x.shape[-1])
     return GroupNorm(groups, config.norm_epsilon, zero_scale, bias_start, name=name)(x, train)
