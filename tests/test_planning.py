@@ -113,29 +113,32 @@ def test_findings_name_what_they_are_of(compiled):
     assert len(findings(shared)) == 2
 
 
-def wide_findings(compiled, seeds, dims):
-    """Findings about activations, of a step of several seeds that writes a float32 array of shape `dims`."""
-    text = (DATA / "plan_tpu.txt").read_text().replace("%wide = f32[128,32,32,16]", f"%wide = f32[{dims}]")
+def wide_findings(compiled, seeds, dims, operation):
+    """Findings about activations, of a step of several seeds whose norm writes a float32 array `dims`."""
+    text = (DATA / "plan_tpu.txt").read_text()
+    changed = text.replace("%wide = f32[128,32,32,16]", f"%wide = f32[{dims}]")
+    changed = changed.replace("norm1/convert_element_type", f"norm1/{operation}")
     train = dataclasses.replace(compiled.trainer.config.train, seeds=seeds)
     config = dataclasses.replace(compiled.trainer.config, train=train)
     trainer = dataclasses.replace(compiled.trainer, config=config)
-    found = findings(dataclasses.replace(compiled, program=read_program(text), trainer=trainer))
+    found = findings(dataclasses.replace(compiled, program=read_program(changed), trainer=trainer))
     return [line for line in found if "activations" in line]
 
 
 @pytest.mark.parametrize(
-    "seeds, dims, wide",
+    "seeds, dims, operation, wide",
     (
-        (1, "128,2048", 1),
-        (1, "3,3,128,512", 0),
-        (1, "1024,128,128", 0),
-        (4, "4,128,2048", 1),
-        (4, "4,3,128,512", 0),
+        (1, "128,2048", "reduce_sum", 1),
+        (1, "3,3,128,512", "transpose", 0),
+        (1, "1024,128,128", "transpose", 0),
+        (4, "4,128,2048", "reduce_sum", 1),
+        (4, "4,3,128,512", "transpose", 0),
+        (1, "128,128,128", "dot_general", 0),
     ),
-    ids=("features", "gradient of a kernel", "one seed", "features of seeds", "kernels of seeds"),
+    ids=("features", "gradient of a kernel", "one seed", "features of seeds", "kernels of seeds", "sums"),
 )
-def test_gradients_of_as_many_channels_as_images_are_no_activations(compiled, seeds, dims, wide):
-    assert len(wide_findings(compiled, seeds, dims)) == wide
+def test_what_has_as_many_channels_as_images_is_no_activation(compiled, seeds, dims, operation, wide):
+    assert len(wide_findings(compiled, seeds, dims, operation)) == wide
 
 
 @pytest.mark.parametrize(

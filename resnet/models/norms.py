@@ -160,8 +160,9 @@ def normalize_product(
         variance = (matrix * _exact(squares / pixels - jnp.outer(mean, mean), matrix)).sum(0)
         mean_y = _exact(mean, matrix)
         if axis_name:
-            # Exchanged are the mean of x and, as in `batch_normalize`, a square about the shift.
-            mean, square = _averaged((mean, variance + jnp.square(mean_y - shift)), axis_name)
+            # In one all-reduce: the mean of x and, as in `batch_normalize`, a square about the shift.
+            both = jnp.concatenate((mean, variance + jnp.square(mean_y - shift)))
+            mean, square = jnp.split(_averaged(both, axis_name), (len(mean),))
             mean_y = _exact(mean, matrix)
             variance = square - jnp.square(mean_y - shift)
         variance = jnp.maximum(variance, 0.0)
