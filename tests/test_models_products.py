@@ -53,6 +53,14 @@ def test_a_product_on_two_devices_is_normalised_as_one_batch():
     assert_close(ours, gradients(g.reshape(whole[0].shape), x, None))
 
 
+def test_devices_exchange_both_moments_at_once():
+    """Backward there are two sums of one shape, which compilers unite by themselves."""
+    program = jax.make_jaxpr(
+        lambda *arrays: of_the_operand(*arrays, "devices"), axis_env=[("devices", 2)]
+    )(X[..., :4], KERNEL, SCALE, BIAS)  # fmt: skip
+    assert str(program).count("psum") == 1
+
+
 def exactly(x, kernel, scale, bias):
     """(result, mean, variance) as the formulas are written."""
     y = jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
@@ -133,6 +141,7 @@ def test_other_products_are_written(monkeypatch, fields):
     assert not normalised(monkeypatch, **fields)
 
 
+@pytest.mark.thorough
 def test_a_net_in_bfloat16_has_the_gradients_of_one_in_float32(monkeypatch):
     """As near to them as those of the net that writes its products."""
 

@@ -147,10 +147,10 @@ def normalize_product(
 ) -> tuple[Float[Array, "b h w o"], Float[Array, " o"], Float[Array, " o"]]:  # fmt: skip
     """What `batch_normalize` gives for y = x kernel, with the statistics of all images, from x alone.
 
-    y is linear in x. So its moments follow from the sums over pixels of x and of x'x, and the gradients from
-    that of x'dz, dz the gradient to the result: y is neither written nor kept. In bfloat16, statistics and
-    gradients are nearer to the exact ones, as no y is rounded. The variance loses digits where it is small
-    beside the squares of what it is the sum of: where channels of x have a mean far above their deviation.
+    y is linear in x: its moments follow from the sums over pixels of x and x'x, and the gradients from that
+    of x'dz, dz the gradient to the result. So y is neither written nor kept, nor rounded: in bfloat16,
+    statistics and gradients to parameters are nearer to the exact ones. The variance loses digits where the
+    means of channels of x are far above their deviations.
     """
     pixels = x.size // x.shape[-1]
 
@@ -170,7 +170,7 @@ def normalize_product(
         # Rounded to the type of x, the matrix gives another mean, which the offset takes away.
         scaled = (matrix * (scale * rstd)[None]).astype(x.dtype)
         offset = bias - _exact(mean, scaled.astype(jnp.float32))
-        z = _times(x, scaled).astype(jnp.float32) + offset[None, None, None]
+        z = _times(x, scaled) + offset[None, None, None]
         return (z.astype(x.dtype), mean_y, variance), (x, matrix, scale, mean_y, rstd, total, squares)
 
     def backward(saved, cotangents):
@@ -183,9 +183,7 @@ def normalize_product(
         slope = -a * rstd * dscale_mean
         offset = -a * dbias_mean - slope * mean
         dmatrix = a[None] * products + slope[None] * _exact(squares, matrix) + jnp.outer(total, offset)
-        through_dz, through_y = (matrix * a[None]).T, _exact(matrix * slope[None], matrix.T)
-        dx = _times(dz, through_dz.astype(x.dtype)).astype(jnp.float32)
-        dx += _times(x, through_y.astype(x.dtype)).astype(jnp.float32)
+        dx = _times(dz, (matrix * a[None]).T) + _times(x, _exact(matrix * slope[None], matrix.T))
         dx += _exact(matrix, offset)[None, None, None]
         return dx.astype(x.dtype), dmatrix, dscale, dbias, None
 
@@ -206,7 +204,8 @@ def _sum_of_products(a: Float[Array, "b h w i"], b: Float[Array, "b h w o"]) -> 
 
 
 def _times(x: Float[Array, "b h w i"], matrix: Float[Array, "i o"]) -> Float[Array, "b h w o"]:
-    return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())))
+    """x times the matrix, both and the result rounded to the type of x, in float32."""
+    return lax.dot_general(x, matrix.astype(x.dtype), (((3,), (0,)), ((), ()))).astype(jnp.float32)
 
 
 def _exact(a: Array, b: Array) -> Array:
