@@ -156,7 +156,7 @@ def test_a_net_in_bfloat16_has_the_gradients_of_one_in_float32(monkeypatch):
         return jax.flatten_util.ravel_pytree(found)[0]
 
     exact, ours = gradients("float32"), gradients("bfloat16")
-    monkeypatch.setattr(norms.Product, "spared", False)
+    monkeypatch.setattr(norms.Product, "serves", False)
     written = gradients("bfloat16")
     errors = [float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)) for found in (ours, written)]
     assert errors[0] < 1.2 * errors[1] < 0.1, errors

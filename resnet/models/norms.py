@@ -25,8 +25,8 @@ class Product(NamedTuple):
     result: Float[Array, "b h w o"]
 
     @property
-    def spared(self) -> bool:
-        """Whether its norm takes x in place of the result: where that is wider, and in bfloat16.
+    def serves(self) -> bool:
+        """Whether the norm takes x in place of the result: where that is wider, and in bfloat16.
 
         In float32, accelerators would round the squares of x, and on the CPU our own kernels join the norm
         to the convolutions around it.
@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
         groups = ghost_groups(x.shape[0], config.ghost_batch)
         shift = mean.value if groups == 1 else jnp.broadcast_to(mean.value, (groups, channels))
         constants = scale, bias, shift, config.norm_epsilon, axis_name
-        if product and product.spared and groups == 1:
+        if product and product.serves and groups == 1:
             y, *now = normalize_product(product.x, product.kernel, *constants)
         else:
             y, *now = batch_normalize(x, *constants)
