@@ -147,11 +147,13 @@ def doubly_stochastic(at: Junction, carried: Carried) -> Mixture:
 def sinkhorn(logits: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
     """exp(logits) with columns, then rows, divided by their sums, 20 times: nearly doubly stochastic."""
     largest = jax.lax.stop_gradient(logits.max((-2, -1), keepdims=True))
-    matrix = jnp.exp(logits - largest)
-    for _ in range(SINKHORN_STEPS):
+
+    def divided(matrix: Array, _: None) -> tuple[Array, None]:
         matrix = matrix / matrix.sum(-2, keepdims=True)
-        matrix = matrix / matrix.sum(-1, keepdims=True)
-    return matrix
+        return matrix / matrix.sum(-1, keepdims=True), None
+
+    # As a loop: written out, the steps of all blocks take longer to compile than the rest of the net.
+    return jax.lax.scan(divided, jnp.exp(logits - largest), None, SINKHORN_STEPS)[0]
 
 
 # Others.
