@@ -18,11 +18,12 @@ KERNEL = images(1, 1, 4, 8, seed=6) / 2
 
 
 def of_the_result(x, kernel, scale, bias, axis_name=None):
-    """Batch norm of the product, which is written."""
+    """Normalises the result of the convolution, which is written."""
     return batch_normalize(convolve(x, kernel, 1, 0, 1), scale, bias, SHIFT, EPSILON, axis_name)
 
 
 def of_the_operand(x, kernel, scale, bias, axis_name=None):
+    """Normalises the same result, computed from what the convolution reads."""
     return normalize_product(x, kernel, scale, bias, SHIFT, EPSILON, axis_name)
 
 
@@ -56,7 +57,7 @@ def test_a_product_on_two_devices_is_normalised_as_one_batch():
 
 
 def test_devices_exchange_both_moments_at_once():
-    """Backward there are two sums of one shape, which compilers unite by themselves."""
+    """The backward pass exchanges two sums of the same shape, which compilers unite."""
     program = jax.make_jaxpr(
         lambda *arrays: of_the_operand(*arrays, "devices"), axis_env=[("devices", 2)]
     )(X[..., :4], KERNEL, SCALE, BIAS)  # fmt: skip
@@ -70,7 +71,7 @@ def exactly(x, kernel, scale, bias):
 
 
 def found(f, *arrays):
-    """The results of f, and the gradients of an uneven sum of the first to all arrays."""
+    """Returns the results of f, then the gradient of an uneven sum of the first result to each array."""
 
     @jax.jit
     def of(*arrays):
@@ -105,7 +106,7 @@ def test_without_the_product_bfloat16_is_nearer_to_the_exact_numbers(mean):
 
 
 def normalised(monkeypatch, train=True, **fields):
-    """(inputs, outputs) of the products that a net normalises without writing them."""
+    """Lists (inputs, outputs) of each product that a net normalises without writing it."""
     seen = []
 
     def noted(x, kernel, *rest):

@@ -114,7 +114,7 @@ def test_findings_name_what_they_are_of(compiled):
 
 
 def wide_findings(compiled, seeds, dims, operation):
-    """Findings about activations, of a step of several seeds whose norm writes a float32 array `dims`."""
+    """Lists findings about activations of a step, one norm of which writes a float32 array `dims`."""
     text = (DATA / "plan_tpu.txt").read_text()
     changed = text.replace("%wide = f32[128,32,32,16]", f"%wide = f32[{dims}]")
     changed = changed.replace("norm1/convert_element_type", f"norm1/{operation}")

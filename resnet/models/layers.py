@@ -169,7 +169,7 @@ class Conv(nn.Module):
     def weights(
         self, x: Float[Array, "b h w i"]
     ) -> tuple[Float[Array, "k k g o"], Float[Array, " o"] | None]:
-        """(the kernel that x is convolved with, the bias if there is one), in the type of x."""
+        """Returns the kernel to convolve x with, and the bias or None, both in the type of x."""
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.outputs // self.copies)
         kernel = self._reparametrized(self.param("kernel", self._initial, shape)).astype(x.dtype)
         if not self.bias:

@@ -18,7 +18,7 @@ from resnet.models.config import ModelConfig
 
 
 class Product(NamedTuple):
-    """Pixels times a matrix, as a convolution with a 1x1 kernel gives them: result = x kernel."""
+    """The product of each pixel with one matrix, as a 1x1 convolution computes it: result = x kernel."""
 
     x: Float[Array, "b h w i"]
     kernel: Float[Array, "1 1 i o"]
@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
 
     In training, mean and variance are those of the batch: over all devices of `axis_name`, or over
     each ghost group of `ghost_batch` images. Running averages of them serve in evaluation, and, as they
-    are, in training too where the module's path matches `bn_fixed`. `product`: what x is the result of.
+    are, in training too where the module's path matches `bn_fixed`. `product`: that of which x is the result.
     """
 
     config: ModelConfig
@@ -111,7 +111,7 @@ def batch_normalize(
         mean, variance = moments(wide, shift)
         if axis_name:
             # Both in one all-reduce, for which they are moments about the shift that all devices have.
-            distance, square = _averaged((mean - shift, variance + jnp.square(mean - shift)), axis_name)
+            distance, square = lax.pmean((mean - shift, variance + jnp.square(mean - shift)), axis_name)
             mean, variance = shift + distance, jnp.maximum(square - jnp.square(distance), 0.0)
         rstd = lax.rsqrt(variance + epsilon)
         scale, bias = (jnp.broadcast_to(each, mean.shape) for each in (scale, bias))
@@ -162,7 +162,7 @@ def normalize_product(
         if axis_name:
             # In one all-reduce: the mean of x and, as in `batch_normalize`, a square about the shift.
             both = jnp.concatenate((mean, variance + jnp.square(mean_y - shift)))
-            mean, square = jnp.split(_averaged(both, axis_name), (len(mean),))
+            mean, square = jnp.split(lax.pmean(both, axis_name), (len(mean),))
             mean_y = _exact(mean, matrix)
             variance = square - jnp.square(mean_y - shift)
         variance = jnp.maximum(variance, 0.0)
@@ -193,18 +193,18 @@ def normalize_product(
 
 
 def _averaged(values: Any, axis_name: str | None) -> Any:
-    """Over the devices of the axis, if there is one."""
+    """Averages over the devices of the axis; without an axis, returns the values as they are."""
     return lax.pmean(values, axis_name) if axis_name else values
 
 
 def _sum_of_products(a: Float[Array, "b h w i"], b: Float[Array, "b h w o"]) -> Float[Array, "i o"]:
-    """The sum of a'b over all pixels, in float32."""
+    """Sums the outer products of the channels of a with those of b over all pixels, in float32."""
     pixels = (0, 1, 2)
     return lax.dot_general(a, b, ((pixels, pixels), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _times(x: Float[Array, "b h w i"], matrix: Float[Array, "i o"]) -> Float[Array, "b h w o"]:
-    """x times the matrix, both and the result rounded to the type of x, in float32."""
+    """Multiplies each pixel by the matrix. All is rounded to the type of x; the result is float32 then."""
     return lax.dot_general(x, matrix.astype(x.dtype), (((3,), (0,)), ((), ()))).astype(jnp.float32)
 
 
@@ -251,9 +251,9 @@ def norm_layer(
     config: ModelConfig, x: Array, train: bool, *, name: str, axis_name: str | None,
     zero_scale: bool = False, bias_start: float = 0.0, product: Product | None = None,
 ) -> Array:  # fmt: skip
-    """The norm that the config names, as a submodule `name` of the calling module; none returns x.
+    """Applies the norm that the config names, as a submodule `name` of the calling module; "none" returns x.
 
-    `product`: what x is the result of, if it is one.
+    `product`: the product that x is the result of, or None.
     """
     if config.norm == "none":
         return x

@@ -83,7 +83,7 @@ def _added(
 
 
 def _known_by(listings: dict[str, Listing], short_side: int) -> str:
-    """Tells the images, and how they are made smaller, from others."""
+    """Returns a text that is the same for the same images, made smaller in the same way."""
     splits = [f"{split}: {fingerprint_of_files(each.files, each.labels)}" for split, each in listings.items()]
     return "; ".join([f"shorter side {short_side}, quality {QUALITY}", *splits])
 

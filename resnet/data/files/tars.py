@@ -211,7 +211,7 @@ def growing(target: Path, made_of: str) -> Iterator[GrowingTar]:
 
 
 def _cut_to_whole_members(file: BinaryIO, made_of: str) -> dict[str, list[int]]:
-    """Cuts an interrupted tar behind its last whole file; returns the sizes of the files by name.
+    """Removes what follows the last whole file of an interrupted tar; returns its files' sizes by name.
 
     Raises InputError if the tar was not begun from what `made_of` stands for.
     """
