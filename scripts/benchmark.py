@@ -43,9 +43,7 @@ def main(overrides: list[str]) -> dict:
     output = cli.FLAGS.output or report.kept(ROOT, report.kind())
     check_writable(output)
     origin = report.provenance(cli.command())  # before results change the working tree
-    entries: report.Entries = report.older(cli.FLAGS.before) if cli.FLAGS.before else {}
-    if entries:
-        report.add(output, entries)
+    entries: report.Entries = {}
     known = report.read(output) if cli.FLAGS.missing else {}
     for name, case_name in chosen:
         case = case_named(case_name, cli.FLAGS.quick)
@@ -88,9 +86,6 @@ def define() -> None:
     flags.DEFINE_bool("missing", False, "Measure only what the file does not have yet.")
     flags.DEFINE_bool("quick", False, "A tiny net in place of each, to try the script out; no README.")
     cli.define_path("output", None, "JSON file; by default results/benchmark_<kind of device>.json.")
-    cli.define_path(
-        "before", None, "JSON that an older commit wrote: where its steps' time went is kept beside."
-    )
 
 
 if __name__ == "__main__":

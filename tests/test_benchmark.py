@@ -223,24 +223,23 @@ def test_operations_by_kind():
     assert "cond.9.clone" not in found
 
 
-def test_what_an_older_commit_took_is_drawn_over_the_step_of_now(tmp_path):
+def test_times_of_stock_flax_are_drawn_over_a_step_of_ours():
     def measured(step):
         shares = {"copies": [0.2, 0.25, 0.3], "norms": [0.7, 0.75, 0.8]}
         return entry(medians={"step": step}, ratios=shares, reference="step")
 
-    report.add(tmp_path / "old.json", {"operations/net": measured(8.0), "limits/net": measured(8.0)})
-    entries = {"operations/net": measured(4.0)} | report.older(tmp_path / "old.json")
-    assert list(entries) == ["operations/net", "operations/net, before"]
+    alone = {"operations_stock/other": measured(2.0)}
+    assert report.plot_times(alone) is None
+    entries = {"operations/net": measured(4.0), "operations_stock/net": measured(8.0), **alone}
     axes = report.plot_times(entries).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["net, ours", "net, stock Flax"]
     widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
     assert widths == [[0.25, 0.5], [0.75, 1.5]]
-    with pytest.raises(InputError, match="--before: .*nowhere.json has no operations"):
-        report.older(tmp_path / "nowhere.json")
 
 
 @pytest.mark.slow
 def test_parts_that_need_no_pytorch(tmp_path):
-    measure(tmp_path, "scan", "limits", "stream", "scale", "streamed", "operations")
+    measure(tmp_path, "scan", "limits", "stream", "scale", "streamed", "operations", "operations_stock")
     assert (tmp_path / "speed_operations.png").exists()
 
 

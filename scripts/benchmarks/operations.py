@@ -10,9 +10,8 @@ from typing import Any
 import jax
 
 from resnet.planning.program import read_program
-from scripts.benchmarks import ours
+from scripts.benchmarks.ours import Training
 from scripts.benchmarks.timing import compared
-from scripts.peers.torch_nets import Case
 
 # Kinds by what an operation's name and its place in the net hold, or a native one's own name: the first that
 # fits.
@@ -29,17 +28,16 @@ HOLDERS = {"conditional", "while", "call"}
 PROFILED = 3
 
 
-def operations(case: Case, effort: Any) -> dict[str, Any]:
+def operations(step: Training, rounds: int) -> dict[str, Any]:
     """Milliseconds of a training step by kind; what overlaps in proportion, so that they add up to the step.
 
     XLA's own convolutions run beside what the profiler shows, and count for what waits for them.
     """
-    step = ours.training_step(case)
     kinds = kinds_of(step.compiled.as_text())
     step()
     step()
     values: dict[str, list[float]] = {kind: [] for kind in ("step", *KINDS)}
-    for _ in range(min(effort.rounds, PROFILED)):
+    for _ in range(min(rounds, PROFILED)):
         took, events = profiled(step)
         found = dict.fromkeys(KINDS, 0.0)
         for name, duration in events:

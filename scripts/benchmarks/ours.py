@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet.config import Config, replaced
-from resnet.data.batches import Resident
 from resnet.data.splits import Dataset, Split
 from resnet.kernels.backend import by_xla_alone
 from resnet.models.resnet import make_model
@@ -25,11 +24,11 @@ from scripts.peers.torch_nets import Case
 
 @dataclasses.dataclass(eq=False)
 class Training:
-    """`steps` training steps of each of `seeds` runs in one call, as scripts/train.py makes them."""
+    """A compiled program (state, batch) -> (state, metrics), and what the next call of it gets."""
 
     compiled: Any
     state: Any
-    batch: Resident
+    batch: Any
 
     def __call__(self) -> None:
         self.state, metrics = self.compiled(self.state, self.batch)
@@ -95,7 +94,7 @@ def _small(shape: jax.ShapeDtypeStruct) -> np.ndarray:
 
 
 def training_step(case: Case, **options: Any) -> Training:
-    """See `lowered`."""
+    """`steps` steps of each of `seeds` runs in one call, as scripts/train.py makes them: see `lowered`."""
     program, arguments = lowered(case, **options)
     return Training(program.compile(), *arguments)
 

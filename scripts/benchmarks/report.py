@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.errors import InputError
 from resnet.files import replacing, save_png, write_text
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
@@ -23,8 +22,6 @@ PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PART
 PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 # The end of the name of the picture of this part.
 TIMES = "_operations"
-# The end of the names of what an older commit measured.
-BEFORE = ", before"
 
 Entries = dict[str, dict[str, Any]]
 
@@ -70,10 +67,7 @@ def add(path: Path, entries: Entries) -> Entries:
     """Writes the JSON with `entries` in place of those measured before, and the page and plot beside it."""
     order = {f"{part}/{case}": i for i, (part, case) in enumerate(_places())}
     merged = read(path) | entries
-    place = {key: order.get(key.removesuffix(BEFORE), len(order)) for key in merged}
-    merged = dict(
-        sorted(merged.items(), key=lambda item: (place[item[0]], item[0].endswith(BEFORE), item[0]))
-    )
+    merged = dict(sorted(merged.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     write_json(path, merged)
     write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
     for figure, name in ((plot(merged), path.stem), (plot_times(merged), path.stem + TIMES)):
@@ -207,37 +201,37 @@ def plot(entries: Entries) -> Any:
     return figure
 
 
-def older(path: Path) -> Entries:
-    """Reads from a JSON what each kind of operation took at an older commit; InputError if it has none."""
-    found = {key: entry for key, entry in read(path).items() if key.startswith("operations/")}
-    if not found:
-        raise InputError(f"--before: {path} has no operations; let the other commit write it by --output")
-    return {key + BEFORE: entry for key, entry in found.items()}
-
-
 def plot_times(entries: Entries) -> Any:
-    """Draws a bar for each net, divided by the time that each kind of operation takes; None without nets.
+    """Draws bars for each net, of ours and of stock Flax, divided by kind of operation; None without nets.
 
-    The unit is the time of a training step of the net now, for bars of an older commit too.
+    The unit is the time of our training step.
     """
     from matplotlib.figure import Figure
 
-    found = {key: entry for key, entry in entries.items() if key.startswith("operations/")}
-    if not found:
+    units = {
+        key.split("/")[1]: entry["medians"]["step"]
+        for key, entry in entries.items()
+        if key.startswith("operations/")
+    }
+    bars = {
+        f"{case}, {name}": (entries[f"{part}/{case}"], unit)
+        for case, unit in units.items()
+        for part, name in (("operations", "ours"), ("operations_stock", "stock Flax"))
+        if f"{part}/{case}" in entries
+    }
+    if not bars:
         return None
-    figure = Figure(figsize=(8, 1.6 + 0.5 * len(found)), layout="constrained", dpi=150)
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(bars)), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    now = [found[key.removesuffix(BEFORE)]["medians"]["step"] for key in found]
-    lengths = [entry["medians"]["step"] / step for entry, step in zip(found.values(), now, strict=True)]
-    ends = [0.0] * len(found)
-    for color, kind in zip(COLORS, next(iter(found.values()))["ratios"], strict=False):
-        shares = [entry["ratios"][kind][1] for entry in found.values()]
-        widths = [length * share for length, share in zip(lengths, shares, strict=True)]
-        axes.barh(range(len(found)), widths, left=ends, color=color, label=kind)
+    ends = [0.0] * len(bars)
+    kinds = next(iter(bars.values()))[0]["ratios"]
+    for color, kind in zip(COLORS, kinds, strict=False):
+        widths = [entry["medians"]["step"] / unit * entry["ratios"][kind][1] for entry, unit in bars.values()]
+        axes.barh(range(len(bars)), widths, left=ends, color=color, label=kind)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    axes.set_yticks(range(len(found)), [key.split("/")[1] for key in found])
+    axes.set_yticks(range(len(bars)), bars)
     axes.invert_yaxis()
-    axes.set_xlabel("time of a training step / its time now")
+    axes.set_xlabel("time of a training step / time of ours")
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     return figure
 
