@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from resnet.planning.program import read_program
+from resnet.planning.program import Instruction, Program, read_program
 from scripts.benchmarks.ours import Training
 from scripts.benchmarks.timing import compared
 
@@ -49,16 +49,23 @@ def operations(step: Training, rounds: int) -> dict[str, Any]:
     return compared(values, "step", "ms")
 
 
-def kinds_of(program: str) -> dict[str, str]:
+def kinds_of(text: str) -> dict[str, str]:
     """The kind of each operation of a compiled program, by its name there."""
-    kinds = {}
-    for computation in read_program(program).computations.values():
-        for each in computation.instructions.values():
-            if each.opcode not in HOLDERS:
-                own = each.target.startswith("resnet_")
-                names = each.target if own else f"{each.name} {each.op_name}"
-                kinds[each.name] = next(kind for kind, holds in KINDS.items() if re.search(holds, names))
-    return kinds
+    program = read_program(text)
+    instructions = [each for held in program.computations.values() for each in held.instructions.values()]
+    return {each.name: _kind(each, program) for each in instructions if each.opcode not in HOLDERS}
+
+
+def _kind(operation: Instruction, program: Program) -> str:
+    # XLA drops the names of convolutions that it turns round: those to kernels.
+    fused = [program.computations[name] for name in operation.called if operation.opcode == "fusion"]
+    if not operation.op_name and any(
+        each.opcode == "convolution" for held in fused for each in held.instructions.values()
+    ):
+        return next(iter(KINDS))
+    native = operation.target.startswith("resnet_")
+    names = operation.target if native else f"{operation.name} {operation.op_name}"
+    return next(kind for kind, holds in KINDS.items() if re.search(holds, names))
 
 
 def profiled(step: Callable[[], Any]) -> tuple[float, list[tuple[str, float]]]:
