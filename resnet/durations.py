@@ -6,6 +6,8 @@ import re
 
 from resnet.errors import InputError
 
+# More than any run has steps, and no float that rounds to no integer.
+MOST = 2.0**62
 UNITS = {"step": "steps", "epoch": "epochs", "example": "examples", "%": "%"}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*(%|[a-z]+)\s*")
 
@@ -25,9 +27,9 @@ class Duration:
                     "a duration in % is a share of `train.duration`, which itself must be in "
                     f"steps, epochs or examples; got '{self.amount:g} %'"
                 )
-            return round(self.amount / 100 * total_steps)
+            return round(min(self.amount / 100 * total_steps, MOST))
         steps = {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1 / batch_size}
-        return round(self.amount * steps[self.unit])
+        return round(min(self.amount * steps[self.unit], MOST))
 
 
 def check_interval(field: str, text: str) -> None:

@@ -2,8 +2,10 @@
 
 import atexit
 import contextlib
+import itertools
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -91,13 +93,15 @@ def _lies_in(folder: Path, module: object) -> bool:
 def save_png(figure: "Figure", path: Path, dpi: float | str = "figure") -> None:
     """Writes a picture whose texts are drawn letter by letter: names in them may look like formulas.
 
-    What is not UTF-8 is marked. The labels of ticks stay as they are, for they are made while it is drawn.
+    What is not UTF-8 is marked. The labels of ticks stay as they are, for they are made while it is drawn. A
+    reader finds the old picture or the new one.
     """
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_text(text.get_text().encode(errors="replace").decode().replace("$", r"\$"))
-    figure.savefig(path, format="png", dpi=dpi)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def sync(path: Path) -> None:
@@ -117,7 +121,8 @@ def replacing(path: Path) -> Iterator[Path]:
     new one, and so does an error in the block. An OSError says `path` where it names no file, as that of a
     full disk does. A folder replaces nothing but an empty folder.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # Not the process's number: in containers that share a folder, each has the same.
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
         sync(temporary)
@@ -138,7 +143,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a file of text as `replacing` does: a reader finds the old text or the new one."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
+
+
+def free_name(path: Path) -> Path:
+    """The path, or the first of <path>.1, <path>.2, … where nothing lies."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}.{n}") for n in itertools.count(1)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Paths of the leaves of a tree, such as parameters and statistics, as they are written everywhere."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,9 +30,8 @@ def count_elements(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def check_matches(field: str, regex: str, tree: Any) -> None:
-    """Raises InputError if a regular expression is given that matches the path of no leaf."""
-    paths = leaf_paths(tree)
+def check_matches(field: str, regex: str, paths: Sequence[str]) -> None:
+    """Raises InputError if a regular expression is given that matches none of the paths of parameters."""
     if regex and not any(re.search(regex, path) for path in paths):
         shown = f"their paths look like {paths[0]!r} … {paths[-1]!r}" if paths else "there are none"
         raise InputError(f"`{field}`: {regex!r} matches no parameter; {shown}")

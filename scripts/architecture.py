@@ -16,6 +16,7 @@ import cli
 from absl import flags
 
 from resnet.errors import InputError
+from resnet.files import write_text
 
 flags.DEFINE_bool("check", False, "Writes nothing; an error if the page is out of date.")
 
@@ -39,7 +40,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
     if cli.FLAGS.check and new != old:
         raise InputError(f"{PAGE} is out of date; run python scripts/architecture.py")
     if not cli.FLAGS.check:
-        PAGE.write_text(new)
+        write_text(PAGE, new)
         draw(rooms)
     return {"rooms": len(rooms), "links": len(LINK.findall(new)), "changed": new != old}
 

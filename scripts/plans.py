@@ -14,6 +14,7 @@ from typing import Any
 import cli
 from absl import flags, logging
 
+from resnet.files import write_text
 from resnet.planning.targets import use_no_device
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,7 +185,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
         logging.info("%s for %s, %s", net, target.name, whose)
         write_json(path, _plan(net, target, whose, path) | {"origin": origins[target.name]})
     plans = read_plans(folder)
-    (folder / "plans.md").write_text(f"{table(plans)}\n")
+    write_text(folder / "plans.md", f"{table(plans)}\n")
     draw(plans, folder / "plans.png")
     return {"plans": len(plans), "folder": str(folder)}
 

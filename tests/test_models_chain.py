@@ -140,6 +140,19 @@ def test_what_overflows_is_masked_and_the_rest_measured():
     np.testing.assert_allclose(-np.diff(found.gradient[alive]), 2 * np.log(1e6), rtol=1e-4)
 
 
+def test_a_signal_that_dies_before_the_last_stage_is_measured_as_far_as_it_lives():
+    """The head takes the last stage's channels alone, so its loss has no gradient at an inner joint."""
+    fields = {"family": "cifar", "shortcut": "none", "blocks": (2, 2, 2), "width": 0.25}
+    config = ModelConfig(**LINEAR | fields)
+    variables = start(config)[1]
+    kernel = variables["params"]["stage2"]["block2"]["conv1"]["kernel"]
+    variables["params"]["stage2"]["block2"]["conv1"]["kernel"] = jnp.zeros_like(kernel)
+    chain = parts(config, NUM_OUTPUTS, variables)
+    found = flow(chain, images(), jax.grad(lambda x: chain[-1](x).sum()))
+    assert np.isfinite(found.x).tolist() == np.isfinite(found.gradient).tolist() == [True] * 4 + [False] * 3
+    assert abs(found.gradient[3]) < 1e-5
+
+
 def test_cosine_between_x_and_the_branch():
     config = ModelConfig(**LINEAR | {"kernel_init": "identity"})
     found = flow(chain_of(config), images(), noise_like)

@@ -14,7 +14,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.grammar import CHOICES, check_net
 from resnet.models.layers import OUTPUTS
 from resnet.models.resnet import make_model
-from resnet.training.finetune import OF_THE_FUNCTION
+from resnet.training.finetune import OF_THE_FUNCTION, has_effect
 from tests.models_cases import NUM_OUTPUTS, TINY, net
 
 BOTTLENECK, GATE = {"branch": "bottleneck"}, {"shortcut": "exclusive_gating"}
@@ -124,6 +124,31 @@ def test_no_other_field_decides_what_given_weights_compute(field):
     logits = [net.apply(variables, x)[0] for net in nets]
     tolerance = 0.05 if field == "dtype" else 1e-5
     np.testing.assert_allclose(*logits, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("stride_at", {}),
+        ("shortcut_scale", {}),
+        ("branch_scale", {"shortcut": "decayed_identity"}),
+        ("shortcut_dropout", {}),
+        ("dropout_kind", {"shortcut": "shake_drop"}),
+        ("transition", {"shortcut": "projection"}),
+        ("pad_mode", {"transition": "projection"}),
+        ("pad_side", {"shortcut": "none"}),
+        ("norm_groups", {}),
+        ("norm_epsilon", {"norm": "none"}),
+        ("stochastic_depth_rule", {}),
+    ],
+)
+def test_where_a_field_is_said_to_have_no_effect_it_has_none(field, fields):
+    """There no warning tells of it when a net takes the weights of another."""
+    assert {name for name in KNOBS if not has_effect(name, ModelConfig())} <= set(KNOBS)
+    base = ModelConfig(**TINY | fields)
+    assert not has_effect(field, base) and has_effect(field, ModelConfig(**TINY | KNOBS[field][0]))
+    assert program(dataclasses.replace(base, **{field: KNOBS[field][1]})) == program(base)
 
 
 def test_the_same_net_is_the_same_program():

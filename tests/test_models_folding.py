@@ -82,6 +82,8 @@ def test_blocks_of_one_convolution_keep_their_size_and_longer_ones_grow():
     for fields, inner in ((SINGLE, 1.0), ({}, 2.0), ({"branch": "bottleneck"}, 5.0)):
         config = ModelConfig(**TINY | fields | {"transition": "projection"})
         assert fold(config, start(config)[1])[0].inner == inner
+        unused = dataclasses.replace(config, pad_mode="average")
+        assert fold(unused, start(unused)[1])[0].inner == inner
 
 
 @pytest.mark.thorough
@@ -109,6 +111,7 @@ REFUSED = [
     ({"shortcut": "orthogonal"}, "model.shortcut='orthogonal' does not fold"),
     ({"se_ratio": 0.25}, "model.se_ratio=0.25 does not fold"),
     ({"transition": "average_projection"}, "model.transition='average_projection' does not fold"),
+    ({"pad_mode": "average"}, "model.pad_mode='average' does not fold: it joins several pixels"),
     ({"activation": "tanh"}, "model.activation='tanh' does not fold"),
     ({"groups": 2}, "model.groups=2 does not fold"),
     ({"gain_corrected": True}, "model.gain_corrected=True does not fold"),

@@ -108,6 +108,22 @@ def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
 
 
 @pytest.mark.thorough
+def test_the_remedy_for_what_the_net_does_not_know_works(source, tmp_path):
+    weights = files.read_weights(source[1])
+    weights |= {name: np.zeros(3, np.float32) for name in ("extra", "layer9.1.conv1.weight", "layer9.2.x")}
+    larger = tmp_path / "larger.safetensors"
+    write_safetensors(larger, weights, {})
+    task = task_of(load_dataset(tiny().data))
+    with pytest.raises(InputError, match="not in this net: extra, layer9") as refused:
+        load_initial(tiny(init_from=str(larger)), task)
+    regex = re.search("init_drop='(.*)'", str(refused.value))[1]
+    assert regex == r"^(extra$|layer9\.)"
+    assert len(load_initial(tiny(init_from=str(larger), init_drop=regex), task)) == len(source[2])
+    statistics = load_initial(tiny(init_from=str(larger), init_drop=f"{regex}|norm1/mean$"), task)
+    assert len(statistics) == len(source[2]) - 4
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("classes", [tuple("9876543210"), tuple("abcdefghij")], ids=["order", "names"])
 def test_a_head_is_kept_for_the_same_classes_alone(source, classes, monkeypatch):
     lines = []

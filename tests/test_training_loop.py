@@ -85,7 +85,8 @@ def test_without_test_images_the_result_says_so(monkeypatch, tmp_path, share, sp
 
 def test_a_training_of_no_steps_is_a_run_that_can_be_loaded(tmp_path):
     config = tiny()
-    config.train.duration, config.train.ema = "0 steps", 0.0
+    config.train.duration, config.train.ema = "0 steps", 0.5
+    config.schedule.warmup = "2 steps"
     result = train(config, tmp_path / "run")
     assert result["step"] == 0 and result["validation"] is not None
     metrics = evaluate_run(resnet.load(tmp_path / "run"))

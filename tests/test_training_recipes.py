@@ -229,7 +229,8 @@ def test_what_cannot_work_is_refused(changes, message):
     ("changes", "message"),
     [
         ({"train.smaller_until": (("2 steps", 8),)}, "`train.smaller_until` must be between 1 and 7; got 8"),
-        ({"train.smaller_until": (("4 steps", 5), ("2 steps", 6))}, "must have durations that grow"),
+        ({"train.smaller_until": (("4 steps", 5), ("2 steps", 6))}, "must have durations above 0 that grow"),
+        ({"train.smaller_until": (("0 steps", 5),)}, "must have durations above 0 that grow"),
         (
             {"train.ema": 0.9, "train.ema_every": 10**6},
             "`train.ema_every` must be at most the .* got 1000000",

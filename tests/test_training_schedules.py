@@ -123,6 +123,24 @@ def test_a_training_of_less_than_a_step_is_refused(duration):
     assert make_intervals(TrainConfig(duration="0 steps"), "10 %", 10).total == 0
 
 
+def test_an_interval_below_a_step_is_a_step_and_none_is_none():
+    train = TrainConfig(telemetry_every="10 examples", smaller_until=(("1 examples", 8),))
+    found = make_intervals(train, "0.001 steps", 10)
+    assert (found.telemetry, found.checkpoint, found.sizes) == (1, 1, ((1, 8),))
+    assert make_intervals(TrainConfig(telemetry_every="0 steps"), "1 steps", 10).telemetry == 0
+
+
+@pytest.mark.parametrize("unit", ["steps", "epochs", "examples"])
+def test_a_training_without_end_is_refused(unit):
+    with pytest.raises(InputError, match=r"`train.duration` must be .*below 2\*\*31.*got '1e308 "):
+        make_intervals(TrainConfig(duration=f"1e308 {unit}"), "10 %", 10)
+    assert parse_duration("x", "1e308 %").steps(batch_size=1, steps_per_epoch=1, total_steps=9) > 2**31
+
+
+def test_no_training_needs_no_shorter_warmup():
+    make_schedule(ScheduleConfig(warmup="1000 steps"), **COUNTS | {"total_steps": 0})
+
+
 def test_milestones_behind_the_end_are_told(monkeypatch):
     lines = noted(monkeypatch)
     rates((0,), name="step", milestones=("50 %", "2000 steps"))

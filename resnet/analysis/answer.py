@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
-from resnet.files import replacing, save_png, write_text
+from resnet.files import save_png, write_text
 from resnet.runs.files import make_folder
 from resnet.runs.metrics.records import json_values, write_json
 from resnet.runs.provenance import origin_lines, this_session
@@ -88,8 +88,7 @@ def write(name: str, question: Question, subject: Subject, options: Any, answer:
         + f"\n\n![{name}]({name}.png)"
     )  # fmt: skip
     write_text(paths[1], f"{heading}\n\n{markdown(answer)}\n")
-    with replacing(paths[2]) as temporary:
-        save_png(answer.plot(), temporary)
+    save_png(answer.plot(), paths[2])
     return paths
 
 

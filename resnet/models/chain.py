@@ -212,14 +212,18 @@ class Flow:
     cosine: Float[np.ndarray, " blocks"]
     """Between x and F(x), mean over the images; NaN where their shapes differ."""
     gradient: Float[np.ndarray, " joints"]
-    """Of the gradient to the joint; its root mean square at the top is 1 if it starts as noise."""
+    """Of the gradient to the joint; its root mean square at the top is 1 if it starts as noise.
+
+    It starts so where the signal dies on the way up.
+    """
 
 
 def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top) -> Flow:
     """Sends images up the chain `parts`, and a gradient down.
 
-    `gradient_at_top(x)` gives the gradient to x, the output of the last block. It is renormalised at
-    every joint, and its scale kept as a logarithm: no depth over- or underflows.
+    `gradient_at_top(x)` gives the gradient to x, the output of the last block. Where the signal dies before
+    it, noise goes down from the last joint alive. The gradient is renormalised at every joint, and its scale
+    kept as a logarithm: no depth over- or underflows.
     """
     stem, blocks = parts[0], [part for part in parts if part.arrays is not None]
     joints, shown = [stem(images)], []
@@ -237,7 +241,8 @@ def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top
         )  # fmt: skip
     for values, alive in ((result.x, top + 1), (result.branch, top), (result.cosine, top)):
         values[alive:] = np.nan
-    result.gradient[: top + 1] = _down(blocks[:top], joints[: top + 1], gradient_at_top)
+    gradient = (gradient_at_top if top == len(blocks) else noise_like)(joints[top])
+    result.gradient[: top + 1] = _down(blocks[:top], joints[:top], gradient)
     return result
 
 
@@ -247,11 +252,10 @@ def noise_like(x: Array, seed: int = 0) -> Array:
     return noise / rms(noise)
 
 
-def _down(blocks: Sequence[Part], joints: Sequence[Array], gradient_at_top) -> np.ndarray:
-    """Logarithm of the gradient's scale at every joint."""
-    gradient = gradient_at_top(joints[-1])
+def _down(blocks: Sequence[Part], inputs: Sequence[Array], gradient: Array) -> np.ndarray:
+    """Logarithm of the gradient's scale at every input and, last, at the output of the blocks."""
     scales = [rms(gradient)]
-    for block, x in zip(reversed(blocks), reversed(joints[:-1]), strict=True):
+    for block, x in zip(reversed(blocks), reversed(inputs), strict=True):
         gradient = block.pull(x, gradient / jnp.where(scales[-1] > 0, scales[-1], 1))
         scales.append(rms(gradient))
     with np.errstate(divide="ignore", invalid="ignore"):

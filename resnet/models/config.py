@@ -52,7 +52,8 @@ class ModelConfig(Fields, section="model"):
     """dropout rate before the last convolution of a branch (Wide ResNet: 0.3)"""
     activation: str = "relu"
     """non-linearity inside the branch, the stem and the head: relu, leaky_relu, sigmoid, tanh, silu, gelu,
-    identity; tat_relu, tat_softplus, dks_softplus are made for the net's depth, without shortcut and norm"""
+    identity; tat_relu, tat_softplus, dks_softplus are solved for the depth of a net of neither shortcut nor
+    norm"""
     after_sum: str = "auto"
     """function after the sum; auto: `activation` where the order has one there, else identity"""
     gain_corrected: bool = False

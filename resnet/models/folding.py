@@ -79,7 +79,8 @@ def _carries(config: ModelConfig) -> bool:
 def _check_folds(config: ModelConfig) -> None:
     """Raises InputError, naming the field, for a net that is not the same as any plain one."""
     several = ("average_projection", "shifted_projection")
-    spatial = config.transition in several or config.pad_mode == "average"
+    averages = config.transition == "pad" and config.pad_mode == "average"
+    by_pixel = SHORTCUTS[config.shortcut].changes_shape
     relu = config.activation == "relu" and config.after_sum in ("auto", "relu")
     carries = _carries(config)
     strided = any(block.stride > 1 for block in block_specs(config))
@@ -93,7 +94,8 @@ def _check_folds(config: ModelConfig) -> None:
             "no norm may come before a convolution, or be shared",
         ),
         ("se_ratio", not config.se_ratio, "its gates depend on the image"),
-        ("transition", SHORTCUTS[config.shortcut].changes_shape or not spatial, "it joins several pixels"),
+        ("transition", by_pixel or config.transition not in several, "it joins several pixels"),
+        ("pad_mode", by_pixel or not averages, "it joins several pixels"),
         ("activation", relu or not carries, "only ReLU, after the sum too, leaves unchanged what carries x"),
         ("gain_corrected", not (config.gain_corrected and carries), "it would scale what carries x"),
         ("branch", BRANCHES[config.branch].copies == 1, "it is the mean of two"),

@@ -113,6 +113,9 @@ def _check_combinations(config: ModelConfig) -> None:
             f"`model.activation` {config.activation!r} is solved for all activations of a net, and "
             f"model.after_sum is {config.after_sum!r}; set model.after_sum=auto"
         )
+    if config.activation in TAILORED and config.gain_corrected:
+        raise InputError(f"`model.gain_corrected` has no effect on `model.activation` {config.activation!r}, "
+                         "which is solved for its scale; set model.gain_corrected=False")  # fmt: skip
     shortcut.check(config)
     if config.groups > 1 and config.kernel_init in DENSE_INITS:
         raise InputError(
@@ -178,6 +181,9 @@ def _check_block(config: ModelConfig, block: BlockSpec) -> None:
     if config.transition == "pad" and block.outputs < block.inputs and not shortcut.changes_shape:
         raise InputError(f"{block.name} narrows {block.inputs} channels to {block.outputs}, which zero "
                          "padding cannot; set model.transition=projection")  # fmt: skip
+    if config.transition == "shifted_projection" and block.changes_shape and block.outputs < 2:
+        raise InputError(f"{block.name} has one channel, and model.transition='shifted_projection' makes two "
+                         "halves of its outputs; set a larger `model.width`")  # fmt: skip
     for place in places(config, block):
         if place.inputs % place.groups or place.outputs % place.groups:
             raise InputError(

@@ -123,11 +123,10 @@ def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:
 
 @contextlib.contextmanager
 def _without_metrics() -> Iterator[None]:
-    """Keeps the metrics of single runs out of the log, in which the study would drown; metrics.jsonl has
-    them."""
+    """Keeps the metrics of single runs, which metrics.jsonl has, out of the log; warnings stay."""
 
     def is_other(record: python_logging.LogRecord) -> bool:
-        return record.pathname != records.__file__
+        return record.levelno > python_logging.INFO or record.pathname != records.__file__
 
     handler = logging.get_absl_handler()
     handler.addFilter(is_other)

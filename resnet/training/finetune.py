@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from resnet.data.splits import Examples
 from resnet.data.statistics import whitening_kernel
 from resnet.errors import InputError, first_of
 from resnet.files import local_path
+from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
+from resnet.models.shortcuts.table import SHORTCUTS
 from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.runs.checkpoints.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
@@ -36,6 +38,20 @@ OF_THE_FUNCTION = tuple(
         "shortcut_dropout",
     )
 )  # fmt: skip
+# Where a field of these has an effect; those that are not here have one in every net.
+_HAS_EFFECT: dict[str, Callable[[ModelConfig], bool]] = {
+    "stride_at": lambda model: BRANCHES[model.branch].strided > 0,
+    "shortcut_scale": lambda model: model.shortcut in ("constant_scaling", "decayed_identity"),
+    "branch_scale": lambda model: model.shortcut == "constant_scaling",
+    "shortcut_dropout": lambda model: model.shortcut in ("dropout", "shake_drop"),
+    "dropout_kind": lambda model: model.shortcut == "dropout",
+    "transition": lambda model: not SHORTCUTS[model.shortcut].changes_shape,
+    "pad_mode": lambda model: has_effect("transition", model) and model.transition == "pad",
+    "pad_side": lambda model: has_effect("transition", model) and model.transition == "pad",
+    "norm_groups": lambda model: model.norm == "group",
+    "norm_epsilon": lambda model: model.norm != "none",
+    "stochastic_depth_rule": lambda model: model.stochastic_depth > 0,
+}
 # Fields in which published nets differ whose weights have the same names and shapes, and who differs.
 CONVENTIONS = {
     "pad_side": "both in akamaster/pytorch_resnet_cifar10",
@@ -52,7 +68,6 @@ def load_initial(config: Config, task: Task) -> Tensors:
     if not config.init_from:
         return {}
     shapes = variable_shapes(config, task)
-    check_matches("init_drop", config.init_drop, shapes["params"])
     source = local_path(config.init_from)
     if source.is_dir():
         (found, known), unknown = _tensors_of_run(source, config, task), []
@@ -63,6 +78,8 @@ def load_initial(config: Config, task: Task) -> Tensors:
     wanted = {
         path: leaf.shape for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True)
     }
+
+    check_matches("init_drop", config.init_drop, [*map(_short, {**wanted, **found}), *unknown])
 
     def kept(paths: Iterable[str]) -> list[str]:
         return [
@@ -153,12 +170,13 @@ def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
 
 
 def conventions(model: ModelConfig) -> dict[str, str]:
-    """The fields of CONVENTIONS that count in this net."""
-    counts = {
-        "pad_side": model.transition == "pad" and model.shortcut != "none",
-        "stride_at": model.branch == "bottleneck",
-    }
-    return {name: getattr(model, name) for name in CONVENTIONS if counts[name]}
+    """The fields of CONVENTIONS that have an effect in this net."""
+    return {name: getattr(model, name) for name in CONVENTIONS if has_effect(name, model)}
+
+
+def has_effect(name: str, model: ModelConfig) -> bool:
+    """Whether a field of OF_THE_FUNCTION has an effect in a net."""
+    return name not in _HAS_EFFECT or _HAS_EFFECT[name](model)
 
 
 def _tell_what_is_unsaid(file: Path, model: ModelConfig, statistics: Tensors) -> None:
@@ -178,7 +196,8 @@ def _tell_what_is_unsaid(file: Path, model: ModelConfig, statistics: Tensors) ->
 def _tell_of_another_function(source: Path, theirs: Config, config: Config) -> None:
     """A warning for each field in which nets of the same shapes differ, and compute another thing."""
     for field, there, here in differences(theirs, config):
-        if field in OF_THE_FUNCTION:
+        name = field.removeprefix("model.")
+        if field in OF_THE_FUNCTION and any(has_effect(name, each.model) for each in (theirs, config)):
             logging.warning(
                 "%s holds weights of a net with %s=%r, and here it is %r: it computes another thing",
                 source, field, there, here,
@@ -220,18 +239,25 @@ def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted
     for what, paths in problems.items():
         if paths:
             parts.append(f"{what}: {first_of(map(described, paths))}")
-    modules = sorted({_module(path) for paths in problems.values() for path in paths})
-    regex = f"^{modules[0]}/" if len(modules) == 1 else f"^({'|'.join(modules)})/"
+    starts = sorted({_start(path) for paths in problems.values() for path in paths})
+    regex = f"^{starts[0]}" if len(starts) == 1 else f"^({'|'.join(starts)})"
     return (
         f"`init_from` {source!r} does not fit this net; {'; '.join(parts)}. If these should start at random, "
-        f"set --config.init_drop='{regex}'"
+        f"or be left out, set --config.init_drop='{regex}'"
     )
 
 
-def _module(path: str) -> str:
-    """Names the module to start anew for a tensor: only the classifier of a head, as a norm may be there."""
+def _start(path: str) -> str:
+    """The start of a tensor's path, as a regular expression that leaves it out with all of its module.
+
+    Of a head only the classifier, as a norm may be there; of a name that the net does not know, the part
+    before the first dot.
+    """
     short = _short(path)
-    return CLASSIFIER if short.startswith(f"{CLASSIFIER}/") else short.split("/")[0]
+    if short.startswith(f"{CLASSIFIER}/"):
+        return f"{CLASSIFIER}/"
+    first, mark, _ = short.partition("/" if "/" in short else ".")
+    return re.escape(first + mark) + ("" if mark else "$")
 
 
 def _short(path: str) -> str:

@@ -81,7 +81,8 @@ def look(run: Runs, state: TrainState, stop: StopSignals, *, evaluate: bool, rep
     With `replace`, in place of the checkpoint that was written when the evaluation was interrupted.
     """
     evaluated = evaluate and run.validate(state)
-    due = run.trainer.intervals.saves(run.step) or stop.take_save_request() or stop.received is not None
+    asked = stop.take_save_request()  # Taken where a checkpoint is due anyway, too.
+    due = asked or run.trainer.intervals.saves(run.step) or stop.received is not None
     run.save(state, everyone=due, evaluated=evaluated, replace=replace)
     if stop.received and run.active:
         raise run.stopped()

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
 from resnet.fields import Fields
 from resnet.models.scanning import by_path, each_block, is_stacked
-from resnet.paths import check_matches, parameter_path
+from resnet.paths import check_matches, leaf_paths, parameter_path
 from resnet.training.schedules import Schedule
 
 
@@ -257,4 +257,4 @@ def check_paths(config: OptimizerConfig, params: Any) -> None:
     """Raises InputError for an expression of `lr_multipliers` or `within` that matches no parameter."""
     for field in PAIRS:
         for regex, _ in getattr(config, field):
-            check_matches(f"optimizer.{field}", regex, params)
+            check_matches(f"optimizer.{field}", regex, leaf_paths(params))

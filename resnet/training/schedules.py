@@ -98,7 +98,7 @@ def make_schedule(
         )
 
     warmup = in_steps("schedule.warmup", config.warmup)
-    if warmup and warmup >= total_steps:
+    if warmup >= total_steps > 0:
         raise InputError(
             f"`schedule.warmup` must end before the training does; got {config.warmup!r} "
             f"({warmup} steps) of {total_steps} steps"
@@ -172,14 +172,16 @@ def make_intervals(train: TrainConfig, checkpoint_every: str, steps_per_epoch: i
         )
 
     def in_steps(field: str, text: str) -> int:
-        return parse_duration(field, text).steps(**counts, total_steps=total)
+        """At least one step, unless the duration is 0."""
+        given = parse_duration(field, text)
+        return max(given.steps(**counts, total_steps=total), 1) if given.amount else 0
 
     return Intervals(
         total=total,
         epoch=steps_per_epoch,
-        log=max(in_steps("train.log_every", train.log_every), 1),
-        evaluate=max(in_steps("train.evaluate_every", train.evaluate_every), 1),
-        checkpoint=max(in_steps("checkpoint.every", checkpoint_every), 1),
+        log=in_steps("train.log_every", train.log_every),
+        evaluate=in_steps("train.evaluate_every", train.evaluate_every),
+        checkpoint=in_steps("checkpoint.every", checkpoint_every),
         telemetry=in_steps("train.telemetry_every", train.telemetry_every),
         sizes=tuple((in_steps("train.smaller_until", end), side) for end, side in train.smaller_until),
     )

@@ -18,7 +18,7 @@ from resnet.data.order import batch_indices, steps_per_epoch
 from resnet.data.splits import Dataset, Examples
 from resnet.errors import InputError, check_within
 from resnet.models.scanning import compiles_quickly
-from resnet.paths import check_matches
+from resnet.paths import check_matches, leaf_paths
 from resnet.runs.task import Task, task_of
 from resnet.runtime.devices import (
     DATA,
@@ -235,7 +235,7 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     per_epoch = steps_per_epoch(len(dataset.train), config.train.batch_size)
     intervals = make_intervals(config.train, config.checkpoint.every, per_epoch)
     _check_sizes(config, dataset, intervals)
-    if config.train.ema and config.train.ema_every > intervals.total:
+    if config.train.ema and config.train.ema_every > intervals.total > 0:
         raise InputError(
             f"`train.ema_every` must be at most the {intervals.total} steps of the run, or the average stays "
             f"what it was at the start; got {config.train.ema_every}"
@@ -253,16 +253,16 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
         step = dataclasses.replace(step, axis=None, whole=partial(gathered, mesh=mesh, least=least))
     trainer = Trainer(config, dataset, task, mesh, step, intervals, tuple(seeds) or (config.seed,))
     check_paths(config.optimizer, trainer.shapes.params)
-    check_matches("freeze", config.freeze, trainer.shapes.params)
-    check_matches("model.bn_fixed", config.model.bn_fixed, trainer.shapes.batch_stats)
+    check_matches("freeze", config.freeze, leaf_paths(trainer.shapes.params))
+    check_matches("model.bn_fixed", config.model.bn_fixed, leaf_paths(trainer.shapes.batch_stats))
     return trainer
 
 
 def _check_sizes(config: Config, dataset: Dataset, intervals: Intervals) -> None:
     """InputError unless the images can be smaller as `train.smaller_until` says."""
     ends, given = [end for end, _ in intervals.sizes], config.train.smaller_until
-    if ends != sorted({*ends}):
-        raise InputError(f"`train.smaller_until` must have durations that grow; got {given!r}")
+    if ends != sorted({*ends}) or 0 in ends:
+        raise InputError(f"`train.smaller_until` must have durations above 0 that grow; got {given!r}")
     for _, side in intervals.sizes:
         most = min(dataset.image_shape[:2]) - 1
         check_within("train.smaller_until", side, 1, most)

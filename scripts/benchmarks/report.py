@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, MARKERS
-from resnet.files import replacing, save_png, write_text
+from resnet.files import save_png, write_text
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.runs.tables import markdown_table
@@ -72,8 +72,7 @@ def add(path: Path, entries: Entries) -> Entries:
     write_text(path.with_suffix(".md"), page(merged, path.with_suffix(".png").name))
     for figure, name in ((plot(merged), path.stem), (plot_times(merged), path.stem + TIMES)):
         if figure is not None:
-            with replacing(path.with_name(f"{name}.png")) as temporary:
-                save_png(figure, temporary)
+            save_png(figure, path.with_name(f"{name}.png"))
     return merged
 
 

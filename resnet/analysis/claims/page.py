@@ -10,7 +10,7 @@ from absl import logging
 from resnet.analysis.claims import activations, dead, depth, folded, identity, information, outputs, trained
 from resnet.analysis.claims.claim import Bench, Claim, Finding
 from resnet.analysis.laws import NO
-from resnet.files import replacing, save_png, write_text
+from resnet.files import save_png, write_text
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table
 
@@ -33,8 +33,7 @@ def write_claims(claims: Sequence[Claim], bench: Bench, folder: Path, command: s
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     drawn = [finding.claim.pictures(finding.rows) for finding in findings]
     for name, figure in (item for figures in drawn for item in figures.items()):
-        with replacing(folder / PICTURES / name) as temporary:
-            save_png(figure, temporary)
+        save_png(figure, folder / PICTURES / name)
     write_text(folder / PAGE, _page(findings, [list(figures) for figures in drawn], session, seconds))
     holds = [finding.holds for finding in findings]
     return {"page": str(folder / PAGE), "holds": holds, "seconds": round(seconds)}

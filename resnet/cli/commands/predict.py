@@ -60,17 +60,17 @@ def main(overrides: list[str], images: list[str]) -> None:
             on_bad_image=cli.FLAGS.on_bad_image,
             progress=lambda n: bar.update(task, completed=n),
         )
-    if cli.FLAGS.sheet:
-        contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
     text = FORMATS[cli.FLAGS.format](predictions)
     # The names of files may be any bytes, and come out as they are.
-    if not cli.FLAGS.output:
+    if cli.FLAGS.output:
+        with creating(cli.FLAGS.output) as temporary:
+            temporary.write_text(text + "\n", "utf-8", "surrogateescape")
+    else:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")
         print(text, flush=True)
-        return
-    with creating(cli.FLAGS.output) as temporary:
-        temporary.write_text(text + "\n", "utf-8", "surrogateescape")
+    if cli.FLAGS.sheet:
+        contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
 
 
 def as_table(predictions) -> str:

@@ -73,7 +73,7 @@ Images images_of(Buffer x, Channels scale, Channels offset) {
 }
 bool readable(Buffer x, Channels scale, Channels offset) {
   const int64_t images = x.dimensions()[0], channels = x.dimensions()[3];
-  return none_or_each(scale, offset, images, channels) && (scale.element_count() == 0 || channels % kLanes == 0);
+  return none_or_each(scale, offset, images, channels) && (scale.element_count() == 0 || channels % kChannels == 0);
 }
 
 }  // namespace

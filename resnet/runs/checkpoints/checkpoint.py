@@ -22,6 +22,7 @@ from absl import logging
 from resnet.durations import check_interval
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
+from resnet.files import free_name
 from resnet.paths import leaf_paths
 from resnet.runs.checkpoints import manifest
 from resnet.runs.checkpoints.alias import plain_path
@@ -188,8 +189,7 @@ def _set_aside(workdir: Path, step: int, where: str = UNREADABLE) -> None:
     """Moves a checkpoint to <where>/<step>[.n]; nothing is deleted."""
     folder = workdir / where
     folder.mkdir(exist_ok=True)
-    taken = len(list(folder.glob(f"{step}*")))
-    (workdir / FOLDER / str(step)).rename(folder / f"{step}.{taken}" if taken else folder / str(step))
+    (workdir / FOLDER / str(step)).rename(free_name(folder / str(step)))
 
 
 def restore(workdir: Path, step: int, target: Any) -> tuple[Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ from absl import logging
 
 from resnet.errors import check_choice, check_installed
 from resnet.fields import Fields
+from resnet.files import write_text
 from resnet.runs.metrics.tensorboard import TensorBoard
 
 SEND_SECONDS = 30.0
@@ -155,7 +156,7 @@ def kept_id(workdir: Path, service: str, make: Callable[[], str]) -> str:
     """What the run is called at a service: made once, and kept in its folder for later sessions."""
     path = workdir / f"{service}.txt"
     if not path.exists():
-        path.write_text(f"{make()}\n")
+        write_text(path, f"{make()}\n")
     return path.read_text().strip()
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resnet.files import local_path, replacing, save_png
+from resnet.files import local_path, save_png
 from resnet.runs.metrics.records import read_metrics
 
 FILE = "curves.png"
@@ -33,8 +33,7 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
     for position, panel in enumerate(panels, start=1):
         _draw(figure.add_subplot(1, len(panels), position), records, *panel)
     figure.suptitle(_title(workdir, records), fontsize=11)
-    with replacing(workdir / FILE) as temporary:
-        save_png(figure, temporary)
+    save_png(figure, workdir / FILE)
     return workdir / FILE
 
 

@@ -1,6 +1,5 @@
 """What a run leaves to read: metrics.jsonl and TensorBoard's files; JSON, whole or set aside."""
 
-import glob
 import json
 import math
 import os
@@ -10,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.files import local_path, sync, write_text
+from resnet.files import free_name, local_path, sync, write_text
 from resnet.runs.metrics.boards import TENSORBOARD, Board, open_boards
 from resnet.runtime.processes import index_of_this
 
@@ -75,8 +74,7 @@ def keep_original(path: Path) -> None:
 
 def _set_aside(path: Path) -> Path:
     """Moves a file to <name>.damaged[.n], of several processes the first; nothing is deleted."""
-    taken = len(list(path.parent.glob(f"{glob.escape(path.name)}.damaged*")))
-    target = path.with_name(f"{path.name}.damaged" + (f".{taken}" if taken else ""))
+    target = free_name(path.with_name(f"{path.name}.damaged"))
     if not index_of_this():
         path.rename(target)
     return target

@@ -13,6 +13,7 @@ import numpy as np
 from resnet.files import local_path, replacing, save_png
 from resnet.models.chain import Flow
 from resnet.runs.metrics.records import keep_original
+from resnet.runtime.processes import index_of_this
 
 FILE, PICTURE = "telemetry.csv", "telemetry.png"
 # Base-ten logarithms of root mean squares: of a block's input, of F(x), of the gradient that enters the
@@ -42,9 +43,12 @@ def append(workdir: Path, step: int, found: Flow) -> None:
 
 
 def forget_rows_after(workdir: Path, step: int) -> None:
-    """Drops the rows that a run resumed at `step` finished steps will write anew."""
+    """Drops the rows that a run resumed at `step` finished steps will write anew.
+
+    Of several processes, the first does so.
+    """
     path = workdir / FILE
-    if not path.exists():
+    if index_of_this() or not path.exists():
         return
     first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
     # A last line without its end was cut short by a kill, which is no damage.
@@ -96,9 +100,9 @@ def plot(workdir: str | Path) -> Path | None:
     rows = read(workdir)
     if not rows:
         return None
-    with replacing(local_path(workdir) / PICTURE) as temporary:
-        save_png(figure(rows), temporary)
-    return local_path(workdir) / PICTURE
+    path = local_path(workdir) / PICTURE
+    save_png(figure(rows), path)
+    return path
 
 
 def figure(rows: list[dict[str, Any]]) -> Any:

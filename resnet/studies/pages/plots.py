@@ -1,11 +1,10 @@
 """The figures of a study: curves, paired differences, and those of an amount."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, legend_beside, panels, style
-from resnet.files import replacing, save_png
+from resnet.files import save_png
 from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
 from resnet.studies.kept import Kept
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
@@ -50,7 +49,7 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
     if not kept:
         drawn |= _of_runs(folder, finished, metric)
     for name, figure in drawn.items():
-        _save(folder.workdir / name, figure)
+        save_png(figure, folder.workdir / name)
     shown = {name for name in FIGURES if name in drawn or (kept and (folder.workdir / name).exists())}
     return {name: meaning for name, meaning in FIGURES.items() if name in shown}
 
@@ -67,11 +66,6 @@ def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: M
     if recorded and len(finished) <= MOST_CURVES:
         drawn["curves.png"] = _curves(finished, metric)
     return drawn
-
-
-def _save(path: Path, figure: Any) -> None:
-    with replacing(path) as temporary:
-        save_png(figure, temporary)
 
 
 def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
