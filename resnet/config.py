@@ -18,13 +18,14 @@ from typing import Any
 
 from resnet import recipes
 from resnet.data.config import DataConfig
+from resnet.data.files.decoders import check_decoder_installed
 from resnet.errors import InputError, check_at_least, check_regex
 from resnet.fields import FORMER, Fields, fits, of_kind, present_name, type_name, unknown_field
 from resnet.files import check_path, importing_beside, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
-from resnet.runs.metrics.boards import RecordsConfig
+from resnet.runs.metrics.boards import RecordsConfig, check_boards_installed
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig, check_batch
@@ -173,11 +174,24 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def check_packages(config: Config) -> None:
+    """Raises InputError if a package is not installed that only training by this config needs."""
+    check_decoder_installed(config.data.decoder)
+    check_boards_installed(config.records.boards)
+
+
 def config_from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `config_to_dict`, also after JSON; unknown fields are an InputError."""
     config = _from_dict(Config, values)
     check_config(config)
     return config
+
+
+def model_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """The model of a config that was written, without a check of what else is in a config."""
+    model = _from_dict(Config, {"model": values}).model
+    check_net(model)
+    return model
 
 
 def save_config(config: Config, workdir: str | Path) -> None:

@@ -131,6 +131,11 @@ def test_depth_until_a_limit_is_measured_or_extrapolated():
         found = trainability.depth_of_limit(decades, increments, 3.0)
         assert found[0] == outcome
         assert found[1] == (depth if depth is None else pytest.approx(depth, rel=0.03))
+    # Where the signal dies on the way, what is alive is extrapolated.
+    increments = np.where(np.arange(60) < 40, 0.1, np.nan)
+    outcome, depth = trainability.depth_of_limit(np.cumsum(increments) / math.log(10), increments, 3.0)
+    assert outcome == "extrapolated (exponential)"
+    assert depth == pytest.approx(3 * math.log(10) / 0.1, rel=0.03)
 
 
 @pytest.mark.thorough

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from resnet.data.augment import OPERATIONS, augment, normalize, shrunk, shrunk_shape
+from resnet.data.augment import OPERATIONS, augment, normalize, shrunk
 from resnet.data.augmentation.colour import ColorJitter, Lighting
 from resnet.data.augmentation.erasing import RandomErasing
 from resnet.data.config import DataConfig
+from resnet.data.images import shrunk_shape
 from resnet.errors import InputError, check_at_least
 
 KEYS = jax.random.split(jax.random.key(0), 64)
@@ -35,7 +36,7 @@ def augmented(keys, images, config):
 def test_small_images_are_pillows(side):
     """Within one level, as Pillow rounds its weights; the longer side keeps its share."""
     image = load_sample_images().images[0][:64, :96]
-    h, w = shrunk_shape(image.shape, side)
+    h, w, _ = shrunk_shape(image.shape, side)
     assert (h, w) == (side, round(1.5 * side))
     expected = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR), int)
     assert np.abs(np.asarray(shrunk(jnp.asarray(image[None]), side)[0], int) - expected).max() <= 1

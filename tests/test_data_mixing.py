@@ -86,7 +86,7 @@ def photographs():
 def test_every_operation_of_the_list_keeps_its_promises(name, photographs):
     """It changes some images, follows their keys, treats a part as the whole, and checks its arguments."""
     field, operation = parse_operation("data.augmentation", f"{name} {ARGUMENTS.get(name, '')}")
-    operation.check(field, (16, 12))
+    operation.check(field, (16, 12, 3))
     images, keys = jnp.concatenate([photographs] * 4), jax.random.split(jax.random.key(5), 32)
     mean, std = np.full(3, 100, np.float32), np.full(3, 50, np.float32)
     apply = jax.jit(lambda keys, images: augment(keys, images, [operation], mean, std))

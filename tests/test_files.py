@@ -20,7 +20,7 @@ from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.files import check_writable, local_path, save_png
+from resnet.files import check_writable, free_name, local_path, save_png
 from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
@@ -143,6 +143,16 @@ def test_no_script_takes_a_file_or_folder_as_mere_text():
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
                 assert not any(re.match(said, str(text)) for text in texts), texts
+
+
+def test_a_name_that_is_taken_is_never_given_again(tmp_path):
+    """Whichever of those before were removed since."""
+    assert free_name(tmp_path / "x") == tmp_path / "x"
+    for name in ("x", "x.2", "x.10"):
+        (tmp_path / name).touch()
+    assert free_name(tmp_path / "x") == tmp_path / "x.1"
+    (tmp_path / "x.1").symlink_to("nowhere")
+    assert free_name(tmp_path / "x") == tmp_path / "x.3"
 
 
 @pytest.mark.parametrize(

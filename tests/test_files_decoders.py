@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet.config import check_packages, config_from_dict
 from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
 from resnet.data.files import decoders
 from resnet.data.files.crops import Fitted, Middle, RandomPart
 from resnet.data.files.decoders import decode_cut
 from resnet.data.images import BadImage, without_warnings
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
+from resnet.training.loop import train
 from tests.stream_cases import batches, digests, folders, jpeg, stream
 
 SIZE = (400, 300)
@@ -26,11 +29,16 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch, tmp_p
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.delitem(sys.modules, "simplejpeg")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    config = DataConfig(name="image_folder", dir=str(tmp_path), image_size=8, decoder="simplejpeg")
-    with pytest.raises(
-        InputError, match="simplejpeg, which this needs, is not installed: pip install simplej"
-    ):
-        config.check()
+    given = {"name": "image_folder", "dir": str(tmp_path), "image_size": 8, "decoder": "simplejpeg"}
+    # A run that was trained elsewhere can be read: its config names a decoder, and nothing is decoded.
+    config = config_from_dict({"data": given, "records": {"boards": ["tensorboard"]}})
+    message = "simplejpeg, which this needs, is not installed: pip install simplej"
+    for work in (check_packages, lambda config: load_dataset(config.data)):
+        with pytest.raises(InputError, match=message):
+            work(config)
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="`data.decoder` must be one of pillow, simplejpeg; got 'opencv'"):
         DataConfig(decoder="opencv").check()
 

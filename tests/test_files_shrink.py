@@ -1,6 +1,7 @@
 """Smaller copies: those that are small keep their bytes, the others their classes, names and looks."""
 
 import io
+import json
 import os
 
 import numpy as np
@@ -90,7 +91,9 @@ def test_what_was_interrupted_goes_on(tmp_path, monkeypatch, caplog, cut):
     monkeypatch.setattr(shrink, "_smaller", lambda *image: made.append(image) or _smaller(*image))
     assert shrink_images(root, target, SIDE, lambda *_: None) == whole
     assert f"going on with {part}" in caplog.messages and 14 < len(made) < 25
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "small.tar", "whole.tar"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "data", "small.tar", "small.tar.skipped.json", "whole.tar", "whole.tar.skipped.json"
+    ]  # fmt: skip
     for split, listing in find_listings(tmp_path / "whole.tar").items():
         again = find_listings(target)[split]
         assert [again.read(i) for i in range(len(again))] == [listing.read(i) for i in range(len(listing))]
@@ -120,7 +123,10 @@ def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path, monkey
     target = tmp_path / "small.tar"
     lines = noted(monkeypatch)
     assert shrink_images(root, target, SIDE, lambda *_: None)["bad"] == 1
-    assert lines[-1] == f"1 images cannot be read and are left out: {root}/train/n01/train_1.JPEG"
+    assert lines[-1].startswith(
+        f"1 images are left out, see {target}.skipped.json: {root}/train/n01/train_1.JPEG "
+    )
+    assert "train_1.JPEG" in json.loads((tmp_path / "small.tar.skipped.json").read_text())["images"][0]
     assert len(find_listings(target)["train"]) == 23
     with pytest.raises(InputError, match="--to: .*small.tar exists already: remove it, or name another"):
         shrink_images(root, target, SIDE, lambda *_: None)
@@ -130,4 +136,4 @@ def test_what_cannot_be_read_is_counted_and_what_exists_is_kept(tmp_path, monkey
         shrink_images(root, tmp_path / "other.zip", SIDE, lambda *_: None)
     with pytest.raises(InputError, match="--to: .* cannot be written"):
         shrink_images(root, tmp_path / "nowhere" / "other.tar", SIDE, lambda *_: None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "small.tar"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "small.tar", "small.tar.skipped.json"]

@@ -205,6 +205,8 @@ def test_reading_and_decoding_are_told_apart_and_add_up(data):
          "400; 2 more `parallel.decoder_threads` would do"),
         (InputTimes(1000, 1.0, 9.0, 0.0, 2), 2, "that would take 4 processors, and this machine has 2: make "
          "the images smaller once for all .resnet prepare images."),
+        (InputTimes(1000, 1.0, 9.0, 0.0, 4), 8, "read and decode 400 images/s, and the steps take 400; that "
+         "is fast enough on average: more `parallel.batches_ahead` would do"),
         (InputTimes(1000, 9.0, 1.0, 0.0, 2), 8, "90% of it is reading: use a faster disk, or one tar"),
     ],
 )  # fmt: skip

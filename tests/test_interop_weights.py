@@ -240,7 +240,9 @@ def test_what_our_own_file_states_is_heeded(tmp_path, caplog):
     config = Config(model=ModelConfig(**SMALL))
     config.data.train_limit = 32
     source = tmp_path / "source.safetensors"
-    stated = {"resnet_config": config_to_dict(config)["model"], "mean": [200.0], "std": [10.0]}
+    # No batch size is stated, which 48 images would have to divide.
+    model = config_to_dict(config)["model"] | {"ghost_batch": 48}
+    stated = {"resnet_config": model, "mean": [200.0], "std": [10.0]}
     state = to_state_dict(config.model, random_variables_of_digits(config), "cifar")
     files.write_safetensors(source, state, {name: json.dumps(value) for name, value in stated.items()})
     with pytest.raises(InputError, match="`train.seeds` must be 1, as weights make one run; got 2"):

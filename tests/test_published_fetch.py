@@ -278,6 +278,11 @@ def test_an_archive_that_is_at_hand(small, tmp_path):
     for name, content in mnist().items():
         (tmp_path / "four" / name).write_bytes(content)
     assert len(prepared("mnist", tmp_path / "data", tmp_path / "four")[1].train) == 20 and Server.asked == []
+    # A damaged file is replaced by the one that was given.
+    cut = tmp_path / "data" / "mnist" / sorted(mnist())[0]
+    cut.write_bytes(cut.read_bytes()[:-5])
+    assert len(prepared("mnist", tmp_path / "data", tmp_path / "four")[1].train) == 20
+    assert len(prepared("mnist", tmp_path / "data", tmp_path / "data" / "mnist")[1].train) == 20
     with pytest.raises(InputError, match="`data set` must be one of cifar10, .*; got 'imagenet'"):
         prepared("imagenet", tmp_path)
 

@@ -1,17 +1,20 @@
 """A study on a real Slurm: preempted, requeued, finished, and equal to the study run here."""
 
+import logging
 import subprocess
 import sys
 
 import pytest
+from absl import logging as absl_logging
 
 from resnet.config import replaced
 from resnet.errors import InputError
 from resnet.runs.lock import WorkdirHeld
+from resnet.runs.metrics import records
 from resnet.runtime.devices import make_mesh
 from resnet.studies import runner
 from resnet.studies.launch import launch
-from resnet.studies.launchers.cluster import check_parameters
+from resnet.studies.launchers.cluster import _not_in, _without_choosing, check_parameters
 from resnet.studies.runner import Piece, pieces_of_work
 from resnet.studies.stored import load_folder, open_folder
 from resnet.training.loop import train
@@ -31,6 +34,27 @@ def test_a_study_is_cut_into_pieces_that_need_not_wait_for_each_other(tmp_path):
     finished.mkdir(parents=True)
     (finished / "result.json").write_text("{}")
     assert pieces_of_work(folder, ("none",), 2) == [Piece("none", ((0, 1),))]
+
+
+def test_seeds_of_an_arm_wait_for_the_job_that_chooses_its_learning_rate(tmp_path):
+    """Their own job would end at once, as they have no learning rate yet."""
+    folder = open_folder(tiny_study(seeds=(0, 1, 2), learning_rates=(0.1, 0.05)), tmp_path, "")
+    queued = {"1_0": Piece("none", ((0, 1),)), "1_1": Piece("of an older file", ((0,),))}
+    pieces = pieces_of_work(folder)
+    assert {piece.arm for piece in _without_choosing(folder, queued, pieces)} == {"identity"}
+    plain = open_folder(tiny_study(seeds=(0, 1, 2)), tmp_path / "plain", "")
+    pieces = pieces_of_work(plain, ("none",))
+    assert _not_in(queued, _without_choosing(plain, queued, pieces)) == [Piece("none", ((2,),))]
+
+
+def test_warnings_of_single_runs_stay_in_the_log_of_a_study():
+    def shown(level):
+        record = logging.getLogger().makeRecord("x", level, records.__file__, 1, "text", (), None)
+        return bool(absl_logging.get_absl_handler().filter(record))
+
+    with runner._without_metrics():
+        assert not shown(logging.INFO) and shown(logging.WARNING) and shown(logging.ERROR)
+    assert shown(logging.INFO)
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, monkeypatch):

@@ -232,6 +232,12 @@ def test_what_cannot_work_is_refused(changes, message):
         ({"train.smaller_until": (("4 steps", 5), ("2 steps", 6))}, "must have durations above 0 that grow"),
         ({"train.smaller_until": (("0 steps", 5),)}, "must have durations above 0 that grow"),
         (
+            {"data.random_crop": 8},
+            "`data.random_crop` must be less than the images' sides, 8x8 pixels; got 8",
+        ),
+        ({"data.cutout": 8}, "`data.cutout` must be less than the images' sides, 8x8 pixels; got 8"),
+        ({"data.augmentation": ("lighting 0.1",)}, "`data.augmentation: lighting` needs images in colour; "),
+        (
             {"train.ema": 0.9, "train.ema_every": 10**6},
             "`train.ema_every` must be at most the .* got 1000000",
         ),
@@ -283,11 +289,6 @@ def test_each_image_is_mirrored_in_every_other_epoch():
     np.testing.assert_array_equal([mirrored(step) for step in (3, 8)], [first, first])
     np.testing.assert_array_equal(mirrored(4), ~first)
     assert (mirrored(0, seed=1) != first).any()
-
-
-def test_lighting_needs_colours():
-    with pytest.raises(InputError, match="`lighting` needs colour images; these have 1"):
-        program_of({"data.augmentation": ("lighting 0.1",)})
 
 
 @pytest.mark.thorough

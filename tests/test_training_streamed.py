@@ -8,8 +8,11 @@ import pytest
 
 from resnet.config import Config, replaced
 from resnet.data.datasets import load_dataset
+from resnet.data.files.delivery import Pace
+from resnet.data.files.stream import TrainingStream
 from resnet.errors import InputError
 from resnet.run import evaluate_run, load
+from resnet.runs import stream_report
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.open_run import note_skipped
 from resnet.runs.stream_report import StreamReport
@@ -129,6 +132,19 @@ def test_a_bad_image_is_listed_in_the_run_and_counted(tmp_path, statistics):
     # What an earlier session found stays listed.
     assert note_skipped(tmp_path / "run", ["another"]) == 4
     assert StreamReport(None, [], [tmp_path / "run"]).result(Clock(1)) == {"skipped_images": 4}
+
+
+def test_images_that_another_process_found_bad_are_listed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream_report, "from_all", lambda own: [own, ["b.jpg is cut", "c.jpg is cut"]])
+    root = folders(tmp_path / "data", TRAIN)
+    stream = TrainingStream(load_dataset(config(root).data).train, (0,), 8, 4, Pace(1))
+    found = ["b.jpg is cut"]
+    report = StreamReport(stream, found, [tmp_path])
+    assert json.loads((tmp_path / "skipped_images.json").read_text())["n"] == report.count == 2
+    found.append("a.jpg is cut")
+    report.pause(Clock(1))
+    listed = json.loads((tmp_path / "skipped_images.json").read_text())
+    assert listed == {"n": 3, "images": [f"{name}.jpg is cut" for name in "abc"]}
 
 
 @pytest.mark.thorough

@@ -20,11 +20,12 @@ from jaxtyping import Array, Bool, Float32, Int, Key, Num, UInt8
 from resnet.data.augmentation.colour import ColorJitter, Grey, Lighting
 from resnet.data.augmentation.erasing import RandomErasing
 from resnet.data.augmentation.policies import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
+from resnet.data.images import shrunk_shape
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.kernels.backend import each_image
 from resnet.kernels.windows import window
 
-Sides = tuple[int, int] | None
+Shape = tuple[int, int, int] | None
 
 
 @runtime_checkable
@@ -32,15 +33,15 @@ class ImageOperation(Protocol):
     """A random change of one image."""
 
     stream: ClassVar[int]
-    """Number of its first key; the second has the next number. An image has keys of all numbers, and each
-    operation its own two, so that no draw depends on which other operations there are."""
+    """Number that is folded into an image's key for the first of the operation's two keys; the second takes
+    the next number. No two operations share a number, so that adding one changes no draw of another."""
     on_pixels: ClassVar[bool]
     """Whether it changes the uint8 image; else it changes the normalised one."""
 
-    def check(self, field: str, sides: Sides) -> None:
+    def check(self, field: str, shape: Shape) -> None:
         """Raises InputError, which names `field`, for arguments that do not work.
 
-        `sides` are the images' height and width in pixels, or None before they are known.
+        `shape` is an image's height, width and channels, or None before the data are read.
         """
         ...
 
@@ -63,9 +64,9 @@ class RandomCrop:
     on_pixels: ClassVar[bool] = False
     modes: ClassVar = {"zero": "constant", "reflect": "reflect"}
 
-    def check(self, field: str, sides: Sides) -> None:
+    def check(self, field: str, shape: Shape) -> None:
         """The pixels are fewer than the sides have, and the fill is known."""
-        _check_pixels(field, self.pixels, sides)
+        _check_pixels(field, self.pixels, shape)
         check_choice(f"{field}_fill", self.fill, self.modes)
 
     def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
@@ -82,7 +83,7 @@ class Flip:
     stream: ClassVar[int] = 1
     on_pixels: ClassVar[bool] = False
 
-    def check(self, field: str, sides: Sides) -> None:
+    def check(self, field: str, shape: Shape) -> None:
         """Nothing can be wrong."""
 
     def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
@@ -98,9 +99,9 @@ class Cutout:
     stream: ClassVar[int] = 2
     on_pixels: ClassVar[bool] = False
 
-    def check(self, field: str, sides: Sides) -> None:
+    def check(self, field: str, shape: Shape) -> None:
         """The pixels are fewer than the sides have."""
-        _check_pixels(field, self.pixels, sides)
+        _check_pixels(field, self.pixels, shape)
 
     def __call__(self, keys: Sequence[Key[Array, ""]], image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
         rows, columns = (self._window(key, length) for key, length in zip(keys, image.shape, strict=False))
@@ -131,10 +132,10 @@ OPERATIONS: dict[str, type] = {
 RENAMED = {"shift": "random_crop"}
 
 
-def _check_pixels(field: str, pixels: int, sides: Sides) -> None:
+def _check_pixels(field: str, pixels: int, shape: Shape) -> None:
     check_at_least(field, pixels, 0)
-    if sides and pixels >= min(sides):
-        height, width = sides
+    if shape and pixels >= min(shape[:2]):
+        height, width, _ = shape
         raise InputError(
             f"`{field}` must be less than the images' sides, {width}x{height} pixels; got {pixels!r}"
         )
@@ -199,15 +200,9 @@ def mirrored_in_turn(
     return jnp.where(now[:, None, None, None], images[:, :, ::-1], images)
 
 
-def shrunk_shape(shape: tuple[int, ...], side: int) -> tuple[int, int]:
-    """Height and width of an image [h, w, ...] whose shorter side is to have so many pixels."""
-    return tuple(round(length * side / min(shape[:2])) for length in shape[:2])  # type: ignore[return-value]
-
-
 def shrunk(images: UInt8[Array, "b h w c"], side: int) -> UInt8[Array, "b y x c"]:
     """The images with so many pixels on the shorter side: means under a triangle, as Pillow's bilinear."""
-    count, *shape, channels = images.shape
-    shape = (count, *shrunk_shape(tuple(shape), side), channels)
+    shape = (len(images), *shrunk_shape(images.shape[1:], side))
     smaller = jax.image.resize(images.astype(jnp.float32), shape, "linear")
     return jnp.clip(jnp.round(smaller), 0, 255).astype(jnp.uint8)
 

@@ -5,7 +5,7 @@ import dataclasses
 from resnet.data.augment import Cutout, Flip, ImageOperation, RandomCrop, parse_operation
 from resnet.data.augmentation.policies import Policy
 from resnet.data.embedded import EMBEDDED
-from resnet.data.files.decoders import check_decoder
+from resnet.data.files.decoders import DECODERS
 from resnet.data.files.stream import Sizes
 from resnet.data.folder import STORAGES, STREAM
 from resnet.data.published.sets import PUBLISHED
@@ -176,7 +176,7 @@ class DataConfig(Fields, section="data"):
     def _check_files(self) -> None:
         """What is said of images in files must apply, and be sizes and shares."""
         check_choice("data.storage", self.storage, STORAGES)
-        check_decoder("data.decoder", self.decoder)
+        check_choice("data.decoder", self.decoder, DECODERS)
         for field in ("random_resized_crop", "eval_crop", "bad_limit"):
             check_within(f"data.{field}", getattr(self, field), 0, 1)
         for field in () if self.in_files else OF_FILES:

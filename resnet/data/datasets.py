@@ -9,6 +9,7 @@ from absl import logging
 from resnet.data import splits
 from resnet.data.config import DataConfig
 from resnet.data.embedded import EMBEDDED
+from resnet.data.files.decoders import check_decoder_installed
 from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing
 from resnet.data.folder import load_files
@@ -78,9 +79,6 @@ def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
         fingerprint={name: split.fingerprint for name, split in read.items() if split},
         held_out_by=PLACE if source.train.files is None else held_out_by,
     )
-    height, width, _ = dataset.image_shape
-    for field, operation in config.operations():
-        operation.check(field, (height, width))
     _say_what_misleads(dataset)
     return dataset
 
@@ -114,6 +112,7 @@ def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[
 def _read(config: DataConfig, only: str = "") -> Source:
     """Reads what the loader of the data set gives, and keeps the chosen classes."""
     config.check()
+    check_decoder_installed(config.decoder)
     load = _load_prepared if config.name.startswith(PREFIX) else DATASETS[config.name]
     source = load(config, only)
     splits.check_labels(source, config.name)

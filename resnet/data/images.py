@@ -108,3 +108,9 @@ def _flatten(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def shrunk_shape(shape: tuple[int, ...], side: int) -> tuple[int, int, int]:
+    """The shape [h, w, c] of an image whose shorter side is to have so many pixels."""
+    height, width = (round(length * side / min(shape[:2])) for length in shape[:2])
+    return height, width, shape[2]

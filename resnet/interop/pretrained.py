@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from resnet.config import Config, config_from_dict
+from resnet.config import Config, model_from_dict
 from resnet.errors import InputError, check_whole
 from resnet.fields import closest
 from resnet.files import local_path
@@ -113,7 +113,7 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     lists = {key: tuple(said[key]) for key in ("image_shape", "class_names") if key in said}
     about = dataclasses.replace(about, **arrays, **lists)
     stated = said.get("resnet_config")
-    config = Config(model=ZOO[name].config) if stated is None else config_from_dict({"model": stated})
+    config = Config(model=ZOO[name].config if stated is None else model_from_dict(stated))
     published = variable_shapes(config, _task(about, ZOO[name].num_outputs))
     naming = detect(state, config.model, published)
     if stated is None:

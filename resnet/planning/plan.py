@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from resnet.config import Config
-from resnet.data.augment import shrunk_shape
+from resnet.data.images import shrunk_shape
 from resnet.data.splits import Dataset
 from resnet.models.counts import count_parts, totals
 from resnet.planning.compiling import Compiled, TooLarge, compile_step, trainer_on
@@ -96,7 +96,7 @@ def plan_of(trainer: Trainer, target: Target) -> Plan:
 def _macs(trainer: Trainer, side: int = 0) -> int:
     """Multiply-accumulates for one image, whose shorter side is `side`; 0: as in the data."""
     shape = trainer.task.image_shape
-    seen = (*shrunk_shape(shape, side or min(shape[:2])), shape[2])
+    seen = shrunk_shape(shape, side or min(shape[:2]))
     return totals(count_parts(trainer.config.model, trainer.task.num_outputs, seen))[1]
 
 
@@ -123,4 +123,4 @@ def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     if each <= 0:
         return whole
     room = plan.target.chip.memory - plan.compiled.peak
-    return min(int(whole + room / each), len(dataset.train)) // unit * unit
+    return max(min(int(whole + room / each), len(dataset.train)), 0) // unit * unit or None

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ class OpenRun:
             logging.warning("%s: the curves could not be written (%s)", self.workdir, error)
 
 
-def note_skipped(workdir: Path, skipped: Sequence[str]) -> int:
+def note_skipped(workdir: Path, skipped: Collection[str]) -> int:
     """Adds images that could not be read to those listed in the folder; returns how many there are."""
     known = read_json(workdir / SKIPPED, lambda value: isinstance(value["images"], list)) or {"images": []}
     images = sorted({*known["images"], *skipped})

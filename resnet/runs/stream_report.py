@@ -1,5 +1,6 @@
 """What a run says of the stream that it trains on: bad images, and how long devices wait for good ones."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from absl import logging
 from resnet.data.files.stream import TrainingStream
 from resnet.processors import processors
 from resnet.runs.open_run import note_skipped
+from resnet.runtime.processes import from_all
 from resnet.runtime.progress import Clock
 
 # Share of the time spent waiting for images from which on the log says what to do.
@@ -23,6 +25,7 @@ class StreamReport:
         self.count = 0
         """Images that were left out, in all sessions."""
         self._advised = False
+        self._noted = -1
         self._note()
 
     def tick(self, clock: Clock, steps: range, metrics: Any) -> tuple[float, float | None]:
@@ -34,16 +37,18 @@ class StreamReport:
 
     def pause(self, clock: Clock) -> None:
         """Lists images found bad since the last time; says once what to do where the devices wait much."""
-        if len(self.skipped) > self._noted:
-            self._note()
+        self._note()
         speed = clock.mean
         if self.stream and speed and clock.waiting > MUCH_WAITING and not self._advised:
             self._advised = True
             logging.warning("%s", self.stream.times.advice(clock.waiting, speed, processors()))
 
     def _note(self) -> None:
-        self._noted = len(self.skipped)
-        self.count = max(note_skipped(workdir, self.skipped) for workdir in self.workdirs)
+        """Lists what is new; of a stream, each process finds images of its own."""
+        skipped = set(itertools.chain(*from_all(list(self.skipped)))) if self.stream else self.skipped
+        if len(skipped) > self._noted:
+            self._noted = len(skipped)
+            self.count = max(note_skipped(workdir, skipped) for workdir in self.workdirs)
 
     def result(self, clock: Clock) -> dict[str, Any]:
         """What result.json holds of it, None where nothing measures it; seconds are those of all threads."""

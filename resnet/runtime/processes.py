@@ -159,9 +159,7 @@ def in_all(function: Callable[[], T]) -> T:
         value = function()
     except InputError as refused:
         error = refused
-    refusals = [
-        json.loads(text) for text in _gathered(json.dumps(error and _described(error), allow_nan=False))
-    ]
+    refusals = from_all(error and _described(error))
     if error or any(refusals):
         raise error or _refusal(*next(filter(None, refusals)))
     return cast(T, value)
@@ -183,7 +181,7 @@ def agree(known: Callable[[], Mapping[str, Any]]) -> None:
     """Raises InputError in all processes if a value differs between them, naming the first such value."""
     if not several():
         return
-    said = [json.loads(text) for text in _gathered(json.dumps(known(), default=_hash, allow_nan=False))]
+    said = from_all(known())
     for index, other in enumerate(said):
         for name in said[0] | other:
             first, here = said[0].get(name), other.get(name)
@@ -192,6 +190,13 @@ def agree(known: Callable[[], Mapping[str, Any]]) -> None:
                     f"the processes of one run must be given the same `{name}`; got {_short(first)} in "
                     f"process 0 and {_short(here)} in process {index}"
                 )
+
+
+def from_all(value: Any) -> list[Any]:
+    """What each process gives for `value`, as JSON, in their order; of an array, its hash."""
+    if not several():
+        return [value]
+    return [json.loads(text) for text in _gathered(json.dumps(value, default=_hash, allow_nan=False))]
 
 
 def _hash(array: Any) -> str:

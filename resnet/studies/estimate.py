@@ -7,9 +7,9 @@ import math
 from absl import logging
 
 from resnet.config import Config
-from resnet.data.augment import shrunk_shape
 from resnet.data.config import DataConfig
 from resnet.data.datasets import Dataset, load_dataset
+from resnet.data.images import shrunk_shape
 from resnet.errors import InputError
 from resnet.models.counts import count_parts
 from resnet.runs.dry_run import try_step
@@ -91,7 +91,7 @@ def _steps(config: Config, sizes: _Sizes) -> float:
     """The number of steps of a run; one on smaller images counts as the share of the pixels that it sees."""
     per_epoch = max(sizes.images // config.train.batch_size, 1)
     counts = make_intervals(config.train, config.checkpoint.every, per_epoch).steps_by_side()
-    pixels = {side: math.prod(shrunk_shape(sizes.image_shape, side)) for side in counts if side}
+    pixels = {side: math.prod(shrunk_shape(sizes.image_shape, side)[:2]) for side in counts if side}
     whole = math.prod(sizes.image_shape[:2])
     return sum(steps * pixels.get(side, whole) / whole for side, steps in counts.items())
 

@@ -18,8 +18,8 @@ from resnet.runs.tables import markdown_table
 from resnet.studies.folder import states
 from resnet.studies.stored import FILE, load_folder
 
-# What differs between two runs of one config: time, and place.
-_TIMES = ("seconds", "images_per_second", "workdir")
+# What differs between two runs of one config: times, those of a stream's input among them, and the place.
+_TIMES = ("seconds", "images_per_second", "input", "workdir")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from resnet.config import check_packages
 from resnet.runs.lock import WorkdirHeld
 from resnet.runs.metrics import records
 from resnet.runtime.processes import first_says
@@ -56,6 +57,8 @@ def run_pieces(folder: StudyFolder, pieces: list[Piece], command: str = "") -> d
     left to it. RunStopped, from a signal, ends the study; the same command resumes it.
     """
     names = list(dict.fromkeys(piece.arm for piece in pieces))
+    for name in names:
+        check_packages(folder.arms[name].config)
     for piece in pieces:
         log_progress(folder, names)
         run_piece(folder, piece, command)

@@ -21,7 +21,7 @@ _ANEW = "delete it and start the study again, with all its seeds: it is written 
 
 
 def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
-    """Writes study.json and checks that no finished run contradicts it.
+    """Joins a study with what its folder has of earlier starts; writes nothing.
 
     Seeds that an earlier start had are kept. InputError where an arm's config has changed since.
     """

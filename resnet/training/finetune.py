@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from resnet.config import Config, config_from_dict, differences
+from resnet.config import Config, differences, model_from_dict
 from resnet.data.splits import Examples
 from resnet.data.statistics import whitening_kernel
 from resnet.errors import InputError, first_of
@@ -163,7 +163,8 @@ def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
     said = read_metadata(file)
     stated = {name: np.asarray(said[name], np.float32) for name in ("mean", "std") if name in said}
     if "resnet_config" in said:
-        _tell_of_another_function(file, config_from_dict({"model": said["resnet_config"]}), config)
+        theirs = Config(model=model_from_dict(said["resnet_config"]))
+        _tell_of_another_function(file, theirs, config)
     else:
         _tell_what_is_unsaid(file, config.model, {} if stated else {"mean": task.mean, "std": task.std})
     _tell_of_other_statistics(file, stated, task)

@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, check_config
+from resnet.config import Config, check_config, check_packages
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.runs.agreement import agree_on_config
@@ -40,6 +40,7 @@ def train(
     RunStopped when a signal or a loss that is not finite ends all runs early.
     """
     check_config(config)
+    check_packages(config)
     workdirs, retry = _workdirs(config, workdir)
     agree_on_config(config, workdirs)
     with StopSignals() as stop, claimed(config, workdirs, retry) as (results, groups):

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from resnet.config import Config
-from resnet.data.augment import shrunk_shape
 from resnet.data.batches import Delivered, FlatImages, Resident
 from resnet.data.files.delivery import Pace
 from resnet.data.files.stream import StreamSplit, TrainingStream
+from resnet.data.images import shrunk_shape
 from resnet.data.order import batch_indices, steps_per_epoch
 from resnet.data.splits import Dataset, Examples
 from resnet.errors import InputError, check_within
@@ -259,13 +259,14 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
 
 
 def _check_sizes(config: Config, dataset: Dataset, intervals: Intervals) -> None:
-    """InputError unless the images can be smaller as `train.smaller_until` says."""
+    """InputError unless images can be augmented, and be smaller as `train.smaller_until` says."""
     ends, given = [end for end, _ in intervals.sizes], config.train.smaller_until
     if ends != sorted({*ends}) or 0 in ends:
         raise InputError(f"`train.smaller_until` must have durations above 0 that grow; got {given!r}")
     for _, side in intervals.sizes:
         most = min(dataset.image_shape[:2]) - 1
         check_within("train.smaller_until", side, 1, most)
+    for side in (min(dataset.image_shape[:2]), *(side for _, side in intervals.sizes)):
         for field, operation in config.data.operations():
             operation.check(field, shrunk_shape(dataset.image_shape, side))
     if intervals.sizes and dataset.mean.ndim > 1:

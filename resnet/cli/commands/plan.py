@@ -40,10 +40,11 @@ def main(overrides: list[str]) -> dict:
     from resnet.planning import picture, report
     from resnet.planning.plan import largest_batch, make_plan
 
-    dataset = _dataset(config)
-    target.devices()  # first, as what is missing should be told before anything is traced
+    # Before the data are read.
+    target.devices()
     check_suffix("--picture", options.picture, ".png")
     check_writable(options.output, options.picture)
+    dataset = _dataset(config)
     plan = make_plan(config, dataset, target)
     record = plan.record() | {"origin": report.origin_of_plan(target, cli.command())}
     if options.largest_batch:

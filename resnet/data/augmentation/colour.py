@@ -30,7 +30,7 @@ class ColorJitter:
         """In the order of the names."""
         return self.brightness, self.contrast, self.saturation
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """None of the shares is negative."""
         for name, strength in zip(("brightness", "contrast", "saturation"), self.strengths, strict=True):
             check_at_least(f"{field} {name}", strength, 0)
@@ -64,13 +64,13 @@ class Lighting:
         (-0.5836, -0.6948, 0.4203),
     )
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
-        """The spread is not negative."""
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
+        """The spread is not negative, and the images are in colour."""
         check_at_least(f"{field} spread", self.spread, 0)
+        if shape and shape[-1] != 3:
+            raise InputError(f"`{field}` needs images in colour; these have {shape[-1]} channel(s)")
 
     def __call__(self, keys: Keys, image: Image) -> Image:
-        if image.shape[-1] != 3:
-            raise InputError(f"`lighting` needs colour images; these have {image.shape[-1]} channel(s)")
         weights = self.spread * jax.random.normal(keys[0], (3,)) * jnp.asarray(self.roots)
         colour = 255 * (jnp.asarray(self.axes) * weights[None]).sum(1)
         return jnp.clip(jnp.round(image + colour[None, None]), 0, 255).astype(jnp.uint8)
@@ -85,7 +85,7 @@ class Grey:
     stream: ClassVar[int] = 16
     on_pixels: ClassVar[bool] = True
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """The probability is one."""
         check_within(f"{field} probability", self.probability, 0, 1)
 

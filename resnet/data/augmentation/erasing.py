@@ -28,7 +28,7 @@ class RandomErasing:
     stream: ClassVar[int] = 18
     on_pixels: ClassVar[bool] = False
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """The probability is one, and the mode is known."""
         check_within(f"{field} probability", self.probability, 0, 1)
         check_choice(f"{field} mode", self.mode, MODES)

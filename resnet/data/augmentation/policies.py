@@ -64,7 +64,7 @@ class RandAugment(Policy):
 
     stream: ClassVar[int] = 4
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """The magnitude has an entry, and interpolation and fill are known."""
         check_at_least(f"{field} layers", self.layers, 1)
         check_within(f"{field} magnitude", self.magnitude, 0, BINS - 1)
@@ -89,7 +89,7 @@ class TrivialAugmentWide(Policy):
 
     stream: ClassVar[int] = 6
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """Interpolation and fill are known."""
         _check_geometry(field, self.interpolation, self.fill)
 
@@ -117,7 +117,7 @@ class AutoAugment(Policy):
     stream: ClassVar[int] = 8
     bins: ClassVar[int] = 10
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """The policy, interpolation and fill are known."""
         check_choice(f"{field} policy", self.policy, PAIRS)
         _check_geometry(field, self.interpolation, self.fill)
@@ -159,7 +159,7 @@ class TimmRandAugment(Policy):
 
     stream: ClassVar[int] = 10
 
-    def check(self, field: str, sides: tuple[int, int] | None) -> None:
+    def check(self, field: str, shape: tuple[int, int, int] | None) -> None:
         """The magnitude lies in 0..10, and the other arguments are what they must be."""
         check_at_least(f"{field} layers", self.layers, 1)
         check_within(f"{field} magnitude", self.magnitude, 0, HIGHEST)

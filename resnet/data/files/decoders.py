@@ -10,7 +10,7 @@ from PIL import Image
 from resnet.data.files.crops import Cut, Size
 from resnet.data.files.listing import read_whole
 from resnet.data.images import MAX_PIXELS, Image8, decode_image
-from resnet.errors import check_choice, check_installed
+from resnet.errors import check_installed
 
 PILLOW, SIMPLEJPEG = DECODERS = ("pillow", "simplejpeg")
 # Whole sides over decoded ones; libjpeg-turbo has vector instructions for these and is slow with others.
@@ -18,11 +18,10 @@ FACTORS = (8, 4, 2)
 ORIENTATION = 0x0112  # EXIF's tag of how an image is turned upright; 1 is upright
 
 
-def check_decoder(field: str, name: str) -> None:
-    """Raises InputError unless the decoder is known and installed."""
-    check_choice(field, name, DECODERS)
+def check_decoder_installed(name: str) -> None:
+    """Raises InputError unless the decoder is installed. A run's config names it where nothing is decoded."""
     if name == SIMPLEJPEG:
-        check_installed([SIMPLEJPEG], f"pip install simplejpeg, or set `{field}` to {PILLOW}")
+        check_installed([SIMPLEJPEG], f"pip install simplejpeg, or set `data.decoder` to {PILLOW}")
 
 
 def decode_cut(file: Path | bytes, name: str, cut: Cut, decoder: str) -> Image8:

@@ -137,6 +137,8 @@ class InputTimes:
             remedy = (
                 f"{self.read / (self.read + self.decode):.0%} of it is reading: use a faster disk, or one tar"
             )
+        elif threads <= self.threads:
+            remedy = "that is fast enough on average: more `parallel.batches_ahead` would do"
         else:
             remedy = f"{threads - self.threads} more `parallel.decoder_threads` would do"
         return (

@@ -86,7 +86,8 @@ class Listing:
     def _changed(self, index: int, size: int) -> BadImage:
         return BadImage(
             f"{self.name(index)} has {size} bytes, and had {self.sizes[index]} when it was listed: put it "
-            f"back, or run `touch {self.place}` for a new list"
+            "back, or "
+            + ("prepare the data again" if self.reader else f"run `touch {self.place}` for a new list")
         )
 
     def read(self, index: int) -> bytes:

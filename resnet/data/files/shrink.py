@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,9 @@ from PIL import Image
 from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing, fingerprint_of_files
 from resnet.data.files.tars import GrowingTar, growing
-from resnet.data.images import BadImage, decode_image, without_warnings
+from resnet.data.images import BadImage, decode_image, shrunk_shape, without_warnings
 from resnet.errors import InputError, check_at_least, first_of
-from resnet.files import check_suffix
+from resnet.files import check_suffix, write_text
 from resnet.processors import processors
 
 QUALITY = 90  # of the JPEGs
@@ -30,8 +31,9 @@ def shrink_images(
 
     An image whose shorter side is longer than `short_side` pixels is resized to it (Lanczos) and saved as
     JPEG; others keep their bytes. All keep their names, on which depends what is held out for validation.
-    Those that cannot be read are left out, counted as "bad" and named in the log. What was interrupted goes
-    on when it is called again. InputError, and no tar, if none of a class can be read.
+    Those that cannot be read are left out, counted as "bad" and listed in `target`.skipped.json, each with
+    its reason. What was interrupted goes on when it is called again. InputError, and no tar, if none of a
+    class can be read.
     """
     check_at_least("--short_side", short_side, 1)
     check_suffix("--to", target, ".tar")
@@ -40,7 +42,7 @@ def shrink_images(
     listings = find_listings(source)
     total = sum(map(len, listings.values()))
     counts = {"images": 0, "bytes_before": 0, "bytes": 0}
-    bad, written = [], {split: [] for split in listings}  # names, and labels
+    bad, written = [], {split: [] for split in listings}  # reasons, and labels
     try:
         with (
             growing(target, _known_by(listings, short_side)) as tar,
@@ -52,8 +54,8 @@ def shrink_images(
             for done, (image, size) in enumerate(_added(tar, pool, listings, short_side), 1):
                 report(target.name, done, total)
                 split, listing, index = image
-                if size is None:
-                    bad.append(listing.name(index))
+                if isinstance(size, BadImage):
+                    bad.append(str(size))
                     continue
                 written[split].append(listing.labels[index])
                 counts["images"] += 1
@@ -63,20 +65,26 @@ def shrink_images(
     except OSError as error:
         raise InputError(f"--to: {target} cannot be written ({error.strerror})") from None
     if bad:
-        logging.warning("%d images cannot be read and are left out: %s", len(bad), first_of(bad))
+        listed = target.with_name(f"{target.name}.skipped.json")
+        write_text(listed, json.dumps({"n": len(bad), "images": bad}, indent=2) + "\n")
+        logging.warning("%d images are left out, see %s: %s", len(bad), listed, first_of(bad))
     return counts | {"bad": len(bad)}
 
 
 def _added(
     tar: GrowingTar, pool: ThreadPoolExecutor, listings: dict[str, Listing], short_side: int
-) -> Iterator[tuple[Numbered, int | None]]:
-    """Adds images that the tar lacks; yields each image with its bytes there, None for an unreadable one."""
+) -> Iterator[tuple[Numbered, int | BadImage]]:
+    """Adds images that the tar lacks; yields each image with its bytes there, or why it cannot be read."""
     for images in _portions(listings):
         sizes = [tar.take(_path(*image)) for image in images]
         left = [image for image, size in zip(images, sizes, strict=True) if size is None]
         made = pool.map(lambda image: _smaller(image[1], image[2], short_side), left)
         for image, size in zip(images, sizes, strict=True):
-            if size is None and (content := next(made)) is not None:
+            if size is None:
+                content = next(made)
+                if isinstance(content, BadImage):
+                    yield image, content
+                    continue
                 tar.add(_path(*image), content)
                 size = len(content)
             yield image, size
@@ -102,8 +110,8 @@ def _portions(listings: dict[str, Listing]) -> Iterator[list[Numbered]]:
         yield portion
 
 
-def _smaller(listing: Listing, index: int, short_side: int) -> bytes | None:
-    """Makes the shorter side of an image at most `short_side` pixels; None if the image cannot be read."""
+def _smaller(listing: Listing, index: int, short_side: int) -> bytes | BadImage:
+    """Makes the shorter side of an image at most `short_side` pixels, or tells why it cannot be read."""
     name = listing.name(index)
     resized = False
 
@@ -112,20 +120,14 @@ def _smaller(listing: Listing, index: int, short_side: int) -> bytes | None:
         resized = min(image.size) > short_side
         if not resized:
             return image
-        width, height = image.size
-        upright = width <= height
-        size = (
-            (short_side, round(short_side * height / width))
-            if upright
-            else (round(short_side * width / height), short_side)
-        )
-        return image.resize(size, Image.Resampling.LANCZOS)
+        height, width, _ = shrunk_shape((image.height, image.width, 3), short_side)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
 
     try:
         content = listing.read(index)
         pixels = decode_image(content, name, cut=scaled)
-    except BadImage:
-        return None
+    except BadImage as error:
+        return error
     if not resized:
         return content
     file = io.BytesIO()

@@ -9,7 +9,7 @@ from resnet.data.published.fetch import Archive, ShowProgress, check_archive, fe
 from resnet.data.published.sets import DEFAULT_DIR, PUBLISHED, find_published
 from resnet.data.splits import Source
 from resnet.errors import InputError, check_choice
-from resnet.files import local_path
+from resnet.files import local_path, replacing
 
 
 def prepare_published(
@@ -48,10 +48,9 @@ def _bring(
         unpack(path, members, folder)
         if not taken:
             path.unlink()  # what it holds is there twice
-    elif not (folder / path.name).exists():
-        temporary = folder / f"{path.name}.part"
-        shutil.copyfile(path, temporary)
-        temporary.replace(folder / path.name)
+    elif not (folder / path.name).exists() or not path.samefile(folder / path.name):
+        with replacing(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def _taken(name: str, archive: Archive, given: Path | None) -> Path | None:

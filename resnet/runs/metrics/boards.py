@@ -178,9 +178,13 @@ class RecordsConfig(Fields, section="records"):
             check_choice("records.boards", name, (TENSORBOARD, *SERVICES))
 
 
+def check_boards_installed(names: Sequence[str]) -> None:
+    """Raises InputError for a service whose package is not installed."""
+    services = [name for name in names if name in SERVICES]
+    check_installed(services, "pip install it, or leave it out of `records.boards`")
+
+
 def open_boards(names: Sequence[str], workdir: Path, first_step: int) -> list[Board]:
-    """The boards of a run that goes on after `first_step`; InputError for a service that is not installed."""
-    check_installed([name for name in names if name in SERVICES], "pip install it, or leave it out of "
-                    "`records.boards`")  # fmt: skip
+    """The boards of a run that goes on after `first_step`."""
     boards: list[Board] = [Service(name, SERVICES[name], workdir) for name in names if name in SERVICES]
     return [*boards, TensorBoard(workdir, first_step)] if TENSORBOARD in names else boards

@@ -74,7 +74,7 @@ def submit(
         queued = {job: piece for job, piece in _jobs(folder.workdir).items() if job in queue}
         for job, piece in queued.items():
             logging.info("job %s is in the queue already: %s", job, piece)
-        pieces = _not_in(queued, pieces)
+        pieces = _not_in(queued, _without_choosing(folder, queued, pieces))
         submitted = {}
         # Noted after each array, so that what was submitted before one that is refused is known.
         for part in arrays(pieces, _longest_array()):
@@ -166,6 +166,16 @@ def _queue() -> set[str]:
     if asked.returncode:
         raise InputError(f"squeue fails: {asked.stderr}")
     return set(asked.stdout.split())
+
+
+def _without_choosing(folder: StudyFolder, queued: dict[str, Piece], pieces: list[Piece]) -> list[Piece]:
+    """The pieces without those of arms whose learning rate a queued job chooses: their seeds wait for it."""
+    grids = {name for name, arm in folder.arms.items() if arm.learning_rates}
+    choosing = {piece.arm: job for job, piece in queued.items() if piece.arm in grids}
+    for piece in pieces:
+        if piece.arm in choosing:
+            logging.info("%s waits for the learning rate that job %s chooses", piece, choosing[piece.arm])
+    return [piece for piece in pieces if piece.arm not in choosing]
 
 
 def _not_in(queued: dict[str, Piece], pieces: list[Piece]) -> list[Piece]:
