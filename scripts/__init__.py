@@ -1,4 +1,4 @@
-"""Doors to the commands from a clone, and what maintains the pages and measures the code.
+"""Starts the commands from a clone, writes the pages, and measures the code.
 
 The scripts find each other by name, also when one is started as a module: python -m scripts.train.
 """

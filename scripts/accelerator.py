@@ -1,4 +1,4 @@
-"""Makes the most of an hour with an accelerator: python scripts/accelerator.py --minutes=60 --data=FOLDER
+"""An hour with an accelerator: python scripts/accelerator.py --minutes=60 --data=FOLDER
 
 Steps in order of worth: comparisons with the CPU, speed beside PyTorch's, then the papers' tables, all seeds
 of an arm as one program, on images of --data (CIFAR-10 in folders; without it, as tensorflow-datasets has

@@ -236,14 +236,12 @@ def test_an_imported_run_is_an_ordinary_one(imported, tmp_path):
 
 @pytest.mark.thorough
 def test_what_our_own_file_states_is_heeded(tmp_path, caplog):
-    """Settings that no shape tells, of which each would give another net without a word."""
-    config = Config(model=ModelConfig(**SMALL))
+    """Settings that no shape tells; parts of 48 images, as no batch size is stated that they must divide."""
+    config, source = Config(model=ModelConfig(**SMALL)), tmp_path / "source.safetensors"
     config.data.train_limit = 32
-    source = tmp_path / "source.safetensors"
-    # No batch size is stated, which 48 images would have to divide.
-    model = config_to_dict(config)["model"] | {"ghost_batch": 48}
-    stated = {"resnet_config": model, "mean": [200.0], "std": [10.0]}
+    fields = config_to_dict(config)["model"] | {"ghost_batch": 48}
     state = to_state_dict(config.model, random_variables_of_digits(config), "cifar")
+    stated = {"resnet_config": fields, "mean": [200.0], "std": [10.0]}
     files.write_safetensors(source, state, {name: json.dumps(value) for name, value in stated.items()})
     with pytest.raises(InputError, match="`train.seeds` must be 1, as weights make one run; got 2"):
         import_weights(source, replaced(config, {"train.seeds": 2}), tmp_path / "run")

@@ -231,10 +231,7 @@ def test_what_cannot_work_is_refused(changes, message):
         ({"train.smaller_until": (("2 steps", 8),)}, "`train.smaller_until` must be between 1 and 7; got 8"),
         ({"train.smaller_until": (("4 steps", 5), ("2 steps", 6))}, "must have durations above 0 that grow"),
         ({"train.smaller_until": (("0 steps", 5),)}, "must have durations above 0 that grow"),
-        (
-            {"data.random_crop": 8},
-            "`data.random_crop` must be less than the images' sides, 8x8 pixels; got 8",
-        ),
+        ({"data.random_crop": 8}, "`data.random_crop` must be less than the images' sides, 8x8 pixels; "),
         ({"data.cutout": 8}, "`data.cutout` must be less than the images' sides, 8x8 pixels; got 8"),
         ({"data.augmentation": ("lighting 0.1",)}, "`data.augmentation: lighting` needs images in colour; "),
         (

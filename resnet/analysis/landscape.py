@@ -210,5 +210,5 @@ def _known(path: Path, coordinates: np.ndarray, identity: str) -> Float[np.ndarr
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is unreadable: {error}; delete it to start anew") from None
     if not same:
-        raise InputError(f"{path} holds another surface; delete it, or choose another output folder")
+        raise InputError(f"{path} holds another surface; delete it, or choose another folder by --kept")
     return losses

@@ -24,7 +24,7 @@ def shape_of_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlatImages:
-    """Images on the device, without their shape; indexing gathers some and gives it to them.
+    """Images on the device, as rows of numbers; indexing gathers images and restores their shape.
 
     TPUs would copy images of [n, h, w, c] to another layout, all of them at each gather, and so they would
     large ones of [n, h * w * c]. Whole tiles of 8 x 128 numbers lie as the gather takes them.
@@ -64,11 +64,11 @@ class Resident:
 
     @property
     def own(self) -> Any:
-        """What this batch does not share with others."""
+        """The places, which differ from batch to batch."""
         return self.places
 
     def of(self, own: Any) -> "Resident":
-        """The batch that has this for its own."""
+        """The same images at other places."""
         return Resident(self.arrays, own)
 
 

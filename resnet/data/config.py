@@ -47,13 +47,14 @@ class DataConfig(Fields, section="data"):
     image_size: int = 0
     """side in pixels to which images of image_folder are resized; 0: all have one size, and keep it"""
     random_resized_crop: float = 0.0
-    """least share of the area of the random part that an image_folder's training image is cut to, anew each
-    time, and resized to image_size (Szegedy 2015: 0.08); 0: its whole middle"""
+    """smallest share of its area that a random crop of a training image of image_folder has, drawn anew for
+    each batch and resized to image_size (Szegedy 2015: 0.08); 0: the largest square in the middle"""
     eval_size: int = 0
     """side in pixels of the images of image_folder that are evaluated; 0: image_size"""
     eval_crop: float = 0.0
-    """eval_size over the shorter side that such an image is resized to before its middle is cut out (the
-    usual 224 of 256 is 0.875); 0: the whole middle is resized"""
+    """share of the shorter side that the crop of an evaluated image keeps: the image is resized to a shorter
+    side of eval_size / eval_crop, and eval_size pixels are cut out (usual: 0.875); 0: the largest square is
+    resized"""
     eval_flip: bool = False
     """average the logits of each image that is evaluated and of its mirror image"""
     decoder: str = "pillow"
@@ -64,8 +65,8 @@ class DataConfig(Fields, section="data"):
     memory_gb: float = 8.0
     """most GB of decoded images that storage auto holds in memory; larger sets are streamed"""
     on_bad_image: str = "error"
-    """what an image file of image_folder that cannot be read does, but in a stream: error, or skip, listed
-    with the run"""
+    """what follows an image file that cannot be read into memory: error, or skip, which lists it with the
+    run; a stream obeys bad_limit instead"""
     bad_limit: float = 0.001
     """largest share of unreadable images among the training images of a stream; each is listed, and another
     takes its place"""

@@ -60,7 +60,7 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
 def load_dataset(config: DataConfig, held_out_by: str = NAME) -> Dataset:
     """Reads the data, holds out the validation split and takes the statistics of what is left.
 
-    What does not lie in files of its own is held out by place, however `held_out_by`.
+    Images without files of their own are held out by place, whatever `held_out_by` says.
     """
     source = _read(config)
     train, validation = _hold_out(source, config, held_out_by)

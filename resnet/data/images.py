@@ -22,7 +22,7 @@ class BadImage(InputError):
 
 
 class AwayImage(BadImage):
-    """The file system does not give an image file now; it may at another time."""
+    """An image file cannot be read now; a later attempt may succeed."""
 
 
 FORMATS = ("JPEG", "PNG")

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 from resnet.data.streams import ORDER, random_key
 from resnet.errors import InputError
 
-KEPT_BYTES = 2**26  # of orders that are kept: 12 of ImageNet's
+KEPT_BYTES = 2**26  # of orders that are kept: 13 of ImageNet's
 
 _kept: collections.OrderedDict[tuple[int, int, int], Int32[np.ndarray, " n"]] = collections.OrderedDict()
 _lock = threading.Lock()

@@ -77,8 +77,8 @@ def _varies(array: ShapedArray) -> bool:
 def computed_once(*arrays: Array) -> Any:
     """The same arrays. On a GPU, XLA does not compute them anew where they are used.
 
-    It does otherwise: numbers of channels for each pixel, and then finds a fusion too costly that spares an
-    array of all pixels; or a sum of images, and reads its addends. On a TPU neither is faster so.
+    Without this, it recomputes numbers of channels for every pixel, and then rejects a fusion that would save
+    a whole array; and it recomputes a sum of images, which reads both addends. A TPU gains nothing by it.
     """
     if xla_alone():
         return arrays

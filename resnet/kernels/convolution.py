@@ -25,7 +25,8 @@ from resnet.kernels import formulations
 from resnet.kernels.backend import by_platform, xla_alone
 from resnet.kernels.formulations import Window, input_shape, kernel_shape, plain, result_shape, transposed
 
-# Group by group a kernel gradient took up to 933 times as long as PyTorch, in chunks of 16 to 32 twice.
+# Channels of a chunk. Group by group, the gradient to a kernel took up to 933 times as long as PyTorch's; in
+# chunks of 16 to 32 channels, twice as long.
 CHUNK_CHANNELS = 32
 
 

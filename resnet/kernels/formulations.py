@@ -2,7 +2,7 @@
 
 | case          | formulation                                                                    |
 |---------------|--------------------------------------------------------------------------------|
-| all           | our own (native) where the results have a multiple of 8 channels, in float32   |
+| any           | our own (native), in float32, with results in multiples of 8 channels          |
 | other k x k   | convolutions, the kernel's gradient behind a fence                             |
 | other 1x1     | slice and matrix product, the kernel's gradient behind a fence                 |
 
@@ -42,10 +42,12 @@ def result_shape(x, kernel, window: Window) -> tuple:
 
 
 def input_shape(g, kernel, window: Window) -> tuple:
+    """(b, h, w, c) of the input of a convolution whose result has the gradient g."""
     return g.shape[0], *window.extent, window.groups * kernel.shape[2]
 
 
 def kernel_shape(x, g, window: Window) -> tuple:
+    """(k, k, i, o) of the kernel."""
     return window.size, window.size, x.shape[3] // window.groups, g.shape[3]
 
 
@@ -57,10 +59,11 @@ def plain(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -
     )  # fmt: skip
 
 
-# Of the three that follow no array is empty, and several groups are native.
+# Callers of the next three functions give no empty arrays, and several groups only where native code serves.
 
 
 def cpu_forward(x: Array, kernel: Array, window: Window) -> Array:
+    """The convolution: native, XLA's, or for 1x1 kernels a product of matrices."""
     stride, padding = window.stride, window.padding
     if native_serves_forward(x, kernel, window):
         return native.run_forward(x, kernel, result_shape(x, kernel, window), window)
@@ -125,7 +128,7 @@ def native_serves_kernel_gradient(x: Array, g: Array, window: Window) -> bool:
 
 def _native_serves(read: Array, written: int, window: Window) -> bool:
     """Whether native code computes so many channels of what it reads, an array of images, for this window."""
-    # What packed images take grows with the stride: beyond this one, which leaves one result, XLA serves.
+    # Packed images grow with the stride. One above this bound leaves a single result, which XLA computes.
     fits = window.padding < window.size and window.stride <= window.size + max(window.extent)
     if window.groups > 1:  # Groups fill blocks of channels, or hold blocks.
         channels, group = read.shape[3], read.shape[3] // window.groups

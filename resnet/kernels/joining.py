@@ -1,11 +1,10 @@
 """Joins, in a traced program, convolutions to their norms, and norms to shortcuts and ReLUs.
 
-On the CPU our own convolution (native) applies what stands before it while it reads its images: a scale, an
-offset and a ReLU, the last part of a batch norm and its activation. So the gradient to a kernel keeps none of
-that. Where nets predict, it applies what stands behind it, the same and a shortcut, while it writes its
-result. Where they learn, a norm, a shortcut and a ReLU are one pass over images, and so is the gradient to
-the input of a norm, by the mask of a ReLU. As operations of their own they would read and write all images
-once more. Nets stay as they are written: `joined` finds in the program what one operation can do as well.
+On the CPU, our own convolution (native) can apply a scale, an offset and a ReLU, the end of a batch norm and
+its activation, to its input while it reads it: the normalised input is not stored for the gradient to the
+kernel. In prediction it can also apply scale, offset, shortcut and ReLU to its result while it writes it. In
+training, norm, shortcut and ReLU become one pass over images, and so does the gradient to the input of a
+norm behind a ReLU. `joined` finds these patterns in a traced program; nets are written without them.
 """
 
 import collections

@@ -29,8 +29,8 @@ def moments(
     """(mean, biased variance), in the type of `shift`, float32.
 
     With a shift [k, c], those of each of k equal parts of the images, [k, c].
-    The result depends on `shift` by its rounding alone, and not at all on the CPU. Elsewhere the variance
-    loses as many digits as (mean - shift)² has more than it: a mean of earlier batches serves.
+    `shift` changes only the rounding, and on the CPU nothing. Elsewhere the variance loses about
+    log10((mean - shift)² / variance) digits: give a mean of earlier batches.
     """
     if not _one_each(shift, x):
         raise ValueError(f"there must be a shift for each channel; got {shift.shape}, x {x.shape}")

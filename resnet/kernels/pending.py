@@ -122,7 +122,7 @@ class Combination(Pending):
         return None
 
     def plus(self, other: "Combination") -> "Combination | None":
-        """The sum of two to which nothing is added yet, a masked gradient's first; None of any other."""
+        """The sum of two without addends, a masked gradient as its x; None where they cannot be joined."""
         if other.added is not None or other.relu:
             return None
         one, other = (other, self) if isinstance(other.x, Masked) else (self, other)

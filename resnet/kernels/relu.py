@@ -11,8 +11,9 @@ from resnet.kernels.backend import computed_once
 def relu_of_sum(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """max(x, 0), with the derivatives of `jax.nn.relu`, for a sum x.
 
-    Result and x are positive at the same places. The next block keeps the result in any case, and nothing
-    keeps x: from x, XLA on a GPU computes the sum anew in the backward pass, and reads both addends.
+    The derivative is taken from the result, which is positive exactly where x is, and which the next block
+    stores anyway. With the derivative taken from x, XLA on a GPU would recompute the sum in the backward
+    pass, and read both addends.
     """
     return jnp.maximum(x, 0.0)  # of 0, converters make a number of 64 bits
 

@@ -16,20 +16,23 @@ from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What stands before the first operation of a branch, between two, after the last, and after the sum.
-
-    Beside the blocks: what follows a convolution of the stem, and its last if that differs, begins the head,
-    and follows its pooling.
-    """
+    """Where norms and activations stand."""
 
     before: tuple[str, ...] = ()
+    """Before the first operation of a branch."""
     between: tuple[str, ...] = (NORM, ACTIVATION)
+    """Between two operations of a branch."""
     after: tuple[str, ...] = ()
+    """After the last operation of a branch."""
     after_sum: tuple[str, ...] = ()
     stem: tuple[str, ...] = (NORM, ACTIVATION)
+    """After a convolution of the stem."""
     stem_end: tuple[str, ...] | None = None
+    """After the last convolution of the stem; None: as `stem`."""
     head: tuple[str, ...] = ()
+    """At the beginning of the head."""
     pooled: tuple[str, ...] = ()
+    """After the head's pooling."""
 
     @property
     def preactivation(self) -> bool:

@@ -81,7 +81,7 @@ class Part:
         return _push(self.module, self.train, self.variables, self.arrays, x, tangent)
 
     def pull_through(self, x: Array, gradient: Array, *, branch: bool) -> Array:
-        """What of it comes through F alone, or through the shortcut alone: the two add up to `pull`."""
+        """The part of `pull` through F alone, or through the shortcut alone; the two add up to it."""
         return _pull_through(self.module, self.train, branch, self.variables, self.arrays, x, gradient)
 
 

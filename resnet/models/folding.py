@@ -33,13 +33,13 @@ class Affine:
     bias: Float[np.ndarray, " o"]
 
     def at_centre(self, matrix: Float[np.ndarray, "i o"]) -> "Affine":
-        """Plus the matrix, for the pixel itself."""
+        """The convolution with `matrix` added at the centre of its kernel."""
         kernel, middle = self.kernel.copy(), len(self.kernel) // 2
         kernel[middle, middle] += matrix
         return Affine(kernel, self.bias)
 
     def within(self, inputs: int, outputs: int) -> "Affine":
-        """With channels of zeros behind, up to these numbers of them."""
+        """The convolution filled up with zeros to these numbers of input and output channels."""
         more = [(0, 0), (0, 0), (0, inputs - self.kernel.shape[2]), (0, outputs - len(self.bias))]
         return Affine(np.pad(self.kernel, more), np.pad(self.bias, more[3:]))
 

@@ -162,5 +162,8 @@ def count_activations(config: ModelConfig) -> int:
 
 
 def kind(block: BlockSpec) -> BlockSpec:
-    """The block without its place, of which only being the first of the net decides what is computed."""
+    """The block without stage, block and index, which change nothing that is computed.
+
+    Only whether it is the first block of the net is kept.
+    """
     return dataclasses.replace(block, stage=0, block=0, index=min(block.index, 1))

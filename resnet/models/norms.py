@@ -26,7 +26,7 @@ class Product(NamedTuple):
 
     @property
     def serves(self) -> bool:
-        """Whether the norm takes x in place of the result: where that is wider, and in bfloat16.
+        """Whether the norm is computed from x: in bfloat16, if the result has twice its channels or more.
 
         In float32, accelerators would round the squares of x, and on the CPU our own kernels join the norm
         to the convolutions around it.
@@ -102,8 +102,9 @@ def batch_normalize(
     They have the shape of `shift`: [c] is for all images, [k, c] for each of k equal parts of them.
     The gradient is in closed form: nothing but x is kept for it, a third of what autodiff keeps.
     Gradients through the returned mean and variance are dropped: they only feed running averages.
-    `shift` is about what the mean may be, see kernels.moments; a running average serves. Over `axis_name` the
-    variance loses digits about a far shift on every platform, 0.03 of 1 if the mean is 1000 deviations off.
+    `shift` estimates the mean, see kernels.moments: a running average, for example. With `axis_name`, the
+    variance is computed about the shift on every platform; if the mean lies 1000 standard deviations from
+    it, the variance is off by 3 %.
     """
 
     def forward(x, scale, bias, shift):
@@ -145,12 +146,12 @@ def normalize_product(
     x: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], scale: Array, bias: Array,
     shift: Float[Array, " o"], epsilon: float, axis_name: str | None,
 ) -> tuple[Float[Array, "b h w o"], Float[Array, " o"], Float[Array, " o"]]:  # fmt: skip
-    """What `batch_normalize` gives for y = x kernel, with the statistics of all images, from x alone.
+    """Computes `batch_normalize(x kernel)`, with the statistics of all images, without forming y = x kernel.
 
-    y is linear in x: its moments follow from the sums over pixels of x and x'x, and the gradients from that
-    of x'dz, dz the gradient to the result. So y is neither written nor kept, nor rounded: in bfloat16,
-    statistics and gradients to parameters are nearer to the exact ones. The variance loses digits where the
-    means of channels of x are far above their deviations: 0.0003 of it at 50 of them, 0.02 at 400.
+    The moments of y follow from the sums of x and of x'x over pixels, and the gradients from the sum of x'dz,
+    where dz is the gradient to the result. In bfloat16 y is not rounded, so statistics and gradients to
+    parameters are more accurate. The variance loses digits where means of channels of x are far above their
+    standard deviations: 0.0003 of it at 50 of them, 0.02 at 400.
     """
     pixels = x.size // x.shape[-1]
 

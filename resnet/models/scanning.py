@@ -1,8 +1,9 @@
 """Long stages as scans: the variables of equal blocks along an axis of their own, and one block for all.
 
-Files, and whoever looks into a net, have the blocks apart, each under its own path. Programs that train
-have them stacked from step to step: else each parameter would be stacked, sliced and updated by itself,
-and compiling would take as long as the net is deep.
+Files and analyses see each block under its own path. Programs that train keep the variables of equal
+blocks stacked from step to step: otherwise the optimiser would update each block's parameters separately,
+and the time to compile would grow with depth.
+
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def any_scanned(config: ModelConfig) -> bool:
 
 
 def compiles_quickly(config: "ModelConfig") -> bool:
-    """Whether half the time to compile costs no speed: of many kernels, few are slow."""
+    """Whether the program compiles in half the time at a low level of optimisation, and is no slower."""
     return any_scanned(config) and config.dtype == "float32"
 
 

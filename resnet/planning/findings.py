@@ -12,7 +12,8 @@ LEAST = 1 << 20
 _COPIES = {"copy", "copy-start", "transpose"}
 _OF_COPIES = {*_COPIES, "fusion", "parameter", "bitcast"}
 _TRANSFERS = {"infeed", "outfeed"}
-# Sums over all pixels, in float32 for good, of as many channels, it may be, as there are images.
+# Sums of norms over all pixels, in float32 on purpose. With as many channels as images they look like
+# activations.
 _SUMS_OF_NORM = re.compile(r"/norm\d*/dot_general$")
 _CALLBACK = "python_gpu_callback"  # XLA calls Python by a custom call on GPUs, by send and recv on TPUs
 

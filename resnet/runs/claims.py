@@ -20,8 +20,9 @@ def claimed(
 ) -> Iterator[tuple[dict[int, Any], list[list[int]]]]:
     """While entered, no other process writes to the workdirs: (results that are there, groups to train).
 
-    A seed that is finished, or has failed before and is not to `retry`, has its result, or None. Raises
-    InputError for a folder of another run, and WorkdirHeld, an InputError, for one in use.
+    The results are those of finished seeds and, unless `retry`, of failed ones; of seeds that are left to
+    train they are None. Raises InputError for a folder of another run, and WorkdirHeld, an InputError, for
+    one in use.
     """
     with contextlib.ExitStack() as held:
 

@@ -13,7 +13,7 @@ from resnet.runs.open_run import note_skipped
 from resnet.runtime.processes import from_all
 from resnet.runtime.progress import Clock
 
-# Share of the time spent waiting for images from which on the log says what to do.
+# The log gives advice once the devices wait longer than this share of the time.
 MUCH_WAITING = 0.1
 
 

@@ -42,7 +42,7 @@ class _Self:
     begun: int = 0
     """Training steps that this process has begun."""
     exit_code: int = 0
-    """With which it exits if the others do not come to its end; 0: they do."""
+    """With which this process exits where it ends while the others go on; 0: all end together."""
 
 
 _SELF = _Self()

@@ -63,7 +63,7 @@ def count(config: ModelConfig, shapes: Shapes, budget: str) -> int:
 
 
 def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Reached:
-    """The candidate whose budget is nearest to `target`; InputError if the nearest is 20 % away."""
+    """The candidate whose budget is nearest to `target`; InputError if the nearest is more than 20 % away."""
     field, candidate = SOLVERS[match.by](config)
 
     def net(k: int) -> ModelConfig:
@@ -94,7 +94,9 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
         best -= 1  # the smallest of several candidates that are one net
     reached = Reached(f"model.{field}", candidate(best), match.budget, target, budget_of(best))
     if not valid or abs(reached.reached / target - 1) > 0.2:
-        raise InputError(f"no {match.by} comes near the budget; the nearest is {reached}")
+        raise InputError(
+            f"no {match.by} comes near the budget; the nearest is {reached}; match another budget"
+        )
     return reached
 
 

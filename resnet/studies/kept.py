@@ -64,7 +64,7 @@ class Kept(StudyFolder):
         return {rate: [r for r in runs if r.learning_rate == rate and r.seed in seeds] for rate in rates}
 
     def chosen_rate(self, name: str) -> float | None:
-        """That of the table, by the rule of its time; None where the table has several, of which none is."""
+        """The learning rate of the table's runs; None where there are several, as none was chosen."""
         rates = {run.learning_rate for run in self.runs(name)}
         return rates.pop() if len(rates) == 1 else None
 
@@ -175,7 +175,7 @@ def _check(folder: StudyFolder, starts: list[dict[str, ResolvedArm]], source: Pa
 
 
 def _tried_all(rows: list[dict[str, Any]]) -> int:
-    """The seeds that tried a rate that was not chosen: outside of the table, or in it where none was."""
+    """How many seeds tried the whole grid: those with a run at a learning rate that was not chosen."""
     counted = {(row["arm"], row["learning_rate"]) for row in rows if row["in_table"]}
     several = {arm for arm, times in collections.Counter(arm for arm, _ in counted).items() if times > 1}
     return len({row["seed"] for row in rows if not row["in_table"] or row["arm"] in several})

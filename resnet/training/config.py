@@ -21,7 +21,7 @@ class TrainConfig(Fields, section="train"):
     duration: str = "64000 steps"
     """Length of the training, e.g. "20 epochs", "64000 steps", "128000 examples"."""
     steps_per_call: int = 1
-    """Steps per dispatch to the device; changes the speed, not the numbers."""
+    """Steps per dispatch to the device; changes the speed, and how numbers are rounded."""
     accumulate: int = 1
     """Parts of a batch whose gradients are computed one after the other and averaged, to save memory.
 

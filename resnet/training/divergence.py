@@ -13,7 +13,7 @@ from jaxtyping import Array
 from resnet.models.scanning import each_block, unstack_blocks
 from resnet.training.config import ROLLBACK, SKIP, STOP, TrainConfig
 
-# A spike is one against the mean of the loss over about fifty steps, once there are ten of them.
+# A spike is judged against the running mean of the loss over about fifty steps, once there were ten.
 MEMORY, WARM_UP = 0.98, 10
 
 

@@ -146,7 +146,7 @@ def make_predict(*, model: Any, task: Task, flip: bool = False) -> Callable:
 
 
 def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
-    """The flow through the net of one run, its blocks apart, on the first images_seen of a raw batch."""
+    """The flow through the net of one run, measured on the first images_seen images of a raw batch."""
     state = jax.tree.map(jnp.asarray, state)
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
     alone = dataclasses.replace(step, axis=None)

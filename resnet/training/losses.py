@@ -29,7 +29,7 @@ def _targets(
 
 
 def check_threshold(threshold: float, smoothing: float, classes: int) -> None:
-    """Raises InputError if right and wrong classes have targets on one side of a threshold; 0 is none."""
+    """Raises InputError unless a threshold separates the targets of right and wrong classes; 0 is none."""
     least = smoothing / classes
     most = 1 - smoothing + least
     if threshold and not least <= threshold < most:

@@ -118,7 +118,10 @@ def _lamb(config: OptimizerConfig, rate: Chain) -> Chain:
 
 
 def _lars(config: OptimizerConfig, rate: Chain) -> Chain:
-    """SGD scaled so (https://arxiv.org/abs/1708.03888); as in MLPerf, the rate comes before momentum."""
+    """SGD whose gradients are scaled to the norms of the weights (https://arxiv.org/abs/1708.03888).
+
+    As in MLPerf, the learning rate comes before momentum.
+    """
     momentum = optax.trace(config.momentum, config.nesterov)
     return [_decayed_weights(config), _trust_ratios(config, config.trust), *rate, momentum]
 

@@ -106,7 +106,7 @@ class Runs:
         return trainer.to_devices([at_rate(own, len(r.rollbacks), trainer.config.train) for own, r in pairs])
 
     def log(self, steps: range, state: TrainState, metrics: dict[str, Any]) -> None:
-        """Takes the metrics of steps just begun, and hands on those of the call before: no device waits."""
+        """Keeps the metrics of steps just begun, and records those of the call before: no device waits."""
         self._read(state)
         self.step = steps.stop
         self._waiting = steps, metrics

@@ -70,7 +70,7 @@ class Step:
     axis: str | None = None
     """Mesh axis that each batch is shared over; None for a batch on one device, or in a program of all."""
     mirrored_every: int = 0
-    """Steps of an epoch where each image is mirrored in every other one; 0: none is."""
+    """Steps of an epoch, if each image is mirrored in every other epoch (`data.alternate_flip`); else 0."""
     side: int = 0
     """Shorter side of the images it sees; 0: as they are."""
     whole: Callable[[Any], Any] = lambda params: params
@@ -152,7 +152,7 @@ class Step:
     def shown(
         self, state: TrainState, batch: Mapping[str, Array] | Resident | Delivered
     ) -> UInt8[Array, "b h w c"]:
-        """The images of a batch at their size, and on the side, that this step has them."""
+        """The images of a batch, shrunk to `side` and mirrored in turn where the step is to."""
         images = shrunk(batch["image"], self.side) if self.side else batch["image"]
         if not self.mirrored_every:
             return images
@@ -194,7 +194,7 @@ class Step:
 def accumulated(
     gradient: Callable, parts: int, params: Any, batch_stats: Any, examples: dict[str, Array], dropout: Array
 ) -> Any:
-    """What `gradient` gives for all examples, of so many parts of them in turn.
+    """The mean of `gradient` over so many equal parts of the examples, computed one after the other.
 
     Batch norms see each part alone, and their statistics move with each.
     """

@@ -144,7 +144,7 @@ class Trainer:
         return Resident(self.resident, places)
 
     def _squeezed(self, array: np.ndarray) -> np.ndarray:
-        """Without the axes of seeds and steps where there is one."""
+        """Drops the axis of steps, and of seeds, if its length is 1."""
         array = array if array.shape[1] > 1 else array[:, 0]
         return array if len(self.seeds) > 1 else array[0]
 

@@ -158,7 +158,7 @@ def change(
 ) -> Image:
     """The image after the operation number `which` of `names`; `move` stands for operations that move pixels.
 
-    An image alone takes the way of its operation. Where `vmap` computes all ways, these are four, not 15.
+    Grouped by kind: `vmap`, which computes every branch of a switch, computes four and not 15.
     """
     operations = [PILLOW[name] for name in names]
     groups: dict[type, list[Any]] = {}

@@ -26,8 +26,8 @@ ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not 
 def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]]) -> dict[str, Listing]:
     """What `make` lists of a folder or tar, by split, or what it listed when the `state` was the same.
 
-    Kept beside the place where that can be written, else in the user's cache. The state of a folder does not
-    change where files in it are overwritten: some of them are looked at.
+    Kept beside the place where that can be written, else in the user's cache. Overwriting a file does not
+    change its folder's state, so the sizes of some files are compared too.
     """
     key = json.dumps([VERSION, os.path.abspath(place), state], allow_nan=False)
     for path in _paths(place):

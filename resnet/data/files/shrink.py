@@ -66,7 +66,7 @@ def shrink_images(
         raise InputError(f"--to: {target} cannot be written ({error.strerror})") from None
     if bad:
         listed = target.with_name(f"{target.name}.skipped.json")
-        write_text(listed, json.dumps({"n": len(bad), "images": bad}, indent=2) + "\n")
+        write_text(listed, json.dumps({"n": len(bad), "images": bad}, indent=2, allow_nan=False) + "\n")
         logging.warning("%d images are left out, see %s: %s", len(bad), listed, first_of(bad))
     return counts | {"bad": len(bad)}
 

@@ -264,7 +264,7 @@ class TrainingStream:
         return {name: np.stack([batch[name] for batch in found], 1) for name in found[0]}
 
     def held(self, steps: int) -> tuple[int, int]:
-        """(batches in memory at a time where so many steps are taken together, bytes of each)."""
+        """(batches held in memory at once where a call takes so many steps, bytes of one batch)."""
         images = len(self.pace.needed(self.batch)) * len(self.seeds)
         taken = 1 if steps == 1 else 2 * steps  # several are copied into one array
         return self.pace.ahead + 1 + taken, images * math.prod(self.split.image_shape)

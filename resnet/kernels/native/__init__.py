@@ -1,6 +1,6 @@
 """Operations in C++ in place of XLA's on the CPU: compiled where they run, once.
 
-They are convolutions, sums over channels, and passes over images between them.
+They are convolutions, sums for each channel over images and pixels, and passes over images between them.
 
 Where the compiler fails, a line of the log says why, and XLA's operations are used.
 """
@@ -107,7 +107,7 @@ def run_kernel_gradient(
 
 
 def affine(given: _Affine | None) -> Sequence[Array]:
-    """A scale and an offset as native code takes them, [k, c], which reads arrays of no channels as none."""
+    """Scale and offset as [k, c]; without any, two empty arrays, which native code takes for none."""
     return [rows(each) for each in given] if given else [jnp.zeros((0, 0), np.float32)] * 2
 
 
@@ -158,7 +158,8 @@ def _suffix(*channels: int) -> str:
 def _registered(suffix: str) -> ctypes.CDLL | None:
     """Compiles the library and registers its functions with XLA; None, with a warning, if that fails.
 
-    Those for few channels are the same, unless its vectors are wider: then they are compiled once more.
+    Where vectors hold 16 floats, the functions for few channels are compiled once more, with vectors of 8;
+    elsewhere they are the same functions.
     """
     wide = _registered("") if suffix else None
     if suffix and wide is None:

@@ -6,7 +6,7 @@
 
 namespace {
 
-// Where the values lie that rows of results meet: one row, and in it one result, from the other.
+// The inputs that rows of results read: the first, and the floats from row to row and from result to result.
 struct Grid {
   const float* first;
   int64_t row, step;
@@ -63,8 +63,7 @@ void add_parts(const float* sums, int64_t parts, int64_t elements, float* to) {
   }
 }
 
-// Parts of a batch that have sums of so many elements for themselves: enough for threads to share them well. One, where
-// caches would not hold the sums.
+// How many parts of a batch have sums of their own, of so many elements; 1 where no cache would hold them.
 int64_t parts_of(int64_t elements) {
   return elements > kThirdLevel / 4 ? 1 : std::clamp<int64_t>(kThirdLevel / 2 / elements, 4, 16);
 }
@@ -133,7 +132,7 @@ void add_points(ffi::ThreadPool& pool, const Tiles& all, int64_t points, int64_t
   }
 }
 
-// Of a 1x1 kernel, over the pixels of a band.
+// Of a 1x1 kernel, over bands of pixels.
 template <int V>
 void over_pixels(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
   const Tiles all(gradient, 1, 1, ceil_div(kThirdLevel, in.channels + gradient.channels), 1);
@@ -160,7 +159,7 @@ Side<3> to_weights(Side<4> u) {
   return {u.at[0] + sum, difference, sum + u.at[3]};
 }
 
-// By Winograd's algorithm, over the tiles of a band: sums of products of transformed values and gradients.
+// Of a 3x3 kernel, by Winograd's algorithm: sums of products of transformed values and transformed gradients.
 template <int V>
 void over_tiles(ffi::ThreadPool& pool, Images in, Images gradient, const Window& window, Images kernel) {
   const int64_t outputs = gradient.channels, most = std::max<int64_t>(1, kThirdLevel / 256 / outputs) * kBlock;

@@ -46,7 +46,7 @@ inline Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }  // NaN sta
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// As many floats as were ever asked for, from the beginning of a cache line on; what they are is undefined.
+// Uninitialised memory for floats, from the beginning of a cache line on. It grows, and never shrinks.
 class Memory {
  public:
   float* floats(int64_t count) {
@@ -77,11 +77,10 @@ int64_t processor() {
 #endif
 }
 
-// task(0) to task(tasks - 1), each taken by the caller or by a thread of the pool. Each processor has tasks in a row that
-// are its own in every call, because its caches may hold what the same ones wrote before; a thread begins with those of the
-// processor that it runs on, and then takes what others left. The caller waits only for what a thread has begun: a pool
-// that is busy elsewhere slows it, and cannot block it.
-// What a task throws, in any thread, the caller throws when all are done.
+// Runs task(0) to task(tasks - 1) on the caller and on threads of the pool. Each processor begins with the same tasks in
+// every call, because its caches may hold their data, and then takes over those of others. The caller waits only for tasks
+// that a thread has begun, so a busy pool cannot block it. It throws what a task threw, when all are done.
+
 template <typename Task>
 void share(ffi::ThreadPool& pool, int64_t tasks, const Task& task) {
   struct alignas(kLine) Counter {

@@ -44,7 +44,7 @@ class Junction:
 
     @property
     def config(self) -> ModelConfig:
-        """Of the net."""
+        """The config of the net."""
         return self.layers.config
 
     def normed_conv(self, x: Array, name: str, size: int, stride: int, bias_start: float = 0.0) -> Array:
@@ -59,52 +59,54 @@ class Junction:
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """Several streams of x, which go from block to block in place of one.
-
-    `count` of them. `begin(x, n)` makes them of what leaves the stem. `read(at, carried)` gives what a branch
-    is applied to, and the mixture for `merge`; `end(layers, carried, n)` gives what the head is applied to.
-    `shared`: the channels of stem and blocks are divided among them; else each has all. `scan`: in place of
-    `jax.lax.scan` where blocks are recomputed in the backward pass.
-    """
+    """Several streams of x, which go from block to block in place of one."""
 
     read: Callable[[Junction, Carried], tuple[Array, Mixture | None]]
+    """read(at, carried) gives what a branch is applied to, and the mixture for `merge`."""
     begin: Callable[[Array, int], Carried]
+    """begin(x, n) makes n streams of what leaves the stem."""
     end: Callable[[Layers, Carried, int], Array]
+    """end(layers, carried, n) gives what the head is applied to."""
     count: Callable[[ModelConfig], int] = lambda config: config.streams
+    """How many there are."""
     shared: bool = False
+    """Whether the channels of stem and blocks are divided among them; else each has all."""
     scan: Callable | None = None
+    """What takes the place of `jax.lax.scan` where blocks are recomputed in the backward pass."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shortcut:
-    """merge(at, x, F(x)) gives the sum; the rest says what the merge allows, and what it asks of the net.
-
-    `is_sum`: F(x) is added, so stochastic depth may drop it. `changes_shape`: takes the block's input itself,
-    without a transition. `draws`: uses random numbers in training. `norm_free`: defined without
-    normalisation. `by_pixel`: in evaluation, each pixel of the sum is a linear map of that pixel of x and
-    of F(x), plus a constant, so that `folding.py` can remove it. `needs`: fields that its definition
-    sets. `zero_kernels`: some of its kernels, or of the branch's, start at 0.
-    `check` raises InputError for other nets that it is not defined for. `order` replaces the order of
-    activation, `place` that of an operation of the branch; `input_scale` is a factor on what enters the
-    branch. `number` of a block is what `merge` reads as `at.number`: blocks that are scanned as one differ in
-    nothing else. `streams`: what the net carries from block to block, if that is more than x; `merge` is then
-    given them.
-    """
+    """merge(at, x, F(x)) gives the sum; the rest says what the merge allows, and what it asks of the net."""
 
     merge: Callable[[Junction, Array, Array], Array]
     is_sum: bool = True
+    """Whether F(x) is added, so that stochastic depth may drop it."""
     changes_shape: bool = False
+    """Whether `merge` takes the block's input itself, without a transition."""
     draws: bool = False
+    """Whether it uses random numbers in training."""
     norm_free: bool = False
+    """Whether it is defined without normalisation."""
     by_pixel: bool = False
+    """Whether, in evaluation, each pixel of the sum is a linear map of that pixel of x and of F(x), plus a
+    constant, so that `folding.py` can remove it."""
     needs: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Fields that its definition sets."""
     zero_kernels: bool = False
+    """Whether some of its kernels, or of the branch's, start at 0."""
     check: Callable[[ModelConfig], None] = lambda config: None
+    """Raises InputError for other nets that it is not defined for."""
     order: Order | None = None
+    """What replaces the order of activation."""
     place: Callable[[ModelConfig, Place], Place] = lambda config, place: place
+    """What replaces an operation's place in the branch."""
     input_scale: Callable[[ModelConfig, BlockSpec], float] | None = None
+    """A factor on what enters the branch."""
     number: Callable[[ModelConfig, BlockSpec], float] | None = None
+    """Of a block, what `merge` reads as `at.number`; blocks scanned as one differ in nothing else."""
     streams: Streams | None = None
+    """What the net carries from block to block, if that is more than x; `merge` is then given them."""
 
 
 UNNORMED = {"norm": "none", "ghost_batch": 0}

@@ -48,7 +48,7 @@ def weighted(carried: Carried, weights: Float[Array, "#b #h #w n"]) -> Float[Arr
 
 
 def mixing(mixture: Callable[[Junction, Carried], Mixture]) -> Callable:
-    """The `read` of streams that each block mixes."""
+    """A `Streams.read`, of a function that gives a block's mixture."""
 
     def read(at: Junction, carried: Carried) -> tuple[Array, Mixture]:
         found = mixture(at, carried)

@@ -14,8 +14,9 @@ from resnet.runs.metrics.boards import TENSORBOARD, Board, open_boards
 from resnet.runtime.processes import index_of_this
 
 METRICS_FILE, RESULT = "metrics.jsonl", "result.json"
-# What reading a damaged file, or looking into what it holds, raises.
 EPOCH_DIGITS = 4  # behind the point, of the epoch of a record
+# What reading a damaged file, or looking into what it holds, raises.
+
 _DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 

@@ -108,7 +108,7 @@ def correlation(values: np.ndarray, reference: np.ndarray) -> float | None:
 
 
 def detectable(differences: np.ndarray) -> float | None:
-    """The true mean of which the paired t test would tell zero in 80 of 100 studies of this n and spread."""
+    """The true mean that the paired t test would tell from zero in 80 of 100 studies of this n and spread."""
     if _no_spread(differences):
         return None
     n = len(differences)
