@@ -9,8 +9,6 @@ import functools
 import hashlib
 import json
 import math
-import runpy
-import traceback
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import Any
 
 from resnet import recipes
 from resnet.data.config import DataConfig
-from resnet.data.files.decoders import check_decoder_installed
 from resnet.errors import InputError, check_at_least, check_regex
 from resnet.fields import FORMER, Fields, fits, of_kind, present_name, type_name, unknown_field
-from resnet.files import check_path, importing_beside, local_path
+from resnet.files import check_path, local_path
 from resnet.models.config import ModelConfig
 from resnet.models.grammar import check_net
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
-from resnet.runs.metrics.boards import RecordsConfig, check_boards_installed
+from resnet.runs.metrics.boards import RecordsConfig
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.cache import CacheConfig
 from resnet.runtime.devices import ParallelConfig, check_batch
@@ -34,7 +31,6 @@ from resnet.training.optimizers import OptimizerConfig
 from resnet.training.schedules import ScheduleConfig
 
 FILE = "config.json"
-T = typing.TypeVar("T")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -130,54 +126,14 @@ def check_config(config: Config) -> None:
 
 def load_config(path: str | Path) -> Config:
     """The checked result of get_config() in a Python file, which is run: `path` may be a recipe's name."""
-    config, _ = call_file(path, "config", Config)
+    config, _ = recipes.call(path, "config", Config)
     check_config(config)
     return config
-
-
-def call_file(given: str | Path, what: str, kind: type[T], **arguments: Any) -> tuple[T, Path]:
-    """(the result of the function get_<what>(arguments) in a Python file, which is run; the file).
-
-    `given` is a path, or a name in configs/. InputError unless there is a `kind` to be had.
-    """
-    function = f"get_{what}"
-    path = recipes.find(given, what)
-    with importing_beside(path), recipes.importable(path):
-        try:
-            module = runpy.run_path(str(path))
-            if function not in module:
-                signature = f"{function}({', '.join(arguments)}) -> {kind.__name__}"
-                raise InputError(f"it has no function {signature}")
-            result = module[function](**arguments)
-        except Exception as error:
-            raise _blaming(path, what, error) from None
-    if not isinstance(result, kind):
-        wanted = f"{kind.__module__}.{kind.__name__}"
-        raise InputError(f"{function}() of {path} must return a {wanted}; got {result!r}")
-    return result, path
-
-
-def _blaming(path: Path, what: str, error: Exception) -> Exception:
-    """What a file's code raised, as an InputError with the file and line; a bug of ours stays as it is."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f"{what} file {path}" + (f", line {lines[-1]}" if lines else "")
-    if isinstance(error, SyntaxError | InputError):  # the first says its line itself
-        return InputError(f"{where}: {error}")
-    if frames[-1].filename == str(path) or not lines:
-        return InputError(f"{where}: {type(error).__name__}: {error}")
-    return error
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Nested dict of plain values; tuples stay tuples (lists in JSON)."""
     return dataclasses.asdict(config)
-
-
-def check_packages(config: Config) -> None:
-    """Raises InputError if a package is not installed that only training by this config needs."""
-    check_decoder_installed(config.data.decoder)
-    check_boards_installed(config.records.boards)
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

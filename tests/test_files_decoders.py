@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet.config import check_packages, config_from_dict
+from resnet.config import config_from_dict
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.data.files import decoders
@@ -17,7 +17,7 @@ from resnet.data.files.decoders import decode_cut
 from resnet.data.images import BadImage, without_warnings
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
-from resnet.training.loop import train
+from resnet.training.loop import check_packages, train
 from tests.stream_cases import batches, digests, folders, jpeg, stream
 
 SIZE = (400, 300)

@@ -157,10 +157,11 @@ def command() -> str:
 
 def chosen_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
-    from resnet.config import Config, call_file
+    from resnet import recipes
+    from resnet.config import Config
 
     require("config")
-    config, _ = call_file(FLAGS.config, "config", Config)
+    config, _ = recipes.call(FLAGS.config, "config", Config)
     config = override(config, overrides)
     prepare_process(config)
     return config

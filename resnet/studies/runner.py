@@ -9,12 +9,11 @@ from typing import Any
 
 from absl import logging
 
-from resnet.config import check_packages
 from resnet.runs.lock import WorkdirHeld
 from resnet.runs.metrics import records
 from resnet.runtime.processes import first_says
 from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states
-from resnet.training.loop import train
+from resnet.training.loop import check_packages, train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet.config import Config, call_file, check_config, differences, replaced
+from resnet import recipes
+from resnet.config import Config, check_config, differences, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Declared, check_types, closest, fits
@@ -134,7 +135,7 @@ class ResolvedArm:
 def load_study(path: str | Path, scale: str) -> Study:
     """The result of get_study(scale) in a Python file, which is run: `path` may be a study's name."""
     check_choice("study.scale", scale, SCALES)
-    study, file = call_file(path, "study", Study, scale=scale)
+    study, file = recipes.call(path, "study", Study, scale=scale)
     return dataclasses.replace(study, origin=Origin(str(file), scale))
 
 

@@ -7,12 +7,14 @@ from typing import Any
 from jax.sharding import Mesh
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, check_config, check_packages
+from resnet.config import Config, check_config
+from resnet.data.files.decoders import check_decoder_installed
 from resnet.errors import InputError
 from resnet.files import local_path
 from resnet.runs.agreement import agree_on_config
 from resnet.runs.changes import start_elsewhere
 from resnet.runs.claims import claimed
+from resnet.runs.metrics.boards import check_boards_installed
 from resnet.runs.rollbacks import RollBack
 from resnet.runs.task import load_run_data
 from resnet.runtime.devices import make_mesh
@@ -74,6 +76,12 @@ def train(
             if stop.received:
                 raise stop.stopped(run.step)
     return _result(results, config, workdir)
+
+
+def check_packages(config: Config) -> None:
+    """Raises InputError if a package is not installed that only training by this config needs."""
+    check_decoder_installed(config.data.decoder)
+    check_boards_installed(config.records.boards)
 
 
 def look(run: Runs, state: TrainState, stop: StopSignals, *, evaluate: bool, replace: bool = False) -> None:
