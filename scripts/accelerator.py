@@ -22,8 +22,7 @@ from typing import Any
 import cli
 from absl import flags, logging
 
-from resnet.files import write_text
-from resnet.runs.files import make_folder
+from resnet.files import make_folder, write_text
 
 SCRIPTS = Path(__file__).resolve().parent
 SECONDS_TO_SAVE = 60

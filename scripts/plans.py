@@ -14,7 +14,7 @@ from typing import Any
 import cli
 from absl import flags, logging
 
-from resnet.files import write_text
+from resnet.files import make_folder, save_png, write_text
 from resnet.planning.targets import use_no_device
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,8 +137,6 @@ def draw(plans: list[dict[str, Any]], path: Path) -> None:
     """Writes a picture of the least time of a step, of each net and target."""
     from matplotlib.figure import Figure
 
-    from resnet.files import save_png
-
     plans = [plan for plan in plans if "memory" in plan]
     groups = list(dict.fromkeys((plan["net"], plan["target"]) for plan in plans))
     figure = Figure(figsize=(8, 1.2 + 0.3 * len(groups)), layout="constrained")
@@ -166,7 +164,6 @@ def main(overrides: list[str]) -> dict[str, Any]:
         config_of(net, devices=1)  # first, as compiling takes minutes
     from resnet.planning.report import origin_of_plan
     from resnet.planning.targets import parse_target
-    from resnet.runs.files import make_folder
     from resnet.runs.metrics.records import write_json
 
     use_no_device()

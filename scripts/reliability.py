@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(overrides: list[str]) -> dict[str, Any]:
     """Writes <rows>.md; the sums."""
     cli.refuse_overrides(overrides, "no config is read here")
-    from resnet.files import write_text
-    from resnet.runs.files import read_object
+    from resnet.files import read_object, write_text
     from resnet.runs.tables import markdown_table
 
     folder = cli.FLAGS.rows.resolve()  # "." has a name, too

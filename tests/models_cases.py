@@ -28,6 +28,7 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive
 NEEDS = (
     ("transition", "pad"),
     ("stochastic_depth", 0.0),
+    ("gain_corrected", False),
     ("norm", "none"),
     ("gate_norm", False),
     ("weight_standardization", "scaled"),

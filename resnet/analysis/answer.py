@@ -9,8 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
-from resnet.files import save_png, write_text
-from resnet.runs.files import make_folder
+from resnet.files import make_folder, save_png, write_text
 from resnet.runs.metrics.records import json_values, write_json
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table

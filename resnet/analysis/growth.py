@@ -82,11 +82,7 @@ def slope_of(x: Sequence[float], y: Sequence[Estimate]) -> Estimate:
 
 def growth_per_block(increments: np.ndarray, blocks: np.ndarray) -> Estimate | None:
     """The factor exp(mean increment) of blocks numbered from 1; None below two finite increments."""
-    finite = increments[np.isfinite(increments) & _settled(blocks)]
-    if len(finite) < 2:
-        return None
-    mean, half = finite.mean(), _half_width(finite.std(ddof=1) / math.sqrt(len(finite)), len(finite) - 1)
-    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(finite))
+    return exp_of(mean_of(increments[np.isfinite(increments) & _settled(blocks)]))
 
 
 def power_of_depth(increments: np.ndarray, blocks: np.ndarray) -> Estimate | None:

@@ -26,8 +26,7 @@ from resnet.analysis.options import Count, Seed, Within, check_options
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
-from resnet.files import local_path, replacing
-from resnet.runs.files import make_folder
+from resnet.files import local_path, make_folder, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -99,14 +100,7 @@ def _streamed(listings: Mapping[str, Listing], sizes: Sizes, bad_limit: float) -
         name: StreamSplit(listing, np.arange(len(listing)), sizes, listing.labels, bad)
         for name, listing in listings.items()
     }
-    nothing = next(iter(splits.values()))[:0]
-    return Source(
-        train=splits.get("train", nothing),
-        test=splits.get("test", nothing),
-        class_names=next(iter(listings.values())).classes,
-        validation=splits.get("validation"),
-        skipped=bad,
-    )
+    return _source(splits, listings, bad)
 
 
 def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool) -> Source:
@@ -137,11 +131,17 @@ def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool)
         known = listing.files[kept]
         splits[name] = Split(images[start:stop], labels, known)
         place += len(listing)
-    nothing = Split(images[:0], np.zeros(0, np.int32), np.zeros((0, 2), np.uint64))
+    return _source(splits, listings, tuple(bad.values()))
+
+
+def _source(splits: Mapping[str, Any], listings: Mapping[str, Listing], skipped: Sequence[str]) -> Source:
+    """What a loader gives, of the splits that there are."""
+    first = next(iter(splits))
+    nothing = splits[first][:0]
     return Source(
         train=splits.get("train", nothing),
         test=splits.get("test", nothing),
-        class_names=next(iter(listings.values())).classes,
+        class_names=listings[first].classes,
         validation=splits.get("validation"),
-        skipped=tuple(bad.values()),
+        skipped=skipped,
     )

@@ -127,11 +127,19 @@ def stem_width(config: ModelConfig) -> int:
     return config.stem_width or scaled_width(FAMILIES[config.family][0], config.width)
 
 
-def pyramid_width(config: ModelConfig, block: int) -> int:
-    """w + `widening` l / L in block l of L, w the first width, halves rounded up; 0 if nothing widens."""
+def count_blocks(config: ModelConfig) -> int:
+    """Blocks of all stages together."""
+    return sum(blocks_per_stage(config))
+
+
+def block_width(config: ModelConfig, base: int, number: int) -> int:
+    """The width of block `number`, counted from 1, in a stage whose width is `base` in the family.
+
+    With `widening`, it is w + widening l / L in block l of L, halves rounded up, w that of the first stage.
+    """
     if not config.widening:
-        return 0
-    added = config.widening * block / sum(blocks_per_stage(config))
+        return scaled_width(base, config.width)
+    added = config.widening * number / count_blocks(config)
     return math.floor(FAMILIES[config.family][0] * config.width + added + 0.5)
 
 
@@ -143,7 +151,7 @@ def block_specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
     ):
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            width = pyramid_width(config, len(specs) + 1) or scaled_width(base, config.width)
+            width = block_width(config, base, len(specs) + 1)
             outputs = width * BRANCHES[config.branch].expansion
             inside = scaled_width(width, config.branch_width)
             specs.append(BlockSpec(stage, block, len(specs), inputs, inside, outputs, stride))
@@ -158,7 +166,7 @@ def count_activations(config: ModelConfig) -> int:
     after_sum = order.after_sum if config.after_sum == "auto" else ()
     around = sum(steps.count(ACTIVATION) for steps in (order.before, order.after, after_sum))
     inside = (len(branch.operations) - 1) * order.between.count(ACTIVATION)
-    return of_stem + sum(blocks_per_stage(config)) * (around + inside) + order.head.count(ACTIVATION)
+    return of_stem + count_blocks(config) * (around + inside) + order.head.count(ACTIVATION)
 
 
 def kind(block: BlockSpec) -> BlockSpec:

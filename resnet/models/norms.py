@@ -223,7 +223,7 @@ class GroupNorm(nn.Module):
     bias_start: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         scale = self.param("scale", nn.initializers.constant(0.0 if self.zero_scale else 1.0), (c,))
         bias = self.param("bias", nn.initializers.constant(self.bias_start), (c,))
@@ -261,4 +261,4 @@ def norm_layer(
     if config.norm == "batch":
         return BatchNorm(config, axis_name, zero_scale, bias_start, name=name)(x, train, product)
     groups = CHANNEL_GROUPS[config.norm](config.norm_groups, x.shape[-1])
-    return GroupNorm(groups, config.norm_epsilon, zero_scale, bias_start, name=name)(x, train)
+    return GroupNorm(groups, config.norm_epsilon, zero_scale, bias_start, name=name)(x)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from resnet.models.branches import BRANCHES
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import blocks_per_stage
+from resnet.models.geometry import blocks_per_stage, count_blocks
 from resnet.models.shortcuts.table import SHORTCUTS, streams_of
 from resnet.paths import parameter_path
 
@@ -37,14 +37,10 @@ def scans(config: ModelConfig, blocks: int) -> bool:
     return config.scan_blocks and several
 
 
-def any_scanned(config: ModelConfig) -> bool:
-    """Whether the net has a stage that runs its blocks as one."""
-    return any(scans(config, blocks) for blocks in blocks_per_stage(config))
-
-
 def compiles_quickly(config: "ModelConfig") -> bool:
     """Whether the program compiles in half the time at a low level of optimisation, and is no slower."""
-    return any_scanned(config) and config.dtype == "float32"
+    scanned = any(scans(config, blocks) for blocks in blocks_per_stage(config))
+    return scanned and config.dtype == "float32"
 
 
 def stack_trees(trees: Sequence[Any], stack: Callable = jnp.stack) -> Any:
@@ -167,7 +163,7 @@ def survival_probability(config: ModelConfig, block: BlockSpec) -> float:
     """p_l of stochastic depth: 1 - l / L * (1 - p_L) for the linear rule, l = 1 ... L."""
     share = 1.0
     if config.stochastic_depth_rule == "linear":
-        share = (block.index + 1) / sum(blocks_per_stage(config))
+        share = (block.index + 1) / count_blocks(config)
     return 1 - share * config.stochastic_depth
 
 
@@ -188,7 +184,7 @@ def scan_blocks(
     """(output, outputs by name) of the blocks `names` of a stage, run as `block` with the variables of each.
 
     The stage's variables are stacked already, or come apart and are stacked here.
-    """  # fmt: skip
+    """
     variables = {
         collection: tree[STACKED] if STACKED in tree else stack_trees([tree[name] for name in names])
         for collection, tree in stage.variables.items()

@@ -15,7 +15,7 @@ from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
 from resnet.errors import InputError
-from resnet.runs.files import read_object
+from resnet.files import read_object
 from resnet.runs.metrics.records import RESULT, read_metrics
 from resnet.runs.open_run import FAILURE as FAILED
 from resnet.studies.grid import Score, best, further, score_of

@@ -10,8 +10,7 @@ import numpy as np
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.files import write_text
-from resnet.runs.files import make_folder
+from resnet.files import make_folder, write_text
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import origin_lines, this_session
 from resnet.runs.tables import markdown_table

@@ -8,9 +8,8 @@ from absl import logging
 
 from resnet.config import config_from_dict, config_to_dict
 from resnet.errors import InputError
-from resnet.files import local_path
+from resnet.files import local_path, make_folder, read_object
 from resnet.runs.changes import decisive
-from resnet.runs.files import make_folder, read_object
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.studies.folder import NOT_STARTED, StudyFolder, StudyRun, run_of_row

@@ -151,8 +151,7 @@ def observe(step: Step, state: TrainState, batch: Mapping[str, Any]) -> Flow:
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
     alone = dataclasses.replace(step, axis=None)
     x, _ = alone.augmented(state, alone.shown(state, batch))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    chain = parts(step.model.config, step.task.num_outputs, variables, "batch")
+    chain = parts(step.model.config, step.task.num_outputs, state.current, "batch")
 
     def loss(x: Array) -> Array:
         losses = example_losses(

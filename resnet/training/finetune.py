@@ -122,13 +122,12 @@ def begin(state: TrainState, initial: Tensors) -> TrainState:
     """
     if not initial:
         return state
-    drawn = {"params": state.params, "batch_stats": state.batch_stats}
 
     def place(key: tuple, leaf: Any) -> Any:
         # Copied, because the state is donated and several seeds start from one source.
         return jnp.array(initial.get(parameter_path(key), leaf), leaf.dtype)
 
-    variables = jax.tree_util.tree_map_with_path(place, drawn)
+    variables = jax.tree_util.tree_map_with_path(place, state.current)
     ema = jax.tree.map(jnp.copy, variables) if state.ema else {}
     return dataclasses.replace(state, **variables, ema=ema)
 

@@ -39,11 +39,6 @@ def check_threshold(threshold: float, smoothing: float, classes: int) -> None:
         )
 
 
-def softmax_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
-    """-sum of targets * log softmax(logits), in nats."""
-    return optax.softmax_cross_entropy(logits, targets)
-
-
 def sigmoid_cross_entropy(logits: Array, targets: Array) -> Float[Array, " b"]:
     """The mean of the outputs' binary cross-entropies, in nats."""
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
@@ -55,7 +50,7 @@ def squared_error(logits: Array, targets: Array) -> Float[Array, " b"]:
 
 
 LOSSES = {
-    "softmax": softmax_cross_entropy,
+    "softmax": optax.softmax_cross_entropy,  # -sum of targets * log softmax(logits), in nats
     "sigmoid": sigmoid_cross_entropy,
     "identity": squared_error,
 }

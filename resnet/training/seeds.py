@@ -257,8 +257,7 @@ class Runs:
             results[run] = {"split": split, **metrics, "step": self.step, "validation": validation}
         if state.ema:
             # What counts is the moving average; the weights themselves stand beside it.
-            plain = {"params": state.params, "batch_stats": state.batch_stats}
-            for run, metrics in self._evaluate(plain, split).items():
+            for run, metrics in self._evaluate(state.current, split).items():
                 results[run]["without_ema"] = metrics
         return results
 

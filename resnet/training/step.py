@@ -48,10 +48,14 @@ class TrainState:
     """What divergence is judged by: {} unless it is watched on the device."""
 
     @property
+    def current(self) -> dict[str, Any]:
+        """The variables as they are trained: {"params", "batch_stats"}."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
     def variables(self) -> dict[str, Any]:
-        """What is evaluated: the moving average where there is one, else the weights."""
-        current = {"params": self.params, "batch_stats": self.batch_stats}
-        return self.ema or current
+        """The variables that are evaluated: the moving average where there is one, else the current ones."""
+        return self.ema or self.current
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

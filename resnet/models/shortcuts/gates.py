@@ -4,8 +4,9 @@ import jax
 from jaxtyping import Array
 
 from resnet.models.config import BlockSpec, ModelConfig
+from resnet.models.geometry import count_blocks
 from resnet.models.layers import Dropout
-from resnet.models.shortcuts.junction import Junction, Shortcut, count_blocks
+from resnet.models.shortcuts.junction import Junction, Shortcut
 
 
 def gate(at: Junction) -> Array:

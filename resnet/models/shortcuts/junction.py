@@ -7,7 +7,6 @@ from jaxtyping import Array, Float
 
 from resnet.models.branches import Order, Place
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import blocks_per_stage
 from resnet.models.layers import Layers
 
 Carried = Float[Array, "b h w _"]
@@ -111,8 +110,3 @@ class Shortcut:
 
 UNNORMED = {"norm": "none", "ghost_batch": 0}
 """What a shortcut that is defined without normalisation needs."""
-
-
-def count_blocks(config: ModelConfig) -> int:
-    """L, the residual blocks of the net."""
-    return sum(blocks_per_stage(config))

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from resnet.errors import InputError
 from resnet.models.branches import ORDERS
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import block_specs
+from resnet.models.geometry import block_specs, count_blocks
 from resnet.models.layers import KERNEL_INITS, Layers
-from resnet.models.shortcuts.junction import Carried, Junction, Mixture, Shortcut, Streams, count_blocks
+from resnet.models.shortcuts.junction import Carried, Junction, Mixture, Shortcut, Streams
 from resnet.models.shortcuts.reversible import scan_reversibly
 
 FACTOR = 0.01  # of what depends on the pixel, at the start: Zhu 2024's code and Xie 2025, Table 5.

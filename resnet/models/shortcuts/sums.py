@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.shortcuts.junction import UNNORMED, Junction, Shortcut, count_blocks
+from resnet.models.geometry import count_blocks
+from resnet.models.shortcuts.junction import UNNORMED, Junction, Shortcut
 from resnet.models.shortcuts.transitions import project
 
 

@@ -5,9 +5,9 @@ import dataclasses
 from resnet.errors import InputError
 from resnet.models.branches import BRANCHES, ORDERS, Place
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import blocks_per_stage
+from resnet.models.geometry import blocks_per_stage, count_blocks
 from resnet.models.layers import ACTIVATION, BIAS
-from resnet.models.shortcuts.junction import UNNORMED, Shortcut, count_blocks
+from resnet.models.shortcuts.junction import UNNORMED, Shortcut
 
 
 def fixup(at, x, branch):

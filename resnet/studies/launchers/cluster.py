@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import InputError
-from resnet.runs.files import read_object
+from resnet.files import read_object
 from resnet.runs.lock import holding
 from resnet.runs.metrics.records import write_json
 from resnet.runtime.logs import log_to_stderr

@@ -22,8 +22,8 @@ from typing import Any
 from absl import logging
 
 from resnet.errors import InputError
+from resnet.files import make_folder
 from resnet.processors import shares
-from resnet.runs.files import make_folder
 from resnet.runtime.logs import log_to_stderr
 from resnet.runtime.machine import prepare
 from resnet.runtime.signals import STOPS, RunStopped, may_end_process

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from resnet.errors import InputError
+from resnet.runs.changes import OF_THE_MACHINE
 from resnet.studies.pages.ledger import Row
 from resnet.studies.pages.statistics import holm
 from resnet.studies.pages.verdict import NOT_RUN, UNDECIDED, Outcome, judge
@@ -15,8 +16,8 @@ from resnet.studies.study import Arm, Origin, Study, study_of
 PAPERS_IMAGES: dict[str, str] = {}
 """Fingerprint of the test images that papers report, by data set, noted from a copy that was checked against
 the checksums of its publisher. Runs on a set that is not here show the order of arms alone."""
-# Fields that say where data and programs lie and how processors share the work, and not what a run is.
-_SAME = ("data.dir", "parallel.", "cache.")
+# Beginnings of fields that say where a run is, and not what it is.
+_SAME = ("data.dir", *OF_THE_MACHINE)
 
 
 def judged(rows: Iterable[Row]) -> list[Row]:
@@ -77,8 +78,9 @@ def _judged(row: Row, study: Study) -> Row:
     if arm.published is None:
         return dataclasses.replace(row, verdict="")
     ours = Outcome(
-        row.error, row.n, row.failed, row.difference, row.pairs, row.low, row.high, row.detectable, row.p_holm
-    )
+        error=row.error, n=row.n, failed=row.failed, difference=row.difference, pairs=row.pairs, low=row.low,
+        high=row.high, detectable=row.detectable, p=row.p_holm,
+    )  # fmt: skip
     apart = what_sets_apart(study, arm, row.test_images)
     verdict, reason = judge(arm.published, reference and reference.published, ours, exact=not apart)
     if row.scale == "paper" and apart:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.errors import InputError
-from resnet.files import write_text
-from resnet.runs.files import make_folder
+from resnet.files import make_folder, write_text
 from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import FINISHED, StudyFolder
 from resnet.studies.pages.report import origin_of

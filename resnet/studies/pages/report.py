@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from resnet.files import write_text
-from resnet.runs.files import make_folder
+from resnet.files import make_folder, write_text
 from resnet.runs.provenance import last_session, origin, told_lines
 from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, states
