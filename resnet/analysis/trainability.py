@@ -191,9 +191,8 @@ def depth_of_limit(
     x = {"exponential": blocks * math.log10(exponential.value), "power": power.value * np.log10(blocks + 1)}
     squares = {name: np.nansum((decades - values)[late] ** 2) for name, values in x.items()}
     best = min(squares, key=squares.__getitem__)
-    if (exponential.holds(1) if best == "exponential" else power.holds(0)) or not np.nanmax(
-        np.abs(decades)
-    ) > 0:
+    grows = not (exponential.holds(1) if best == "exponential" else power.holds(0))
+    if not grows or np.nanmax(np.abs(decades)) == 0:
         return "no limit seen", None
     if best == "exponential":
         depth = limit / abs(math.log10(exponential.value))
