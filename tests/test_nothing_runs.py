@@ -33,7 +33,7 @@ CALLS = {"eval", "exec", "compile", "__import__", "shutil.unpack_archive"}
 CALLS |= {"os.system", "importlib.import_module", "runpy.run_path", "torch.load", "torch.jit.load"}
 # Each with its reason: a config or study file is code; weights_only reads tensors and nothing else.
 ALLOWED = {
-    ("resnet/config.py", "runpy.run_path"),
+    ("resnet/recipes.py", "runpy.run_path"),
     ("resnet/cli/main.py", "importlib.import_module"),  # of a name in its table
     ("resnet/weights/files.py", "torch.load"),
     ("resnet/weights/files.py", "pickle"),  # for the name of its error

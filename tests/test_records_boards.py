@@ -10,6 +10,7 @@ from resnet.errors import InputError
 from resnet.runs.metrics import boards
 from resnet.runs.metrics.boards import Service
 from resnet.runs.metrics.records import Records
+from resnet.training.loop import train
 
 
 class Client:
@@ -84,8 +85,11 @@ def test_a_board_that_cannot_be_had_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="`records.boards` must be one of tensorboard, mlflow, wandb; got"):
         check_config(config)
     monkeypatch.setitem(boards.SERVICES, "no_such_package", Client)
+    config.records.boards = ("no_such_package",)
+    check_config(config)  # a run that had it can be read
     with pytest.raises(InputError, match="no_such_package, .* is not installed: pip install it"):
-        Records(tmp_path, steps_per_epoch=4, boards=("no_such_package",))
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_mlflow_keeps_the_curves_in_its_files(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_a_read_only_disk_is_named_at_the_start(small_disk):
 
 
 def test_a_full_disk_at_the_start_is_named(tmp_path, monkeypatch):
-    def refusing(path, text):
+    def refusing(path, text, encoding):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pathlib.Path, "write_text", refusing)
