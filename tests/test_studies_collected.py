@@ -18,10 +18,10 @@ from resnet.studies.pages.rows import TOP1
 from tests.studies_cases import tiny_config
 
 
-def finished(workdir, seed, values, width=0.25):
+def finished(workdir, seed, values, width=0.25, log_every="10 steps"):
     """A run's folder, with accuracies by epoch; no values: it has begun, no more."""
     workdir.mkdir(parents=True)
-    config = replaced(tiny_config(), {"seed": seed, "model.width": width})
+    config = replaced(tiny_config(), {"seed": seed, "model.width": width, "train.log_every": log_every})
     save_config(config, workdir)
     save_task(task_of(load_dataset(config.data)), workdir)
     write_run_json(workdir, config, "python scripts/train.py")
@@ -40,7 +40,8 @@ def finished(workdir, seed, values, width=0.25):
 @pytest.mark.thorough
 def test_runs_are_grouped_by_config_and_reported(tmp_path):
     for seed, value in enumerate((0.9, 0.8, 0.85)):
-        finished(tmp_path / "narrow" / f"seed{seed}", seed, [0.1, value])
+        # How often a run logged makes it no other.
+        finished(tmp_path / "narrow" / f"seed{seed}", seed, [0.1, value], log_every=f"{seed + 1} steps")
     wide = finished(tmp_path / "wide", 1, [0.3, 0.7, 0.9], width=0.5)
     folder = collect([tmp_path / "narrow", wide], tmp_path / "page", "Two widths")
     assert list(folder.arms) == ["width 0.25", "width 0.5"]

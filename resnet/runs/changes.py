@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, differences, load_saved_config
+from resnet.config import Config, differences, field_values, load_saved_config, replaced
 from resnet.errors import InputError
 from resnet.runs.checkpoints.checkpoint import steps_on_disk
 from resnet.runs.metrics.records import RESULT, is_result, read_json
@@ -45,6 +45,12 @@ def decisive(workdir: Path, here: Config) -> list[tuple[str, Any, Any]]:
     known = ["data.dir"] if knows_its_data(workdir) else []
     found = differences(load_saved_config(workdir), here)
     return [each for each in found if not (may_change(each[0]) or each[0] in known)]
+
+
+def what_decides(config: Config) -> Config:
+    """The config with each field that decides no number at its default."""
+    defaults = field_values(Config())
+    return replaced(config, {name: value for name, value in defaults.items() if may_change(name)})
 
 
 def may_change(field: str) -> bool:

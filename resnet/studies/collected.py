@@ -9,10 +9,9 @@ from typing import Any
 from resnet.config import FILE as CONFIG_FILE
 from resnet.config import Config, differences, load_saved_config
 from resnet.errors import InputError
+from resnet.runs.changes import what_decides
 from resnet.runs.provenance import last_session
 from resnet.runs.task import load_task
-from resnet.runtime.cache import CacheConfig
-from resnet.runtime.devices import ParallelConfig
 from resnet.studies.budget import count
 from resnet.studies.folder import StudyFolder, StudyRun
 from resnet.studies.study import ResolvedArm, value_at
@@ -36,7 +35,7 @@ class Collected(StudyFolder):
 
 
 def collect(workdirs: Iterable[Path], output: Path, title: str) -> Collected:
-    """Groups runs by config, without seed and fields of the machine; the first group is the reference.
+    """Groups runs by what decides their numbers, the seed aside; the first group is the reference.
 
     A folder of several seeds (seed0, seed1, …) stands for them. InputError for a folder that holds no
     run, or where two runs have one config and one seed.
@@ -44,7 +43,7 @@ def collect(workdirs: Iterable[Path], output: Path, title: str) -> Collected:
     groups: list[tuple[Config, dict[int, Path]]] = []
     for workdir in (run for folder in workdirs for run in _runs_in(folder)):
         config = load_saved_config(workdir)
-        same = dataclasses.replace(config, seed=0, parallel=ParallelConfig(), cache=CacheConfig())
+        same = dataclasses.replace(what_decides(config), seed=0)
         seeds = next((seeds for other, seeds in groups if other == same), None)
         if seeds is None:
             groups.append((same, seeds := {}))

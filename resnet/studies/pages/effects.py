@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from resnet.errors import InputError
-from resnet.runs.changes import OF_THE_MACHINE
+from resnet.runs.changes import may_change
 from resnet.studies.pages.ledger import Row
 from resnet.studies.pages.statistics import holm
 from resnet.studies.pages.verdict import NOT_RUN, UNDECIDED, Outcome, judge
@@ -16,8 +16,6 @@ from resnet.studies.study import Arm, Origin, Study, study_of
 PAPERS_IMAGES: dict[str, str] = {}
 """Fingerprint of the test images that papers report, by data set, noted from a copy that was checked against
 the checksums of its publisher. Runs on a set that is not here show the order of arms alone."""
-# Beginnings of fields that say where a run is, and not what it is.
-_SAME = ("data.dir", *OF_THE_MACHINE)
 
 
 def judged(rows: Iterable[Row]) -> list[Row]:
@@ -54,7 +52,7 @@ def what_sets_apart(study: Study, arm: Arm, test_images: str) -> str:
         return "the scale is small"
     if arm.learning_rates or study.learning_rates:
         return "each arm chose its learning rate"
-    if changed := [name for name in origin.changes if not name.startswith(_SAME)]:
+    if changed := [name for name in origin.changes if not (may_change(name) or name == "data.dir")]:
         return f"{', '.join(changed)} is not the paper's"
     name = study.base.data.name
     if name not in PAPERS_IMAGES:
