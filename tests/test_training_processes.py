@@ -17,6 +17,7 @@ from absl import logging
 
 from resnet.config import load_config
 from resnet.errors import InputError
+from resnet.runs.checkpoints import checkpoint
 from resnet.runs.lock import WorkdirHeld, holding
 from resnet.runtime import processes
 from resnet.runtime.devices import make_mesh
@@ -115,14 +116,14 @@ def test_two_processes_share_the_decoding_of_a_stream(train, tmp_path, monkeypat
     streamed = CONFIG.replace('"digits", 64, 1\n', '"digits", 0, 1\n' + "".join(lines))
     monkeypatch.setitem(globals(), "CONFIG", streamed)
     runs = train(2, "40 steps")
-    wait_for_steps(tmp_path / RUN, 5, runs)
+    # Until the latest checkpoint is none of the end of an epoch of three steps.
+    while checkpoint.latest_in_common([tmp_path / RUN]) % 3 == 0:
+        assert all(run.poll() is None for run in runs)
+        time.sleep(0.05)
     for run in runs:
         run.kill()
         run.communicate()
-    steps = sorted(
-        int(path.name) for path in (tmp_path / RUN / "checkpoints").iterdir() if path.name.isdigit()
-    )
-    assert steps[-1] % 3, "not at the end of an epoch of three steps"
+    assert checkpoint.latest_in_common([tmp_path / RUN]) % 3
     result = alone(tmp_path, tmp_path / RUN)
     assert result["sha256"] == alone(tmp_path, tmp_path / "alone")["sha256"]
     assert losses(tmp_path / RUN) == losses(tmp_path / "alone")
