@@ -26,7 +26,7 @@ from resnet.net import Net
 from resnet.runs.checkpoints.restore import load_variables
 from resnet.runs.task import Task, listed, tell_of_other_images
 from resnet.runtime.devices import DATA, make_mesh, replicate
-from resnet.training.evaluation import as_numbers, evaluate, make_evaluate
+from resnet.training.evaluation import BY_CLASS, as_numbers, evaluate, make_evaluate
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -81,29 +81,42 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
 
 
 def evaluate_run(
-    run: Run, split: str = "test", data: DataConfig | None = None, pace: Pace | None = None
+    run: Run,
+    split: str = "test",
+    data: DataConfig | None = None,
+    pace: Pace | None = None,
+    by_class: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a run's weights on a split of its own data, or of `data`; no other split is needed.
 
     The images are normalised as in training, unless `data` gives a mean or std of its own. `pace` is that of
-    a stream.
+    a stream. With `by_class`, the accuracy of each class that has images, too; InputError in a regression.
     """
+    if by_class and run.task.kind == "regression":
+        raise InputError("`by_class` is for classes, and this run's labels are real values; leave it out")
     data = data or run.config.data
     images, skipped = load_run_split(run, split, data)
     noted = {"skipped_images": len(skipped)} if skipped else {}
-    return {"split": split, **make_evaluator(run, data, pace)(images), "step": run.step} | noted
+    return {"split": split, **make_evaluator(run, data, pace, by_class)(images), "step": run.step} | noted
 
 
-def make_evaluator(run: Run, data: DataConfig, pace: Pace | None) -> Callable[[Examples], dict[str, Any]]:
+def make_evaluator(
+    run: Run, data: DataConfig, pace: Pace | None, by_class: bool = False
+) -> Callable[[Examples], dict[str, Any]]:
     """A function that gives the metrics of a run's weights on images with its labels, see evaluate_run."""
-    mesh = make_mesh()
-    program = make_evaluate(mesh, model=run.model, task=normalized_as(run, data), flip=data.eval_flip)
+    mesh, task = make_mesh(), normalized_as(run, data)
+    program = make_evaluate(mesh, model=run.model, task=task, flip=data.eval_flip, by_class=by_class)
     variables = replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh)
     # Rounded up to whole shares: what is padded does not count.
     batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
 
     def metrics(images: Examples) -> dict[str, Any]:
-        return as_numbers(evaluate(variables, images, program=program, batch_size=batch_size, pace=pace))
+        found = evaluate(variables, images, program=program, batch_size=batch_size, pace=pace)
+        if not by_class:
+            return as_numbers(found)
+        counts = zip(task.class_names, *(found.pop(name) for name in BY_CLASS), strict=True)
+        classes = {name: {"top1": float(right / n), "n": int(n)} for name, right, n in counts if n}
+        return as_numbers(found) | {"by_class": classes}
 
     return metrics
 

@@ -31,6 +31,28 @@ def test_some_of_the_classes(run, caplog):
     assert metrics["n"] == kept.sum() and metrics["top1"] == pytest.approx(right.mean())
 
 
+@pytest.mark.parametrize("names", [None, ("7", "3")])
+def test_the_accuracy_of_each_class(run, names):
+    """Counted in padded batches on as many devices as there are; a class without images has none."""
+    data = dataclasses.replace(run.config.data, classes=names or ())
+    images, _ = load_run_split(run, "test", data)
+    found = evaluate_run(run, data=data, by_class=True)
+    right = run.logits(images.images).argmax(1) == images.labels
+    expected = {
+        run.task.class_names[k]: {"top1": pytest.approx(right[images.labels == k].mean()), "n": n}
+        for k, n in enumerate(np.bincount(images.labels))
+        if n
+    }
+    assert found.pop("by_class") == expected and len(expected) == len(names or range(10))
+    assert found == evaluate_run(run, data=data)
+
+
+def test_real_values_have_no_classes(run):
+    angles = dataclasses.replace(run.task, class_names=(), kind="regression")
+    with pytest.raises(InputError, match="`by_class` is for classes, and this run's labels are real values"):
+        evaluate_run(dataclasses.replace(run, task=angles), by_class=True)
+
+
 def test_a_class_that_the_run_does_not_know_is_named(run):
     images, _ = load_run_split(run, "test", run.config.data)
     with pytest.raises(

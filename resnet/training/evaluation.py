@@ -46,6 +46,10 @@ AHEAD = 2
 IMAGES = 128
 
 
+# Names of what an evaluation counts for each class: images classified rightly, and all.
+BY_CLASS = ("right", "of")
+
+
 class Halted(Exception):
     """An evaluation was told to end before its time."""
 
@@ -59,7 +63,7 @@ def evaluate(
     pace: Pace | None = None,
     halt: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Means of loss and scores over `split`, and n, as float64; {} for an empty split.
+    """Means of loss and scores over `split`, n, and counts BY_CLASS, as float64; {} for an empty split.
 
     `program` is compiled from eval_step. Of variables with a leading axis of seeds, each value has that axis.
     `pace` is that of a stream, of which n images can be read; InputError if none can. Raises Halted within a
@@ -77,10 +81,10 @@ def evaluate(
     # Fetched together, so that the device never waits for the host; added in float64.
     fetched = jax.device_get(sums)
     totals = {name: np.asarray([each[name] for each in fetched], np.float64).sum(0) for name in fetched[0]}
-    n = totals.pop("n")
+    n, counts = totals.pop("n"), {name: totals.pop(name) for name in BY_CLASS if name in totals}
     if not n.all():
         raise InputError(f"none of the {len(split)} images of the split to be evaluated can be read")
-    return {name: total / n for name, total in totals.items()} | {"n": n}
+    return {name: total / n for name, total in totals.items()} | {"n": n} | counts
 
 
 def eval_step(
@@ -91,14 +95,23 @@ def eval_step(
     task: Task,
     axis: str | None = None,
     flip: bool = False,
-) -> dict[str, Float[Array, ""]]:
-    """Sums over {"image", "label"} where "mask" is 1: n, loss (without smoothing) and the scores."""
+    by_class: bool = False,
+) -> dict[str, Float[Array, "*classes"]]:
+    """Sums over {"image", "label"} where "mask" is 1: n, loss (without smoothing) and the scores.
+
+    With `by_class`, for labels of classes, the counts BY_CLASS too.
+    """
     logits = predict(variables, batch["image"], model=model, task=task, flip=flip)
     losses = example_losses(logits, batch["label"], output=model.config.output)
     each = {"loss": losses} | example_scores(logits, batch["label"], task.target_scale)
     # `where`, because 0 * NaN of a padded image would spoil the sum.
     sums = {name: jnp.where(batch["mask"] > 0, value, 0.0).sum() for name, value in each.items()}
     sums["n"] = batch["mask"].sum()
+    if by_class:
+        none = jnp.zeros(task.num_outputs)
+        right = jnp.where(batch["mask"] > 0, each["top1"], 0.0)
+        values = right, batch["mask"]
+        sums |= {name: none.at[batch["label"]].add(v) for name, v in zip(BY_CLASS, values, strict=True)}
     return lax.psum(sums, axis) if axis else sums
 
 
@@ -122,13 +135,15 @@ def as_numbers(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: int(value) if name == "n" else float(value) for name, value in metrics.items()}
 
 
-def make_evaluate(mesh: Mesh, *, model: Any, task: Task, seeds: int = 1, flip: bool = False) -> Callable:
+def make_evaluate(
+    mesh: Mesh, *, model: Any, task: Task, seeds: int = 1, flip: bool = False, by_class: bool = False
+) -> Callable:
     """Compiled (variables, batch) -> sums of eval_step, each batch shared over the mesh.
 
     With several seeds, variables and sums have a leading axis of them, and the batch is one for all. `flip`
-    as in predict.
+    and `by_class` as in eval_step.
     """
-    step = partial(eval_step, model=model, task=task, axis=data_axis(mesh), flip=flip)
+    step = partial(eval_step, model=model, task=task, axis=data_axis(mesh), flip=flip, by_class=by_class)
 
     def each(variables: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         return each_seed(lambda own: step(own, batch), mesh)(variables)

@@ -3,7 +3,8 @@
 The same weights are evaluated on other images by --config.data.name=image_folder
 --config.data.dir=… (and image_size, mean, std). They are normalised as in training unless mean and
 std are given. Where the run kept a moving average of its weights, that is what is evaluated. Prints
-{"split", "loss", "top1", "top5", "n", "step"} as one JSON object.
+{"split", "loss", "top1", "top5", "n", "step"} as one JSON object; with --by_class also "by_class", which
+has {"top1", "n"} for each class.
 
 A net of ImageNet's classes is evaluated on another of its test sets, by the protocol of its authors:
 resnet evaluate --workdir=runs/resnet50 --data=imagenet_v2 --config.data.dir=FOLDER
@@ -21,6 +22,7 @@ def define() -> None:
     cli.define_path("workdir", None, "Folder of the run.")
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; by default the latest.")
     flags.DEFINE_string("split", "test", "train, validation or test.")
+    flags.DEFINE_bool("by_class", False, "Give the accuracy of each class, too.")
     flags.DEFINE_string("data", "", "imagenet_v2, imagenet_real or imagenet_c, which lies in data.dir.")
 
 
@@ -32,7 +34,8 @@ def main(overrides: list[str]) -> dict:
     options = cli.FLAGS
     run, pace = load(options.workdir, options.step), config.parallel.pace()
     if options.data:
+        cli.refuse(f"--data={options.data}", "by_class")
         from resnet.interop.imagenet_sets import evaluate_on
 
         return evaluate_on(run, options.data, config.data, pace)
-    return evaluate_run(run, options.split, config.data, pace)
+    return evaluate_run(run, options.split, config.data, pace, options.by_class)
