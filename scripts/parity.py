@@ -60,14 +60,15 @@ def heading() -> list[str]:
         "",
         "- Logits: largest absolute difference, in evaluation and in training mode.",
         "- Statistics: running means and variances after one step, difference over 1 + size.",
-        "- Gradients: largest relative difference of any parameter's, every ReLU replaced by SiLU in both nets.",
-        "- Gradients, ReLU: ours against theirs over all parameters together, as rounding can flip a ReLU whose "
-        "input is near 0.",
+        "- Gradients: largest relative difference of any parameter's, every ReLU replaced by SiLU in both "
+        "nets.",
+        "- Gradients, ReLU: ours against theirs over all parameters together, as rounding can flip a ReLU "
+        "whose input is near 0.",
         "- Rounding: PyTorch's own float32 against its float64.",
         "- Within: logits and statistics by 1e-4, gradients of SiLU by 1e-3.",
         "",
-        "Norm scales are drawn from 0.1 to 0.3; in a first run from 0.2 to 0.6, ResNet-152 was beyond the bound "
-        "with 1.4e-4, where PyTorch's own rounding was 1.2e-4.",
+        "Norm scales are drawn from 0.1 to 0.3; in a first run from 0.2 to 0.6, ResNet-152 was beyond the "
+        "bound with 1.4e-4, where PyTorch's own rounding was 1.2e-4.",
         "",
     ]
 
