@@ -1,4 +1,4 @@
-"""Paths as users give them, files read, replaced as a whole or imported, folders, and pictures."""
+"""Helpers for paths that users give, for reading, replacing and importing files, for folders and pictures."""
 
 import atexit
 import contextlib
@@ -204,9 +204,12 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 
 def read_object(path: str | Path, *needed: str, remedy: str = "delete it") -> dict[str, Any]:
-    """The object in a JSON file, with the keys `needed`; InputError, naming the file, for anything else."""
+    """Reads an object from a JSON file.
+
+    Raises InputError, which names the file, unless it holds an object with the keys `needed`.
+    """
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

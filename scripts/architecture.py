@@ -35,7 +35,7 @@ Imports = Mapping[str, set[str]]
 def main(overrides: list[str]) -> dict[str, Any]:
     """Brings page and picture up to date, or with --check raises InputError unless the page is."""
     cli.refuse_overrides(overrides, "no config is read here")
-    rooms, old = imports_of_rooms(), PAGE.read_text()
+    rooms, old = imports_of_rooms(), PAGE.read_text("utf-8")
     new = renewed(old, rooms)
     if cli.FLAGS.check and new != old:
         raise InputError(f"{PAGE} is out of date; run python scripts/architecture.py")

@@ -83,7 +83,7 @@ def _file(net: str, target: str, whose: str) -> str:
 
 def read_plans(folder: Path) -> list[dict[str, Any]]:
     """All plans of a folder, by net and target, and in the order of WHOSE."""
-    plans = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    plans = [json.loads(path.read_bytes()) for path in folder.glob("*.json")]
     return sorted(plans, key=lambda plan: (plan["net"], plan["target"], WHOSE.index(plan["whose"])))
 
 

@@ -33,7 +33,7 @@ def test_some_of_the_classes(run, caplog):
 
 @pytest.mark.parametrize("names", [None, ("7", "3")])
 def test_the_accuracy_of_each_class(run, names):
-    """Counted in padded batches on as many devices as there are; a class without images has none."""
+    """The counts are those of single images, whatever the batches and devices; empty classes are left out."""
     data = dataclasses.replace(run.config.data, classes=names or ())
     images, _ = load_run_split(run, "test", data)
     found = evaluate_run(run, data=data, by_class=True)

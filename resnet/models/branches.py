@@ -16,23 +16,24 @@ from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Where norms and activations stand."""
+    """The norms and activations, here called steps, at each place of a net."""
 
     before: tuple[str, ...] = ()
-    """Before the first operation of a branch."""
+    """Steps before the first operation of a branch."""
     between: tuple[str, ...] = (NORM, ACTIVATION)
-    """Between two operations of a branch."""
+    """Steps between two operations of a branch."""
     after: tuple[str, ...] = ()
-    """After the last operation of a branch."""
+    """Steps after the last operation of a branch."""
     after_sum: tuple[str, ...] = ()
+    """Steps after the sum of shortcut and branch."""
     stem: tuple[str, ...] = (NORM, ACTIVATION)
-    """After a convolution of the stem."""
+    """Steps after each convolution of the stem."""
     stem_end: tuple[str, ...] | None = None
-    """After the last convolution of the stem; None: as `stem`."""
+    """Steps after the last convolution of the stem. None stands for the steps of `stem`."""
     head: tuple[str, ...] = ()
-    """At the beginning of the head."""
+    """Steps at the beginning of the head."""
     pooled: tuple[str, ...] = ()
-    """After the head's pooling."""
+    """Steps after the pooling of the head."""
 
     @property
     def preactivation(self) -> bool:

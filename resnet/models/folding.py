@@ -33,13 +33,13 @@ class Affine:
     bias: Float[np.ndarray, " o"]
 
     def at_centre(self, matrix: Float[np.ndarray, "i o"]) -> "Affine":
-        """The convolution with `matrix` added at the centre of its kernel."""
+        """Adds `matrix` at the centre of the kernel."""
         kernel, middle = self.kernel.copy(), len(self.kernel) // 2
         kernel[middle, middle] += matrix
         return Affine(kernel, self.bias)
 
     def within(self, inputs: int, outputs: int) -> "Affine":
-        """The convolution filled up with zeros to these numbers of input and output channels."""
+        """Pads with channels of zeros, to `inputs` input channels and `outputs` output channels."""
         more = [(0, 0), (0, 0), (0, inputs - self.kernel.shape[2]), (0, outputs - len(self.bias))]
         return Affine(np.pad(self.kernel, more), np.pad(self.bias, more[3:]))
 
@@ -80,7 +80,7 @@ def _check_folds(config: ModelConfig) -> None:
     """Raises InputError, naming the field, for a net that is not the same as any plain one."""
     several = ("average_projection", "shifted_projection")
     averages = config.transition == "pad" and config.pad_mode == "average"
-    by_pixel = SHORTCUTS[config.shortcut].changes_shape
+    no_transition = SHORTCUTS[config.shortcut].changes_shape
     relu = config.activation == "relu" and config.after_sum in ("auto", "relu")
     carries = _carries(config)
     strided = any(block.stride > 1 for block in block_specs(config))
@@ -94,8 +94,8 @@ def _check_folds(config: ModelConfig) -> None:
             "no norm may come before a convolution, or be shared",
         ),
         ("se_ratio", not config.se_ratio, "its gates depend on the image"),
-        ("transition", by_pixel or config.transition not in several, "it joins several pixels"),
-        ("pad_mode", by_pixel or not averages, "it joins several pixels"),
+        ("transition", no_transition or config.transition not in several, "it joins several pixels"),
+        ("pad_mode", no_transition or not averages, "it joins several pixels"),
         ("activation", relu or not carries, "only ReLU, after the sum too, leaves unchanged what carries x"),
         ("gain_corrected", not (config.gain_corrected and carries), "it would scale what carries x"),
         ("branch", BRANCHES[config.branch].copies == 1, "it is the mean of two"),

@@ -194,7 +194,7 @@ def normalize_product(
 
 
 def _averaged(values: Any, axis_name: str | None) -> Any:
-    """Averages over the devices of the axis; without an axis, returns the values as they are."""
+    """Averages the values over the devices of `axis_name`; returns them unchanged if it is None."""
     return lax.pmean(values, axis_name) if axis_name else values
 
 

@@ -38,7 +38,10 @@ def scans(config: ModelConfig, blocks: int) -> bool:
 
 
 def compiles_quickly(config: "ModelConfig") -> bool:
-    """Whether the program compiles in half the time at a low level of optimisation, and is no slower."""
+    """Tells whether to compile at a low level of optimisation.
+
+    This level halves the time to compile a scanned net in float32, and leaves its steps as fast.
+    """
     scanned = any(scans(config, blocks) for blocks in blocks_per_stage(config))
     return scanned and config.dtype == "float32"
 

@@ -45,7 +45,7 @@ class StreamReport:
 
     def _note(self) -> None:
         """Lists what is new; of a stream, each process finds images of its own."""
-        skipped = set(itertools.chain(*from_all(list(self.skipped)))) if self.stream else self.skipped
+        skipped = set(itertools.chain(*from_all(self.skipped[:]))) if self.stream else self.skipped
         if len(skipped) > self._noted:
             self._noted = len(skipped)
             self.count = max(note_skipped(workdir, skipped) for workdir in self.workdirs)

@@ -141,7 +141,7 @@ def load_task(workdir: Path) -> Task:
     """Reads task.json."""
     path = workdir / FILE
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_bytes())
         arrays = {name: np.asarray(fields[name], np.float32) for name in ("mean", "std")}
         shapes = {name: tuple(fields[name]) for name in ("image_shape", "class_names")}
         return Task(**(fields | arrays | shapes))

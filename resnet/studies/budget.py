@@ -63,7 +63,10 @@ def count(config: ModelConfig, shapes: Shapes, budget: str) -> int:
 
 
 def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Reached:
-    """The candidate whose budget is nearest to `target`; InputError if the nearest is more than 20 % away."""
+    """Finds the candidate whose budget is nearest to `target`.
+
+    Raises InputError if that budget is more than 20 % away.
+    """
     field, candidate = SOLVERS[match.by](config)
 
     def net(k: int) -> ModelConfig:

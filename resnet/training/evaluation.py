@@ -105,13 +105,11 @@ def eval_step(
     losses = example_losses(logits, batch["label"], output=model.config.output)
     each = {"loss": losses} | example_scores(logits, batch["label"], task.target_scale)
     # `where`, because 0 * NaN of a padded image would spoil the sum.
-    sums = {name: jnp.where(batch["mask"] > 0, value, 0.0).sum() for name, value in each.items()}
-    sums["n"] = batch["mask"].sum()
+    kept = {name: jnp.where(batch["mask"] > 0, value, 0.0) for name, value in each.items()}
+    sums = {name: value.sum() for name, value in kept.items()} | {"n": batch["mask"].sum()}
     if by_class:
-        none = jnp.zeros(task.num_outputs)
-        right = jnp.where(batch["mask"] > 0, each["top1"], 0.0)
-        values = right, batch["mask"]
-        sums |= {name: none.at[batch["label"]].add(v) for name, v in zip(BY_CLASS, values, strict=True)}
+        for name, values in zip(BY_CLASS, (kept["top1"], batch["mask"]), strict=True):
+            sums[name] = jnp.zeros(task.num_outputs).at[batch["label"]].add(values)
     return lax.psum(sums, axis) if axis else sums
 
 

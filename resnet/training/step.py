@@ -74,7 +74,7 @@ class Step:
     axis: str | None = None
     """Mesh axis that each batch is shared over; None for a batch on one device, or in a program of all."""
     mirrored_every: int = 0
-    """Steps of an epoch, if each image is mirrored in every other epoch (`data.alternate_flip`); else 0."""
+    """The number of steps of an epoch where `data.alternate_flip` mirrors images by epoch; 0 without it."""
     side: int = 0
     """Shorter side of the images it sees; 0: as they are."""
     whole: Callable[[Any], Any] = lambda params: params

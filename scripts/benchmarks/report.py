@@ -60,7 +60,7 @@ def _peers() -> dict[str, str]:
 
 def read(path: Path) -> Entries:
     """The entries measured so far, by "part/case"."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def add(path: Path, entries: Entries) -> Entries:
@@ -201,9 +201,9 @@ def plot(entries: Entries) -> Any:
 
 
 def plot_times(entries: Entries) -> Any:
-    """Draws bars for each net, of ours and of stock Flax, divided by kind of operation; None without nets.
+    """Draws the time of a training step by kind of operation: a bar for each net of ours, one for stock Flax.
 
-    The unit is the time of our training step.
+    The unit is the time of our training step. Returns None if no step of ours was measured.
     """
     from matplotlib.figure import Figure
 
@@ -260,6 +260,6 @@ def readme_table(entries: Entries) -> str:
 
 def write_readme(path: Path, entries: Entries) -> None:
     """Puts the table between the marks."""
-    before, rest = path.read_text().split(BEGIN)
+    before, rest = path.read_text("utf-8").split(BEGIN)
     after = rest.split(END)[1]
     write_text(path, f"{before}{BEGIN}\n\n{readme_table(entries)}\n\n{END}{after}")

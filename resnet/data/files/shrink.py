@@ -91,7 +91,7 @@ def _added(
 
 
 def _known_by(listings: dict[str, Listing], short_side: int) -> str:
-    """Returns a text that is the same for the same images, made smaller in the same way."""
+    """Returns a text that identifies the images and the size and quality of their copies."""
     splits = [f"{split}: {fingerprint_of_files(each.files, each.labels)}" for split, each in listings.items()]
     return "; ".join([f"shorter side {short_side}, quality {QUALITY}", *splits])
 

@@ -157,7 +157,7 @@ def kept_id(workdir: Path, service: str, make: Callable[[], str]) -> str:
     path = workdir / f"{service}.txt"
     if not path.exists():
         write_text(path, f"{make()}\n")
-    return path.read_text().strip()
+    return path.read_text("utf-8").strip()
 
 
 SERVICES: dict[str, Callable[[Path], Client]] = {"mlflow": MLflow, "wandb": WandB}

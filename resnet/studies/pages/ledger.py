@@ -89,7 +89,7 @@ def read_ledger(path: Path = LEDGER) -> list[Row]:
     if not path.exists():
         return []
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text()), strict=True)
+        reader = csv.DictReader(io.StringIO(path.read_text("utf-8")), strict=True)
         rows: list[dict[str, Any]] = list(reader)
         if set(reader.fieldnames or ()) != {field.name for field in dataclasses.fields(Row)}:
             raise ValueError("its first line does not name the columns")
