@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet.config import Config
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint, manifest
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
 from resnet.runs.checkpoints.saver import Saver
+from resnet.runs.open_run import OpenRun
 
 
 @jax.tree_util.register_dataclass
@@ -37,16 +39,35 @@ def shapes_of(state):
 @pytest.fixture
 def workdir(tmp_path):
     saver = Saver(tmp_path)
-    for step, score in ((1, 0.5), (2, 0.9), (3, 0.1), (4, None), (5, 0.2)):
-        saver.save(state_at(step), {"note": [step, 0.5]}, score=score)
+    for step in range(1, 6):
+        saver.save(state_at(step), {"note": [step, 0.5]})
     saver.wait()
-    saver.remove_all_but({4})
+    saver.remove_all_but({4, 2})
     saver.close()
     return tmp_path
 
 
-def test_the_latest_and_the_best_are_kept_beside_those_named(workdir):
+def test_the_latest_is_kept_beside_those_named(workdir):
     assert checkpoint.steps_on_disk(workdir) == [5, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("best", "best_step", "left"),
+    [
+        (None, None, [5, 4]),
+        (0.9, 2, [5, 4, 2]),
+        (0.9, None, [5, 4, 3, 2, 1]),
+    ],  # the last as saved by older code
+)
+def test_the_best_is_kept_or_all_where_it_is_not_known(tmp_path, best, best_step, left):
+    metadata = {"progress": {"step": 5, "best": best, "best_step": best_step}, "meter": {}}
+    run = OpenRun(Config(), tmp_path, metadata, total_steps=9, steps_per_epoch=9, log_every=9)
+    for step in range(1, 6):
+        run.saver.save(state_at(step), {})
+    run.saver.wait()
+    run.remove_all_but({4})
+    run.close()
+    assert checkpoint.steps_on_disk(tmp_path) == left
 
 
 def test_the_latest_step_that_all_workdirs_have(tmp_path):
@@ -54,7 +75,7 @@ def test_the_latest_step_that_all_workdirs_have(tmp_path):
     for workdir, steps in zip(workdirs, ((1, 2, 4), (1, 2, 3)), strict=True):
         with checkpoint.managing(workdir) as manager:
             for step in steps:
-                checkpoint.save(manager, state_at(step), {}, score=None)
+                checkpoint.save(manager, state_at(step), {})
     shapes = shapes_of(state_at(0))
     assert [int(state.step) for state, _ in checkpoint.restore_together(workdirs, shapes)] == [2, 2]
     for path in (workdirs[1] / "checkpoints" / "2").rglob("d/*"):

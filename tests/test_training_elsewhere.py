@@ -69,7 +69,7 @@ def save(folder: Path, devices: int) -> None:
     trainer = trainer_on(devices)
     for seed, state in enumerate(trainer.to_host(trainer.to_devices(states()))):
         with checkpoint.managing(folder / f"seed{seed}") as manager:
-            checkpoint.save(manager, state, {"seed": seed}, score=None)
+            checkpoint.save(manager, state, {"seed": seed})
 
 
 def restored(workdir: Path, devices: int) -> str:

@@ -63,7 +63,7 @@ def save_and_restore(name):
         workdir = Path(folder, name, name)
         workdir.mkdir(parents=True)
         saver = Saver(workdir)
-        saver.save(state_at(1), {}, score=0.5)
+        saver.save(state_at(1), {})
         saver.close()
         assert not saver.failure
         state, _ = checkpoint.restore_latest(workdir, shapes_of(state_at(0)))
@@ -150,11 +150,11 @@ def test_what_cannot_be_read_back_is_no_checkpoint(tmp_path, monkeypatch):
     saver = Saver(workdir)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "plain_path", contextlib.nullcontext)
-        saver.save(state_at(1), {}, score=None)
+        saver.save(state_at(1), {})
         saver.wait()
     assert "the checkpoint of step 1 could not be written" in saver.failure
     assert checkpoint.steps_on_disk(workdir) == []
-    saver.save(state_at(2), {}, score=None)
+    saver.save(state_at(2), {})
     saver.close()
     assert checkpoint.steps_on_disk(workdir) == [2] and not saver.failure
 
@@ -163,12 +163,12 @@ def test_a_link_that_is_tidied_up_is_made_anew(tmp_path):
     workdir = tmp_path / "[1]"
     workdir.mkdir()
     saver = Saver(workdir)
-    saver.save(state_at(1), {}, score=None)
+    saver.save(state_at(1), {})
     saver.wait()
     shutil.rmtree(saver._manager.directory.parent)
-    saver.save(state_at(2), {}, score=None)
+    saver.save(state_at(2), {})
     assert "is gone" in saver.failure
-    saver.save(state_at(3), {}, score=None)
+    saver.save(state_at(3), {})
     saver.close()
     assert checkpoint.steps_on_disk(workdir) == [3, 1] and not saver.failure
 

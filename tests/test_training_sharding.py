@@ -156,7 +156,7 @@ def test_a_state_is_saved_and_restored_in_parts(tmp_path, monkeypatch):
         assert part == leaf.size // (2 if spec_of_shape(leaf.shape, 2, LEAST) else 1)
     monkeypatch.setattr(sealing, "AT_A_TIME", 1000)
     saver = Saver(tmp_path)
-    saver.save(apart[1], {}, score=None)
+    saver.save(apart[1], {})
     for step in (1, 2):
         state, _ = trainer.train()(state, trainer.batch(range(step, step + 1)))
     saver.close()

@@ -14,13 +14,13 @@ from jax.errors import JaxRuntimeError
 from test_training_disk import assert_like, at_steps
 from test_training_loop import tiny, train
 
-from resnet.config import save_config
+from resnet.config import replaced, save_config
 from resnet.data.batches import padded_batches
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics.records import read_metrics
 from resnet.runtime import signals
 from resnet.runtime.signals import RunStopped, StopSignals
-from resnet.training import evaluation, loop
+from resnet.training import evaluation, loop, trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,14 +140,34 @@ def test_a_stop_during_an_evaluation_ends_it_and_resumes_with_it(
         train(tiny(), tmp_path)
     assert stop.value.exit_code == 143 and begun[-1] == 2
     assert checkpoint.steps_on_disk(tmp_path)[0] == step
-    before = checkpoint.steps_on_disk(tmp_path)
     assert_like(undisturbed, tmp_path, train(tiny(), tmp_path))
-    # Evaluated after all, it is known for the best or not, as in a run that was never stopped.
-    scores = {
-        step: json.loads((tmp_path / "checkpoints" / str(step) / "metrics" / "metrics").read_text())["score"]
-        for step in set(before) & {4, 8}
-    }
-    assert all(score != float("-inf") for score in scores.values()) or step == 8
+    assert checkpoint.steps_on_disk(tmp_path) == checkpoint.steps_on_disk(undisturbed[0])
+
+
+@pytest.mark.thorough
+def test_the_best_is_kept_though_a_stop_came_before_its_score(tmp_path, monkeypatch):
+    """Step 2 is the best; its checkpoint, written before the score was known, stays as it is."""
+    config = replaced(tiny(), {"train.duration": "8 steps", "train.evaluate_every": "2 steps"})
+    config = replaced(config, {"checkpoint.every": "2 steps", "checkpoint.keep": 1})
+    found = iter([0.9, 0.5, 0.4, 0.3])
+    evaluate = trainer.Trainer.evaluate
+
+    def scored(self, variables, split, halt):
+        metrics = evaluate(self, variables, split, halt)
+        return [{**each, "top1": next(found, 0.1)} for each in metrics]
+
+    def stopping(self, variables, split, halt):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, variables, split, halt)
+
+    with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 2;"):
+        patch.setattr(trainer.Trainer, "evaluate", stopping)
+        train(config, tmp_path)
+    written = (tmp_path / "checkpoints" / "2" / "manifest.json").read_bytes()
+    monkeypatch.setattr(trainer.Trainer, "evaluate", scored)
+    train(config, tmp_path)
+    assert checkpoint.steps_on_disk(tmp_path) == [8, 2]
+    assert (tmp_path / "checkpoints" / "2" / "manifest.json").read_bytes() == written
 
 
 @pytest.mark.thorough

@@ -83,7 +83,7 @@ def import_weights(
         write_run_json(folder, config, command)
         metadata = {"progress": dataclasses.asdict(Progress()), "meter": {}, "seed": config.seed}
         with checkpoint.managing(folder) as manager:
-            checkpoint.save(manager, train_state, metadata | {"versions": versions()}, score=None)
+            checkpoint.save(manager, train_state, metadata | {"versions": versions()})
     parameters = count_elements(variables["params"])
     return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}
 

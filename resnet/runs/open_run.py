@@ -36,6 +36,8 @@ class Progress:
     step: int = 0
     best: float | None = None
     """Best score on validation so far."""
+    best_step: int | None = None
+    """The step of that score; None, too, in checkpoints of before it was kept."""
     validation: dict[str, float] | None = None
     """Latest metrics on validation."""
     unevaluated: bool = False
@@ -148,10 +150,11 @@ class OpenRun:
         self.records.write(progress.step, metrics, "validation")
         progress.validation, progress.unevaluated = metrics, False
         better = progress.best is None or checkpoint.score(metrics) > progress.best
-        progress.best = checkpoint.score(metrics) if better else progress.best
+        if better:
+            progress.best, progress.best_step = checkpoint.score(metrics), progress.step
         return better
 
-    def save(self, state: Any, seconds: float, *, evaluated: bool, replace: bool = False) -> None:
+    def save(self, state: Any, seconds: float) -> None:
         """Starts a checkpoint, once all its metrics are on disk; Diverged if it would not be finite."""
         check_state(state, self.progress.step)
         progress = self.progress
@@ -164,8 +167,15 @@ class OpenRun:
             "seed": self.config.seed,
             "versions": versions(),
         }
-        value = checkpoint.score(progress.validation) if progress.validation and evaluated else None
-        self.saver.save(state, metadata, score=value, replace=replace)
+        self.saver.save(state, metadata)
+
+    def remove_all_but(self, steps: Collection[int]) -> None:
+        """Removes all checkpoints except those of `steps`, the latest and the best on validation."""
+        best = self.progress.best_step
+        if best is not None:
+            self.saver.remove_all_but({*steps, best})
+        elif self.progress.best is None:  # else any of them may be the best one
+            self.saver.remove_all_but(steps)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Writes the result, or why the run failed, once everything else is on disk, and returns it.

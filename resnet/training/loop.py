@@ -57,7 +57,7 @@ def train(
                 try:
                     state = run.restore()
                     if run.unevaluated or not trainer.intervals.total:
-                        look(run, state, stop, evaluate=True, replace=True)
+                        look(run, state, stop, evaluate=True)
                     while run.step < trainer.intervals.total and run.active:
                         for steps, batch in trainer.batches(run.step):
                             program = trainer.train(len(steps), trainer.intervals.side(steps.start))
@@ -84,15 +84,13 @@ def check_packages(config: Config) -> None:
     check_boards_installed(config.records.boards)
 
 
-def look(run: Runs, state: TrainState, stop: StopSignals, *, evaluate: bool, replace: bool = False) -> None:
-    """The evaluation and the checkpoints due at this step, or asked for; RunStopped after a signal.
-
-    With `replace`, in place of the checkpoint that was written when the evaluation was interrupted.
-    """
-    evaluated = evaluate and run.validate(state)
+def look(run: Runs, state: TrainState, stop: StopSignals, *, evaluate: bool) -> None:
+    """The evaluation and the checkpoints due at this step, or asked for; RunStopped after a signal."""
+    if evaluate:
+        run.validate(state)
     asked = stop.take_save_request()  # Taken where a checkpoint is due anyway, too.
     due = asked or run.trainer.intervals.saves(run.step) or stop.received is not None
-    run.save(state, everyone=due, evaluated=evaluated, replace=replace)
+    run.save(state, everyone=due)
     if stop.received and run.active:
         raise run.stopped()
 

@@ -149,16 +149,15 @@ class Runs:
                 step = dataclasses.replace(trainer.step, side=trainer.intervals.side(steps.stop))
                 run.log_flow(steps.stop, observe(step, own, batch))
 
-    def validate(self, state: TrainState) -> bool:
-        """Evaluates on validation and records it; whether a signal let it."""
+    def validate(self, state: TrainState) -> None:
+        """Evaluates on validation and records it; after a signal, leaves that to the run that goes on."""
         try:
             found = self._evaluate(state.variables, "validation")
         except Halted:
             for run in self.active:
                 run.progress.unevaluated = True
-            return False
+            return
         self._better = [run for run, metrics in found.items() if run.validated(metrics)]
-        return True
 
     def _evaluate(self, variables: Any, split: str) -> dict[OpenRun, dict[str, float]]:
         """Metrics of each active run on a split; Halted after a signal."""
@@ -168,19 +167,14 @@ class Runs:
         pairs = zip(self.runs, map(as_numbers, found), strict=True) if found else ()
         return {run: metrics for run, metrics in pairs if not run.failed}
 
-    def save(self, state: TrainState, *, everyone: bool, evaluated: bool, replace: bool = False) -> None:
-        """Starts the checkpoints of all runs, or of those that are better on validation than ever before.
-
-        `evaluated`: the latest metrics are this step's; `replace`: that step's checkpoint is written anew.
-        """
+    def save(self, state: TrainState, *, everyone: bool) -> None:
+        """Starts the checkpoints of all runs, or of those that are better on validation than ever before."""
         runs, self._better = self.active if everyone else self._better, []
-        self._save(state, runs, evaluated=evaluated, replace=replace)
+        self._save(state, runs)
         for run in self.active:
             run.saver.poll()
 
-    def _save(
-        self, state: TrainState, runs: list[OpenRun], *, evaluated: bool, replace: bool = False
-    ) -> None:
+    def _save(self, state: TrainState, runs: list[OpenRun]) -> None:
         if not runs:
             return
         self._remove_old()
@@ -188,7 +182,7 @@ class Runs:
         for run, own in zip(self.runs, self.trainer.layout.to_save(state), strict=True):
             try:
                 if run in runs:
-                    run.save(own, seconds, evaluated=evaluated, replace=replace)
+                    run.save(own, seconds)
             except Diverged as error:
                 run.diverged(error, own.params)
 
@@ -205,14 +199,14 @@ class Runs:
         # Those that were due outlive those that were asked for, or only the best for a while.
         order = sorted(in_common, key=lambda step: (self.trainer.intervals.saves(step), step))
         for run in active if in_common else ():
-            run.saver.remove_all_but({max(in_common), *order[-self.trainer.config.checkpoint.keep :]})
+            run.remove_all_but({max(in_common), *order[-self.trainer.config.checkpoint.keep :]})
 
     def _save_at_last(self, state: TrainState) -> None:
         """Once more for the last checkpoints that could not be written; RunStopped if they cannot be now."""
         for run in self.active:
             run.saver.wait()
         failed = [run for run in self.active if run.saver.failure]
-        self._save(state, failed, evaluated=False, replace=False)
+        self._save(state, failed)
         for run in failed:
             run.saver.wait()
             if run.saver.failure:

@@ -9,7 +9,6 @@ import dataclasses
 import gc
 import json
 import math
-import operator
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +54,7 @@ class CheckpointConfig(Fields, section="checkpoint"):
 
 @contextlib.contextmanager
 def managing(workdir: Path) -> Iterator[Any]:
-    """While entered, an orbax CheckpointManager that removes no checkpoint, and knows the best one.
+    """While entered, an orbax CheckpointManager that removes no checkpoint.
 
     Leaving waits for the save in flight, and raises its error.
     """
@@ -65,7 +64,6 @@ def managing(workdir: Path) -> Iterator[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None,
-        best_fn=operator.itemgetter("score"),
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=Seal(folder)),
         # Several processes wait for each other by this name; seeds that are saved at once have their own.
@@ -79,8 +77,8 @@ def managing(workdir: Path) -> Iterator[Any]:
         manager.wait_until_finished()
 
 
-def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | None) -> None:
-    """Starts to save `state` under its step; `score` (higher is better) is from validation.
+def save(manager: Any, state: Any, metadata: dict[str, Any]) -> None:
+    """Starts to save `state` under its step.
 
     A checkpoint of that step that is on disk already is kept: a resumed run would write the same one.
     """
@@ -93,9 +91,7 @@ def save(manager: Any, state: Any, metadata: dict[str, Any], *, score: float | N
         state=ocp.args.StandardSave(state),
         metadata=ocp.args.JsonSave(metadata | {"format": FORMAT}),
     )
-    # A state that was not evaluated is never the best one.
-    metrics = {"score": float("-inf") if score is None else score}
-    manager.save(step, args=args, metrics=metrics, force=True)
+    manager.save(step, args=args, force=True)
 
 
 def score(metrics: Mapping[str, float | None]) -> float:

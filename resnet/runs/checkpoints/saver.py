@@ -38,10 +38,8 @@ class Saver:
         """Steps of the complete checkpoints on disk; none before the first save."""
         return set(self._manager.all_steps()) - {self._saving} if self._manager else set()
 
-    def save(
-        self, state: Any, metadata: dict[str, Any], *, score: float | None, replace: bool = False
-    ) -> None:
-        """Starts a save once the previous one has ended; `replace` overwrites the checkpoint of this step."""
+    def save(self, state: Any, metadata: dict[str, Any]) -> None:
+        """Starts a save once the previous one has ended."""
         self.wait()
         try:
             if not self.workdir.is_dir():  # Orbax would make it anew, perhaps where a disk is missing.
@@ -51,9 +49,7 @@ class Saver:
             elif not self._manager.directory.is_dir():  # Temporary folders, and links there, are tidied up.
                 raise FileNotFoundError(f"{self._manager.directory} is gone")
             self._saving = int(state.step)
-            if replace and self._saving in self._manager.all_steps():
-                self._manager.delete(self._saving)
-            checkpoint.save(self._manager, state, metadata, score=score)
+            checkpoint.save(self._manager, state, metadata)
         except _REFUSED as error:
             self._saving = None
             self.fail(int(state.step), error)
@@ -75,8 +71,8 @@ class Saver:
             self.fail(step, error)
 
     def remove_all_but(self, steps: Collection[int]) -> None:
-        """Removes all checkpoints except those of `steps`, the latest and the best one."""
-        for step in self.whole - {*steps, max(self.whole), self._manager.best_step()}:
+        """Removes all checkpoints except those of `steps` and the latest."""
+        for step in self.whole - {*steps, max(self.whole)}:
             try:
                 self._manager.delete(step)
             except _REFUSED as error:
