@@ -9,7 +9,7 @@ import pytest
 
 from resnet.analysis import gates, lesion, paths, responses, signal
 from resnet.analysis.answer import markdown
-from resnet.analysis.subject import of_config
+from resnet.analysis.subject import Subject, of_config
 from resnet.config import Config
 from resnet.errors import InputError
 
@@ -54,6 +54,7 @@ def test_of_a_plain_net_only_blocks_that_keep_the_shape_can_go():
     config.model.blocks, config.model.width, config.model.shortcut = (2, 1, 2), 0.25, "none"
     (net,) = lesion.ask(of_config("plain", config, images=4), lesion.Options(counts=(1,), draws=1)).nets
     assert list(net.deleted) == ["stage1/block1", "stage1/block2", "stage3/block2"]
+    assert net.numbers == [1, 2, 5]
 
 
 def test_a_lesion_is_drawn_and_tabled():
@@ -116,6 +117,13 @@ def test_a_gate_without_weights_opens_by_its_bias(shortcut):
     for values in (moment.mean, moment.lowest, moment.highest):
         np.testing.assert_allclose(values, np.full(2, 1 / (1 + math.exp(2))), rtol=1e-5)
     assert len(answer.plot().axes) == 1
+
+
+def test_a_run_is_asked_up_to_the_checkpoint_that_is_named(monkeypatch):
+    asked = dataclasses.replace(subject(blocks=2, shortcut="rezero", norm="none"), step=4)
+    monkeypatch.setattr(gates, "steps_on_disk", lambda workdir: [6, 4, 2])
+    monkeypatch.setattr(Subject, "beside", lambda self, workdir, step: dataclasses.replace(self, step=step))
+    assert [moment.step for moment in gates.ask(asked, gates.Options()).moments] == [2, 4]
 
 
 def test_learned_multipliers_take_the_place_of_gates():

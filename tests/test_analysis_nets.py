@@ -74,6 +74,11 @@ def test_the_surface_of_a_net_has_its_loss_in_the_middle(subject, tmp_path):
         landscape.ask(subject, landscape.Options(dimensions=3))
 
 
+def test_an_even_number_of_points_leaves_out_the_weights():
+    line = landscape.Landscape("even", np.linspace(-1, 1, 4), np.ones(4))
+    assert line.tables()["Loss on the grid"][0]["at the weights"] is None
+
+
 def test_local_minima_of_a_grid():
     losses = np.ones((5, 5))
     losses[1, 1], losses[3, 3], losses[0, 4] = 0.5, 0.2, 0.1
@@ -131,6 +136,10 @@ def test_depth_until_a_limit_is_measured_or_extrapolated():
         found = trainability.depth_of_limit(decades, increments, 3.0)
         assert found[0] == outcome
         assert found[1] == (depth if depth is None else pytest.approx(depth, rel=0.03))
+    # The rate of growth leaves out the first quarter, and the limit is beyond all that was measured.
+    increments = np.where(np.arange(60) < 15, 0.0, 2.9 / 45 * math.log(10))
+    found = trainability.depth_of_limit(np.cumsum(increments) / math.log(10), increments, 3.0)
+    assert found == ("extrapolated (exponential)", 61)
     # Where the signal dies on the way, what is alive is extrapolated.
     increments = np.where(np.arange(60) < 40, 0.1, np.nan)
     outcome, depth = trainability.depth_of_limit(np.cumsum(increments) / math.log(10), increments, 3.0)

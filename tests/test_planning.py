@@ -178,7 +178,9 @@ def test_times_and_what_binds(compiled):
     full = dataclasses.replace(compiled, memory=compiled.memory | {"temporaries": 17 << 30})
     assert not dataclasses.replace(plan, compiled=full).fits
     missing = Plan(plan.target, plan.config, None, "Used 16.00G of 15.75G hbm", 1, 0.0)
-    assert "does not fit: Used 16.00G of 15.75G hbm" in report.table(missing.record())
+    record = missing.record() | {"largest_batch": 96}
+    told = "does not fit: Used 16.00G of 15.75G hbm\nlargest batch, extrapolated: 96"
+    assert report.table(record).endswith(told)
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 from resnet.config import Config
 from resnet.runs import provenance
-from resnet.runs.metrics import curves
+from resnet.runs.metrics import curves, tensorboard
 from resnet.runs.metrics.curves import plot_curves
 from resnet.runs.metrics.records import Records, read_metrics, write_json
+from resnet.runs.metrics.tensorboard import TensorBoard
 from resnet.runs.provenance import write_run_json
 from resnet.runtime import progress
 from resnet.runtime.progress import Clock, ProgressBar
@@ -267,3 +268,16 @@ def test_curves_import_no_pytorch(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("written\n", "imported\n")
     assert any((tmp_path / "run/tensorboard/train").iterdir())
+
+
+def test_a_clock_that_is_set_back_delays_no_points(tmp_path, monkeypatch):
+    clocks = {"time": 1e9, "monotonic": 1e3}
+    for name in clocks:
+        monkeypatch.setattr(tensorboard.time, name, lambda name=name: clocks[name])
+    board = TensorBoard(tmp_path, 0)
+    board.add("train", 1, {"loss": 1.0})
+    clocks.update(time=1e9 - 3600, monotonic=1e3 + 31)
+    before = sum(path.stat().st_size for path in (tmp_path / "tensorboard/train").iterdir())
+    board.add("train", 2, {"loss": 1.0})
+    assert sum(path.stat().st_size for path in (tmp_path / "tensorboard/train").iterdir()) > before
+    board.close()

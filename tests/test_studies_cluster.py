@@ -9,14 +9,17 @@ from absl import logging as absl_logging
 
 from resnet.config import replaced
 from resnet.errors import InputError
+from resnet.runs import lock
 from resnet.runs.lock import WorkdirHeld
 from resnet.runs.metrics import records
 from resnet.runtime.devices import make_mesh
+from resnet.runtime.signals import RunStopped
 from resnet.studies import runner
 from resnet.studies.launch import launch
+from resnet.studies.launchers import cluster
 from resnet.studies.launchers.cluster import _not_in, _without_choosing, check_parameters
 from resnet.studies.runner import Piece, pieces_of_work
-from resnet.studies.stored import load_folder, open_folder
+from resnet.studies.stored import load_folder, open_folder, save_folder
 from resnet.training.loop import train
 from tests.processes_cases import free_port
 from tests.studies_cases import tiny_config, tiny_study
@@ -58,13 +61,39 @@ def test_warnings_of_single_runs_stay_in_the_log_of_a_study():
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, monkeypatch):
+    trained = []
+
     def train(config, workdirs, command):
-        if config.model.shortcut == "identity":
+        if any(lock.is_held(workdir) for workdir in workdirs.values()):
             raise WorkdirHeld("in use by process 1")
+        trained.append((config.model.shortcut, *workdirs))
         return {seed: {"failed": "tried"} for seed in workdirs}
 
     monkeypatch.setattr(runner, "train", train)
-    assert launch(tiny_study(), tmp_path)["not started"] == 4
+    with lock.holding(tmp_path / "identity/seed0"):
+        assert launch(tiny_study(), tmp_path)["not started"] == 4
+        with lock.holding(tmp_path / "identity/seed1"):
+            launch(tiny_study(), tmp_path, only=("identity",))
+    assert trained == [("identity", 1), ("none", 0, 1)]
+
+
+@pytest.mark.parametrize(("code", "asked"), [(143, 1), (1, 0)])
+def test_a_job_goes_back_into_the_queue_after_a_signal_alone(tmp_path, monkeypatch, code, asked):
+    """What a full disk refused would be refused again."""
+    save_folder(open_folder(tiny_study(), tmp_path, ""))
+    requeued = []
+
+    def run_piece(*_):
+        raise RunStopped("stopped", exit_code=code)
+
+    for name in ("may_end_process", "log_to_stderr", "prepare"):
+        monkeypatch.setattr(cluster, name, lambda *_: None)
+    monkeypatch.setattr(cluster, "run_piece", run_piece)
+    monkeypatch.setattr(cluster, "_requeue_if_running", lambda: requeued.append(0))
+    monkeypatch.setattr(cluster, "BEFORE_LEAVING", [])
+    with pytest.raises(RunStopped):
+        cluster.run_job(str(tmp_path), Piece("identity", ((0, 1),)), "")
+    assert len(requeued) == asked
 
 
 def test_parameters_of_jobs_are_checked_before_anything_is_submitted():

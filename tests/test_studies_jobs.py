@@ -78,7 +78,11 @@ def faked(monkeypatch):
     return during
 
 
-def test_arms_first_then_learning_rates_and_what_no_job_can_do_is_left(tmp_path, faked):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(1, "ended with an error, which stands in"), (-9, "ended by SIGKILL, as for lack of memory")],
+)
+def test_arms_first_then_learning_rates_and_what_no_job_can_do_is_left(tmp_path, faked, code, said):
     folder = open_folder(tiny_study(seeds=(0, 1), learning_rates=(0.1, 0.05)), tmp_path, "")
     save_folder(folder)
     both = ((0, 1),)
@@ -99,11 +103,12 @@ def test_arms_first_then_learning_rates_and_what_no_job_can_do_is_left(tmp_path,
     def fails(running):
         # A job of none's found both of its groups held by others.
         assert len(Fake.started) == 4
-        Fake.started[2].exitcode = 1
+        Fake.started[2].exitcode = code
 
     faked([ends_with_a_rate_done, ends_without_a_change, fails])
-    with pytest.raises(InputError, match="ended with an error, which stands in .*identity/log.txt"):
+    with pytest.raises(jobs.RunStopped, match=f"identity: seeds 0, 1 {said} .*identity/log.txt") as stop:
         jobs.run_in_jobs(folder, (), None, 3, "")
+    assert stop.value.exit_code == 1
 
 
 def test_a_stop_is_passed_on_once_and_a_second_one_kills(tmp_path, faked):

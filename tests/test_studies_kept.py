@@ -10,14 +10,14 @@ import pytest
 
 from resnet.config import replaced, save_config
 from resnet.errors import InputError
+from resnet.runs.tables import csv_table
 from resnet.studies import runner
-from resnet.studies.folder import StudyRun, states
+from resnet.studies.folder import states
 from resnet.studies.kept import load_kept, open_study
 from resnet.studies.launch import launch
-from resnet.studies.pages import plots
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import TOP1, arm_rows, seconds_per_step
+from resnet.studies.pages.rows import arm_rows, seconds_per_step
 from resnet.studies.stored import load_folder, open_folder, save_folder
 from resnet.studies.study import load_study, with_base
 
@@ -158,10 +158,8 @@ def test_a_kept_study_has_the_arms_that_it_ran(study_file, tmp_path):
     write_report(fill(study_file, tmp_path / "s"))
     before = (tmp_path / "s" / "runs.csv").read_text()
     more = STUDY.replace("return tiny_study(", "study = tiny_study(")
-    changed = (
-        "    study.arms['more'] = type(study.arms['none'])({'model.shortcut': 'rezero'})\n    return study\n"
-    )
-    study_file.write_text(more + changed)
+    added = "study.arms['more'] = type(study.arms['none'])({'model.shortcut': 'rezero'})"
+    study_file.write_text(f"{more}    {added}\n    return study\n")
     kept = load_kept(tmp_path / "s", study_file, "small")
     assert list(kept.arms) == ["identity", "none"]
     write_report(kept)
@@ -245,17 +243,21 @@ def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
         assert list(csv.DictReader(first)) == list(csv.DictReader(second))
 
 
-def test_curves_are_of_the_runs_whose_records_are_there(tmp_path):
-    """Of one arm no run has any, of the other one of two: the rest are rows of a page alone."""
-    (tmp_path / "own").mkdir()
-    values = {"loss": 1.0, "top1": 0.5}
-    records = [{"step": e, "split": s, "epoch": e} | values for s in ("train", "validation") for e in (1, 2)]
-    (tmp_path / "own/metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
-    both = [
-        StudyRun("none", i, None, tmp_path / name, "finished", {}) for i, name in enumerate(("kept", "own"))
-    ]
-    figure = plots._curves({"identity": both[:1], "none": both}, TOP1)
-    assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["none (n = 1)"]] * 2
+def test_seeds_added_to_a_page_leave_the_choice_of_rates_to_its_own(study_file, tmp_path, monkeypatch):
+    """The page is of before fingerprints of test images were noted."""
+    write_report(fill(study_file, tmp_path / "kept"))
+    path = tmp_path / "kept/runs.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    path.write_text(csv_table([{key: row[key] for key in row if key != "test_images"} for row in rows]))
+    only_the_page(tmp_path / "kept")
+    study, trained = dataclasses.replace(load_study(study_file, "small"), seeds=(5, 6)), []
+    monkeypatch.setattr(runner, "train", lambda config, workdirs, command: trained.extend(workdirs) or {})
+    launch(study, tmp_path / "new", kept=tmp_path / "kept")
+    folder = load_folder(tmp_path / "new")
+    assert folder.seeds == (0, 1, 2, 5, 6) and folder.chosen_rate("none") == 0.2
+    assert trained == [5, 6, 5, 6]  # of both arms, at their chosen rates alone
+    write_report(folder)
+    assert "\nidentity,5,0.2," in (tmp_path / "new/runs.csv").read_text()
 
 
 def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatch):
@@ -288,9 +290,7 @@ def test_a_page_of_another_study_does_not_count(study_file, tmp_path):
     write_report(fill(study_file, tmp_path / "kept"))
     study = load_study(study_file, "small")
     longer = with_base(study, replaced(study.base, {"train.duration": "9 steps"}))
-    with pytest.raises(
-        InputError, match=r"kept/runs.csv: arm 'identity', seed 0 had config .* --config flags"
-    ):
+    with pytest.raises(InputError, match=r"kept/runs.csv: arm 'identity', seed 0 had .* --config flags"):
         launch(longer, tmp_path / "new", kept=tmp_path / "kept")
     with pytest.raises(InputError, match="runs.csv has runs of 'none'; the arms are identity"):
         arms = {"identity": study.arms["identity"]}

@@ -35,10 +35,11 @@ def get_study(scale):
 """
 
 
-def outcome(error=6.5, difference=None, low=None, high=None, n=5, failed=0, p=0.001, pairs=None):
+def outcome(error=6.5, difference=None, low=None, high=None, n=5, failed=0, p=0.001, pairs=None, **more):
     """An arm whose difference is told from zero, unless `p` says otherwise; all its seeds have pairs."""
-    p = None if low is None else p
-    return Outcome(error, n, failed, difference, pairs or n, low, high, detectable=1.5, p=p)
+    found = {"error": error, "n": n, "failed": failed, "runs": n + failed, "reference_n": 5} | more
+    found |= {"difference": difference, "pairs": pairs or n, "low": low, "high": high, "detectable": 1.5}
+    return Outcome(p=None if low is None else p, **found)
 
 
 WORSE = Published(than_reference="worse")
@@ -86,16 +87,14 @@ NUMBER, HIGHER, LOWER, FAILS = Published(6.61), Published(8.17), Published(6.37)
         (FAILS, NUMBER, outcome(None, n=0, failed=5), False, REPRODUCED, "5 of 5 runs failed"),
         (LOWER, NUMBER, outcome(None, n=0, failed=5), False, REVERSED, "5 of 5 runs failed"),
         (LOWER, NUMBER, outcome(5, -2, -3, -1, n=4, failed=1), False, UNDECIDED, "1 of 5 runs failed"),
+        # But only if all failed, and the reference did not.
+        (FAILS, NUMBER, outcome(None, n=0, failed=5, runs=15), False, UNDECIDED, "no learning rate could be"),
+        (LOWER, NUMBER, outcome(None, n=0, failed=5, runs=15), False, UNDECIDED, "5 of 15 runs failed"),
+        (FAILS, NUMBER, outcome(None, n=0, failed=5, reference_n=0), False, UNDECIDED, "of its reference"),
         # Nor may the failures of either arm be left out where they speak against the difference.
         (WORSE, None, outcome(5, 2, 1, 3, pairs=2), False, UNDECIDED, "leaves out 3 runs of the reference"),
-        (
-            WORSE,
-            None,
-            outcome(5, -2, -3, -1, n=2, failed=3),
-            False,
-            UNDECIDED,
-            "leaves out 3 runs of the arm",
-        ),
+        (LOWER, NUMBER, outcome(5, 2, 1, 3, pairs=2), False, UNDECIDED, "3 runs of the reference"),
+        (WORSE, None, outcome(5, -2, -3, -1, n=2, failed=3), False, UNDECIDED, "3 runs of the arm"),
         (WORSE, None, outcome(5, 2, 1, 3, n=2, failed=3), False, REPRODUCED, "the paper gives no size"),
     ],
 )

@@ -8,7 +8,10 @@ import pytest
 
 from resnet.config import save_config
 from resnet.errors import InputError
+from resnet.studies.folder import StudyRun
+from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
+from resnet.studies.pages.rows import TOP1
 from resnet.studies.stored import load_folder, open_folder, save_folder
 from tests.studies_cases import tiny_study
 
@@ -65,3 +68,16 @@ def test_a_difference_of_nothing_has_no_minus(tmp_path):
     write_report(load_folder(tmp_path))
     page = (tmp_path / "report.md").read_text()
     assert re.search(r"\| 2 +\| \+0\.00 ", page) and "-0.00" not in page
+
+
+def test_curves_are_of_the_runs_whose_records_are_there(tmp_path):
+    """Of one arm no run has any, of the other one of two: the rest are rows of a page alone."""
+    (tmp_path / "own").mkdir()
+    values = {"loss": 1.0, "top1": 0.5}
+    records = [{"step": e, "split": s, "epoch": e} | values for s in ("train", "validation") for e in (1, 2)]
+    (tmp_path / "own/metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    both = [
+        StudyRun("none", i, None, tmp_path / name, "finished", {}) for i, name in enumerate(("kept", "own"))
+    ]
+    figure = plots._curves({"identity": both[:1], "none": both}, TOP1)
+    assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["none (n = 1)"]] * 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet.runs.provenance import origin_lines
-from resnet.runs.tables import code, markdown_table
+from resnet.runs.tables import code, csv_table, markdown_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +47,11 @@ def test_code_holds_backticks_and_line_breaks():
     assert code("a\nb") == "`a b`" and code("a`b``c") == "```a`b``c```" and code("`a") == "`` `a ``"
     session = {"command": "train --x='`'\n- y", "git": None, "devices": {}, "versions": {}}
     assert origin_lines([session])[0] == "- Command: ``train --x='`' - y``"
+
+
+def test_a_row_of_an_older_file_lacks_a_column():
+    assert csv_table([{"a": 1, "c": 2}, {"a": 3, "b": 4, "c": 5}]) == "a,b,c\n1,,2\n3,4,5\n"
+    assert csv_table([]) == ""
 
 
 def test_every_markdown_table_is_made_by_the_one_function():

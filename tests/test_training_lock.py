@@ -106,6 +106,14 @@ def test_where_the_file_system_has_no_locks_the_text_decides(tmp_path, monkeypat
         pass
 
 
+def test_no_holder_outlives_a_restart_of_its_machine(tmp_path, monkeypatch):
+    """Another process may have its number."""
+    stale(tmp_path, pid=os.getpid())
+    assert lock.is_held(tmp_path)
+    stale(tmp_path, pid=os.getpid(), boot="another")
+    assert not lock.is_held(tmp_path)
+
+
 def test_a_workdir_that_cannot_be_written_is_named_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write to the workdir '.*file/run': Not a directory"):

@@ -90,7 +90,7 @@ class Gates:
 
 
 def ask(subject: Subject, options: Options) -> Gates:
-    """The gates of the net; of a run, at all its checkpoints."""
+    """The gates of the net; of a run, at its checkpoints up to the one asked."""
     names, _ = openings(subject)
     if not names:
         raise InputError(
@@ -101,7 +101,8 @@ def ask(subject: Subject, options: Options) -> Gates:
     subjects = [subject]
     if subject.step is not None and options.over_training:
         workdir = Path(subject.name)
-        subjects = [subject.beside(workdir, step) for step in sorted(steps_on_disk(workdir))]
+        steps = [step for step in sorted(steps_on_disk(workdir)) if step <= subject.step]
+        subjects = [subject.beside(workdir, step) for step in steps]
     moments = [_moment(each.step or 0, openings(each)[1]) for each in subjects]
     return Gates(f"{subject.name}, shortcut {subject.config.model.shortcut}", names, moments)
 

@@ -68,9 +68,9 @@ class Landscape:
     def tables(self) -> dict[str, list[dict]]:
         """The loss at the weights, around them, and how rugged it is."""
         finite = self.losses[np.isfinite(self.losses)]
-        nearest = np.abs(self.axis).argmin()
+        middle = (len(self.axis) // 2,) * self.losses.ndim
         row = {
-            "at the weights": self.losses[(nearest,) * self.losses.ndim],
+            "at the weights": self.losses[middle] if len(self.axis) % 2 else None,
             "lowest": finite.min() if finite.size else None,
             "median": np.median(finite) if finite.size else None,
             "highest": finite.max() if finite.size else None,

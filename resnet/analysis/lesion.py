@@ -64,7 +64,9 @@ class DamagedNet:
     intact: float
     """Error of the whole net."""
     deleted: dict[str, float]
-    """Error without each block, by its name."""
+    """Error without each block that can be deleted, by its name."""
+    numbers: list[int]
+    """The numbers of these blocks in the net, from 1."""
     several: list[Draw]
     swapped: list[Draw]
 
@@ -90,8 +92,7 @@ class Lesion:
         figure, (single, several, swapped) = pictures.panels(3)
         for i, net in enumerate(self.nets):
             style, dots = pictures.style(i), {"color": pictures.COLORS[i], "marker": pictures.MARKERS[i]}
-            numbers = np.arange(1, len(net.deleted) + 1)
-            single.plot(numbers, [*net.deleted.values()], label=f"net {net.name}", **dots, ls="", ms=4)
+            single.plot(net.numbers, [*net.deleted.values()], label=f"net {net.name}", **dots, ls="", ms=4)
             single.axhline(net.intact, lw=0.8, **style)
             counts = sorted({draw.count for draw in net.several})
             errors = [[d.error for d in net.several if d.count == count] for count in counts]
@@ -170,7 +171,8 @@ def _lesions(subject: Subject, options: Options) -> DamagedNet:
             order = _swapped(len(blocks), groups, count, rng)
             tau = float(scipy.stats.kendalltau(range(len(order)), order)[0])  # type: ignore[arg-type]
             swapped.append(Draw(count, error_from(0, [blocks[i] for i in order]), tau))
-    return DamagedNet(subject.name, error(subject, head(inputs[-1])), deleted, several, swapped)
+    numbers = [i + 1 for i, link in enumerate(cut) if link is not None]
+    return DamagedNet(subject.name, error(subject, head(inputs[-1])), deleted, numbers, several, swapped)
 
 
 def _groups(blocks: Sequence[Part]) -> list[list[int]]:

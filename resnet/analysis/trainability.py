@@ -198,6 +198,7 @@ def depth_of_limit(
         depth = limit / abs(math.log10(exponential.value))
     else:
         depth = 10 ** min(limit / abs(power.value), 300) - 1
+    depth = max(depth, float(np.isfinite(decades).sum() + 1))  # no block that was measured is beyond it
     return f"extrapolated ({best})", depth if depth <= DEEPEST else None
 
 

@@ -17,7 +17,8 @@ def table(record: dict[str, Any]) -> str:
     import tabulate
 
     if "memory" not in record:
-        return f"{record['target']}: does not fit: {record['reason']}"
+        lines = [f"{record['target']}: does not fit: {record['reason']}"]
+        return "\n".join(lines + [f"{name}: {value}" for name, value in _batch(record)])
     memory, times = record["memory"], record["seconds"]
     kinds = [(kind, f"{size / 1e6:,.1f} MB") for kind, size in memory.items()]
     fits = "fits" if record["fits"] else "does not fit"

@@ -60,7 +60,8 @@ def holding(workdir: Path) -> Iterator[None]:
 def is_held(workdir: Path) -> bool:
     """Whether a process writes to the folder, as far as this machine can tell; nothing is locked for it."""
     holder = _holder(workdir)
-    return bool(holder) and (not _same_machine(holder, _myself()) or _alive(holder["pid"]))
+    here = _myself()
+    return bool(holder) and (not _same_machine(holder, here) or _alive(holder, here))
 
 
 def _open_locked(workdir: Path) -> tuple[int, bool]:
@@ -90,7 +91,7 @@ def _refuse_or_take_over(workdir: Path, holder: dict[str, Any], locked: bool) ->
         return
     here = _myself()
     restarted = holder["job"] and holder["job"] == here["job"] and holder["start"] < here["start"]
-    if restarted or (_same_machine(holder, here) and (locked or not _alive(holder["pid"]))):
+    if restarted or (_same_machine(holder, here) and (locked or not _alive(holder, here))):
         logging.warning("%s: taking over from %s, which is gone", workdir, _described(holder))
         return
     raise WorkdirHeld(
@@ -141,9 +142,12 @@ def _same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a["host"] == b["host"] or bool(a["boot"] and a["boot"] == b["boot"])
 
 
-def _alive(pid: int) -> bool:
+def _alive(holder: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether a process of this machine lives: none does that was there before the machine started again."""
+    if holder["boot"] and here["boot"] and holder["boot"] != here["boot"]:
+        return False
     try:
-        os.kill(pid, 0)
+        os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -25,10 +25,12 @@ def markdown_table(
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV below the keys of the first; nothing of none."""
+    """The rows as CSV below their keys; a row that lacks a key has an empty cell. Nothing of no rows."""
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        # In the order of the row that has most, as rows of older files lack some.
+        columns = dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row)
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()

@@ -122,8 +122,9 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
 def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFolder:
     """The folder with the runs that ended on a kept page of this study, and those of pages given earlier.
 
-    The seeds of its table become seeds of the study, as if an earlier start had named them. A run that the
-    folder has itself stays. InputError for an arm on the page that the study does not have, and for a run
+    The seeds of its table become seeds of the study, as if an earlier start had named them: the first of them
+    choose the learning rates, unless the folder was begun without them. A run that the folder has itself
+    stays. InputError for an arm on the page that the study does not have, and for a run
     whose config would give other numbers.
     """
     if page is not None:
@@ -134,8 +135,11 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
             )
         ended = {_place(folder, row): row for row in rows if row["state"] in (FINISHED, FAILURE)}
         told = tuple(dict.fromkeys(folder.told + told))
-        seeds = tuple(dict.fromkeys((*folder.seeds, *(row["seed"] for row in rows if row["in_table"]))))
-        folder = dataclasses.replace(folder, rows=folder.rows | ended, told=told, seeds=seeds)
+        its, own = [row["seed"] for row in rows if row["in_table"]], folder.seeds
+        seeds = [*own, *its] if len(folder.sessions) > 1 else [*its, *own]
+        folder = dataclasses.replace(
+            folder, rows=folder.rows | ended, told=told, seeds=tuple(dict.fromkeys(seeds))
+        )
     if not folder.rows:
         return folder
     source = page / PAGE if page else folder.workdir / FILE

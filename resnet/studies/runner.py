@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.runs.lock import WorkdirHeld
+from resnet.runs.lock import WorkdirHeld, is_held
 from resnet.runs.metrics import records
 from resnet.runtime.processes import first_says
 from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states
@@ -86,22 +86,33 @@ def _run(
         # As they are now: another process may have ended some since `runs` was read.
         now = (folder.run(run.arm, run.seed, run.learning_rate) for run in runs if run.seed in group)
         left = {run.seed: run for run in now if not run.over}
-        if not left:
-            continue
-        first = next(iter(left.values()))
-        config = folder.arms[first.arm].at(first.seed, first.learning_rate)
-        logging.info("%s: seeds %s", first.workdir.parent, ", ".join(map(str, left)))
-        try:
-            with _without_metrics():
-                outcomes = train(config, {seed: run.workdir for seed, run in left.items()}, command)
-        except WorkdirHeld as held:
-            logging.warning("%s; these seeds are left to it", held)
-            continue
+        outcomes = _train(folder, left, command)
         # Other processes of a run go on once the first has written what the next choice is made by.
         first_says(lambda: None)
         for seed, outcome in outcomes.items():
             if "failed" in outcome:
                 logging.warning("%s failed: %s", left[seed].workdir, outcome["failed"])
+
+
+def _train(folder: StudyFolder, left: dict[int, StudyRun], command: str) -> dict[int, Any]:
+    """Trains seeds of one config together; outcomes by seed, without seeds that another process is at."""
+    while left:
+        first = next(iter(left.values()))
+        config = folder.arms[first.arm].at(first.seed, first.learning_rate)
+        logging.info("%s: seeds %s", first.workdir.parent, ", ".join(map(str, left)))
+        try:
+            with _without_metrics():
+                return train(config, {seed: run.workdir for seed, run in left.items()}, command)
+        except WorkdirHeld as held:
+            taken = _held(left)
+            logging.warning("%s; seeds %s are left to it", held, ", ".join(map(str, taken)))
+            left = {seed: run for seed, run in left.items() if seed not in taken}
+    return {}
+
+
+def _held(runs: dict[int, StudyRun]) -> list[int]:
+    """The seeds that other processes are at, one of which was refused; all, if none can be seen any more."""
+    return first_says(lambda: [seed for seed, run in runs.items() if is_held(run.workdir)]) or list(runs)
 
 
 def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:

@@ -1,6 +1,5 @@
 """What the shortcut alone does: it returns its input, costs nothing, and cannot change a shape."""
 
-import functools
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from resnet.analysis.subject import of_config
 from resnet.config import Config, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError
+from resnet.models.chain import rms
 from resnet.models.counts import count_parts, totals
 from resnet.models.grammar import check_net
 from resnet.models.shortcuts.transitions import TRANSITIONS
@@ -34,16 +34,17 @@ def measure_alone(bench: Bench) -> Rows:
     for name, more in SHORTCUTS.items():
         subject = of_config(name, replaced(bench.chain, BLOCKS | more), images=bench.images)
         stem, first, *blocks, _ = subject.parts()
-        x = first(stem(subject.images))
-        y = functools.reduce(lambda x, block: block(x), blocks, x)
-        g = jax.random.normal(jax.random.key(0), x.shape)
-        below = g
-        for block in reversed(blocks):
-            below = block.pull(x, below)
+        inputs = [first(stem(subject.images))]
+        for block in blocks:
+            inputs.append(block(inputs[-1]))
+        x, y = inputs[0], inputs.pop()
+        below = g = jax.random.normal(jax.random.key(0), x.shape)
+        for block, own in zip(reversed(blocks), reversed(inputs), strict=True):
+            below = block.pull(own, below)
         rows.append(
             {"shortcut": name, "blocks": len(blocks), "values": x.size,
              CHANGED[0]: int((x != y).sum()), CHANGED[1]: int((g != below).sum()),
-             LEFT: float(jnp.sqrt(jnp.square(below).mean() / jnp.square(g).mean()))}
+             LEFT: float(rms(below) / rms(g))}
         )  # fmt: skip
     return rows
 

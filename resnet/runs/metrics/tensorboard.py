@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import socket
 import sys
 import time
@@ -42,7 +43,7 @@ class SplitFiles:
         """Hides what an earlier session wrote after `first_step`, because it will be written again."""
         self.folder, self.first_step = folder, first_step
         self._waiting: list[Any] = []
-        self._written, self._begun = 0.0, False
+        self._written, self._begun = -math.inf, False
         self._writer: Any = None
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -54,7 +55,7 @@ class SplitFiles:
         self._waiting += [
             _event(wall_time=now, step=step, summary=scalar(name, value)) for name, value in scalars.items()
         ]
-        if now - self._written >= FLUSH_SECONDS:
+        if time.monotonic() - self._written >= FLUSH_SECONDS:  # a clock may be set back
             self._flush()
 
     def close(self) -> None:
@@ -64,7 +65,7 @@ class SplitFiles:
         self._drop_writer()
 
     def _flush(self) -> None:
-        self._written = time.time()
+        self._written = time.monotonic()
         try:
             self._writer = self._writer or self._open()
             for event in self._waiting:

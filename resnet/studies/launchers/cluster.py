@@ -202,8 +202,9 @@ def run_job(workdir: str, piece: Piece, command: str) -> None:
         with together():
             prepare(folder.arms[piece.arm].config)
             run_piece(folder, piece, command)
-    except RunStopped:
-        _requeue_if_running()
+    except RunStopped as stopped:
+        if stopped.exit_code > 128:  # by a signal; what the disk refused would be refused again
+            _requeue_if_running()
         raise
 
 

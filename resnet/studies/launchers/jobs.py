@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.errors import InputError
+from resnet.errors import first_of
 from resnet.files import make_folder
 from resnet.processors import shares
 from resnet.runtime.logs import log_to_stderr
@@ -49,8 +49,8 @@ def run_in_jobs(
     """Trains the runs that are left, by so many `jobs` at once; returns how many runs are in which state.
 
     `only` names arms; by default all take part. A stop is passed on once, so that every job saves, and raised
-    as RunStopped when all have ended; a second one ends them at once. InputError names the logs of jobs that
-    failed, after the others have ended.
+    as RunStopped when all have ended; a second one ends them at once. RunStopped names the jobs that failed,
+    too, after the others have ended.
     """
     names = list(order_of_work(folder, only))
     with _Jobs(folder, jobs, command) as running:
@@ -65,8 +65,8 @@ def run_in_jobs(
         message = f"stopped by {name}; the same command resumes the study"
         raise RunStopped(message, exit_code=128 + running.stopped)
     if running.failed:
-        logs = ", ".join(sorted({str(_log(folder, piece.arm)) for piece in running.failed}))
-        raise InputError(f"jobs ended with an error, which stands in {logs}; the same command tries again")
+        ends = [f"{piece} ended {how}" for piece, how in running.failed.items()]
+        raise RunStopped(f"{first_of(ends)}; the same command tries again", exit_code=1)
     return states(folder) | {"workdir": str(folder.workdir)}
 
 
@@ -87,7 +87,8 @@ class _Jobs:
         self.folder, self.command = folder, command
         self.free = shares(jobs)
         self.processes: dict[SpawnProcess, _Job] = {}
-        self.failed: set[Piece] = set()
+        self.failed: dict[Piece, str] = {}
+        """How the jobs of these ended."""
         self.held: set[Piece] = set()
         """Those of which a job found nothing to do: processes that are not ours are at them."""
         self.stopped: int | None = None
@@ -108,7 +109,7 @@ class _Jobs:
 
     def start(self, left: list[Piece]) -> None:
         """Gives each free share of the processors the piece that fewest jobs are at and that has room."""
-        left = [piece for piece in left if piece not in self.failed | self.held]
+        left = [piece for piece in left if piece not in self.failed.keys() | self.held]
         groups = {piece: len(_open(self.folder, piece)) for piece in left}
         while self.free and self.stopped is None:
             at = collections.Counter(job.piece for job in self.processes.values())
@@ -135,7 +136,7 @@ class _Jobs:
             job = self.processes.pop(process)
             self.free.append(job.cores)
             if process.exitcode and self.stopped is None:
-                self.failed.add(job.piece)
+                self.failed[job.piece] = _end(process.exitcode, _log(self.folder, job.piece.arm))
             elif len(_open(self.folder, job.piece)) == job.open_before:
                 self.held.add(job.piece)
 
@@ -154,6 +155,14 @@ def _open(folder: StudyFolder, piece: Piece) -> list[tuple[int, ...]]:
         for group in piece.groups
         if any(run.seed in group and not run.over for run in runs)
     ]
+
+
+def _end(code: int, log: Path) -> str:
+    """How a job ended, by its exit code."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"by {name}" + (", as for lack of memory" if name == "SIGKILL" else "") + f" (log: {log})"
+    return f"with an error, which stands in {log}"
 
 
 def _log(folder: StudyFolder, arm: str) -> Path:

@@ -76,8 +76,9 @@ def _judged(row: Row, study: Study) -> Row:
     if arm.published is None:
         return dataclasses.replace(row, verdict="")
     ours = Outcome(
-        error=row.error, n=row.n, failed=row.failed, difference=row.difference, pairs=row.pairs, low=row.low,
-        high=row.high, detectable=row.detectable, p=row.p_holm,
+        error=row.error, n=row.n, failed=row.failed, runs=row.runs, reference_n=row.reference_n,
+        difference=row.difference, pairs=row.pairs, low=row.low, high=row.high, detectable=row.detectable,
+        p=row.p_holm,
     )  # fmt: skip
     apart = what_sets_apart(study, arm, row.test_images)
     verdict, reason = judge(arm.published, reference and reference.published, ours, exact=not apart)

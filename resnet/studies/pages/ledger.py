@@ -38,6 +38,10 @@ class Row:
     std: float | None
     n: int
     failed: int
+    runs: int
+    """Those that ended: `n` and `failed`, or all of the grid where it gave no learning rate."""
+    reference_n: int | None
+    """Runs of the reference that finished; None for a reference arm."""
     difference: float | None
     """To the reference arm, mean over common seeds; None for a reference arm."""
     pairs: int | None
@@ -46,7 +50,7 @@ class Row:
     """Ends of its 95 % interval."""
     high: float | None
     detectable: float | None
-    """The true difference that these runs would have shown in 80 of 100 studies."""
+    """The true difference that these runs would show in 80 of 100 studies, as the only comparison."""
     p: float | None
     """Of the paired t test."""
     p_holm: float | None
@@ -109,9 +113,9 @@ def _row_from(cells: dict[str, Any]) -> Row:
 
 def _value(name: str, text: str) -> Any:
     """What a cell holds; a number that is empty is None."""
-    if name in ("n", "failed") or (name == "pairs" and text):
+    if name in ("n", "failed", "runs") or (name in ("pairs", "reference_n") and text):
         return int(text)
-    return (float(text) if text else None) if name in (*NUMBERS, "pairs") else text
+    return (float(text) if text else None) if name in (*NUMBERS, "pairs", "reference_n") else text
 
 
 def write_ledger(rows: Iterable[Row], path: Path = LEDGER) -> None:

@@ -39,9 +39,9 @@ def record(workdir: str | Path, path: Path = LEDGER) -> list[Row]:
     for name, arm in resolve(study).items():
         if name in folder.arms and config_hash(arm.config) != config_hash(folder.arms[name].config):
             raise InputError(f"arm {name!r} of {folder.origin.file} is not the one in {workdir} any more")
-    found = arm_rows(folder)
-    over = {row.arm for row in found if sum(run.over for run in folder.runs(row.arm)) >= row.expected}
-    measured = [_row_of(folder, study, row, over) for row in found if row.arm in study.arms]
+    found = {row.arm: row for row in arm_rows(folder)}
+    over = {name for name, row in found.items() if _ended(folder, name) >= row.expected}
+    measured = [_row_of(folder, study, name, found, over) for name in found if name in study.arms]
     rows = [row for row in measured if row is not None]
     keys = {row.key for row in rows}
     write_ledger(judged([*(row for row in read_ledger(path) if row.key not in keys), *rows]), path)
@@ -75,24 +75,34 @@ def add_what_was_not_run(path: Path = LEDGER, files: Iterable[Path] | None = Non
     return rows
 
 
-def _row_of(folder: StudyFolder, study: Study, found: ArmRow, over: set[str]) -> Row | None:
+def _ended(folder: StudyFolder, name: str) -> int:
+    """How many of the runs that stand for an arm finished or failed."""
+    return sum(run.over for run in folder.runs(name))
+
+
+def _row_of(
+    folder: StudyFolder, study: Study, name: str, rows: Mapping[str, ArmRow], over: set[str]
+) -> Row | None:
     """The row of an arm. None without a claim, or while runs of the arm or of its reference are to come."""
-    if study.arms[found.arm].published is None:
+    if study.arms[name].published is None:
         return None
-    if not over >= {found.arm, found.reference or found.arm}:
-        logging.warning("arm %s, or what it is compared with, is not finished, and not recorded", found.arm)
+    found, reference = rows[name], rows.get(rows[name].reference)
+    if not over >= {name, found.reference or name}:
+        logging.warning("arm %s, or what it is compared with, is not finished, and not recorded", name)
         return None
-    counted = [row for row in run_rows(folder) if row["arm"] == found.arm and row["in_table"]]
+    counted = [row for row in run_rows(folder) if row["arm"] == name and row["in_table"]]
     images = {row.get("test_images") or "" for row in counted}
     c = found.comparison
     return _row(
         study,
         folder.arms,
-        found.arm,
+        name,
         error=100 - found.summary.mean if found.summary else None,
         std=found.summary.std if found.summary else None,
-        n=found.summary.n if found.summary else 0,
+        n=_number(found),
         failed=found.failed,
+        runs=_ended(folder, name),
+        reference_n=_number(reference) if reference else None,
         # Of errors, and not of accuracies as in the report.
         difference=-c.mean if c else None,
         pairs=c.n if c else None,
@@ -107,6 +117,10 @@ def _row_of(folder: StudyFolder, study: Study, found: ArmRow, over: set[str]) ->
     )
 
 
+def _number(row: ArmRow) -> int:
+    return row.summary.n if row.summary else 0
+
+
 def _row(study: Study, arms: Mapping[str, ResolvedArm], name: str, **values: Any) -> Row:
     """A row with what the study says of the arm; what `values` lacks was not measured."""
     arm, origin, config = study.arms[name], study.origin, arms[name].config
@@ -117,9 +131,8 @@ def _row(study: Study, arms: Mapping[str, ResolvedArm], name: str, **values: Any
     measured: dict[str, Any] = {
         **dict.fromkeys(NUMBERS),
         **empty,
-        "n": 0,
-        "failed": 0,
-        "pairs": None,
+        **dict.fromkeys(("n", "failed", "runs"), 0),
+        **dict.fromkeys(("pairs", "reference_n")),
         **values,
     }
     return Row(

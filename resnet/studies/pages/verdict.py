@@ -22,6 +22,10 @@ class Outcome:
     """Mean of the runs that finished; None if none did."""
     n: int
     failed: int
+    runs: int
+    """Those that ended: n and `failed`, or all of the grid where it gave no learning rate."""
+    reference_n: int | None
+    """Runs of the reference that finished; None for a reference arm."""
     difference: float | None
     """Mean of arm minus reference over common seeds; None for a reference arm."""
     pairs: int | None
@@ -30,7 +34,7 @@ class Outcome:
     """Ends of its 95 % interval; None without a spread to estimate it from."""
     high: float | None
     detectable: float | None
-    """The true difference that these runs would have shown in 80 of 100 studies."""
+    """The true difference that these runs would show in 80 of 100 studies, as the only comparison."""
     p: float | None
     """Of the difference, corrected over the ledger."""
 
@@ -99,14 +103,20 @@ def _order(claim: Published, reference: Published | None, ours: Outcome) -> tupl
     if not sign:
         return "", ""
     wanted = "higher" if sign > 0 else "lower"
-    if ours.failed and (sign < 0 or ours.error is None):
-        text = f"{ours.failed} of {ours.n + ours.failed} runs failed, and a {wanted} error is expected"
-        return (REPRODUCED if sign > 0 else REVERSED if ours.error is None else UNDECIDED), text
+    text = f"{ours.failed} of {ours.runs} runs failed, and a {wanted} error is expected"
+    if ours.failed and ours.error is None:
+        if ours.failed < ours.runs:
+            return UNDECIDED, f"{text}; no learning rate could be chosen"
+        if not ours.reference_n:
+            return UNDECIDED, f"{text}; no run of its reference finished"
+        return (REPRODUCED if sign > 0 else REVERSED), text
+    if ours.failed and sign < 0:
+        return UNDECIDED, text
     if ours.difference is None:
         return UNDECIDED, "no seed of it has a finished run beside its reference's"
     if ours.p is None or ours.p >= LEVEL:
         return UNDECIDED, f"{wanted} error expected; {_what_would_show(ours)}"
-    if sign > 0 and (left_out := _failures_left_out(ours)):
+    if left_out := _failures_left_out(ours):
         return UNDECIDED, f"{wanted} error expected; the difference leaves out {left_out}"
     if ours.difference * sign < 0:
         return REVERSED, f"{wanted} error expected; the difference is {ours.difference:+z.2f} points"
@@ -130,8 +140,8 @@ def _what_would_show(ours: Outcome) -> str:
     if ours.p is None or ours.detectable is None:
         return f"{ours.pairs} runs without a spread do not tell a difference from zero"
     return (
-        f"p = {ours.p:.2g} over the ledger; {ours.pairs} runs of this spread would show a difference of "
-        f"{ours.detectable:.2f} points"
+        f"p = {ours.p:.2g} over the ledger; as the only comparison, {ours.pairs} runs of this spread would "
+        f"show a difference of {ours.detectable:.2f} points"
     )
 
 
