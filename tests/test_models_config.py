@@ -54,6 +54,7 @@ KNOBS = {
     "streams": ({"shortcut": "hyper_static"}, 3),
     "stochastic_depth": ({}, 0.5),
     "stochastic_depth_rule": ({"stochastic_depth": 0.5}, "constant"),
+    "stochastic_depth_each": ({"stochastic_depth": 0.5}, "image"),
     "norm": ({}, "group"),
     "norm_groups": ({"norm": "group"}, 4),
     "norm_epsilon": ({}, 1e-3),
@@ -217,6 +218,9 @@ REFUSED = [
     ({"low_rank": 0}, "`model.low_rank` must be at least 1; got 0"),
     ({"streams": 0}, "`model.streams` must be at least 1; got 0"),
     ({"shortcut": "laurel_previous", "streams": 1}, "set model.streams=2 or more; got 1"),
+    *(({"shortcut": "laurel_previous"} | after, "'laurel_previous' carries earlier inputs.*=preactivation")
+      for after in ({"activation_order": "norm_after_sum"}, {"after_sum": "sigmoid"}, {"activation": "tanh"},
+                    {"gain_corrected": True})),
     ({"shortcut": "reversible"}, "'reversible' is defined where nothing follows.*=preactivation"),
     ({"shortcut": "depth_attention"}, "'depth_attention' is defined where nothing follows.*=preactivation"),
     ({"shortcut": "reversible", "activation_order": "preactivation", "stem_width": 5},

@@ -53,6 +53,7 @@ def test_the_cases_hold_every_choice():
     assert refused == {
         *(f"fixup-{order}" for order in orders if order != "postactivation"),
         *(f"normalizer_free-{order}" for order in orders if order != "preactivation"),
+        "laurel_previous-norm_after_sum",
         *(f"reversible-{order}" for order in ("postactivation", "norm_after_sum")),
         *(f"depth_attention-{order}" for order in ("postactivation", "norm_after_sum")),
     }

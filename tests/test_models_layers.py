@@ -153,10 +153,17 @@ def test_stochastic_depth_drops_the_whole_branch():
     np.testing.assert_allclose(block.apply(variables, x, own, False), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_branches_survive_as_often_as_they_should():
-    keys = jax.random.split(jax.random.key(0), 2000)
-    kept = jax.vmap(BlockArrays(survival=jnp.float32(0.8)).survive, (None, 0))(jnp.ones(1), keys)
-    assert float(kept.mean()) == pytest.approx(0.8, abs=5 * math.sqrt(0.16 / 2000))
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("each", "draws"), [("batch", 1), ("image", 4)])
+def test_branches_survive_as_often_as_they_should(each, draws, dtype):
+    """In bfloat16, too, where 0.998 would be 1; for each image apart, or for the batch."""
+    arrays, keys = BlockArrays(survival=jnp.float32(0.998)), jax.random.split(jax.random.key(0), 20_000)
+    kept = jax.vmap(lambda key: arrays.survive(jnp.ones((4, 1, 1, 2), dtype), key, each))(keys)
+    kept = np.asarray(kept, np.float32)
+    assert (kept == kept[..., :1]).all()  # all channels of an image
+    assert (kept == kept[:, :1]).all() == (each == "batch")
+    spread = math.sqrt(0.998 * 0.002 / (20_000 * draws))
+    assert float(kept.mean()) == pytest.approx(0.998, abs=5 * spread)
 
 
 def test_survival_over_depth():

@@ -110,12 +110,13 @@ def test_rollbacks_of_one_seed_leave_the_other_alone_and_survive_a_stop(tmp_path
         *(variables(tmp_path / run / "seed0") for run in ("rolled", "calm")),
     )
     [back] = rolled[1]["rollbacks"]
-    assert (back["step"], back["to"], back["rate"]) == (6, 4, 0.5) and "loss is nan" in back["reason"]
+    # Not to step 4, which was saved as the best so far: 3 was due.
+    assert (back["step"], back["to"], back["rate"]) == (6, 3, 0.5) and "loss is nan" in back["reason"]
     rates = {
         n["step"]: n["learning_rate"] for n in numbers(tmp_path / "rolled/seed1") if n["split"] == "train"
     }
     known = {n["step"]: n["learning_rate"] for n in numbers(tmp_path / "calm/seed0") if n["split"] == "train"}
-    assert rates == {step: rate * (0.5 if step > 4 else 1) for step, rate in known.items()}
+    assert rates == {step: rate * (0.5 if step > 3 else 1) for step, rate in known.items()}
 
     calls = []
 
@@ -132,6 +133,13 @@ def test_rollbacks_of_one_seed_leave_the_other_alone_and_survive_a_stop(tmp_path
         assert facts(again[seed]) == facts(rolled[seed])
         assert numbers(tmp_path / f"stopped/seed{seed}") == numbers(tmp_path / f"rolled/seed{seed}")
     assert again[1]["rollbacks"] == rolled[1]["rollbacks"]
+
+    # Nor to where a signal came.
+    first = iter([True])
+    at_steps(monkeypatch, {4: lambda: next(first, False) and signal.raise_signal(signal.SIGTERM)})
+    with pytest.raises(RunStopped, match="at step 5"):
+        together(tmp_path / "paused", 0, 1)
+    assert facts(together(tmp_path / "paused", 0, 1)[1]) == facts(rolled[1])
 
     lost = together(tmp_path / "lost", 0, 3)
     assert "after 3 rollbacks; gradients not finite: head/dense/bias, " in lost[3]["failed"]

@@ -11,7 +11,11 @@ from configs.digits_small import get_config as digits
 from resnet.config import replaced
 from resnet.studies.study import Arm, Published, Study
 
-HUANG = {"train.duration": "500 epochs", "schedule.milestones": ("50 %", "75 %"), "model.pad_mode": "average"}
+HUANG = {
+    "train.duration": "500 epochs", "schedule.milestones": ("50 %", "75 %"), "schedule.warmup": "0 steps",
+    "optimizer.nesterov": True, "optimizer.decay": "all", "model.pad_mode": "average", "model.ghost_batch": 0,
+    "data.normalization": "channel",
+}  # fmt: skip
 
 
 def get_study(scale: str) -> Study:

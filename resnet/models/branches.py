@@ -49,10 +49,10 @@ ORDERS = {
     "postactivation": Order(after=(NORM,), after_sum=(ACTIVATION,)),
     "norm_after_sum": Order(after_sum=(NORM, ACTIVATION)),
     "activation_before_sum": Order(after=(NORM, ACTIVATION)),
-    # The stem of a pre-activation net ends in a bare convolution: the first block has its norm.
     "activation_only_preactivation": Order(
         before=(ACTIVATION,), after=(NORM,), stem_end=(), head=(NORM, ACTIVATION)
     ),
+    # The stem of a pre-activation net ends in a bare convolution: the first block has its norm.
     "preactivation": Order(before=(NORM, ACTIVATION), stem_end=(), head=(NORM, ACTIVATION)),
     "pyramid": Order(before=(NORM,), after=(NORM,), stem_end=(NORM,), head=(NORM, ACTIVATION)),
     "shake_shake": Order(before=(ACTIVATION,), after=(NORM,), stem_end=(NORM,), head=(ACTIVATION,)),

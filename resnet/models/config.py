@@ -100,6 +100,8 @@ class ModelConfig(Fields, section="model"):
     """probability of dropping the last branch in training (Huang 2016: 0.5)"""
     stochastic_depth_rule: str = "linear"
     """drop probability over depth: linear (from 0) or constant"""
+    stochastic_depth_each: str = "batch"
+    """what a draw is for: batch (Huang 2016) or image (drop path); the batch is that of a device"""
 
     # Normalisation.
     norm: str = "batch"

@@ -33,6 +33,7 @@ CHOICES = {
     "dropout_kind": ("inverted", "plain"),
     "alpha_init": ("zero", "inverse_sqrt"),
     "stochastic_depth_rule": ("linear", "constant"),
+    "stochastic_depth_each": ("batch", "image"),
     "norm": NORMS,
     "weight_standardization": STANDARDIZATIONS,
     "kernel_init": KERNEL_INITS,

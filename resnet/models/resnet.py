@@ -61,7 +61,7 @@ class Block(nn.Module):
         start = arrays.scaled(layers.apply(before_branch(config, spec), given))
         branch_key, survival_key, shortcut_key = arrays.keys()
         f = residual_branch(layers, order, branch_places(config, spec), start, branch_key)
-        f = arrays.survive(f, survival_key)
+        f = arrays.survive(f, survival_key, config.stochastic_depth_each)
         shortcut = ShortcutPath(config, spec, self.axis_name, name="shortcut")
         begin = start if starts_inside(config, spec) else x
         y = shortcut(begin, f, train, shortcut_key, arrays.number, mixture)

@@ -137,14 +137,17 @@ class BlockArrays:
         """What enters the branch."""
         return x if self.input_scale is None else x * self.input_scale.astype(x.dtype)
 
-    def survive(self, branch: Array, key: Array | None) -> Array:
-        """Stochastic depth (Huang 2016): b F(x) in training, b ~ Bernoulli(survival); else survival F(x)."""
+    def survive(self, branch: Array, key: Array | None, each: str) -> Array:
+        """Stochastic depth (Huang 2016): b F(x) in training, b ~ Bernoulli(survival); else survival F(x).
+
+        `each`: b is drawn for the batch or for each image.
+        """
         if self.survival is None:
             return branch
-        survival = self.survival.astype(branch.dtype)
         if key is None:
-            return survival * branch
-        return jnp.where(jax.random.bernoulli(key, survival.astype(jnp.float32)), branch, 0)
+            return self.survival.astype(branch.dtype) * branch
+        shape = () if each == "batch" else (len(branch), *[1] * (branch.ndim - 1))
+        return jnp.where(jax.random.bernoulli(key, self.survival, shape), branch, 0)
 
 
 def block_arrays(config: ModelConfig, block: BlockSpec, key: Array | None) -> BlockArrays:
@@ -203,7 +206,8 @@ def scan_blocks(
         return y, (y, updated)
 
     streams = streams_of(config)
-    if config.remat and streams and streams.scan:
+    # Rounded sums do not give back what they were made of closely enough for gradients.
+    if config.remat and streams and streams.scan and config.dtype == "float32":
         scan = streams.scan
     else:
         scan, step = jax.lax.scan, jax.checkpoint(step) if config.remat else step

@@ -102,6 +102,7 @@ NF = {
     "activation_order": "preactivation",
     "norm": "none",
     "weight_standardization": "scaled",
+    "gain_corrected": True,
     "shortcut": "normalizer_free",
 }
 # The gate doubles a branch's parameters, which a width of 7/8 makes up for in part.

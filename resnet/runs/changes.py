@@ -21,12 +21,12 @@ OF_THE_MACHINE = ("parallel.", "cache.")
 # Beginnings of fields, and why the numbers of a run do not depend on them.
 MAY_CHANGE = {
     "parallel.": "how the processors share the work: of the numbers, only the rounding; but parts of a batch "
-    "(`train.accumulate`) with batch norm, and draws of dropout and stochastic depth, are those of a device",
+    "(`train.accumulate`) with batch norm, and random draws inside the net, are those of a device",
     "cache.": "where compiled programs are kept",
     "data.storage": "where the images are held; other mean and std of a stream are noticed",
     "data.memory_gb": "from which size on images are streamed",
     "records.": "what draws the metrics",
-    "checkpoint.": "when the state is saved, and what is kept of it",
+    "checkpoint.": "when the state is saved, and what is kept of it; a rollback goes back to what was due",
     "train.log_every": "how often a mean is written; the one that was begun goes on",
     "train.evaluate_every": "how often validation is looked at; it decides only which checkpoint is the best",
     "train.telemetry_every": "how often the blocks are looked at, by programs of their own",

@@ -27,7 +27,7 @@ class Diverged(RunStopped):
 
 
 class RollBack(Exception):
-    """A run is to be taken up again from its last checkpoint, at a lower rate."""
+    """A run is to be taken up again from its last due checkpoint, at a lower rate."""
 
     def __init__(self, workdir: Path, error: Diverged):
         super().__init__(str(error))

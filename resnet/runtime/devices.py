@@ -30,7 +30,10 @@ COMPILED_QUICKLY = OLDER_EMITTERS | {"xla_backend_optimization_level": 1}
 
 @dataclasses.dataclass(unsafe_hash=True)
 class ParallelConfig(Fields, section="parallel"):
-    """How the processors are used: decides the speed and, but for accumulation and dropout, only rounding."""
+    """How the processors are used: decides the speed, and of the numbers only the rounding.
+
+    Two exceptions are in docs/reproducibility.md: accumulation with batch norm, and draws inside the net.
+    """
 
     host_devices: int = 0
     """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""

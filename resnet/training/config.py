@@ -44,7 +44,9 @@ class TrainConfig(Fields, section="train"):
     """Distance to the neighbour, along the gradient, whose gradient is followed (SAM, Foret 2021: 0.05 on
     CIFAR-10); a step costs twice as much. 0 = none."""
     ema: float = 0.0
-    """Decay per step of the moving average of parameters and statistics that is evaluated; 0 = none."""
+    """Decay per step of the moving average of parameters and statistics that is evaluated; 0 = none.
+
+    Update t has a decay of at most (1 + t) / (10 + t), which is 0.99 at 890 updates and 0.999 at 8,990."""
     ema_every: int = 1
     """Steps between two updates of the moving average, each with the decay of so many steps."""
     smaller_until: tuple[tuple[str, int], ...] = ()
@@ -56,7 +58,8 @@ class TrainConfig(Fields, section="train"):
     on_divergence: str = "stop"
     """What a loss or gradient that is not finite, or a spike, leads to: stop, skip or rollback.
 
-    Skip leaves out the update of that step; rollback returns to the last checkpoint."""
+    Skip leaves out the update of that step; rollback returns to the last checkpoint of those that are due
+    by `checkpoint.every`."""
     spike_factor: float = 0.0
     """A loss so many times its mean over the last fifty steps or so is a spike; 0 = there are none."""
     rollbacks: int = 3

@@ -263,12 +263,16 @@ class Runs:
         return self.stop.stopped(self.step, "; ".join(failures))
 
     def go_back(self, back: RollBack) -> None:
-        """Makes the folder of a run that diverged ready to go on from the last checkpoint in common."""
+        """Makes the folder of a run that diverged ready to go on from the last due checkpoint in common.
+
+        One that was saved for a signal or the best score does not count: an undisturbed run may not have it.
+        """
         self.close()  # first, as a save may be in flight
-        factor = self.trainer.config.train.rollback_factor
+        factor, due = self.trainer.config.train.rollback_factor, self.trainer.intervals.saves
 
         def prepare() -> None:
-            step = checkpoint.latest_in_common([run.workdir for run in self.active])
+            steps = checkpoint.steps_in_common([run.workdir for run in self.active])
+            step = max(filter(due, steps), default=0)
             # In this order: a kill in between, and the run diverges at the same step once more.
             checkpoint.forget_checkpoints_after(back.workdir, step)
             write_rollback(back.workdir, back.error, step, factor)

@@ -52,7 +52,10 @@ def normalizer_free(at, x, branch):
 
 
 def nf_beta(config: ModelConfig, block: BlockSpec) -> float:
-    """1 over the expected deviation of x: each stage resets its variance to 1, each block adds 0.2^2."""
+    """1 over the expected deviation of x: each stage resets its variance to 1, each block adds 0.2^2.
+
+    Branches and transitions have variance 1 where activations keep it: with `model.gain_corrected`.
+    """
     if block.block == 1:
         previous = blocks_per_stage(config)[block.stage - 2] if block.stage > 1 else 0
         return (1 + previous * NF_ALPHA**2) ** -0.5
@@ -75,7 +78,8 @@ SHORTCUTS = {
         order=FIXUP_ORDER, place=fixup_place,
     ),
     "normalizer_free": Shortcut(
-        normalizer_free, norm_free=True, needs=UNNORMED | {"weight_standardization": "scaled"},
+        normalizer_free, norm_free=True,
+        needs=UNNORMED | {"weight_standardization": "scaled", "gain_corrected": True},
         check=check_normalizer_free, input_scale=nf_beta,
     ),
 }  # fmt: skip

@@ -129,7 +129,7 @@ def restore_together(workdirs: Sequence[Path], target: Any, *, set_aside: bool =
     if set_aside:
         for workdir in workdirs:
             set_damaged_aside(workdir)
-    steps = sorted(set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs)), reverse=True)
+    steps = sorted(steps_in_common(workdirs), reverse=True)
     for step in steps:
         restored = []
         for workdir in workdirs:
@@ -169,9 +169,9 @@ def forget_checkpoints_after(workdir: Path, step: int) -> None:
             _set_aside(workdir, later, ROLLED_BACK)
 
 
-def latest_in_common(workdirs: Sequence[Path]) -> int:
-    """The latest step of which all workdirs have a checkpoint; 0, the beginning, if there is none."""
-    return max(set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs)), default=0)
+def steps_in_common(workdirs: Sequence[Path]) -> set[int]:
+    """The steps of which all workdirs have a checkpoint."""
+    return set.intersection(*(set(steps_on_disk(workdir)) for workdir in workdirs))
 
 
 def _none_left(workdir: Path, steps: Sequence[int]) -> InputError:
