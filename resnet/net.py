@@ -79,11 +79,10 @@ class Net:
         blocks = (f"stage{spec.stage}/block{spec.block}" for spec in block_specs(self.model.config))
         return {name: found[name][0] if one else found[name] for name in ("stem", *blocks, "pooled")}
 
-    def normalized(self, images: Any) -> Float[jax.Array, "..."]:
-        """The images as `model.apply` takes them."""
-        batch, one = self._checked(images)
-        normal = normalize(batch, self.task.mean, self.task.std)
-        return normal[0] if one else normal
+    def normalized(self, images: Any) -> Float[jax.Array, "n h w c"]:
+        """The images as `model.apply` takes them: one image is a batch of one."""
+        batch, _ = self._checked(images)
+        return normalize(batch, self.task.mean, self.task.std)
 
     def read(self, file: str | Path) -> UInt8[np.ndarray, "h w c"]:
         """A picture (JPEG, PNG) in the net's shape, resized and cut as the images of its evaluation."""

@@ -76,6 +76,8 @@ def test_images_are_bytes_or_floats_many_or_one(images):
     np.testing.assert_allclose(net.logits(images / 255), logits, rtol=1e-3, atol=1e-5)
     by_hand, _ = net.model.apply(net.variables, net.normalized(images))
     np.testing.assert_allclose(by_hand, logits, rtol=1e-3, atol=1e-5)
+    alone, _ = net.model.apply(net.variables, net.normalized(images[1]))
+    np.testing.assert_allclose(alone, logits[1:2], rtol=1e-3, atol=1e-5)
     assert net.features(images[0])["stem"].shape == (8, 8, 4)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(net)).logits(images), logits)
 
