@@ -22,6 +22,8 @@ from resnet.runs.task import Task
 from resnet.training.evaluation import make_predict
 
 
+BATCH = 128  # most images that logits are computed of at a time
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Net:
     """A net with weights.
@@ -67,13 +69,27 @@ class Net:
         return jax.jit(features)
 
     def logits(self, images: Any) -> Float[np.ndarray, "*n outputs"]:
-        """Logits of images; of one image, those alone."""
+        """Logits of images; of one image, those alone.
+
+        At most BATCH images are computed at a time, and of more the last part is filled up: one program
+        serves all parts. Every smaller number of images is compiled anew.
+        """
         batch, one = self._checked(images)
-        logits = np.asarray(self._predict(self.variables, batch))
+        size = max(1, min(BATCH, len(batch)))
+        parts = []
+        for start in range(0, max(1, len(batch)), size):
+            part = batch[start : start + size]
+            filled = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)])
+            parts.append(np.asarray(self._predict(self.variables, filled)))
+        logits = np.concatenate(parts)[: len(batch)]
         return logits[0] if one else logits
 
     def features(self, images: Any) -> dict[str, Float[np.ndarray, "..."]]:
-        """Outputs of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order."""
+        """Outputs of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order.
+
+        All images are computed at once, and must fit into memory with their outputs: give many in parts of
+        one size, as each number of images is compiled anew.
+        """
         batch, one = self._checked(images)
         found = jax.device_get(self._features(self.variables, batch))
         blocks = (f"stage{spec.stage}/block{spec.block}" for spec in block_specs(self.model.config))

@@ -16,9 +16,9 @@ from resnet.data.images import BadImage
 from resnet.errors import InputError, check_choice
 from resnet.files import creating, local_path, save_png
 from resnet.models.layers import OUTPUTS
+from resnet.net import BATCH
 from resnet.run import Run
 
-BATCH = 128
 TOP = 5  # classes shown unless asked otherwise
 
 
