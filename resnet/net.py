@@ -12,6 +12,7 @@ from jaxtyping import Float, Num, UInt8
 
 from resnet.data.augment import normalize
 from resnet.data.files.crops import Cut, Fitted, Middle
+from resnet.data.files.decoders import PILLOW, check_decoder_installed, decode_cut
 from resnet.data.images import decode_image
 from resnet.errors import InputError
 from resnet.files import local_path
@@ -21,8 +22,8 @@ from resnet.paths import count_elements
 from resnet.runs.task import Task
 from resnet.training.evaluation import make_predict
 
-
 BATCH = 128  # most images that logits are computed of at a time
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Net:
@@ -44,6 +45,8 @@ class Net:
     """Side of the pictures that `read` gives, which images may have too; 0: that of the task's images."""
     flip: bool = False
     """Whether logits are the mean of those of each image and of its mirror image, as in evaluation."""
+    decoder: str = PILLOW
+    """What `read` decodes square RGB pictures with: pillow, or simplejpeg, which gives other pixels."""
 
     def __repr__(self) -> str:
         parameters = count_elements(self.variables["params"])
@@ -101,10 +104,13 @@ class Net:
         return normalize(batch, self.task.mean, self.task.std)
 
     def read(self, file: str | Path) -> UInt8[np.ndarray, "h w c"]:
-        """A picture (JPEG, PNG) in the net's shape, resized and cut as the images of its evaluation."""
+        """A picture (JPEG, PNG) in the net's shape, decoded, resized and cut as in its evaluation."""
         path, (height, width, channels) = local_path(file), self.evaluated_shape
         cut: Cut = Middle(height, self.crop) if self.crop else Fitted(height)
         square = width == height
+        if square and channels == 3:  # as images of files are trained on
+            check_decoder_installed(self.decoder)
+            return decode_cut(path, str(path), cut, self.decoder)
         image = decode_image(
             path, str(path), channels=channels, cut=lambda image: cut(image, image.size) if square else image
         )

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from resnet.config import Config
 from resnet.data.config import DataConfig
 from resnet.data.datasets import SPLITS, load_split
+from resnet.data.files.decoders import PILLOW
 from resnet.data.files.delivery import Pace
 from resnet.data.splits import Examples, without_images
 from resnet.data.statistics import given_statistics
@@ -53,7 +54,16 @@ class Run:
     def net(self) -> Net:
         """The net alone, without its history; it reads and judges pictures as the run evaluates them."""
         data = self.config.data
-        return Net(self.model, self.variables, self.task, data.eval_crop, data.eval_size, data.eval_flip)
+        return Net(
+            self.model,
+            self.variables,
+            self.task,
+            data.eval_crop,
+            data.eval_size,
+            data.eval_flip,
+            # Images that are not resized are decoded by Pillow.
+            data.decoder if data.image_size else PILLOW,
+        )
 
     def folded(self) -> "Run":
         """The same function without shortcut and norms; InputError for nets that do not fold (folding.py)."""

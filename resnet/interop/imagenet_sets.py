@@ -18,6 +18,7 @@ from absl import logging
 from resnet.data.batches import padded_batches
 from resnet.data.config import DataConfig
 from resnet.data.datasets import folder_of
+from resnet.data.files.decoders import check_decoder_installed
 from resnet.data.files.delivery import Pace
 from resnet.data.files.layout import find_listings, list_place
 from resnet.data.files.listing import Listing
@@ -55,6 +56,7 @@ ALEXNET = {
 def evaluate_on(run: Run, name: str, data: DataConfig, pace: Pace) -> dict[str, Any]:
     """Metrics of a run's weights on the test set `name` in `data.dir`; `data` says how images are read."""
     check_choice("--data", name, SETS)
+    check_decoder_installed(data.decoder)
     if not data.dir:
         raise InputError(f"`data.dir` must name the folder of {name}; got ''")
     if run.task.num_outputs != CLASSES or run.task.kind != "classification":

@@ -1,7 +1,8 @@
 """Predicts classes of pictures: resnet predict --workdir=runs/mine IMAGE|FOLDER …
 
-Images (JPEG, PNG) are resized, cut, normalised and, with data.eval_flip, seen from both sides as in the run's
-evaluation; --config.data.eval_size, --config.data.eval_crop and --config.data.eval_flip change it.
+Images (JPEG, PNG) are decoded, resized, cut, normalised and, with data.eval_flip, seen from both sides as in
+the run's evaluation; --config.data.decoder, --config.data.eval_size, --config.data.eval_crop and
+--config.data.eval_flip change it.
 Shows a table, or with --format=csv or json writes one row an image; with --sheet=FILE.png also draws
 the images with their predictions. Everything is read before anything is written.
 """
@@ -18,7 +19,7 @@ from resnet.errors import check_choice
 from resnet.files import check_suffix, check_writable, creating
 
 SHEET_IMAGES = 64
-EVALUATED = ("data.eval_size", "data.eval_crop", "data.eval_flip")
+EVALUATED = ("data.eval_size", "data.eval_crop", "data.eval_flip", "data.decoder")
 
 
 def define() -> None:

@@ -21,7 +21,8 @@ ORIENTATION = 0x0112  # EXIF's tag of how an image is turned upright; 1 is uprig
 def check_decoder_installed(name: str) -> None:
     """Raises InputError unless the decoder is installed. A run's config names it where nothing is decoded."""
     if name == SIMPLEJPEG:
-        check_installed([SIMPLEJPEG], f"pip install simplejpeg, or set `data.decoder` to {PILLOW}")
+        remedy = f"pip install simplejpeg, or set `data.decoder`, of a Net its `decoder`, to {PILLOW}"
+        check_installed([SIMPLEJPEG], remedy)
 
 
 def decode_cut(file: Path | bytes, name: str, cut: Cut, decoder: str) -> Image8:
