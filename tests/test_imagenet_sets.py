@@ -1,8 +1,11 @@
 """ImageNetV2, ReaL and ImageNet-C by their protocols, with three classes in place of a thousand."""
 
+import dataclasses
+import importlib.util
 import io
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -148,7 +151,7 @@ def test_the_denominators_are_the_authors():
     assert sum(ALEXNET.values()) == pytest.approx(11.834896, abs=1e-9)
 
 
-def test_what_cannot_be_evaluated(run, tmp_path):
+def test_what_cannot_be_evaluated(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="`--data` must be one of imagenet_v2, imagenet_real, imagenet_c"):
         evaluate_on(run, "v2", data(run, tmp_path), Pace())
     with pytest.raises(InputError, match="`data.dir` must name the folder of imagenet_v2; got ''"):
@@ -159,3 +162,10 @@ def test_what_cannot_be_evaluated(run, tmp_path):
         InputError, match="is for nets of ImageNet's 12 classes; the run in .* has a classification of 2"
     ):
         evaluate_on(other, "imagenet_v2", data(run, tmp_path), Pace())
+    some = dataclasses.replace(data(run, tmp_path), classes=WNIDS[:2])
+    with pytest.raises(InputError, match="`data.classes` must be empty with --data=imagenet_v2, .*; got"):
+        evaluate_on(run, "imagenet_v2", some, Pace())
+    monkeypatch.delitem(sys.modules, "simplejpeg", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="simplejpeg, which this needs, is not installed"):
+        evaluate_on(run, "imagenet_v2", dataclasses.replace(some, decoder="simplejpeg"), Pace())

@@ -19,6 +19,8 @@ REFUSED = {
     "describe --zoo --config.model.depth=99": "--config.model.depth=99 has no meaning with --zoo",
     "describe --zoo --blocks": "--blocks has no meaning with --zoo; got 'True'",
     "describe --config=digits --compare=digits --blocks": "--blocks has no meaning with --compare",
+    "evaluate --workdir=w --data=imagenet_v2 --split=train": "--split has no meaning with --data=imagenet_v2",
+    "evaluate --workdir=w --data=imagenet_c --by_class": "--by_class has no meaning with --data=imagenet_c",
     "train --config=digits --workdir=w --trace=t": "--trace has no meaning with a run, only with --dry_run",
     "prepare images --from=a --to=b.tar --dir=c": "--dir has no meaning with images; got 'c'",
     "prepare cifar10 --dir=a --short_side=9": "--short_side has no meaning with cifar10; got '9'",

@@ -64,6 +64,11 @@ def evaluate_on(run: Run, name: str, data: DataConfig, pace: Pace) -> dict[str, 
             f"--data={name} is for nets of ImageNet's {CLASSES} classes; the run in {run.workdir} has a "
             f"{run.task.kind} of {run.task.num_outputs}"
         )
+    if data.classes:
+        raise InputError(
+            f"`data.classes` must be empty with --data={name}, which is evaluated on all of its images; "
+            f"got {data.classes!r}"
+        )
     return {"data": name, **SETS[name](run, folder_of(data), data, pace), "step": run.step}
 
 

@@ -28,13 +28,14 @@ def define() -> None:
 
 def main(overrides: list[str]) -> dict:
     """One call of resnet.run.evaluate_run, or of resnet.interop.imagenet_sets.evaluate_on."""
+    options = cli.FLAGS
+    if options.data:
+        cli.refuse(f"--data={options.data}", "by_class", "split")
     config = cli.load_run_config(overrides, changeable=("data.",))
     from resnet.run import evaluate_run, load
 
-    options = cli.FLAGS
     run, pace = load(options.workdir, options.step), config.parallel.pace()
     if options.data:
-        cli.refuse(f"--data={options.data}", "by_class")
         from resnet.interop.imagenet_sets import evaluate_on
 
         return evaluate_on(run, options.data, config.data, pace)
