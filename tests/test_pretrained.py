@@ -26,6 +26,7 @@ from resnet.models.counts import count_parts, totals
 from resnet.models.zoo import ZOO, KnownNet
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
+from tests.folder_cases import noted
 
 README = Path(__file__).parents[1] / "README.md"
 RUN = Path(__file__).parent / "data" / "run_format2"
@@ -250,14 +251,16 @@ def hub(tmp_path, weights, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_weights_come_from_hugging_face_with_what_is_said_of_them(hub, images):
+def test_weights_come_from_hugging_face_with_what_is_said_of_them(hub, images, monkeypatch):
+    lines = noted(monkeypatch)
     net = resnet.make("tiny", weights="timm/tiny.test")
     assert_same(net, net_at_random())
     assert net.task.class_names == ("cat", "dog", "cow", "fox") and net.crop == 0.8
     np.testing.assert_array_equal(net.task.mean, [127.5] * 3)
     normal, _ = net.model.apply(net.variables, (jnp.asarray(images) / 255 - 0.5) / 0.25)
     np.testing.assert_allclose(net.logits(images), normal, rtol=1e-3, atol=1e-5)
-    assert resnet.make("tiny", 10, "timm/tiny.test").task.num_outputs == 10
+    assert not lines and resnet.make("tiny", 10, "timm/tiny.test").task.num_outputs == 10
+    assert lines == ["the head begins at random: the weights have 4 outputs"]
 
 
 def test_what_hugging_face_has_not_is_one_line(hub):

@@ -1,7 +1,6 @@
 """Weights from Hugging Face: safetensors alone, and what the repository says of them."""
 
 import dataclasses
-import json
 import os
 import re
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from resnet.errors import InputError, check_installed
+from resnet.files import read_object
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+NET = "architecture"  # the key of the net's name in CONFIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,13 @@ class About:
     """Empty where they are not known."""
     crop: float = 1.0
     """Share of a picture's shorter side that the centre crop of evaluation keeps."""
+    stated: frozenset[str] = frozenset()
+    """Names of the fields that CONFIG states, and NET if it names the net."""
 
 
 def is_name(text: str) -> bool:
     """Whether it can be the name of a repository: owner/name."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
 
 
 def fetch_from_hub(repository: str, net: str, about: About) -> tuple[Path, About]:
@@ -40,9 +43,10 @@ def fetch_from_hub(repository: str, net: str, about: About) -> tuple[Path, About
     InputError where the repository holds no such weights. Files are kept where huggingface_hub keeps them
     ($HF_HOME), and fetched from $HF_ENDPOINT.
     """
-    check_installed(("huggingface_hub",), "pip install 'resnet[hub]', or name a file or a run's folder")
-    config = json.loads(_file(repository, CONFIG).read_text())
-    architecture = config.get("architecture", net)
+    remedy = f"{repository} is no file or folder; to fetch it from Hugging Face, pip install 'resnet[hub]'"
+    check_installed(("huggingface_hub",), remedy)
+    config = read_object(_file(repository, CONFIG))
+    architecture = config.get(NET, net)
     if architecture != net:
         raise InputError(f"{repository} holds weights of {architecture}, not of {net}; make that net")
     return _file(repository, WEIGHTS), _stated(config, about)
@@ -76,4 +80,4 @@ def _stated(config: dict[str, Any], about: About) -> About:
             found[key] = 255 * np.asarray(stated[key], np.float32)
     if "crop_pct" in stated:
         found["crop"] = float(stated["crop_pct"])
-    return dataclasses.replace(about, **found)
+    return dataclasses.replace(about, **found, stated=frozenset(found) | ({NET} & config.keys()))

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from resnet.config import Config, model_from_dict
+from resnet.data.files.decoders import PILLOW
 from resnet.errors import InputError, check_whole
 from resnet.fields import closest
 from resnet.files import local_path
@@ -22,9 +23,10 @@ from resnet.net import Net
 from resnet.paths import shapes_by_path
 from resnet.run import load
 from resnet.runs.checkpoints.restore import variable_shapes
-from resnet.runs.task import Task
+from resnet.runs.task import FILE, Task
+from resnet.training.finetune import conventions, tell_what_is_unsaid
 from resnet.training.start import init_variables
-from resnet.weights.files import check_finite, read_metadata, read_weights
+from resnet.weights.files import SUFFIXES, check_finite, read_metadata, read_weights
 from resnet.weights.state_dict import detect, from_state_dict, outputs_of
 
 # Of ImageNet's pixels over 255, as torchvision and timm have them; published CIFAR nets take them, too.
@@ -95,21 +97,27 @@ def _task(about: About, outputs: int) -> Task:
 def _from(weights: str | Path, name: str, about: About) -> Net:
     """The net of a folder, of a file, or of a name on Hugging Face, whichever there is."""
     path = local_path(weights)
+    if (path / hub.WEIGHTS).is_file() and not (path / FILE).exists():
+        raise InputError(f"{path} is no run's folder; name the file in it, {path / hub.WEIGHTS}")
     if path.is_dir():
         return load(path).net
-    if path.exists() or not hub.is_name(str(weights)):
+    named_as_file = path.suffix in (".safetensors", *SUFFIXES)
+    if path.exists() or named_as_file or not hub.is_name(str(weights)):
         return _from_file(path, name, about)
     file, about = hub.fetch_from_hub(str(weights), name, about)
     return _from_file(file, name, about)
 
 
 def _from_file(path: Path, name: str, about: About) -> Net:
-    """The net of a weight file; what our own files say of it goes before `about`."""
+    """The net of a weight file; what our own files say of it goes before `about`.
+
+    A warning names what decides the results and is stated by neither.
+    """
     state, said = read_weights(path), read_metadata(path)
     check_finite(path, state)
     arrays = {key: np.asarray(said[key], np.float32) for key in ("mean", "std") if key in said}
     crop, size = said.get("eval_crop", about.crop), said.get("eval_size", 0)
-    flip = said.get("eval_flip", False)
+    flip, decoder = said.get("eval_flip", False), said.get("decoder", PILLOW)
     lists = {key: tuple(said[key]) for key in ("image_shape", "class_names") if key in said}
     about = dataclasses.replace(about, **arrays, **lists)
     stated = said.get("resnet_config")
@@ -118,10 +126,23 @@ def _from_file(path: Path, name: str, about: About) -> Net:
     naming = detect(state, config.model, published)
     if stated is None:
         config = as_in_pytorch(config, naming)
-    task = _task(about, outputs_of(state, config.model, published, naming))
+    task = _answering(said, _task(about, outputs_of(state, config.model, published, naming)))
+    known = about.stated | said.keys()
+    tell_what_is_unsaid(
+        path,
+        {} if known & {hub.NET, "resnet_config"} else conventions(config.model),
+        {key: getattr(task, key) for key in ("mean", "std") if key not in known},
+    )
     variables, _ = from_state_dict(state, config.model, variable_shapes(config, task), naming)
     variables = jax.tree.map(jnp.asarray, variables)
-    return Net(make_model(config.model, task.num_outputs), variables, task, crop, size, flip)
+    return Net(make_model(config.model, task.num_outputs), variables, task, crop, size, flip, decoder)
+
+
+def _answering(said: dict[str, Any], task: Task) -> Task:
+    """The task with the kind and the unit of the answer that a file of ours states."""
+    stated = {key: said[key] for key in ("kind", "unit", "target_scale") if key in said}
+    names = () if stated.get("kind") == "regression" else task.class_names
+    return dataclasses.replace(task, class_names=names, **stated)
 
 
 def _check_same(weights: str, name: str, net: Net) -> None:
@@ -146,10 +167,11 @@ def _resized(net: Net, shape: tuple[int, ...]) -> Net:
 
 def _with_new_head(net: Net, outputs: int, seed: int) -> Net:
     """The net with another number of outputs, whose linear layer begins at random."""
-    task = dataclasses.replace(net.task, kind="classification", class_names=tuple(map(str, range(outputs))))
+    names = tuple(map(str, range(outputs)))
+    task = dataclasses.replace(net.task, kind="classification", class_names=names, unit="", target_scale=1.0)
     model = make_model(net.model.config, outputs)
     fresh = init_variables(jax.random.key(seed), model=model, image_shape=task.image_shape)
     head = net.variables["params"]["head"] | {"dense": fresh["params"]["head"]["dense"]}
     params = net.variables["params"] | {"head": head}
-    logging.info("the head begins at random: the weights have %d outputs", net.task.num_outputs)
+    logging.warning("the head begins at random: the weights have %d outputs", net.task.num_outputs)
     return dataclasses.replace(net, model=model, variables=net.variables | {"params": params}, task=task)

@@ -165,7 +165,8 @@ def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
         theirs = Config(model=model_from_dict(said["resnet_config"]))
         _tell_of_another_function(file, theirs, config)
     else:
-        _tell_what_is_unsaid(file, config.model, {} if stated else {"mean": task.mean, "std": task.std})
+        statistics = {} if stated else {"mean": task.mean, "std": task.std}
+        tell_what_is_unsaid(file, conventions(config.model), statistics)
     _tell_of_other_statistics(file, stated, task)
 
 
@@ -179,10 +180,10 @@ def has_effect(name: str, model: ModelConfig) -> bool:
     return name not in _HAS_EFFECT or _HAS_EFFECT[name](model)
 
 
-def _tell_what_is_unsaid(file: Path, model: ModelConfig, statistics: Tensors) -> None:
-    """A warning that names what decides the results of weights, of which their file says nothing."""
+def tell_what_is_unsaid(file: Path, taken: dict[str, str], statistics: Tensors) -> None:
+    """A warning that names what decides the results of weights, and is `taken` since nothing states it."""
     found = []
-    for name, value in conventions(model).items():
+    for name, value in taken.items():
         note = CONVENTIONS[name]
         found.append(f"model.{name}={value}" + ("" if note.startswith(value) else f" ({note})"))
     found += [f"data.{name}={_shown(value)}" for name, value in statistics.items()]

@@ -23,6 +23,7 @@ CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "weights")
 # What our own files say in JSON.
 METADATA = {
     "resnet_config", "image_shape", "class_names", "mean", "std", "eval_size", "eval_crop", "eval_flip",
+    "decoder", "kind", "unit", "target_scale",
 }  # fmt: skip
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -74,7 +75,7 @@ def check_source(path: str | Path) -> Path:
     """The path; InputError unless it is a file of a kind that can be read here. It is not opened."""
     path = local_path(path)
     if not path.is_file():
-        absent = "does not exist; names on Hugging Face are for resnet.make"
+        absent = "does not exist; a name on Hugging Face, for resnet.make alone, is OWNER/NAME"
         raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else absent}")
     if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
         raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")
