@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -80,6 +82,26 @@ def test_links_are_followed_once(folder, tmp_path):
 
 def test_files_that_are_no_images_by_their_names_are_told(folder, tmp_path, caplog):
     predict.find_images([folder])
+def test_no_image_is_left_out_in_silence(run, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "all")
+    (tmp_path / "all" / "inner" / "gone.png").symlink_to(tmp_path / "nowhere")
+    files = predict.find_images([tmp_path / "all"])
+    assert len(files) == 5
+    with pytest.raises(InputError, match=r"inner/gone\.png cannot be read \(No such file or directory\)"):
+        predict.predict_files(run, files)
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name == "inner":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    for given in (tmp_path / "all", tmp_path / "all" / "inner"):
+        with pytest.raises(InputError, match=r"folder .*/all/inner cannot be read \(Permission denied\)"):
+            predict.find_images([given])
+
+
     assert not caplog.text
     shutil.copytree(folder, tmp_path / "all")
     for name in ("b.gif", "a.webp", ".hidden.txt"):

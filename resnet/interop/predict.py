@@ -59,16 +59,22 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """The visible files in a folder and in those below it; links are followed, as in training."""
+    """What is visible in a folder and in those below it, but for folders; links are followed, as in training.
+
+    InputError for a folder that cannot be read. A link that leads nowhere is named when it is read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"folder {error.filename} cannot be read ({error.strerror})")
+
     seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if visible(Path(name))]
         if (real := os.path.realpath(place)) in seen:  # a link led back to it
             folders.clear()
             continue
         seen.add(real)
-        inside = (Path(place, name) for name in files if visible(Path(name)))
-        yield from (file for file in inside if file.is_file())
+        yield from (Path(place, name) for name in files if visible(Path(name)))
 
 
 def predict_files(
