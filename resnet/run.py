@@ -158,9 +158,12 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
         raise without_images(data.name, split)
     kind = "classification" if source.class_names else "regression"
     shape = images.image_shape
+    fit = "set `data.image_size` to the first of these"
+    if run.task.image_shape[-1] != shape[-1]:
+        fit = "evaluate on data with as many channels; image files are read as RGB, but for `resnet predict`"
     for field, ours, theirs, remedy in (
         ("kind", run.task.kind, kind, "evaluate on data of that kind"),
-        ("image_shape", run.task.image_shape, shape, "set `data.image_size` to the first of these"),
+        ("image_shape", run.task.image_shape, shape, fit),
     ):
         if ours != theirs:
             raise InputError(f"the run was trained with {field} {ours}, this data has {theirs}; {remedy}")

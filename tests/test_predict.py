@@ -15,6 +15,7 @@ from PIL import Image
 
 from resnet.cli.commands.predict import FORMATS
 from resnet.config import Config
+from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.interop import predict
@@ -23,6 +24,7 @@ from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run
 from resnet.runs.task import task_of
 from resnet.training.start import init_variables
+from tests.folder_cases import two_classes
 from tests.test_command import assert_refused
 
 
@@ -80,8 +82,6 @@ def test_links_are_followed_once(folder, tmp_path):
     assert len(predict.find_images([tmp_path])) == len(predict.find_images([folder])) == 4
 
 
-def test_files_that_are_no_images_by_their_names_are_told(folder, tmp_path, caplog):
-    predict.find_images([folder])
 def test_no_image_is_left_out_in_silence(run, folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "all")
     (tmp_path / "all" / "inner" / "gone.png").symlink_to(tmp_path / "nowhere")
@@ -102,6 +102,8 @@ def test_no_image_is_left_out_in_silence(run, folder, tmp_path, monkeypatch):
             predict.find_images([given])
 
 
+def test_files_that_are_no_images_by_their_names_are_told(folder, tmp_path, caplog):
+    predict.find_images([folder])
     assert not caplog.text
     shutil.copytree(folder, tmp_path / "all")
     for name in ("b.gif", "a.webp", ".hidden.txt"):
@@ -157,6 +159,15 @@ def test_another_normalization_is_refused_in_evaluation(run):
         evaluate_run(run, data=data)
     with pytest.raises(InputError, match="name at least one image"):
         predict.predict_files(run, [])
+
+
+def test_a_grey_net_is_not_evaluated_on_files(run, tmp_path):
+    data = DataConfig(name="image_folder", dir=str(two_classes(tmp_path)), image_size=8, mean=(0.5,) * 3)
+    data.std = (0.25,) * 3
+    with pytest.raises(
+        InputError, match=r"\(8, 8, 1\), this data has \(8, 8, 3\); evaluate on data with as many channels"
+    ):
+        evaluate_run(run, data=data)
 
 
 def test_a_contact_sheet(run, folder, tmp_path):
