@@ -13,12 +13,14 @@ import sys
 
 sys.path += [".", ".."]  # a clone that is not installed, seen from its root or from docs/
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.linear_model import RidgeClassifier
 
 import resnet
 from configs.digits_low import get_config
+from resnet.config import replaced
 from resnet.data.datasets import load_dataset
 from resnet.training.loop import train
 
@@ -112,23 +114,22 @@ plt.show()
 # ## Fine-tune
 #
 # A hundred labelled images of 5 to 9 and thirty steps: from scratch, and from the weights above with a new
-# head (`init_drop`) and a stem that stays as it is, bit for bit (`freeze`). What does not fit is an error
-# that names the option.
+# head (`init_drop`) and a stem that stays as it is, bit for bit: `freeze` keeps its parameters, and
+# `model.bn_fixed` the statistics of its norm. What does not fit is an error that names the option.
 
 # %%
-tuned = {"init_from": "runs/tour/low", "init_drop": "^head/", "freeze": "^stem/"}
+tuned = {"init_from": "runs/tour/low", "init_drop": "^head/", "freeze": "^stem/", "model.bn_fixed": "^stem/"}
 for name, changes in {"scratch": {}, "tuned": tuned}.items():
     few = get_config()
     few.model.depth = config.model.depth
     few.data.classes, few.data.train_limit = high, 100
     few.train.batch_size, few.train.duration = 25, "30 steps"
-    for field, value in changes.items():
-        setattr(few, field, value)
-    result = train(few, f"runs/tour/{name}")
+    result = train(replaced(few, changes), f"runs/tour/{name}")
     print(f"{name}: test accuracy on 5 to 9: {result['top1']:.3f} of {result['n']} images")
 
-stems = [resnet.load(f"runs/tour/{name}").variables["params"]["stem"] for name in ("low", "tuned")]
-print("the stem is the same, bit for bit:", np.array_equal(*(stem["conv1"]["kernel"] for stem in stems)))
+nets = [resnet.load(f"runs/tour/{name}").variables for name in ("low", "tuned")]
+stems = [{kind: variables[kind]["stem"] for kind in ("params", "batch_stats")} for variables in nets]
+print("the stem is the same, bit for bit:", jax.tree.all(jax.tree.map(np.array_equal, *stems)))
 
 # %% [markdown]
 # One seed says little. [The study](../results/finetune/digits.md) has five, three numbers of labels,
