@@ -1,6 +1,7 @@
 """Which folders of an image folder are which split, and which are not read."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,24 @@ def test_folders_that_are_not_read_are_named(root, warnings):
     ]
 
 
+def test_tars_and_archives_that_are_not_read_are_named(root, warnings):
+    for name in ("extra.tar", "val.tar.gz", "dev.zip", "train.tar.skipped.json", "labels.csv"):
+        (root / name).touch()
+    load(root, validation=0.0)
+    assert warnings == [
+        f"tars that are not read: {root}/extra.tar",
+        f"files named like a split, but no plain tars, that are not read: {root}/dev.zip, {root}/val.tar.gz",
+    ]
+    shutil.rmtree(root / "train")
+    (root / "train.tar.gz").touch()
+    (root / "train.tar.skipped.json").unlink()
+    refused(
+        root,
+        f"there is no folder {root}/train, and {root}/train.tar.gz is no plain tar: unpack it; "
+        r"`data.dir` must hold train/.*, or train.tar and test.tar",
+    )
+
+
 def test_without_test_images(root, warnings):
     (root / "test").rename(root / ".test")
     data = load(root)
@@ -73,7 +92,7 @@ def test_without_test_images_another_split_is_named(root):
     config = Config(data=DataConfig(name="image_folder", dir=str(root), validation=0.25))
     with pytest.raises(InputError, match=f"'image_folder' has no images in its test split; {remedy}"):
         of_config("net", config, "test")
-    with pytest.raises(InputError, match=r"no folder .*/validation; .*\.png\)$"):
+    with pytest.raises(InputError, match=r"no folder .*/validation; .*test\.tar$"):
         find_listings(root, "validation", alone=True)  # of published protocols, which ask for this split
 
 

@@ -17,7 +17,7 @@ from resnet.data.splits import instead_of
 from resnet.errors import InputError, first_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
-LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png)"
+LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png), or train.tar and test.tar"
 # What the folders of the splits are called, in any case.
 NAMES = {
     "train": ("train", "training"),
@@ -44,7 +44,11 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
     needed = "train" if not only or held_out else only
     if needed not in places:
         instead = f", or {instead_of(only)}" if only and not alone else ""
-        raise InputError(f"there is no folder {root / needed}; `data.dir` must hold {LAYOUT}{instead}")
+        odd = _no_places(root, [needed])
+        unread = f", and {first_of(odd)} is no plain tar: unpack it" if odd else ""
+        raise InputError(
+            f"there is no folder {root / needed}{unread}; `data.dir` must hold {LAYOUT}{instead}"
+        )
     if not only and "test" not in places:
         logging.warning("%s has no test images: results will be those of the validation split", root)
     wanted = {split: place for split, place in places.items() if not only or split == needed}
@@ -64,7 +68,7 @@ def split_named(name: str) -> str | None:
 
 
 def _find_splits(root: Path) -> dict[str, Path]:
-    """The folder or tar of each split that is there; names folders that are no split in the log.
+    """The folder or tar of each split that is there; names in the log what is no split, or may be one.
 
     If no folder is named like a split and some hold images, the folders are classes of training images.
     """
@@ -72,7 +76,7 @@ def _find_splits(root: Path) -> dict[str, Path]:
         raise InputError(f"`data.dir`: there is no folder or tar {root}; it must hold {LAYOUT}")
     inside = sorted(_visible(root))
     folders = [path for path in inside if path.is_dir()]
-    tars = [path for path in inside if path.suffix.lower() == ".tar" and path.is_file()]
+    tars = [path for path in inside if _is_tar(path)]
     found: dict[str, Path] = {}
     for place in (*folders, *tars):
         split = split_named(place.name if place in folders else place.stem)
@@ -80,11 +84,25 @@ def _find_splits(root: Path) -> dict[str, Path]:
             raise InputError(f"{found[split]} and {place} may both hold the {split} images: keep one of them")
         if split:
             found[split] = place
+    _say_what_is_not_read("tars", [tar for tar in tars if tar not in found.values()])
+    odd = _no_places(root, [split for split in NAMES if split not in found])
+    _say_what_is_not_read("files named like a split, but no plain tars,", odd)
     if not found and any(map(_holds_images, folders)):
         logging.info("no folder of %s is named like a split: all its images are for training", root)
         return {"train": root}
-    _say_what_is_not_read([folder for folder in folders if folder not in found.values()])
+    _say_what_is_not_read("folders", [folder for folder in folders if folder not in found.values()])
     return {split: found[split] for split in NAMES if split in found}
+
+
+def _is_tar(path: Path) -> bool:
+    return path.suffix.lower() == ".tar" and path.is_file()
+
+
+def _no_places(root: Path, splits: Sequence[str]) -> list[Path]:
+    """Files in a folder that are named like one of the splits, but are no tars, such as test.tar.gz."""
+    inside = sorted(_visible(root)) if root.is_dir() else []
+    named = [path for path in inside if split_named(path.name.split(".")[0]) in splits]
+    return [path for path in named if not path.is_dir() and not _is_tar(path)]
 
 
 def _holds_images(folder: Path) -> bool:
@@ -160,7 +178,7 @@ def _list_folder(folder: Path) -> Listing:
         if classes and loose:
             _say_loose(folder, len(loose), loose[0].name)
         say_what_is_ignored(ignored)
-        _say_what_is_not_read(inner)
+        _say_what_is_not_read("folders", inner)
         return {"": make_listing(folder, groups, in_tar=False)}
 
     return kept_listings(folder, [state, _state(labels)], make)[""]
@@ -206,9 +224,9 @@ def _state(path: Path | None) -> list[Any]:
     return [os.path.abspath(path), *state_of_file(path.stat())] if path else []
 
 
-def _say_what_is_not_read(folders: list[Path]) -> None:
-    if folders:
-        logging.warning("folders that are not read: %s", first_of(folders))
+def _say_what_is_not_read(what: str, paths: list[Path]) -> None:
+    if paths:
+        logging.warning("%s that are not read: %s", what, first_of(paths))
 
 
 def visible(path: Path) -> bool:
