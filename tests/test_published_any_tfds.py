@@ -15,6 +15,8 @@ from tensorflow_datasets.core import registered
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset, load_split
 from resnet.data.files import index
+from resnet.data.files.listing import Entry, make_listing
+from resnet.data.folder import load_files
 from resnet.data.published import records
 from resnet.data.published.tfds import find_prepared
 from resnet.data.statistics import statistics
@@ -143,6 +145,19 @@ def test_classes_may_be_chosen(root):
     data = load_dataset(config(root, classes=("cat/lynx", "wolf")))
     assert data.class_names == ("cat/lynx", "wolf") and len(data.train) == 10
     assert statistics(data.train, "none", (), ())[1].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize("fields", [{}, {"image_size": 0}, {"storage": "stream"}])
+def test_chosen_classes_may_have_no_image_in_a_split(tmp_path, fields):
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    groups = {"wolf": [Entry("a.jpg", -1)], "ape": [], "cat/lynx": []}
+    listing = make_listing(tmp_path, groups, in_tar=False, classes=NAMES)
+    data = config(tmp_path, classes=NAMES[1:], **fields)
+    source = load_files(
+        tmp_path, {"test": listing}, data.sizes, storage=data.storage, memory_gb=0.0, bad_limit=0.0,
+        chosen=data.classes,
+    )  # fmt: skip
+    assert len(source.test) == 0 and source.class_names == NAMES[1:]
 
 
 def test_a_long_listing_is_kept(root, monkeypatch, tmp_path):

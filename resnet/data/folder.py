@@ -86,7 +86,9 @@ def _why_stream(listings: Mapping[str, Listing], sizes: Sizes, storage: str, mem
 
 def _first_size(listings: Mapping[str, Listing]) -> int:
     """Bytes of the first image when it is decoded; 0 if it is bad, which reading them all will say."""
-    first = next(iter(listings.values()))
+    first = next(filter(len, listings.values()), None)
+    if first is None:
+        return 0
     try:
         return decode_image(first.file(0), first.name(0)).size
     except BadImage:

@@ -25,12 +25,14 @@ def decode_images(
     *,
     skip: bool = False,
 ) -> tuple[Images, dict[int, str]]:
-    """Decodes all files, in threads; all must have the size of the first once they are decoded.
+    """Decodes all files, if there are any, in threads; all must have the size of the first once decoded.
 
     `names` stand for the files in errors. With `skip`, what cannot be read is left out, and its place and
     error are returned beside the images of the others.
     """
     bad: dict[int, str] = {}
+    if not files:
+        return np.empty((0, 0, 0, 3), np.uint8), bad
 
     def decoded(index: int) -> Image8 | None:
         _CURRENT.name = names[index]
