@@ -106,12 +106,19 @@ def save_png(figure: "Figure", path: Path, dpi: float | str = "figure") -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would outlast a power cut."""
-    opened = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a folder, would outlast a power cut.
+
+    Not every file system can do this for folders; their errors are passed over.
+    """
     try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 @contextlib.contextmanager
@@ -126,10 +133,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
-        sync(temporary)
+        for written in (*temporary.rglob("*"), temporary):
+            sync(written)
         os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # Not every file system can do this for folders.
-            sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno and error.filename is None:
             error.filename = str(path)

@@ -2,7 +2,9 @@
 
 import ast
 import atexit
+import errno
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.files import check_writable, free_name, local_path, save_png
+from resnet.files import check_writable, free_name, local_path, replacing, save_png
 from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
@@ -153,6 +155,29 @@ def test_a_name_that_is_taken_is_never_given_again(tmp_path):
     assert free_name(tmp_path / "x") == tmp_path / "x.1"
     (tmp_path / "x.1").symlink_to("nowhere")
     assert free_name(tmp_path / "x") == tmp_path / "x.3"
+
+
+def test_each_file_of_a_folder_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+
+    def synced(file):
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        done.append(path.name)
+        if path.is_dir():
+            raise OSError(errno.EINVAL, "folders cannot be synced here")
+        if path.read_text() == "refused":
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
+    with replacing(tmp_path / "made") as folder:
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "a").write_text("content")
+    assert "a" in done[: done.index("replace")] and (tmp_path / "made" / "inner" / "a").exists()
+    with pytest.raises(OSError, match="full"), replacing(tmp_path / "other") as folder:
+        folder.mkdir()
+        (folder / "b").write_text("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 @pytest.mark.parametrize(
