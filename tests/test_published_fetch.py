@@ -18,7 +18,7 @@ from scipy import io as matlab
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.published import cifar, fetch, sets
-from resnet.data.published.prepare import prepare_published
+from resnet.data.published.prepare import LOCK, prepare_published
 from resnet.errors import InputError
 from tests.test_nothing_runs import unpickled  # noqa: F401
 
@@ -130,7 +130,7 @@ def test_cifar_is_fetched_unpacked_and_read(small, tmp_path, name, unpickled):  
     np.testing.assert_array_equal(source.train.labels, labels)
     assert source.class_names[:2] == ("class 0", "class 1")
     expected = {Path(member).name for member in cifar.cifar_members(name)}
-    assert {path.name for path in folder.iterdir()} == expected and not (tmp_path / "evil").exists()
+    assert {path.name for path in folder.iterdir()} == {*expected, LOCK} and not (tmp_path / "evil").exists()
     dataset = load_dataset(DataConfig(name=name, dir=str(tmp_path)))
     assert (dataset.image_shape, dataset.num_outputs) == shapes_of(DataConfig(name=name))
     assert unpickled == []

@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import logging
 
 from resnet.errors import InputError
+from resnet.files import replacing
 
 TRIES = 5  # in a row that bring no byte
 PAUSE = 1.0  # seconds before the next of them, doubled each time
@@ -103,11 +104,8 @@ def unpack(path: Path, members: Iterable[str], folder: Path) -> None:
                 content = archive.extractfile(member)
                 if content is None:
                     raise KeyError(f"{member} is no file")
-                target = folder / Path(member).name
-                temporary = target.with_name(f"{target.name}.part")
-                with temporary.open("wb") as file:
+                with replacing(folder / Path(member).name) as temporary, temporary.open("wb") as file:
                     shutil.copyfileobj(content, file)
-                os.replace(temporary, target)
     except (OSError, EOFError, KeyError, tarfile.TarError) as error:
         raise InputError(f"{path} cannot be unpacked into {folder} ({error})") from None
 

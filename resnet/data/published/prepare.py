@@ -1,6 +1,9 @@
 """A published data set brought to where it is read from."""
 
+import contextlib
+import fcntl
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import logging
@@ -11,6 +14,8 @@ from resnet.data.splits import Source
 from resnet.errors import InputError, check_choice
 from resnet.files import local_path, replacing
 
+LOCK = ".lock"  # of the folder of a data set, for which flock decides
+
 
 def prepare_published(
     name: str, given_dir: str, given: Path | None, report: ShowProgress
@@ -18,25 +23,50 @@ def prepare_published(
     """(folder of the data set, its images): fetched into `given_dir`/`name`, or taken from `given`.
 
     `given` is the archive, or a folder that holds the archives under their published names. What is there
-    already, in `given_dir` or where it lies by default, is only read. InputError for what cannot be
-    fetched, or is not what was published.
+    already, in `given_dir` or where it lies by default, is only read, and so is what another process puts
+    there meanwhile. InputError for what cannot be fetched, or is not what was published.
     """
     check_choice("data set", name, PUBLISHED)
-    if given is None and (found := find_published(name, given_dir)):
-        try:
-            return found, PUBLISHED[name].load(name, found)
-        except InputError as error:
-            logging.warning("%s", error)
+    if given is None:
+        with contextlib.suppress(InputError):  # Told below, where no other process is at it.
+            if there := _read(name, given_dir):
+                return there
     folder = local_path(given_dir or DEFAULT_DIR).absolute() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for archive in PUBLISHED[name].archives:
-            _bring(archive, _taken(name, archive, given), folder, PUBLISHED[name].members(name), report)
+        with _alone_in(folder):
+            try:
+                if given is None and (there := _read(name, given_dir)):
+                    return there
+            except InputError as error:
+                logging.warning("%s", error)
+            for archive in PUBLISHED[name].archives:
+                _bring(archive, _taken(name, archive, given), folder, PUBLISHED[name].members(name), report)
     except OSError as error:
         raise InputError(f"--dir: {folder} cannot be written ({error.strerror})") from None
     found = PUBLISHED[name].find(name, folder)
     assert found is not None
     return found, PUBLISHED[name].load(name, found)
+
+
+def _read(name: str, given_dir: str) -> tuple[Path, Source] | None:
+    """(folder of the data set, its images) if it is there; InputError if it is damaged."""
+    found = find_published(name, given_dir)
+    return (found, PUBLISHED[name].load(name, found)) if found else None
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """While entered, no other process prepares the folder; one that does is waited for."""
+    with (folder / LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("%s is being prepared by another process: waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _bring(
