@@ -103,7 +103,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
     ended = {}
     for name, step in steps.items():
         mark, command = folder / f"{name}.{DONE}", shlex.join(step.command())
-        if mark.exists() and mark.read_text() == command:
+        if mark.exists() and mark.read_text("utf-8") == command:
             ended[name] = DONE
         elif end - time.monotonic() < SECONDS_TO_SAVE:
             ended[name] = "no time"

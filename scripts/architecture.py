@@ -62,7 +62,7 @@ def imports_of_rooms() -> Imports:
         if here is None or here == "__init__":
             continue
         names = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -123,7 +123,7 @@ def renewed(text: str, rooms: Imports) -> str:
 
 def line_of(file: str, name: str) -> int:
     """The line of a file, relative to docs/, on which `name` or `Class.name` is defined; else InputError."""
-    body: Iterable[ast.stmt] = ast.parse((PAGE.parent / file).read_text()).body
+    body: Iterable[ast.stmt] = ast.parse((PAGE.parent / file).read_text("utf-8")).body
     line = 0
     for part in name.split("."):
         nodes = [node for node in body if _defines(node, part)]
@@ -152,7 +152,7 @@ def table(rooms: Imports) -> str:
         if folder.is_dir():
             modules = [file for file in folder.rglob("*.py") if file.name != "__init__.py"]
             source = folder / "__init__.py"
-        what = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
+        what = (ast.get_docstring(ast.parse(source.read_text("utf-8"))) or "").split("\n")[0]
         link = f"[{room}](../{(folder if folder.is_dir() else source).relative_to(ROOT)})"
         imported = ", ".join(other for other in order if other in rooms[room])
         rows.append((link, what, len(modules), imported))

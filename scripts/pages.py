@@ -20,7 +20,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that lie elsewhere, and the pictures in them."""
     for source, page in ELSEWHERE.items():
-        text = (ROOT / source).read_text()
+        text = (ROOT / source).read_text("utf-8")
         files.append(File.generated(config, page, content=text))
         for mark, _, target, _ in LINK.findall(text):
             if mark:

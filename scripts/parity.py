@@ -37,7 +37,7 @@ def main(overrides: list[str]) -> dict:
     trained, figures = compare_trained() if cli.FLAGS.source else ([], {})
     text = "\n".join([*heading(), *rows, *training, *trained]) + "\n"
     with creating(cli.FLAGS.output) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
     return {"output": str(cli.FLAGS.output), "nets": len(rows) - 2, "beyond": failed,
             "largest_loss_difference": loss_difference, **figures}  # fmt: skip
 

@@ -79,7 +79,7 @@ def main(overrides: list[str]) -> dict[str, Any]:
     folder = values.workdir.absolute() / values.fault
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "config.py").write_text(CONFIG)
+    (folder / "config.py").write_text(CONFIG, "utf-8")
     end = time.monotonic() + 60 * values.minutes
     soak = Soak(values.fault, folder, random.Random(values.seed), values.count, end)
     disk = SmallDisk(folder / "disk") if values.fault == "disk" else None
@@ -131,9 +131,9 @@ def start(soak: Soak, workdir: Path) -> subprocess.Popen:
 
 def traces(workdir: Path) -> dict[str, Any]:
     """All that must be the same: the hash of the weights, the metrics line by line, the test result."""
-    result = json.loads((workdir / "result.json").read_text())
+    result = json.loads((workdir / "result.json").read_bytes())
     names = ("sha256", "loss", "top1", "n", "step", "validation", "without_ema")
-    return {name: result[name] for name in names} | {"lines": (workdir / "metrics.jsonl").read_text()}
+    return {name: result[name] for name in names} | {"lines": (workdir / "metrics.jsonl").read_text("utf-8")}
 
 
 def one_run(soak: Soak, whole: dict[str, Any], times: Times, disk: "SmallDisk | None") -> None:
@@ -280,7 +280,8 @@ def record(tally: dict[str, Any], folder: Path) -> None:
     from resnet.runs.provenance import this_session
 
     path, (fault, happens) = folder / f"soak_{tally['fault']}.json", ROWS[tally["fault"]]
-    row = json.loads(path.read_text()) if path.exists() else {"fault": fault, "happens": happens, "parts": []}
+    new = {"fault": fault, "happens": happens, "parts": []}
+    row = json.loads(path.read_bytes()) if path.exists() else new
     write_json(path, row | {"parts": [*row["parts"], tally | this_session(cli.command())]})
 
 

@@ -144,6 +144,21 @@ def test_no_json_has_nan(path):
             assert "allow_nan=False" in ast.unparse(call), f"line {call.lineno}: use records.to_json"
 
 
+# Arguments of a call that reads or writes text, before the encoding.
+BEFORE_ENCODING = {"read_text": 0, "write_text": 1}
+
+
+@each_file(LIBRARY + SCRIPTS)
+def test_text_has_an_encoding(path):
+    """That of the locale may be another where the text is read again."""
+    calls = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
+    for call in (call for call in calls if isinstance(call.func, ast.Attribute)):
+        text, before = ast.unparse(call), BEFORE_ENCODING.get(call.func.attr)
+        opened = call.func.attr == "open" and re.search(r"\.open\((\)|newline|'[arwx]\+?')", text)
+        if opened or (before is not None and len(call.args) <= before):
+            assert "encoding=" in text, f"line {call.lineno}: {text}"
+
+
 @each_file(LIBRARY + SCRIPTS)
 def test_pictures_are_saved_in_one_place(path):
     """Which draws names letter by letter. The picture of the rooms holds no name that a user gave."""

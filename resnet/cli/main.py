@@ -86,5 +86,5 @@ def overview() -> str:
 
 def summary(name: str) -> str:
     """What a command does, in the first words of its help; its module, and with it JAX, is not imported."""
-    text = (FOLDER / f"{COMMANDS[name]}.py").read_text()
+    text = (FOLDER / f"{COMMANDS[name]}.py").read_text("utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").split(":")[0]

@@ -126,7 +126,7 @@ def export_weights(
     }
     write_safetensors(target, state, metadata)
     with creating(card) as temporary:
-        temporary.write_text(_card(run, target.name, naming, licence))
+        temporary.write_text(_card(run, target.name, naming, licence), "utf-8")
     done = {"export": str(target), "card": str(card), "naming": naming}
     return {**done, "tensors": len(state), "step": run.step}
 

@@ -45,8 +45,8 @@ def export(run: Run, folder: str | Path, format: str = "stablehlo", licence: str
         temporary.mkdir()
         program, about = FORMATS[format].make(run)
         (temporary / FORMATS[format].file).write_bytes(program)
-        (temporary / CARD).write_text(_card(run, format, licence, about))
-        (temporary / CLASSES).write_text("".join(f"{name}\n" for name in run.task.class_names))
+        (temporary / CARD).write_text(_card(run, format, licence, about), "utf-8")
+        (temporary / CLASSES).write_text("".join(f"{name}\n" for name in run.task.class_names), "utf-8")
     return {"folder": str(folder), "format": format, "bytes": len(program), **about, "step": run.step}
 
 

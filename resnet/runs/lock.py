@@ -125,7 +125,7 @@ def _myself() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "boot": boot.read_text().strip() if boot.exists() else "",
+        "boot": boot.read_text("ascii").strip() if boot.exists() else "",
         # Slurm starts a job again only once it has ended, perhaps on another machine.
         "job": os.environ.get("SLURM_JOB_ID", ""),
         "start": int(os.environ.get("SLURM_RESTART_COUNT", "0")),

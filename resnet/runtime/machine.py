@@ -125,7 +125,7 @@ def _advise_huge_pages(libc: ctypes.CDLL) -> None:
 def _address_space_is_free() -> bool:
     """Whether memory counts only once it is written to, by the limits of this process and of the kernel."""
     try:
-        strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+        strict = Path("/proc/sys/vm/overcommit_memory").read_text("ascii").strip() == "2"
     except OSError:
         return False
     return not strict and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY

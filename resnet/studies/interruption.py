@@ -78,7 +78,7 @@ def interrupt(command: list[str], workdir: Path, kills: int, *, latest: float, s
 
 def _run(command: list[str], workdir: Path, seconds: float | None) -> bool:
     """Runs the command; whether it ended by itself before it would have been killed."""
-    with (workdir / "log.txt").open("a") as log:
+    with (workdir / "log.txt").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             code = process.wait(seconds)

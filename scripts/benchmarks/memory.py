@@ -27,7 +27,7 @@ def working_memory(step: Callable[[], Any]) -> float:
     with _given_back():
         step()
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+        Path("/proc/self/clear_refs").write_text("5", "ascii")  # proc(5): resets the peak
         before = _kilobytes(status, "VmRSS")
         step()
         return (_kilobytes(status, "VmHWM") - before) * 1024 / MEGABYTE
@@ -46,7 +46,7 @@ def _given_back() -> Iterator[None]:
 
 
 def _kilobytes(status: Path, name: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+    line = next(line for line in status.read_text("ascii").splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1])
 
 

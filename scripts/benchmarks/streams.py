@@ -230,7 +230,7 @@ def _synthetic_listing(place: Path, count: int) -> Any:
 def resident_bytes() -> int:
     """Bytes of memory that this process holds, where Linux tells (proc(5))."""
     gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

@@ -69,5 +69,6 @@ def _busy_seconds() -> float | None:
     path = Path("/proc/stat")
     if not path.exists():
         return None
-    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, path.read_text().split("\n")[0].split()[1:])
+    first = path.read_text("ascii").splitlines()[0]
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, first.split()[1:])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

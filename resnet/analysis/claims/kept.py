@@ -20,7 +20,7 @@ def load_accuracies(folder: Path) -> dict[str, Accuracies]:
 def _accuracies(path: Path) -> Accuracies:
     found: Accuracies = collections.defaultdict(dict)
     try:
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 shortcut, _, layers = row["arm"].rpartition("-")
                 if shortcut in SHORTCUTS and (row["in_table"], row["state"]) == ("True", "finished"):

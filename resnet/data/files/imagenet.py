@@ -50,7 +50,7 @@ def by_label(place: Path, entries: Sequence[Entry], labels: Path | None) -> Mapp
 def _read_list(path: Path, names: Sequence[str]) -> list[str]:
     """The class of each image, in the order of the names."""
     if path.name == KAGGLE:  # a row is "ILSVRC2012_val_00048981,n03995372 85 1 499 272": class, then boxes
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             known = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
         return [known[name.removesuffix(".JPEG")] for name in names]
-    return path.read_text().split()
+    return path.read_text("utf-8").split()

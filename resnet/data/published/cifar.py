@@ -63,7 +63,7 @@ def load_cifar(name: str, folder: Path) -> Source:
     layout = LAYOUTS[name]
     path = folder / layout.names
     try:
-        names = tuple(filter(None, path.read_text().split("\n")))
+        names = tuple(filter(None, path.read_text("utf-8").split("\n")))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); fetch it again") from None
 

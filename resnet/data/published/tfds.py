@@ -114,7 +114,7 @@ def find_version(name: str, root: Path) -> tuple[Path | None, str]:
     for path in (root / name).glob("*/dataset_info.json"):
         if VERSION.fullmatch(path.parent.name):
             try:
-                info = json.loads(path.read_text())
+                info = json.loads(path.read_bytes())
                 if not isinstance(info, dict):
                     raise ValueError("it is no JSON object")
                 formats[path.parent] = file_format(info)
@@ -152,8 +152,8 @@ def find_prepared(name: str, root: Path) -> Prepared:
 def open_prepared(folder: Path) -> Prepared:
     """What a prepared version says of itself; InputError unless it has an image and a label."""
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
-        features = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
+        info = json.loads((folder / "dataset_info.json").read_bytes())
+        features = json.loads((folder / "features.json").read_bytes())["featuresDict"]["features"]
         image = _feature(folder, features, info, IMAGE, "image")
         label = _feature(folder, features, info, LABEL, "label")
         dimensions = features[image]["image"].get("shape", {}).get("dimensions", ["-1"] * 3)
@@ -183,7 +183,7 @@ def _class_names(folder: Path, label: str, feature: Mapping[str, Any]) -> tuple[
     """The names of the classes in the order of the labels: their numbers, where the set names none."""
     path = folder / f"{label}.labels.txt"
     if path.exists():
-        return tuple(path.read_text().splitlines())
+        return tuple(path.read_text("utf-8").splitlines())
     return tuple(map(str, range(int(feature["classLabel"]["numClasses"]))))
 
 

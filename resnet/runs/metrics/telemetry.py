@@ -34,7 +34,7 @@ def append(workdir: Path, step: int, found: Flow) -> None:
     for name, *logs in zip(found.blocks, *columns, strict=True):
         writer.writerow([step, name, *(f"{value / math.log(10):.4f}" for value in logs)])
     try:
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             file.write(text.getvalue())
     except OSError:
         with contextlib.suppress(OSError):

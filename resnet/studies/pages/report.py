@@ -222,5 +222,5 @@ def html(report: Report, folder: Path) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     pictures = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in report.figures}
-    template = environment.from_string(TEMPLATE.read_text())
+    template = environment.from_string(TEMPLATE.read_text("utf-8"))
     return template.render(report=report, pictures=pictures, origin=report.origin)
