@@ -76,6 +76,12 @@ def test_tars_and_archives_that_are_not_read_are_named(root, warnings):
     )
 
 
+def test_a_class_folder_that_is_a_broken_link_is_named(root, warnings):
+    (root / "train" / "eel").symlink_to(root / "away")
+    load(root, validation=0.0)
+    assert warnings == [f"ignoring 1 files not in .jpg, .jpeg, .png, e.g. {root}/train/eel"]
+
+
 def test_without_test_images(root, warnings):
     (root / "test").rename(root / ".test")
     data = load(root)

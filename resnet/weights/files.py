@@ -76,7 +76,7 @@ def check_source(path: str | Path) -> Path:
     path = local_path(path)
     if not path.is_file():
         absent = "does not exist; a name on Hugging Face, for resnet.make alone, is OWNER/NAME"
-        raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else absent}")
+        raise InputError(f"weight file {path} {'is a folder: name one in it' if path.is_dir() else absent}")
     if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
         raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")
     if path.suffix in SUFFIXES and importlib.util.find_spec("torch") is None:

@@ -177,7 +177,8 @@ def _list_folder(folder: Path) -> Listing:
         loose = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]
         if classes and loose:
             _say_loose(folder, len(loose), loose[0].name)
-        say_what_is_ignored(ignored)
+        broken = [path for path in inside if not path.exists() and path not in loose]  # links, as to a class
+        say_what_is_ignored(ignored + broken)
         _say_what_is_not_read("folders", inner)
         return {"": make_listing(folder, groups, in_tar=False)}
 
