@@ -28,7 +28,7 @@ def prepare_published(
     """
     check_choice("data set", name, PUBLISHED)
     if given is None:
-        with contextlib.suppress(InputError):  # Told below, where no other process is at it.
+        with contextlib.suppress(InputError):  # Another process may be writing; damage is told below.
             if there := _read(name, given_dir):
                 return there
     folder = local_path(given_dir or DEFAULT_DIR).absolute() / name
