@@ -1,11 +1,12 @@
 """Which images are held out, and by what images are known."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet.data.files.listing import hash_name
-from resnet.data.splits import NAME, Split, hold_out
+from resnet.data.splits import NAME, PLACE, Split, hold_out
 from tests.folder_cases import load, noted, save, two_classes
 
 
@@ -57,6 +58,22 @@ def test_arrays_are_known_by_their_bytes():
     by_file = Split(images, labels, names)
     assert by_file[np.array([2, 0, 3, 1])].fingerprint == by_file.fingerprint, "the order does not matter"
     assert Split(images, labels[::-1], names).fingerprint != by_file.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("by", "kept", "held"),
+    [
+        (NAME, "18 2 1 3 23 13 14 21 11 10 9 0 20 16 15 26 19 5 24", "4 6 7 8 12 17 22 25 27 28 29"),
+        (PLACE, "26 4 6 23 25 18 2 13 27 7 0 29 1 15 8 16 9 11 28 12 5", "17 21 10 19 14 3 20 24 22"),
+    ],
+)
+def test_what_is_held_out_is_that_of_earlier_versions(by, kept, held):
+    """Runs of before go on with the same images, in the same order, and are evaluated on the same ones."""
+    labels = np.arange(30, dtype=np.int32) % 3
+    names = [f"{'abc'[label]}/{index}.png" for index, label in enumerate(labels)]
+    split = Split(np.zeros((30, 1, 1, 1), np.uint8), labels, files_of(names))
+    found = hold_out(split, 0.3, 1, by)
+    assert [" ".join(map(str, each)) for each in found] == [kept, held]
 
 
 # What misleads
