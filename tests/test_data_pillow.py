@@ -1,7 +1,10 @@
 """What changes uint8 images gives Pillow's pixels, on photographs, for every magnitude of every policy."""
 
+import collections
 import dataclasses
 import functools
+import hashlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,7 @@ from resnet.data.augmentation.policies import (
     TimmRandAugment,
     TrivialAugmentWide,
 )
+from resnet.data.augmentation.published import PAIRS
 from scripts.peers.pillow import RESAMPLING, by_pillow, drawn, policy_by_pillow
 from tests.few import few
 
@@ -154,6 +158,31 @@ def test_a_policy_draws_all_that_it_has(policy):
     assert abs((entry % 2).mean() - 0.5) < 0.05
     if isinstance(policy, TimmRandAugment):
         assert abs((which == len(names) - 1).mean() - 0.5) < 0.05
+
+
+# Of the pairs in torchvision's tables.
+DIGESTS = {"imagenet": "c402f0382727652a", "cifar10": "d787769f9cf7f771", "svhn": "43612224d7ba353f"}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_autoaugment_draws_its_pairs_as_published(name):
+    """Each outcome of both halves is drawn as often as its probability says, within 5 standard errors."""
+    assert hashlib.sha256(repr(PAIRS[name]).encode()).hexdigest()[:16] == DIGESTS[name]
+    chances = collections.Counter()
+    for pair in PAIRS[name]:
+        halves = [[(operation, p, level), ("Identity", 1 - p, 0)] for operation, p, level in pair]
+        for (first, p, level), (second, q, other) in itertools.product(*halves):
+            chances[first, level, second, other] += p * q / len(PAIRS[name])
+    policy, n = AutoAugment(name), 50_000
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), n))
+    which, entry = jax.device_get(jax.jit(jax.vmap(policy.draw))(keys))
+    names = np.array(policy.space(H, W).names)[which]
+    levels = np.where(names == "Identity", 0, entry // 2)
+    outcomes = np.stack([names, levels.astype(object)], -1).reshape(n, 4)
+    counts = collections.Counter(map(tuple, outcomes.tolist()))
+    assert counts.keys() <= chances.keys()
+    for outcome, p in chances.items():
+        assert abs(counts[outcome] / n - p) <= 5 * np.sqrt(p * (1 - p) / n), outcome
 
 
 @pytest.mark.thorough
