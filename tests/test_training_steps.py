@@ -1,5 +1,7 @@
 """Properties of the steps, on a three-block net and random images."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from resnet.runs.task import Task
 from resnet.runtime import devices as runtime
 from resnet.runtime.devices import each_seed, make_mesh
 from resnet.training.config import TrainConfig
-from resnet.training.evaluation import evaluate, predict
+from resnet.training.evaluation import eval_step, evaluate, predict
 from resnet.training.step import Step, TrainState, accumulated, moving_average
 from resnet.training.trainer import make_trainer
 
@@ -219,13 +221,15 @@ def test_an_evaluation_can_average_mirror_images(trainer):
 
 def test_what_is_padded_changes_nothing_not_even_nan(trainer):
     variables, split = start(trainer).variables, trainer.dataset.test[:BATCH]
-    batch = {"image": split.images, "label": split.labels, "mask": np.ones(BATCH, np.float32)}
-    batch["mask"][10:] = 0
-    sums = trainer.eval_program(variables, batch)
-    batch["image"] = split.images.copy()
-    batch["image"][10:] = 255
-    assert_same(trainer.eval_program(variables, batch), sums)
-    assert sums["n"] == 10
+    step = jax.jit(partial(eval_step, model=trainer.step.model, task=trainer.task, by_class=True))
+    images, kept = split.images.astype(np.float32), np.arange(BATCH) < 10
+    batch = {"label": split.labels, "mask": kept.astype(np.float32)}
+    clean, spoiled = (
+        step(variables, batch | {"image": np.where(kept[:, None, None, None], images, padding)})
+        for padding in (images, np.float32(np.nan))
+    )
+    assert_same(spoiled, clean)
+    assert clean["n"] == clean["of"].sum() == 10 and np.isfinite(clean["loss"])
 
 
 @pytest.mark.thorough
