@@ -22,6 +22,7 @@ from resnet.runs.checkpoints import checkpoint
 from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
 from resnet.training import loop, trainer
+from resnet.training.evaluation import as_numbers
 from resnet.training.step import TrainState
 from resnet.training.trainer import make_trainer
 
@@ -67,6 +68,18 @@ def test_a_run_leaves_its_records_and_its_result(finished):
     assert result["split"] == "test" and result["n"] == len(load_dataset(config.data).test)
     assert json.loads((workdir / "result.json").read_text()) == result
     assert {5, 9} <= set(checkpoint.steps_on_disk(workdir))
+
+
+def test_the_average_is_what_counts_and_the_weights_themselves_stand_beside_it(finished):
+    config, workdir, result = finished
+    trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
+    state = trainer.to_devices([final_state(config, workdir, 9)])
+    average, plain = (
+        as_numbers(trainer.evaluate(variables, trainer.dataset.test, lambda: False)[0])
+        for variables in (state.ema, state.current)
+    )
+    assert average.items() <= result.items() and plain == result["without_ema"]
+    assert plain["loss"] != average["loss"]
 
 
 @pytest.mark.thorough
