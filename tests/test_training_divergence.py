@@ -56,16 +56,17 @@ def test_nothing_is_watched_by_default(tmp_path):
     assert "is_finite" not in text
 
 
-@pytest.mark.thorough
 def test_stop_names_the_window_the_parameters_and_the_checkpoint(tmp_path):
     config = tiny()
     config.schedule.name, config.schedule.learning_rate = "constant", 1e30
     config.checkpoint.every = "1 steps"
-    with pytest.raises(RunStopped) as stop:
+    with pytest.raises(RunStopped, match=r"(loss|grad_norm) is (nan|inf) at step \d") as stop:
         train(config, tmp_path)
-    text = str(stop.value)
+    text, kept = str(stop.value), checkpoint.steps_on_disk(tmp_path)
+    assert stop.value.exit_code == 1
     assert "(window " in text and "parameters not finite: " in text
-    assert f"the last good checkpoint is that of step {checkpoint.steps_on_disk(tmp_path)[0]}" in text
+    assert f"the last good checkpoint is that of step {kept[0]}" in text
+    assert all(np.isfinite(line["loss"]) for line in numbers(tmp_path))
     assert json.loads((tmp_path / "failed.json").read_text())["failed"] == text
 
 

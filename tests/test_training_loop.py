@@ -179,38 +179,11 @@ def test_a_workdir_of_another_config(finished):
         train(config, workdir)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny()
-    config.schedule.name, config.schedule.learning_rate = "constant", 1e30
-    config.checkpoint.every = "1 steps"
-    with pytest.raises(RunStopped, match=r"(loss|grad_norm) is (nan|inf) at step \d") as stop:
-        train(config, tmp_path)
-    assert stop.value.exit_code == 1
-    kept = checkpoint.steps_on_disk(tmp_path)
-    assert kept and all(np.isfinite(line["loss"]) for line in numbers(tmp_path))
-
-
 def test_a_batch_that_two_devices_cannot_share(tmp_path):
     config = tiny()
     config.train.batch_size = 9
     with pytest.raises(InputError, match="divisible by the 2 devices; got 9"):
         loop.train(config, tmp_path, mesh=make_mesh(2))
-
-
-@pytest.mark.thorough
-def test_two_devices_take_up_a_run_of_one(finished, tmp_path, monkeypatch):
-    config, _, result = finished
-
-    def interrupted(seed, step, n, batch, repeats):
-        if step == 6:
-            signal.raise_signal(signal.SIGTERM)
-        return batch_indices(seed, step, n, batch, repeats)
-
-    with monkeypatch.context() as patch, pytest.raises(RunStopped):
-        patch.setattr(trainer, "batch_indices", interrupted)
-        train(config, tmp_path)
-    again = loop.train(config, tmp_path, mesh=make_mesh(2))
-    np.testing.assert_allclose(again["loss"], result["loss"], rtol=1e-3)
 
 
 def test_a_run_is_loaded_from_its_folder_alone(finished):
