@@ -1,5 +1,6 @@
 """Folders and tars of every layout hold the same images; each fault is one clear line before work starts."""
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet.data.files import delivery, index, layout
+from resnet.data.files import index, layout
 from resnet.data.files.layout import find_listings
 from resnet.data.files.listing import Listing
 from resnet.errors import InputError
@@ -156,15 +157,19 @@ def test_an_index_lies_in_the_cache_where_the_data_cannot_be_written(tmp_path, k
 
 
 def test_a_million_entries_load_in_a_moment(tmp_path):
+    """In less processor time than half of their names take to hash, which a listing hashes one by one."""
     n = 1_281_167
     wide, names = np.arange(n, dtype=np.int64), np.full(28 * n, ord("n"), np.uint8)
     classes = tuple(f"n{label:08d}" for label in range(1000))
     labels, hashes = (wide % 1000).astype(np.int32), wide.astype(np.uint64)
     listing = Listing(tmp_path / "x.tar", classes, labels, wide, wide, names, 28 * (wide + 1), hashes)
     index.kept_listings(tmp_path / "x.tar", [1], lambda: {"train": listing})
-    began = time.monotonic()
+    began = time.process_time()
+    for number in range(n // 2):
+        hashlib.blake2b(b"%028d" % number, digest_size=8).digest()
+    hashed = time.process_time()
     again = index.kept_listings(tmp_path / "x.tar", [1], lambda: pytest.fail("listed again"))["train"]
-    assert time.monotonic() - began < 2 and len(again) == n
+    assert time.process_time() - hashed < hashed - began and len(again) == n
     assert sum(getattr(again, name).nbytes for name in index.ARRAYS) < 200e6
 
 
@@ -281,19 +286,3 @@ def test_fields_of_files_mean_nothing_elsewhere():
         other.name, other.image_size = "digits", 0
         with pytest.raises(InputError, match="is for image_folder and tfds:NAME, and must be .* for digits"):
             other.check()
-
-
-def test_a_file_system_that_does_not_answer(tmp_path, monkeypatch):
-    data = stream(folders(tmp_path))
-    monkeypatch.setattr(delivery, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(delivery, "LOOK_SECONDS", 0.05)
-    read = Listing.read
-
-    def slow(self, i):
-        if self.name(i).endswith("n02/val_1.JPEG"):
-            time.sleep(1)
-        return read(self, i)
-
-    monkeypatch.setattr(Listing, "read", slow)
-    with pytest.raises(InputError, match="n02/val_1.JPEG is not read within 0.2 s: its file system does not"):
-        list(data.validation.padded(4, delivery.Pace(threads=2)))

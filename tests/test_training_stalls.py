@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -61,11 +62,12 @@ class Others:
 )
 def test_who_has_begun_fewer_steps_is_named(others, named, monkeypatch, capfd):
     codes: list[int] = []
+    ended = threading.Event()
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(watch, "STALL_SECONDS", 0.05)
-    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), ended.set()))
     with watch.watching(Others(**others), 0, lambda: 5):
-        time.sleep(0.3)
+        ended.wait(60 if named else 0.3)
     assert set(codes) == ({1} if named else set())
     said = set(capfd.readouterr().err.splitlines())
     start = f"error: {named} begins no step for 0.05 s, and this one waits for it: look at its log and at "
