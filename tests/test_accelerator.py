@@ -95,7 +95,9 @@ def ends(pid: str) -> bool:
 
 def started(file: Path) -> str:
     """The number that the step wrote."""
+    until = time.monotonic() + 60
     while not file.exists() or not file.read_text().endswith("\n"):
+        assert time.monotonic() < until, "the step does not begin"
         time.sleep(0.02)
     return file.read_text().strip()
 
@@ -109,10 +111,10 @@ def test_a_signal_ends_the_step_and_what_it_started(tmp_path, monkeypatch, handl
         started(file)
         os.kill(os.getpid(), number)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     with pytest.raises(SystemExit) as end:
-        call(f"--workdir={tmp_path}")
+        call(f"--workdir={tmp_path}", "--minutes=3")
     sender.join()
     assert end.value.code == 128 + number and not (tmp_path / "checks.done").exists()
     assert ends(started(file))

@@ -110,13 +110,17 @@ def test_the_commands_of_a_page_run(page, trained, tmp_path):
     folder = tmp_path / "reader"
     shutil.copytree(trained, folder)
     waiting = []
-    for words in commands(page):
-        if any(each in " ".join(words) for each in NOT_RUN):
-            continue
-        if "--workdir=runs/study" in words and words[0] == "report":
-            run([*STUDY], folder)
-        if words[-1] == "&":
-            waiting.append(start(tiny(words[:-1]), folder))
-        else:
-            run(tiny(words), folder, waiting)
-            waiting = []
+    try:
+        for words in commands(page):
+            if any(each in " ".join(words) for each in NOT_RUN):
+                continue
+            if "--workdir=runs/study" in words and words[0] == "report":
+                run([*STUDY], folder)
+            if words[-1] == "&":
+                waiting.append(start(tiny(words[:-1]), folder))
+            else:
+                run(tiny(words), folder, waiting)
+                waiting = []
+    finally:
+        for process in waiting:
+            process.kill()

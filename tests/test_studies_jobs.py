@@ -157,11 +157,14 @@ def test_a_study_by_two_jobs_stops_resumes_and_ends_as_by_one(tmp_path):
     process = subprocess.Popen(command("two", "--jobs=2"), stderr=subprocess.PIPE, text=True)
     log = tmp_path / "two/none/log.txt"
     end = time.monotonic() + 120
-    while not (log.exists() and "step 1 of 90" in log.read_text()):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
+    try:
+        while not (log.exists() and "step 1 of 90" in log.read_text()):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()  # whose jobs end with it
     assert process.returncode == 143 and "stopped by SIGTERM; the same command resumes the study" in said
     assert "WARNING" not in log.read_text()
     # One job with as many processors as each of two has: their number decides the bits.

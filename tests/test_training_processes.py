@@ -116,9 +116,10 @@ def test_two_processes_share_the_decoding_of_a_stream(train, tmp_path, monkeypat
     streamed = CONFIG.replace('"digits", 64, 1\n', '"digits", 0, 1\n' + "".join(lines))
     monkeypatch.setitem(globals(), "CONFIG", streamed)
     runs = train(2, "40 steps")
+    end = time.monotonic() + 600
     # Until the latest checkpoint is none of the end of an epoch of three steps.
     while max(checkpoint.steps_on_disk(tmp_path / RUN), default=0) % 3 == 0:
-        assert all(run.poll() is None for run in runs)
+        assert time.monotonic() < end and all(run.poll() is None for run in runs)
         time.sleep(0.05)
     for run in runs:
         run.kill()
@@ -229,7 +230,7 @@ def test_all_refuse_what_they_were_not_given_alike(train, tmp_path, option, said
     assert all(re.search(said.replace("[", r"\["), text) and "Traceback" not in text for text in errors), (
         errors
     )
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / RUN).exists()
 
 
 def others_say(monkeypatch, *texts: str) -> None:
