@@ -24,7 +24,7 @@ from resnet.training import loop
 from tests.tally import record, tries
 
 NAMES = ("run.json", "result.json", "failed.json", "rollbacks.json", "telemetry.csv", "metrics.jsonl")
-DAMAGE = collections.Counter()
+TRIES = tries(60)
 
 
 def leave(workdir) -> None:
@@ -73,15 +73,26 @@ def damaged(content: bytes, how: str, draw: random.Random) -> bytes:
     return content[:place] + bytes([draw.randrange(128, 256)]) + content[place + 1 :]  # no UTF-8, mostly
 
 
+@pytest.fixture(scope="module")
+def damage():
+    """Counts what was damaged, and how."""
+    found = collections.Counter()
+    yield found
+    assert found.total() == TRIES
+    happens = "set aside with a warning; what can be read is kept, and the run goes on"
+    fault = "a file beside the checkpoints is cut, zeros, noise or has another byte"
+    record("side_files", fault, happens, TRIES, found)
+
+
 @pytest.mark.thorough
-@settings(max_examples=tries(60))
+@settings(max_examples=TRIES)
 @given(
     name=st.sampled_from(NAMES),
     how=st.sampled_from(["cut", "zeros", "noise", "byte"]),
     seed=st.integers(0, 2**32),
     step=st.integers(0, 4),
 )
-def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, name, how, seed, step):
+def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, damage, name, how, seed, step):
     workdir = tmp_path_factory.mktemp("run")
     leave(workdir)
     path = workdir / name
@@ -89,7 +100,7 @@ def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, name, how, see
     path.write_bytes(damaged(before, how, random.Random(seed)))
     with mock.patch.object(provenance, "git_state", lambda _: None):  # which takes most of the time
         take_up(workdir, step)
-    DAMAGE[f"{name} {how}"] += 1
+    damage[f"{name} {how}"] += 1
 
 
 @pytest.mark.thorough
@@ -107,12 +118,6 @@ def test_a_run_with_all_of_them_damaged_ends_with_the_same_weights(tmp_path):
     again = loop.train(config, tmp_path, mesh=make_mesh(1))
     assert again["sha256"] == result["sha256"] and len(read_metrics(tmp_path)) == 3
     assert len(list(tmp_path.glob("*.damaged"))) == 5  # a failure is forgotten anyway
-
-
-def test_all_that_was_damaged_was_counted():
-    happens = "set aside with a warning; what can be read is kept, and the run goes on"
-    fault = "a file beside the checkpoints is cut, zeros, noise or has another byte"
-    record("side_files", fault, happens, DAMAGE.total(), DAMAGE)
 
 
 @pytest.mark.parametrize("content", [b"", b"3", b"null", b'{"step": "x"}', b"\xff", b"[" * 100_000])
