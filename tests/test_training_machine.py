@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 
 from resnet.config import Config
+from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.kernels import convolution, native
 from resnet.models.config import ModelConfig
 from resnet.models.scanning import compiles_quickly
 from resnet.runtime import devices, machine
 from resnet.runtime.cache import CacheConfig
-from resnet.runtime.devices import ParallelConfig
+from resnet.runtime.devices import ParallelConfig, make_mesh
+from resnet.training.trainer import make_trainer
+from tests.studies_cases import tiny_config
 
 
 def test_seeds_are_shared_evenly_by_the_processors(monkeypatch):
@@ -242,6 +245,21 @@ def test_convolutions_share_the_processors_of_a_device(monkeypatch):
     x, kernel = jax.numpy.ones((2, 8, 8, 32)), jax.numpy.ones((3, 3, 32, 32))
     assert "ynn" in convolved(None)
     assert "ynn" not in convolved(options_of(1, ModelConfig()))
+
+
+@pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
+@pytest.mark.parametrize("on", [True, False])
+def test_a_step_calls_native_code_unless_it_is_turned_off(on):
+    config = tiny_config()
+    config.model.width = 1.0
+    config.parallel = ParallelConfig(host_devices=2, native=on, keep_memory=False)
+    try:
+        machine.prepare(config)
+        trainer = make_trainer(config, load_dataset(config.data), make_mesh(1))
+        text = trainer.train().lower(trainer.shapes, trainer.batch(range(1))).as_text()
+    finally:
+        native.use(True)
+    assert ("custom_call @resnet_" in text) == on
 
 
 @pytest.mark.skipif(not native.in_use(), reason="no C++ compiler")
