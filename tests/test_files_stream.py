@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet.data import statistics
 from resnet.data.batches import padded_batches
 from resnet.data.files.crops import random_box
 from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work
 from resnet.data.files.stream import TrainingStream
 from resnet.data.order import batch_indices, steps_per_epoch
+from resnet.data.splits import channel_statistics
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
 from resnet.runtime.devices import make_mesh, own_rows
@@ -217,3 +219,15 @@ def test_advice_is_arithmetic(times, processors, message):
 def test_rows_of_the_devices_of_this_process():
     assert own_rows(make_mesh(2), 6) == list(range(6))
     assert jax.device_count() == 2
+
+
+def test_statistics_of_a_long_stream_are_those_of_its_first_images(tmp_path, monkeypatch):
+    """Of the first in the order of the split, in which each class has its share."""
+    monkeypatch.setattr(statistics, "SAMPLE", 6)
+    data = stream(one_tar(tmp_path), mean=(), std=())
+    sample = data.train[:6]
+    assert np.bincount(sample.labels).tolist() == [2, 2, 2] and len(data.train) == 24
+    (mean, std), (other, _) = (channel_statistics(split.images) for split in (sample, data.train))
+    np.testing.assert_array_equal(data.mean, mean.astype(np.float32))
+    np.testing.assert_array_equal(data.std, std.astype(np.float32))
+    assert (data.mean != other.astype(np.float32)).all()
