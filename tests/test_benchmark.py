@@ -112,7 +112,7 @@ def test_what_others_take_is_noted():
     with timing.watched() as noted:
         while time.perf_counter() < end:
             pass
-    assert not noted or 0 <= noted["others"] <= 1.5
+    assert 0 <= noted["others"] <= 1.5 if Path("/proc/stat").exists() else not noted
 
 
 def entry(**fields):
