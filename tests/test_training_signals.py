@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -179,10 +180,10 @@ def test_a_save_on_demand_changes_nothing(undisturbed, tmp_path, monkeypatch):
 
 
 @contextlib.contextmanager
-def started(config_file, workdir):
+def started(config_file, workdir, environment=None):
     command = [sys.executable, "scripts/train.py", f"--config={config_file}", f"--workdir={workdir}"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
         try:
             yield process
         finally:
@@ -207,21 +208,26 @@ def get_config():
 """
 
 
+def write_config(config, folder):
+    """A file of this config, for a command."""
+    save_config(config, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.py").write_text(CONFIG.replace("VALUES", repr(values)))
+    return folder / "config.py"
+
+
 @pytest.mark.thorough
 def test_a_process_is_stopped_at_the_start_saves_on_demand_and_leaves(tmp_path):
     config = tiny()
     config.train.duration, config.train.log_every = "1000000 steps", "1 steps"
     config.train.evaluate_every = config.checkpoint.every = "1000000 steps"
-    save_config(config, tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.py").write_text(CONFIG.replace("VALUES", repr(values)))
-    workdir = tmp_path / "run"
-    with started(tmp_path / "config.py", workdir) as process:
+    file, workdir = write_config(config, tmp_path), tmp_path / "run"
+    with started(file, workdir) as process:
         wait_until(process, (workdir / "run.json").exists)
         process.terminate()
         assert process.wait(timeout=20) == 143
         assert "stopped by SIGTERM before its first step" in process.stderr.read()
-    with started(tmp_path / "config.py", workdir) as process:
+    with started(file, workdir) as process:
         wait_until(process, lambda: len(read_metrics(workdir)) > 3)
         process.send_signal(signal.SIGUSR1)
         wait_until(process, lambda: checkpoint.steps_on_disk(workdir))
@@ -231,3 +237,27 @@ def test_a_process_is_stopped_at_the_start_saves_on_demand_and_leaves(tmp_path):
         assert process.wait(timeout=60) == 143
         assert f"at step {checkpoint.steps_on_disk(workdir)[0]}; the same" in process.stderr.read()
         assert checkpoint.steps_on_disk(workdir)[0] > saved
+
+
+@pytest.mark.thorough
+def test_a_step_compiled_as_for_users_is_resumed_to_the_same_weights(tmp_path):
+    """Without what makes compiling quick in tests/conftest.py."""
+    quick = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in quick}
+    config = tiny()
+    config.model.width, config.train.duration, config.train.log_every = 0.5, "400 steps", "1 steps"
+    config.train.evaluate_every = config.checkpoint.every = "150 steps"
+    file, stopped = write_config(config, tmp_path), tmp_path / "stopped"
+
+    def result(workdir):
+        with started(file, workdir, environment) as process:
+            out, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return json.loads(out)
+
+    with started(file, stopped, environment) as process:
+        wait_until(process, lambda: len(read_metrics(stopped)) > 3)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    assert 3 < checkpoint.steps_on_disk(stopped)[0] < 400
+    assert result(stopped)["sha256"] == result(tmp_path / "undisturbed")["sha256"]
