@@ -24,7 +24,6 @@ from resnet.training import loop
 from tests.tally import record, tries
 
 NAMES = ("run.json", "result.json", "failed.json", "rollbacks.json", "telemetry.csv", "metrics.jsonl")
-TRIES = tries(60)
 
 
 def leave(workdir) -> None:
@@ -73,34 +72,32 @@ def damaged(content: bytes, how: str, draw: random.Random) -> bytes:
     return content[:place] + bytes([draw.randrange(128, 256)]) + content[place + 1 :]  # no UTF-8, mostly
 
 
-@pytest.fixture(scope="module")
-def damage():
-    """Counts what was damaged, and how."""
+@pytest.mark.thorough
+def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory):
     found = collections.Counter()
-    yield found
-    assert found.total() == TRIES
+
+    @settings(max_examples=tries(60))
+    @given(
+        name=st.sampled_from(NAMES),
+        how=st.sampled_from(["cut", "zeros", "noise", "byte"]),
+        seed=st.integers(0, 2**32),
+        step=st.integers(0, 4),
+    )
+    def damage(name, how, seed, step):
+        workdir = tmp_path_factory.mktemp("run")
+        leave(workdir)
+        path = workdir / name
+        before = path.read_bytes()
+        path.write_bytes(damaged(before, how, random.Random(seed)))
+        with mock.patch.object(provenance, "git_state", lambda _: None):  # which takes most of the time
+            take_up(workdir, step)
+        found[f"{name} {how}"] += 1
+
+    damage()
+    assert found.total() == tries(60)
     happens = "set aside with a warning; what can be read is kept, and the run goes on"
     fault = "a file beside the checkpoints is cut, zeros, noise or has another byte"
-    record("side_files", fault, happens, TRIES, found)
-
-
-@pytest.mark.thorough
-@settings(max_examples=TRIES)
-@given(
-    name=st.sampled_from(NAMES),
-    how=st.sampled_from(["cut", "zeros", "noise", "byte"]),
-    seed=st.integers(0, 2**32),
-    step=st.integers(0, 4),
-)
-def test_no_damage_of_a_side_file_ends_a_resume(tmp_path_factory, damage, name, how, seed, step):
-    workdir = tmp_path_factory.mktemp("run")
-    leave(workdir)
-    path = workdir / name
-    before = path.read_bytes()
-    path.write_bytes(damaged(before, how, random.Random(seed)))
-    with mock.patch.object(provenance, "git_state", lambda _: None):  # which takes most of the time
-        take_up(workdir, step)
-    damage[f"{name} {how}"] += 1
+    record("side_files", fault, happens, found.total(), found)
 
 
 @pytest.mark.thorough
