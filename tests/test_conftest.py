@@ -1,4 +1,4 @@
-"""What holds for all tests: annotations are checked, and a session without time for some of them fails."""
+"""What holds for all tests: annotations are checked, and tests without time are counted at the end."""
 
 import os
 import subprocess
@@ -26,10 +26,10 @@ def test_arguments_that_break_their_annotations_are_errors():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("options", ([], ["-n2"]), ids=("one process", "two processes"))
-def test_a_session_that_runs_out_of_time_fails(options):
+def test_a_session_that_runs_out_of_time_says_so(options):
     test = f"{__file__}::{test_arguments_that_break_their_annotations_are_errors.__name__}"
     command = [sys.executable, "-m", "pytest", *options, test]
     environment = os.environ | {"TEST_MINUTES": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert "failed: 1 tests had no time, as TEST_MINUTES ran out" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: 1 tests had no time, as TEST_MINUTES ran out" in done.stdout
