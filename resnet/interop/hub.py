@@ -43,8 +43,8 @@ def fetch_from_hub(repository: str, net: str, about: About) -> tuple[Path, About
     InputError where the repository holds no such weights. Files are kept where huggingface_hub keeps them
     ($HF_HOME), and fetched from $HF_ENDPOINT.
     """
-    remedy = f"{repository} is no file or folder; to fetch it from Hugging Face, pip install 'resnet[hub]'"
-    check_installed(("huggingface_hub",), remedy)
+    fetch = "to fetch it from Hugging Face, pip install -r requirements-hub.txt"
+    check_installed(("huggingface_hub",), f"{repository} is no file or folder; {fetch}")
     config = read_object(_file(repository, CONFIG))
     architecture = config.get(NET, net)
     if architecture != net:

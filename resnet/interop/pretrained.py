@@ -46,8 +46,8 @@ def make(
     `weights` are a file (.safetensors, .pth, …), a run's folder, or a name on Hugging Face such as
     timm/resnet50.a1_in1k; empty: values at random, drawn by `seed`. Weights bring image shape, normalisation,
     crop and class names where these are stated with them; else they are the zoo's shape, ImageNet's mean and
-    std, the whole picture, and numbers. Where `num_classes` is not that of the weights, the head begins at
-    random. InputError for weights of another net.
+    std, the central square of a picture, and numbers for names. With another `num_classes` than that of the
+    weights, the head begins at random. InputError for weights of another net.
     """
     if name not in ZOO:
         raise InputError(f"unknown net {name!r}{closest(name, ZOO)}; resnet describe --zoo lists all")

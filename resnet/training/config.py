@@ -63,7 +63,7 @@ class TrainConfig(Fields, section="train"):
     spike_factor: float = 0.0
     """A loss so many times its mean over the last fifty steps or so is a spike; 0 = there are none."""
     rollbacks: int = 3
-    """How often a run returns to its last checkpoint before it stops after all."""
+    """How often a run returns to its last due checkpoint before it stops after all."""
     rollback_factor: float = 0.5
     """What each rollback multiplies the learning rate with."""
     log_every: str = "50 steps"

@@ -2,9 +2,9 @@
 
 Writes a new folder with the program (raw uint8 images in, logits out, batches of one image or more),
 classes.txt and MODEL_CARD.md. --format=stablehlo is read by jax.export; --format=onnx by onnxruntime, with
-which it is checked, and needs resnet[export]. --folded removes shortcut and norms first, where the net is
-the same without (RepVGG, DiracNet, post-activation nets). Prints what was done as one JSON object. For
-PyTorch users, resnet import --export writes safetensors.
+which it is checked, and needs requirements-export.txt and jax2onnx. --folded removes shortcut and norms
+first, where the net is the same without (RepVGG, DiracNet, post-activation nets). Prints what was done as
+one JSON object. For PyTorch users, resnet import --export writes safetensors.
 """
 
 from absl import flags
