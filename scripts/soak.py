@@ -8,6 +8,7 @@ tally is added to results/reliability, from which scripts/reliability.py makes t
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -207,8 +208,9 @@ def phase_of(workdir: Path, begun: float) -> tuple[str, int]:
     if not opened_since(workdir, begun):
         return "imports and data", step
     # An earlier start may have left the half of a save.
-    if any(path.stat().st_mtime >= begun for path in (workdir / "checkpoints").glob("*tmp*")):
-        return "save", step
+    with contextlib.suppress(FileNotFoundError):  # a save that ends meanwhile
+        if any(path.stat().st_mtime >= begun for path in (workdir / "checkpoints").glob("*tmp*")):
+            return "save", step
     if not step or path.stat().st_mtime < (workdir / "run.json").stat().st_mtime + 0.05:
         return "restore and compilation", step
     if step == STEPS:

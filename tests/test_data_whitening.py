@@ -27,7 +27,7 @@ def test_outputs_are_uncorrelated_and_of_equal_variance(size, outputs):
     photographs = load_sample_images().images
     images = np.stack([image[y : y + 40, 100:150] for image in photographs for y in range(0, 350, 10)])
     split = Split(images, np.zeros(len(images), np.int32))
-    kernel = whitening_kernel(split, MEAN, STD, size, outputs)
+    kernel = whitening_kernel(split, len(split), MEAN, STD, size, outputs)
     assert kernel.shape == (size, size, 3, outputs) and kernel.dtype == np.float32
     half = outputs // 2
     np.testing.assert_array_equal(kernel[..., half:], -kernel[..., :half])

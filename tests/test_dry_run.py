@@ -54,7 +54,7 @@ TIMES = InputTimes(1000, 1.0, 9.0, 0.0, 2)  # 200 images per second
     ],
 )  # fmt: skip
 def test_what_to_change(times, speeds, memory, says):
-    (advice,) = dry_run._advice(times, speeds, memory)
+    (advice,) = dry_run._advice(times, 1.0, speeds, memory)
     assert says in advice
 
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from resnet.data import statistics
 from resnet.data.batches import padded_batches
 from resnet.data.files import delivery
 from resnet.data.files.decoders import decode_cut
@@ -63,6 +64,17 @@ def test_too_many_bad_images_end_it_in_one_line(tmp_path):
     data = stream(spoiled(tmp_path / "all", TRAIN), bad_limit=1.0)
     with pytest.raises(InputError, match="none of 24 training images can be read"):
         batches(data, threads=2)
+
+
+def test_what_is_looked_at_first_is_judged_among_all_training_images(tmp_path):
+    """Statistics and whitening take some of them: one bad image of four is one of 24."""
+    data = stream(spoiled(tmp_path, ["n01/train_0.JPEG"]), bad_limit=0.1)
+    names = [data.train.listing.name(int(entry)) for entry in data.train.entries]
+    first = next(i for i, name in enumerate(names) if name.startswith("n01/train_0.JPEG"))
+    some = data.train[np.array([first, *[i for i in range(24) if i != first][:3]])]
+    assert len(statistics._read(some, 24)) == 3
+    with pytest.raises(InputError, match="1 of 4 training images cannot be read"):
+        statistics._read(some, 4)
 
 
 def test_evaluation_counts_a_bad_image_and_replaces_none(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +148,23 @@ def test_classes_that_look_alike_are_told(tmp_path):
         for label in (name, "other"):
             save(tmp_path / split / label / "0.png")
     refused(tmp_path, "Unicode has two forms of accents: rename them")
+
+
+def test_a_hidden_file_that_is_named_like_a_tar_of_a_class_is_no_image(tmp_path):
+    """As macOS leaves them beside the tars of ImageNet's classes."""
+    inner = tar(tmp_path / "n01.tar", {"0.JPEG": TRAIN["n01/train_0.JPEG"]}).read_bytes()
+    root = tar(tmp_path / "all.tar", {"train/n01.tar": inner, "train/._n01.tar": b"\0\5\x16\7" + bytes(508)})
+    assert len(find_listings(root)["train"]) == 1
+
+
+def test_folders_are_listed_from_within_and_without_a_home(tmp_path, monkeypatch):
+    """An index is named after the folder, which "." does not name, and may lie in the user's cache."""
+
+    def homeless(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(index, "KEPT_FROM", 1)
+    monkeypatch.setattr(index.Path, "expanduser", homeless)
+    monkeypatch.chdir(folders(tmp_path / "data") / "train")
+    assert len(find_listings(Path("."))["train"]) == len(TRAIN)
+    assert [path.name for path in (tmp_path / "data").glob(".*.npz")] == [".train.index.npz"]

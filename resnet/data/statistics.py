@@ -66,15 +66,15 @@ def _sample(train: Examples) -> Images:
             SAMPLE,
             len(train),
         )
-        train = train[:SAMPLE]
-    return _read(train)
+        return _read(train[:SAMPLE], len(train))
+    return _read(train, len(train))
 
 
-def _read(examples: Examples) -> Images:
-    """The training images; of a stream, without those that cannot be read. InputError if none can."""
+def _read(examples: Examples, among: int) -> Images:
+    """Some `among` so many training images; of a stream, those that can be read. InputError if none can."""
     if not isinstance(examples, StreamSplit):
         return examples.images
-    batches = examples.padded(256, Pace(), training=True)
+    batches = examples.padded(256, Pace(), among)
     found = np.concatenate([images[mask > 0] for images, _, mask in batches])
     if not len(found):
         raise InputError(f"none of {len(examples)} training images can be read: {examples.bad[0]}")
@@ -82,18 +82,18 @@ def _read(examples: Examples) -> Images:
 
 
 def whitening_kernel(
-    examples: Examples, mean: Statistic, std: Statistic, size: int, outputs: int
+    train: Examples, images: int, mean: Statistic, std: Statistic, size: int, outputs: int
 ) -> Float32[np.ndarray, "size size c outputs"]:
-    """A kernel whose outputs are uncorrelated and of equal variance on patches of the normalised images.
+    """A kernel whose outputs are uncorrelated and of equal variance on patches of the first images.
 
     Its first half are principal axes of the patches, from the largest variance on, over their deviation; the
     other half are their negatives, for what a ReLU would lose (Page 2018; Jordan 2024, arXiv 2404.00498).
     """
-    images = _read(examples)
-    length = size * size * images.shape[-1]
+    taken = _read(train[:images], len(train))
+    length = size * size * taken.shape[-1]
     moments, count = np.zeros((length, length)), 0
-    for start in range(0, len(images), 128):
-        normalised = (images[start : start + 128].astype(np.float32) - mean) / std
+    for start in range(0, len(taken), 128):
+        normalised = (taken[start : start + 128].astype(np.float32) - mean) / std
         windows = np.lib.stride_tricks.sliding_window_view(normalised, (size, size), axis=(1, 2))
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, length)
         moments += patches.T @ patches

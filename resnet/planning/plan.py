@@ -102,9 +102,10 @@ def _macs(trainer: Trainer, side: int = 0) -> int:
 
 def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     """The largest batch that should fit, from this one and another of half its size: memory is linear in it.
+    From smaller ones, if this one does not fit.
 
     It has no more than the training images. It divides evenly among the devices, and on each into parts,
-    ghost batches and pairs; None where neither fits.
+    ghost batches and pairs; None if half of it does not fit either.
     """
     devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
     train = plan.config.train
@@ -117,8 +118,9 @@ def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
     other = make_plan(smaller, dataset, plan.target)
     if other.compiled is None:
         return None
-    if plan.compiled is None:
-        return half
+    if plan.compiled is None:  # On the line of two smaller ones, and below this one.
+        found = largest_batch(other, dataset)
+        return min(found, (whole - 1) // unit * unit) if found else half
     each = (plan.compiled.peak - other.compiled.peak) / (whole - half)
     if each <= 0:
         return whole

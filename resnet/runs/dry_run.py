@@ -104,7 +104,7 @@ def dry_run(config: Config, trace: Path | None = None) -> dict[str, Any]:
         "bytes": {name: size for name, size in memory.items() if size},
         "steps": steps,
         "hours": round((spent + examined / max(evaluated, 1e-9) * bool(examined)) / 3600, 3),
-        "advice": _advice(times, speeds, memory),
+        "advice": _advice(times, trainer.stream.share if trainer.stream else 1.0, speeds, memory),
     }
     if not index_of_this():
         _say(found)
@@ -199,11 +199,13 @@ def _capacity() -> int:
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
 
 
-def _advice(times: InputTimes | None, speeds: dict[str, float], memory: dict[str, int]) -> list[str]:
-    """What to change in the config, the images or the machine."""
+def _advice(
+    times: InputTimes | None, share: float, speeds: dict[str, float], memory: dict[str, int]
+) -> list[str]:
+    """What to change in the config, the images or the machine. This process decodes a `share` of a batch."""
     found, wait = [], 1 - speeds["training"] / speeds["step"]
     if times and wait > MATTERS and speeds["input"] < speeds["step"]:
-        found.append(times.advice(wait, speeds["training"], processors()))
+        found.append(times.advice(wait, share * speeds["training"], processors()))
     elif times and wait > MATTERS:
         found.append(
             f"decoding takes the processors from the steps, which do {speeds['training']:,.0f} images/s "

@@ -41,7 +41,8 @@ class StreamReport:
         speed = clock.mean
         if self.stream and speed and clock.waiting > MUCH_WAITING and not self._advised:
             self._advised = True
-            logging.warning("%s", self.stream.times.advice(clock.waiting, speed, processors()))
+            own = speed * self.stream.share
+            logging.warning("%s", self.stream.times.advice(clock.waiting, own, processors()))
 
     def _note(self) -> None:
         """Lists what is new; of a stream, each process finds images of its own."""

@@ -111,7 +111,7 @@ def whitened_start(config: Config, task: Task, train: Examples) -> Tensors:
             f"`init_whitened` needs an even number of channels in the first convolution, at most "
             f"{2 * size * size * inputs} for its {size}x{size} pixels; `model.stem_width` gives {outputs}"
         )
-    kernel = whitening_kernel(train[: config.init_whitened], task.mean, task.std, size, outputs)
+    kernel = whitening_kernel(train, config.init_whitened, task.mean, task.std, size, outputs)
     return {"params/stem/conv1/kernel": kernel}
 
 

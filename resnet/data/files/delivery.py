@@ -199,12 +199,13 @@ class Delivery:
         return InputTimes(*sums, waited=self.waited, threads=len(self.workers))
 
     def close(self) -> None:
-        """Drops what is under way; a thread that reads is not waited for longer than a moment."""
+        """Drops what is under way; threads that read are not waited for longer than a moment."""
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
+        end = time.monotonic() + JOIN_SECONDS
         for thread in self._threads:
-            thread.join(timeout=JOIN_SECONDS)
+            thread.join(timeout=max(0.0, end - time.monotonic()))
         self._quiet.close()
 
     def _run(self, worker: Worker) -> None:

@@ -1,11 +1,12 @@
 """Listings kept on disk: a folder or a tar of a million images is listed once."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,14 @@ def _as_listed(listing: Listing) -> bool:
     return all(listing.size_now(index) == listing.sizes[index] for index in looked_at)
 
 
-def _paths(place: Path) -> tuple[Path, Path]:
+def _paths(place: Path) -> list[Path]:
     """Where the index of a place may lie."""
-    known = hashlib.sha256(os.fsencode(os.path.abspath(place))).hexdigest()[:16]
-    return place.with_name(f".{place.name}.index.npz"), Path(CACHE).expanduser() / f"{known}.npz"
+    place = Path(os.path.abspath(place))
+    known = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    paths = [place.with_name(f".{place.name}.index.npz")]
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        paths.append(Path(CACHE).expanduser() / f"{known}.npz")
+    return paths
 
 
 def _load(path: Path, key: str, place: Path) -> dict[str, Listing] | None:
@@ -67,7 +72,7 @@ def _load(path: Path, key: str, place: Path) -> dict[str, Listing] | None:
         return None  # the last two where a damaged file seems encrypted, or packed otherwise
 
 
-def _save(paths: tuple[Path, ...], key: str, listings: Mapping[str, Listing]) -> None:
+def _save(paths: Sequence[Path], key: str, listings: Mapping[str, Listing]) -> None:
     """Writes an index to the first of the paths that can be written, whole."""
     arrays = {f"{split}/{name}": getattr(each, name) for split, each in listings.items() for name in ARRAYS}
     splits = json.dumps({split: each.classes for split, each in listings.items()}, allow_nan=False)
@@ -77,8 +82,7 @@ def _save(paths: tuple[Path, ...], key: str, listings: Mapping[str, Listing]) ->
     }
     for path in paths:
         try:
-            if path is paths[-1]:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 np.savez(temporary, **arrays)
             logging.info("the listing is kept as %s", path)

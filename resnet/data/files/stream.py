@@ -164,7 +164,7 @@ class StreamSplit:
             first = int(places[row])
             for at in range(first, first + len(self)):
                 example = int(order[at % len(self)])
-                image = self._or_none(example, worker, draws, training=True)
+                image = self._or_none(example, worker, draws, among=len(self))
                 if image is not None:
                     images[i, row], labels[i, row], taken[i, row] = image, self.labels[example], example
                     return
@@ -177,16 +177,16 @@ class StreamSplit:
             jobs += [functools.partial(job, i, row, order, draws[row]) for row in rows]
         return Work({"image": images, "label": labels, "place": taken}, jobs)
 
-    def evaluation_work(self, start: int, batch: int, rows: Sequence[int], training: bool = False) -> Work:
+    def evaluation_work(self, start: int, batch: int, rows: Sequence[int], among: int = 0) -> Work:
         """A batch from the example `start` on: {"image", "label", "mask"}, of which `rows` are filled.
 
-        The mask is 0 where there is no example, and where it cannot be read; `training` as in `padded`.
+        The mask is 0 where there is no example, and where it cannot be read; `among` as in `padded`.
         """
         images = np.zeros((batch, self.sizes.evaluate, self.sizes.evaluate, 3), np.uint8)
         labels, mask = np.zeros(batch, np.int32), np.zeros(batch, np.float32)
 
         def job(row: int, worker: Worker) -> None:
-            image = self._or_none(start + row, worker, None, training)
+            image = self._or_none(start + row, worker, None, among)
             if image is not None:
                 images[row], labels[row], mask[row] = image, self.labels[start + row], 1
 
@@ -194,21 +194,19 @@ class StreamSplit:
         return Work({"image": images, "label": labels, "mask": mask}, jobs)
 
     def padded(
-        self, batch: int, pace: Pace, training: bool = False
+        self, batch: int, pace: Pace, among: int = 0
     ) -> Iterator[tuple[Images, Int32[np.ndarray, " b"], Any]]:
         """Each example once, in order, as batches.padded_batches has them; the next ones under way.
 
-        With `training`, bad images count towards the limit of bad training images.
+        Bad images count towards the limit of bad ones `among` so many training images; 0: towards none.
         """
         rows = pace.needed(batch)
-        plan = (self.evaluation_work(start, batch, rows, training) for start in range(0, len(self), batch))
+        plan = (self.evaluation_work(start, batch, rows, among) for start in range(0, len(self), batch))
         with contextlib.closing(Delivery(plan, pace)) as delivery:
             while found := delivery.take():
                 yield found["image"], found["label"], found["mask"]
 
-    def _or_none(
-        self, example: int, worker: Worker, draws: np.ndarray | None, training: bool
-    ) -> Image8 | None:
+    def _or_none(self, example: int, worker: Worker, draws: np.ndarray | None, among: int) -> Image8 | None:
         """The image; None, once it is noted, if it cannot be read."""
         file = self.listing, int(self.entries[example])
         if not self.bad.knows(file):
@@ -216,8 +214,8 @@ class StreamSplit:
                 return self._decoded(example, worker, draws)
             except BadImage as error:
                 self.bad.note(file, error)
-        if training:
-            self.bad.count(file, among=len(self))
+        if among:
+            self.bad.count(file, among=among)
         return None
 
     def _decoded(self, example: int, worker: Worker, draws: np.ndarray | None) -> Image8:
@@ -284,6 +282,11 @@ class TrainingStream:
         rows = range(min(count, self.batch))
         whole = self.split.training_work([seed], step, self.batch, rows, self.repeats).now()
         return {name: array[0, :count] for name, array in whole.items()}
+
+    @property
+    def share(self) -> float:
+        """The share of a batch's images that this process decodes."""
+        return len(self.pace.needed(self.batch)) / self.batch
 
     @property
     def times(self) -> InputTimes:

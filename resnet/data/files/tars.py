@@ -129,7 +129,8 @@ def _members(path: Path, file: Any, start: int, links: list[str], prefix: str = 
                     links += [member.name] if member.islnk() or member.issym() else []
                     continue
                 name = prefix + "/".join(part for part in member.name.split("/") if part not in ("", "."))
-                if name.endswith(".tar") and not prefix:
+                hidden = name.rpartition("/")[2].startswith(".")  # as ._n01440764.tar, which is no tar
+                if name.endswith(".tar") and not prefix and not hidden:
                     inner = archive.extractfile(member)
                     assert inner is not None
                     yield from _members(
