@@ -112,7 +112,8 @@ def pytest_runtest_call(item):
 def pytest_terminal_summary(terminalreporter):
     """Says how many tests had no time, and names those that belong into `make test-all`."""
     skipped = terminalreporter.getreports("skipped")
-    if untried := sum("untried" in dict(report.user_properties) for report in skipped):
+    properties = [dict(getattr(report, "user_properties", ())) for report in skipped]  # modules have none
+    if untried := sum("untried" in each for each in properties):
         terminalreporter.line(f"WARNING: {untried} tests had no time, as TEST_MINUTES ran out")
     for report in terminalreporter.getreports("passed"):
         seconds = dict(report.user_properties).get("seconds", 0.0)

@@ -26,9 +26,12 @@ def test_arguments_that_break_their_annotations_are_errors():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("options", ([], ["-n2"]), ids=("one process", "two processes"))
-def test_a_session_that_runs_out_of_time_says_so(options):
+def test_a_session_that_runs_out_of_time_says_so(options, tmp_path):
+    """Of tests, and not of a module that is skipped as a whole."""
     test = f"{__file__}::{test_arguments_that_break_their_annotations_are_errors.__name__}"
-    command = [sys.executable, "-m", "pytest", *options, test]
+    module = tmp_path / "test_skipped.py"
+    module.write_text("import pytest\npytest.importorskip('a_package_that_is_not_here')\n")
+    command = [sys.executable, "-m", "pytest", *options, test, str(module)]
     environment = os.environ | {"TEST_MINUTES": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
