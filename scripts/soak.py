@@ -207,8 +207,7 @@ def phase_of(workdir: Path, begun: float) -> tuple[str, int]:
     step = last["step"]
     if not opened_since(workdir, begun):
         return "imports and data", step
-    # An earlier start may have left the half of a save.
-    with contextlib.suppress(FileNotFoundError):  # a save that ends meanwhile
+    with contextlib.suppress(FileNotFoundError):  # of a save that ends; half of an earlier one may lie there
         if any(path.stat().st_mtime >= begun for path in (workdir / "checkpoints").glob("*tmp*")):
             return "save", step
     if not step or path.stat().st_mtime < (workdir / "run.json").stat().st_mtime + 0.05:

@@ -70,7 +70,7 @@ def test_what_is_looked_at_first_is_judged_among_all_training_images(tmp_path):
     """Statistics and whitening take some of them: one bad image of four is one of 24."""
     data = stream(spoiled(tmp_path, ["n01/train_0.JPEG"]), bad_limit=0.1)
     names = [data.train.listing.name(int(entry)) for entry in data.train.entries]
-    first = next(i for i, name in enumerate(names) if name.startswith("n01/train_0.JPEG"))
+    first = next(i for i, name in enumerate(names) if "n01/train_0.JPEG" in name)
     some = data.train[np.array([first, *[i for i in range(24) if i != first][:3]])]
     assert len(statistics._read(some, 24)) == 3
     with pytest.raises(InputError, match="1 of 4 training images cannot be read"):

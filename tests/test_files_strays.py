@@ -153,8 +153,8 @@ def test_classes_that_look_alike_are_told(tmp_path):
 def test_a_hidden_file_that_is_named_like_a_tar_of_a_class_is_no_image(tmp_path):
     """As macOS leaves them beside the tars of ImageNet's classes."""
     inner = tar(tmp_path / "n01.tar", {"0.JPEG": TRAIN["n01/train_0.JPEG"]}).read_bytes()
-    root = tar(tmp_path / "all.tar", {"train/n01.tar": inner, "train/._n01.tar": b"\0\5\x16\7" + bytes(508)})
-    assert len(find_listings(root)["train"]) == 1
+    files = {"train/n01.tar": inner, "train/n02.tar": inner, "train/._n01.tar": b"\0\5\x16\7" + bytes(508)}
+    assert len(find_listings(tar(tmp_path / "all.tar", files))["train"]) == 2
 
 
 def test_folders_are_listed_from_within_and_without_a_home(tmp_path, monkeypatch):

@@ -203,6 +203,7 @@ def only_the_page(workdir):
             path.unlink()
 
 
+@pytest.mark.thorough
 def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
     """Counts the runs that ended on the page, in tables and for learning rates, and trains the others."""
     whole = fill(study_file, tmp_path / "whole")
@@ -267,9 +268,7 @@ def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatc
     (tmp_path / "kept" / place / "failed.json").write_text('{"failed": "loss is nan"}')
     write_report(load_folder(tmp_path / "kept"))
     study, trained = load_study(study_file, "small"), []
-    monkeypatch.setattr(
-        runner, "train", lambda config, workdirs, command: trained.extend(workdirs.values()) or {}
-    )
+    monkeypatch.setattr(runner, "train", lambda _, workdirs, __: trained.extend(workdirs.values()) or {})
     counts = launch(study, tmp_path / "new", kept=tmp_path / "kept")
     assert counts["failed"] == 1 and not trained
     launch(study, tmp_path / "new", retry=True, only=("identity",))

@@ -269,9 +269,8 @@ class TrainingStream:
 
     def _say_what_it_takes(self, steps: int) -> None:
         batches, size = self.held(steps)
-        orders = f"; {len(self.seeds)} seeds have an order each, so each image is decoded as often" * (
-            len(self.seeds) > 1
-        )
+        several = f"; {len(self.seeds)} seeds have an order each, so each image is decoded as often"
+        orders = several if len(self.seeds) > 1 else ""
         logging.info(
             "%d threads decode; with the batches ahead, %d batches of %.1f MB are held%s",
             self.pace.threads, batches, size / 1e6, orders,
