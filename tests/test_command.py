@@ -125,6 +125,7 @@ def test_a_recipe_is_found_by_name_and_by_path(tmp_path, monkeypatch):
         load_config("configs/digitz.py")
 
 
+@pytest.mark.thorough
 def test_a_recipe_builds_on_ours_and_a_file_from_elsewhere_on_its_own(tmp_path):
     (tmp_path / "configs").mkdir()
     own = "from resnet.config import Config\ndef get_config(): return Config(seed=7)"

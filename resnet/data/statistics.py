@@ -71,7 +71,7 @@ def _sample(train: Examples) -> Images:
 
 
 def _read(examples: Examples, among: int) -> Images:
-    """Some `among` so many training images; of a stream, those that can be read. InputError if none can."""
+    """Reads some of `among` training images: of a stream, those that can be read. InputError if none can."""
     if not isinstance(examples, StreamSplit):
         return examples.images
     batches = examples.padded(256, Pace(), among)

@@ -101,11 +101,11 @@ def _macs(trainer: Trainer, side: int = 0) -> int:
 
 
 def largest_batch(plan: Plan, dataset: Dataset) -> int | None:
-    """The largest batch that should fit, from this one and another of half its size: memory is linear in it.
-    From smaller ones, if this one does not fit.
+    """Extrapolates the largest batch that should fit from this one and one of half its size.
 
-    It has no more than the training images. It divides evenly among the devices, and on each into parts,
-    ghost batches and pairs; None if half of it does not fit either.
+    Memory is linear in it. If this one does not fit, two smaller ones are taken. The result is no larger than
+    the training split, and divides evenly among the devices, and on each into parts, ghost batches and pairs;
+    None if half of this batch does not fit either.
     """
     devices = plan.compiled.trainer.mesh.shape["data"] if plan.compiled else len(plan.target.devices())
     train = plan.config.train

@@ -143,7 +143,7 @@ def _same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _alive(holder: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether a process of this machine lives: none does that was there before the machine started again."""
+    """Tells whether the holder lives. A process from before a restart of this machine does not."""
     if holder["boot"] and here["boot"] and holder["boot"] != here["boot"]:
         return False
     try:

@@ -37,7 +37,7 @@ class Progress:
     best: float | None = None
     """Best score on validation so far."""
     best_step: int | None = None
-    """The step of that score; None, too, in checkpoints of before it was kept."""
+    """The step of the best score; None before there is one, and in older checkpoints."""
     validation: dict[str, float] | None = None
     """Latest metrics on validation."""
     unevaluated: bool = False

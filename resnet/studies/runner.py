@@ -95,7 +95,7 @@ def _run(
 
 
 def _train(folder: StudyFolder, left: dict[int, StudyRun], command: str) -> dict[int, Any]:
-    """Trains seeds of one config together; outcomes by seed, without seeds that another process is at."""
+    """Trains seeds of one config together; returns the outcomes of those that no other process trains."""
     while left:
         first = next(iter(left.values()))
         config = folder.arms[first.arm].at(first.seed, first.learning_rate)
@@ -111,7 +111,7 @@ def _train(folder: StudyFolder, left: dict[int, StudyRun], command: str) -> dict
 
 
 def _held(runs: dict[int, StudyRun]) -> list[int]:
-    """The seeds that other processes are at, one of which was refused; all, if none can be seen any more."""
+    """Returns the seeds that other processes train; all seeds if no such process can be seen any more."""
     return first_says(lambda: [seed for seed, run in runs.items() if is_held(run.workdir)]) or list(runs)
 
 

@@ -150,7 +150,7 @@ class Runs:
                 run.log_flow(steps.stop, observe(step, own, batch))
 
     def validate(self, state: TrainState) -> None:
-        """Evaluates on validation and records it; after a signal, leaves that to the run that goes on."""
+        """Evaluates on validation and records the metrics; after a signal, the resumed run does it."""
         try:
             found = self._evaluate(state.variables, "validation")
         except Halted:

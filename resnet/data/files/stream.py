@@ -198,7 +198,7 @@ class StreamSplit:
     ) -> Iterator[tuple[Images, Int32[np.ndarray, " b"], Any]]:
         """Each example once, in order, as batches.padded_batches has them; the next ones under way.
 
-        Bad images count towards the limit of bad ones `among` so many training images; 0: towards none.
+        Bad images count towards `data.bad_limit` of `among` training images; 0: they do not count.
         """
         rows = pace.needed(batch)
         plan = (self.evaluation_work(start, batch, rows, among) for start in range(0, len(self), batch))

@@ -54,7 +54,7 @@ def normalizer_free(at, x, branch):
 def nf_beta(config: ModelConfig, block: BlockSpec) -> float:
     """1 over the expected deviation of x: each stage resets its variance to 1, each block adds 0.2^2.
 
-    Branches and transitions have variance 1 where activations keep it: with `model.gain_corrected`.
+    This assumes branches and transitions of variance 1, which need `model.gain_corrected`.
     """
     if block.block == 1:
         previous = blocks_per_stage(config)[block.stage - 2] if block.stage > 1 else 0

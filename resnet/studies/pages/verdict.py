@@ -23,7 +23,7 @@ class Outcome:
     n: int
     failed: int
     runs: int
-    """Those that ended: n and `failed`, or all of the grid where it gave no learning rate."""
+    """Runs that ended: `n` and `failed`, or all runs of the grid if it gave no learning rate."""
     reference_n: int | None
     """Runs of the reference that finished; None for a reference arm."""
     difference: float | None
