@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from resnet.errors import InputError
 
@@ -119,6 +120,20 @@ def sync(path: Path) -> None:
     except OSError:
         if not path.is_dir():
             raise
+
+
+def lock(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Locks an open file until it is closed; returns False if another process has locked it.
+
+    With `wait`, waits for that process. Does nothing on a file system without locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

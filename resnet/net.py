@@ -88,7 +88,7 @@ class Net:
         return logits[0] if one else logits
 
     def features(self, images: Any) -> dict[str, Float[np.ndarray, "..."]]:
-        """Outputs of `stem`, of each `stageS/blockB`, and `pooled`, in the net's order.
+        """Returns the outputs of `stem`, each `stageS/blockB` and the pooling (`pooled`), in this order.
 
         All images are computed at once, and must fit into memory with their outputs: give many in parts of
         one size, as each number of images is compiled anew.

@@ -157,7 +157,7 @@ def test_an_index_lies_in_the_cache_where_the_data_cannot_be_written(tmp_path, k
 
 
 def test_a_million_entries_load_in_a_moment(tmp_path):
-    """In less processor time than half of their names take to hash, which a listing hashes one by one."""
+    """Loading takes less processor time than hashing half of the names, which listing does one by one."""
     n = 1_281_167
     wide, names = np.arange(n, dtype=np.int64), np.full(28 * n, ord("n"), np.uint8)
     classes = tuple(f"n{label:08d}" for label in range(1000))

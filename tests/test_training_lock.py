@@ -107,7 +107,7 @@ def test_where_the_file_system_has_no_locks_the_text_decides(tmp_path, monkeypat
 
 
 def test_no_holder_outlives_a_restart_of_its_machine(tmp_path, monkeypatch):
-    """Another process may have its number."""
+    """The process number of the holder may belong to another process by then."""
     stale(tmp_path, pid=os.getpid())
     assert lock.is_held(tmp_path)
     stale(tmp_path, pid=os.getpid(), boot="another")

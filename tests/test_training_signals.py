@@ -209,7 +209,7 @@ def get_config():
 
 
 def write_config(config, folder):
-    """A file of this config, for a command."""
+    """Writes a config file that a command can read, and returns its path."""
     save_config(config, folder)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.py").write_text(CONFIG.replace("VALUES", repr(values)))

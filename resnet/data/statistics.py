@@ -71,7 +71,10 @@ def _sample(train: Examples) -> Images:
 
 
 def _read(examples: Examples, among: int) -> Images:
-    """Reads some of `among` training images: of a stream, those that can be read. InputError if none can."""
+    """Reads the images of `examples`, which are some of `among` training images.
+
+    Leaves out images of a stream that cannot be read. Raises InputError if none can be read.
+    """
     if not isinstance(examples, StreamSplit):
         return examples.images
     batches = examples.padded(256, Pace(), among)

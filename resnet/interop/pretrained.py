@@ -109,9 +109,9 @@ def _from(weights: str | Path, name: str, about: About) -> Net:
 
 
 def _from_file(path: Path, name: str, about: About) -> Net:
-    """The net of a weight file; what our own files say of it goes before `about`.
+    """Makes the net of a weight file. What a file of ours states about the net overrides `about`.
 
-    A warning names what decides the results and is stated by neither.
+    A warning names what decides the results and is stated by neither of them.
     """
     state, said = read_weights(path), read_metadata(path)
     check_finite(path, state)

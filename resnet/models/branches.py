@@ -16,7 +16,7 @@ from resnet.models.layers import ACTIVATION, NORM, Dropout, Layers
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The norms and activations, here called steps, at each place of a net."""
+    """Lists the steps at each place of a net; a step is a norm or an activation."""
 
     before: tuple[str, ...] = ()
     """Steps before the first operation of a branch."""
@@ -203,6 +203,13 @@ def shake(branches: Float[Array, "b h w two_c"], key: Array | None) -> Float[Arr
     return backward + jax.lax.stop_gradient(u * one + (1 - u) * other - backward)
 
 
+def activation_after_sum(config: ModelConfig, order: Order) -> str:
+    """Names the activation that follows the sum of shortcut and branch."""
+    if config.after_sum != "auto":
+        return config.after_sum
+    return config.activation if ACTIVATION in order.after_sum else "identity"
+
+
 def after_sum(layers: Layers, order: Order, y: Array, adds_x: bool) -> Array:
     """Applies what follows the sum of shortcut and branch: in one order a norm, in all the function after it.
 
@@ -211,6 +218,5 @@ def after_sum(layers: Layers, order: Order, y: Array, adds_x: bool) -> Array:
     """
     config = layers.config
     y = layers.apply([step for step in order.after_sum if step == NORM], y)
-    auto = config.activation if ACTIVATION in order.after_sum else "identity"
-    name = auto if config.after_sum == "auto" else config.after_sum
+    name = activation_after_sum(config, order)
     return layers.activate(name, y, of_sum=adds_x and NORM not in order.after_sum)

@@ -33,13 +33,13 @@ class Affine:
     bias: Float[np.ndarray, " o"]
 
     def at_centre(self, matrix: Float[np.ndarray, "i o"]) -> "Affine":
-        """Adds `matrix` at the centre of the kernel."""
+        """Returns a copy with `matrix` added at the centre of the kernel."""
         kernel, middle = self.kernel.copy(), len(self.kernel) // 2
         kernel[middle, middle] += matrix
         return Affine(kernel, self.bias)
 
     def within(self, inputs: int, outputs: int) -> "Affine":
-        """Pads with channels of zeros, to `inputs` input channels and `outputs` output channels."""
+        """Returns a copy padded with zeros to `inputs` input channels and `outputs` output channels."""
         more = [(0, 0), (0, 0), (0, inputs - self.kernel.shape[2]), (0, outputs - len(self.bias))]
         return Affine(np.pad(self.kernel, more), np.pad(self.bias, more[3:]))
 

@@ -124,8 +124,8 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 
     The seeds of its table become seeds of the study, as if an earlier start had named them: the first of them
     choose the learning rates, unless the folder was begun without them. A run that the folder has itself
-    stays. InputError for an arm on the page that the study does not have, and for a run
-    whose config would give other numbers.
+    stays. InputError for an arm on the page that the study does not have, and for a run whose config would
+    give other numbers.
     """
     if page is not None:
         told, rows = _told(page / PAGE), _rows(page / CSV)

@@ -44,7 +44,7 @@ class TrainConfig(Fields, section="train"):
     """Distance to the neighbour, along the gradient, whose gradient is followed (SAM, Foret 2021: 0.05 on
     CIFAR-10); a step costs twice as much. 0 = none."""
     ema: float = 0.0
-    """Decay per step of the moving average of parameters and statistics that is evaluated; 0 = none.
+    """Decay per step of the average of parameters and statistics, which evaluation uses; 0 = no average.
 
     Update t has a decay of at most (1 + t) / (10 + t), which is 0.99 at 890 updates and 0.999 at 8,990."""
     ema_every: int = 1

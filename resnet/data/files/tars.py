@@ -6,7 +6,6 @@ ranges of the outer file too.
 
 import collections
 import contextlib
-import fcntl
 import os
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from absl import logging
 
 from resnet.data.files.listing import Entry
 from resnet.errors import InputError, first_of
+from resnet.files import lock
 
 BLOCK = 512  # bytes; a tar ends with two of zeros
 # The first bytes of compressed files, and what unpacks them.
@@ -193,12 +193,8 @@ def growing(target: Path, made_of: str) -> Iterator[GrowingTar]:
     """
     part = target.with_name(f"{target.name}.part")
     with part.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{part} is being written by another process: wait for it, or stop it") from None
-        except OSError:  # a file system without locks
-            pass
+        if not lock(file):
+            raise InputError(f"{part} is being written by another process: wait for it, or stop it")
         tar = GrowingTar(file, made_of)
         try:
             yield tar

@@ -1,7 +1,6 @@
 """A published data set brought to where it is read from."""
 
 import contextlib
-import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from resnet.data.published.fetch import Archive, ShowProgress, check_archive, fe
 from resnet.data.published.sets import DEFAULT_DIR, PUBLISHED, find_published
 from resnet.data.splits import Source
 from resnet.errors import InputError, check_choice
-from resnet.files import local_path, replacing
+from resnet.files import local_path, lock, replacing
 
 LOCK = ".lock"  # of the folder of a data set, for which flock decides
 
@@ -59,13 +58,9 @@ def _read(name: str, given_dir: str) -> tuple[Path, Source] | None:
 def _alone_in(folder: Path) -> Iterator[None]:
     """While entered, no other process prepares the folder; one that does is waited for."""
     with (folder / LOCK).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file):
             logging.info("%s is being prepared by another process: waiting for it", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
+            lock(file, wait=True)
         yield
 
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnet.errors import InputError
-from resnet.models.branches import ORDERS
+from resnet.models.branches import ORDERS, activation_after_sum
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import block_specs, count_blocks
-from resnet.models.layers import ACTIVATION, KERNEL_INITS, NORM, Layers
+from resnet.models.layers import KERNEL_INITS, NORM, Layers
 from resnet.models.shortcuts.junction import Carried, Junction, Mixture, Shortcut, Streams
 from resnet.models.shortcuts.reversible import scan_reversibly
 
@@ -191,11 +191,10 @@ def previous(at: Junction, carried: Carried) -> Mixture:
 
 def check_previous(config: ModelConfig) -> None:
     """Raises InputError where there is no stream for an input of before, or where later sums change it."""
-    after, activation = ORDERS[config.activation_order].after_sum, config.after_sum
-    if activation == "auto":
-        activation = config.activation if ACTIVATION in after else "identity"
+    order = ORDERS[config.activation_order]
+    activation = activation_after_sum(config, order)
     kept = activation == "identity" or (activation == "relu" and not config.gain_corrected)
-    if NORM in after or not kept:
+    if NORM in order.after_sum or not kept:
         raise InputError("shortcut 'laurel_previous' carries earlier inputs through what follows each sum; "
                          "only the identity and ReLU leave them as they are: set "
                          "model.activation_order=preactivation and model.after_sum=auto")  # fmt: skip
