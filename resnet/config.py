@@ -159,17 +159,28 @@ def load_saved_config(workdir: str | Path) -> Config:
     """Reads the config.json of a run."""
     path = local_path(workdir) / FILE
     if not path.is_file():
-        raise InputError(f"{path} is missing: no run of ours lies in {str(workdir)!r}")
+        raise InputError(f"{path} is missing: no run of ours lies in {str(workdir)!r}{_instead(path)}")
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
             raise ValueError(f"it holds {type(values).__name__}, no config")
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is unreadable: {error}") from None
+    if "model" not in values:  # as in a folder from Hugging Face
+        raise InputError(f"{path} is no config of a run{_instead(path)}")
     try:
         return config_from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _instead(path: Path) -> str:
+    """For an error about a config that is none: the runs or weights that a user may mean."""
+    if seeds := sorted(path.parent.glob(f"seed*/{FILE}")):
+        return f"; it holds a run for each seed: name one, such as {seeds[0].parent}"
+    files = sorted(path.parent.glob("*.safetensors"))
+    takes = "`init_from`, resnet.make and resnet import take"
+    return f"; {takes} the weights beside it by the name of their file, {files[0]}" if files else ""
 
 
 def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:

@@ -182,6 +182,8 @@ def creating(path: str | Path) -> Iterator[Path]:
     Raises InputError if the path cannot be written; for a folder above it, before the block starts.
     """
     path = local_path(path)
+    if not path.name:
+        raise InputError(f"cannot write {path}, which has no name: name the file or folder to make")
     make_parents(path)
     try:
         with replacing(path) as temporary:

@@ -106,8 +106,9 @@ def evaluate_run(
         raise InputError("`by_class` is for classes, and this run's labels are real values; leave it out")
     data = data or run.config.data
     images, skipped = load_run_split(run, split, data)
-    noted = {"skipped_images": len(skipped)} if skipped else {}
-    return {"split": split, **make_evaluator(run, data, pace, by_class)(images), "step": run.step} | noted
+    found = make_evaluator(run, data, pace, by_class)(images)
+    noted = {"skipped_images": len(skipped)} if skipped else {}  # known of a stream once it was read
+    return {"split": split, **found, "step": run.step} | noted
 
 
 def make_evaluator(
@@ -172,6 +173,11 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
         logging.info("These data have %d of the %d classes that the net chooses from", *map(len, names))
     part = "train" if split == "validation" and source.validation is None else split
     known = tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
+    if known and part != split and split in run.task.fingerprint:
+        raise InputError(
+            "the run was trained on all images of which this data's validation images are a part, as it had "
+            "a validation split of its own; give the data that split, or evaluate on test"
+        )
     draws = [(each.validation, each.split_seed) for each in (run.config.data, data)]
     if known and part != split and draws[0] != draws[1]:
         logging.warning(

@@ -108,11 +108,16 @@ def test_no_two_operations_draw_from_one_key():
 
 
 @pytest.mark.thorough
-def test_an_accelerator_and_the_cpu_take_the_same_pixels(photographs, monkeypatch):
-    """All images at once, and all branches, as on an accelerator; or one after the other."""
-    _, operation = parse_operation("x", "timm_rand_augment 2 7 0.5")
+@pytest.mark.parametrize(("interpolation", "share"), [("nearest", 0.0), ("either", 0.002)])
+def test_an_accelerator_and_the_cpu_take_the_same_pixels(interpolation, share, photographs, monkeypatch):
+    """All images at once, and all branches, as on an accelerator; or one after the other.
+
+    What is interpolated in float32 and lies between two levels may be rounded to either.
+    """
+    _, operation = parse_operation("x", f"timm_rand_augment 2 7 0.5 increasing 0.5 {interpolation}")
     keys = jax.random.split(jax.random.key(5), len(photographs))
     mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
     one_by_one = augment(keys, photographs, [operation], mean, std)
     monkeypatch.setattr("resnet.kernels.backend.xla_alone", lambda: True)
-    np.testing.assert_array_equal(augment(keys, photographs, [operation], mean, std), one_by_one)
+    off = np.abs(np.asarray(augment(keys, photographs, [operation], mean, std) - one_by_one))
+    assert (off > 0).mean() <= share and off.max() <= 1

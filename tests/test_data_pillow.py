@@ -185,6 +185,20 @@ def test_autoaugment_draws_its_pairs_as_published(name):
         assert abs(counts[outcome] / n - p) <= 5 * np.sqrt(p * (1 - p) / n), outcome
 
 
+@pytest.mark.parametrize("policy", few(1, ["timm", "rand_augment", "trivial_augment"]))
+def test_the_filter_is_drawn_apart_from_the_sign(policy, monkeypatch):
+    def shown(space, image, which, entry, either):
+        return image.at[0, 0, :2].set(jnp.stack([entry % 2, either]).astype(image.dtype))
+
+    monkeypatch.setattr(Space, "change", shown)
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 2000))
+    policy = dataclasses.replace(POLICIES[policy], interpolation="either")
+    signs, filters = np.array(jax.vmap(policy, (0, None))(keys, jnp.zeros((4, 4, 3), jnp.uint8)))[
+        :, 0, 0, :2
+    ].T
+    assert all(abs(np.mean(each) - 0.5) < 0.05 for each in (signs, filters, signs == filters))
+
+
 @pytest.mark.thorough
 def test_timms_magnitudes_spread_as_asked():
     keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 2000))

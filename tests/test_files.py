@@ -22,7 +22,7 @@ from resnet.config import Config, check_config, load_config, load_saved_config
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
-from resnet.files import check_writable, free_name, local_path, replacing, save_png
+from resnet.files import check_writable, creating, free_name, local_path, replacing, save_png
 from resnet.interop.convert import export_weights, import_weights
 from resnet.interop.predict import find_images
 from resnet.runs.task import Task
@@ -196,3 +196,9 @@ def test_a_name_is_drawn_letter_by_letter(name, tmp_path):
         assert not is_math_text(text.get_text())
         assert text.get_text().replace(r"\$", "$").removesuffix(" again") == shown
     assert "10^{1}" in axes.get_yticklabels()[-2].get_text() + axes.get_yticklabels()[2].get_text()
+
+
+def test_a_folder_without_a_name_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot write ., which has no name"), creating("."):
+        pass

@@ -168,3 +168,41 @@ def test_folders_are_listed_from_within_and_without_a_home(tmp_path, monkeypatch
     monkeypatch.chdir(folders(tmp_path / "data") / "train")
     assert len(find_listings(Path("."))["train"]) == len(TRAIN)
     assert [path.name for path in (tmp_path / "data").glob(".*.npz")] == [".train.index.npz"]
+
+
+def test_splits_in_a_tar_that_is_named_like_one_of_them_are_told(tmp_path, monkeypatch):
+    lines = noted(monkeypatch)
+    both = tar(tmp_path / "train.tar", in_folders(TRAIN, "train") | in_folders(VALIDATION, "val"))
+    assert set(find_listings(tmp_path)) == {"train"}
+    unread = (
+        f"{both} has validation images too, which are not read: to read them, name this tar as `data.dir`"
+    )
+    assert unread in lines
+
+
+def test_a_kept_listing_stands_for_no_split(tmp_path, monkeypatch):
+    """A tar whose paths name no split holds the training images, or in a folder those that its name says."""
+    monkeypatch.setattr(index, "KEPT_FROM", 1)
+    alone = tar(tmp_path / "val.tar", VALIDATION)
+    tar(tmp_path / "train.tar", TRAIN)
+    assert set(find_listings(alone)) == {"train"}
+    assert set(find_listings(tmp_path)) == {"train", "validation"}
+    assert set(find_listings(alone)) == {"train"}
+
+
+def test_test_images_without_labels_are_not_read(tmp_path, monkeypatch):
+    lines = noted(monkeypatch)
+    folders(tmp_path)
+    for name, content in list(VALIDATION.items())[:2]:
+        path = tmp_path / "test" / name.split("/")[1]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    assert set(find_listings(tmp_path)) == {"train", "validation"}
+    assert len(lines) == 1 and re.match(r"the test images are not read: .* lies in no class folder", lines[0])
+    with pytest.raises(InputError, match="images without labels belong elsewhere"):
+        find_listings(tmp_path, "test")
+
+
+def test_images_a_folder_below_their_class_are_told(tmp_path):
+    files = {name.replace("/", "/images/"): content for name, content in TRAIN.items()}
+    refused(folders(tmp_path, files, {}), r"n01 holds no image \(.*\): move those of images into it")

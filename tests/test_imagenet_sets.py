@@ -76,6 +76,13 @@ def data(run, root, **fields):
     return run.config.data
 
 
+@pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_real"])
+def test_images_need_a_size(run, tmp_path, name):
+    given = dataclasses.replace(run.config.data, dir=str(tmp_path), image_size=0, eval_crop=0.0)
+    with pytest.raises(InputError, match=f"`data.image_size` must be given with --data={name}; got 0"):
+        evaluate_on(run, name, given, Pace())
+
+
 def test_folders_are_classes_by_their_numbers(run, tmp_path, monkeypatch):
     answers(run, monkeypatch, number)
     for k in range(CLASSES):

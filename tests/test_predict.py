@@ -181,15 +181,24 @@ def test_a_contact_sheet(run, folder, tmp_path):
 
 def test_formats_say_the_same(run, folder):
     predictions = predict.predict_files(run, predict.find_images([folder]), top=3)
-    loaded = json.loads(FORMATS["json"](predictions))
-    rows = list(csv.DictReader(FORMATS["csv"](predictions).splitlines()))
+    loaded = json.loads(FORMATS["json"](predictions, run.task))
+    rows = list(csv.DictReader(FORMATS["csv"](predictions, run.task).splitlines()))
     assert len(loaded) == len(rows) == 4
     for row, item, prediction in zip(rows, loaded, predictions, strict=True):
         assert row["file"] == item["file"] == prediction.file
         best = item["classes"][0]
         assert row["class1"] == best["name"]
         assert float(row["probability1"]) == pytest.approx(best["probability"])
-        assert prediction.file in FORMATS["table"](predictions)
+        assert prediction.file in FORMATS["table"](predictions, run.task)
+
+
+def test_formats_call_the_answer_of_a_regression_what_it_is(run):
+    angles = dataclasses.replace(run.task, kind="regression", class_names=(), unit="degrees")
+    found = [predict.Prediction("a.png", (("degrees", -12.5),))]
+    assert json.loads(FORMATS["json"](found, angles)) == [
+        {"file": "a.png", "unit": "degrees", "value": -12.5}
+    ]
+    assert FORMATS["csv"](found, angles).splitlines() == ["file,unit,value", "a.png,degrees,-12.5"]
 
 
 @pytest.mark.parametrize(

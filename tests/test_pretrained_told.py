@@ -19,6 +19,7 @@ from resnet.models.zoo import ZOO, KnownNet
 from resnet.run import Run
 from resnet.runs.checkpoints.restore import variable_shapes
 from resnet.runs.task import Task
+from resnet.training.finetune import load_initial
 from resnet.weights.files import write_safetensors
 from resnet.weights.state_dict import to_state_dict
 from tests.folder_cases import noted
@@ -80,8 +81,16 @@ def test_weights_that_are_not_there(weights, message, run, monkeypatch):
         resnet.make("tiny", weights=weights)
 
 
-def test_a_folder_that_was_fetched_from_hugging_face(run, tmp_path):
-    (tmp_path / "config.json").write_text('{"architecture": "tiny"}')
+@pytest.mark.parametrize("config", ['{"architecture": "tiny"}', None])
+def test_a_folder_that_was_fetched_from_hugging_face(config, run, tmp_path):
+    if config:
+        (tmp_path / "config.json").write_text(config, encoding="utf-8")
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match="is no run's folder; name the file in it, .*/model.safetensors"):
-        resnet.make("tiny", weights=tmp_path)
+    readers = (
+        lambda: resnet.make("tiny", weights=tmp_path),
+        lambda: resnet.load(tmp_path),
+        lambda: load_initial(Config(init_from=str(tmp_path)), run.task),
+    )
+    for read in readers:
+        with pytest.raises(InputError, match=r"`init_from`, .* by the name of .*/model\.safetensors"):
+            read()

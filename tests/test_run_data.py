@@ -213,6 +213,8 @@ def test_the_same_data_elsewhere_go_on(root, config, workdir, tmp_path):
     np.testing.assert_array_equal(data.mean, begun.mean)
     fields = json.loads((workdir / "task.json").read_text())
     (workdir / "task.json").write_text(json.dumps(fields | {"fingerprint": {}}))
+    assert outcome(workdir, moved) is None  # without a step it has seen no images
+    (workdir / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(InputError, match="differs in `data.dir`"):
         outcome(workdir, moved)
 
@@ -280,8 +282,7 @@ def test_validation_images_that_were_trained_on_are_worth_a_line(run, caplog, fi
 def test_other_classes_are_refused_with_both_lists(run, root):
     for part in ("train", "test"):
         (root / part / "cat").rename(root / part / "emu")
-    message = r"the run knows the classes \(cat, dog\), this data has \(dog, emu\)"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"knows the classes \(cat, dog\), this data has \(dog, emu\)"):
         evaluate_run(run)
 
 
@@ -289,10 +290,9 @@ def test_evaluation_needs_its_split_alone_and_a_used_run_is_pickled(run, root):
     shutil.rmtree(root / "train")
     for index in range(3):
         save(root / "test" / "cat" / f"more{index}.png", 0, 90 + index)
-    metrics = evaluate_run(run)
-    assert metrics["n"] == 7
-    images = load_run_split(run, "test", run.config.data)[0].images
+    metrics, images = evaluate_run(run), load_run_split(run, "test", run.config.data)[0].images
     logits = run.logits(images)
+    assert metrics["n"] == 7
     assert np.mean(logits.argmax(1) == np.repeat([0, 1], [5, 2])) == pytest.approx(metrics["top1"])
     again = pickle.loads(pickle.dumps(run))
     np.testing.assert_array_equal(again.logits(images), logits)

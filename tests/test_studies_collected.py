@@ -1,16 +1,17 @@
 """Runs that no study made: grouped by config, and reported like a study's."""
 
+import dataclasses
 import json
 import re
 import warnings
 
 import pytest
 
-from resnet.config import replaced, save_config
+from resnet.config import load_saved_config, replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.runs.provenance import write_run_json
-from resnet.runs.task import save_task, task_of
+from resnet.runs.task import load_task, save_task, task_of
 from resnet.studies.collected import collect
 from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
@@ -65,6 +66,18 @@ def test_runs_are_grouped_by_config_and_reported(tmp_path):
         "width.png",
     }
     assert names == {path.name for path in (tmp_path / "page").iterdir()}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_same_images_in_other_folders_are_one_arm(tmp_path, same):
+    for seed in (0, 1):
+        workdir = finished(tmp_path / f"seed{seed}", seed, [0.5])
+        elsewhere = {"data.name": "image_folder", "data.dir": f"/data{seed}", "data.image_size": 8}
+        save_config(replaced(load_saved_config(workdir), elsewhere), workdir)
+        images = {"train": "the same" if same else f"of {seed}"}
+        save_task(dataclasses.replace(load_task(workdir), fingerprint=images), workdir)
+    arms = collect([tmp_path], tmp_path / "page", "One or two").arms
+    assert list(arms) == (["all"] if same else ["data.dir /data0", "data.dir /data1"])
 
 
 def test_an_unfinished_run_is_counted_as_such(tmp_path):

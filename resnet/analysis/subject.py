@@ -49,6 +49,8 @@ class Subject:
     """Classes (int) or targets (float); random for noise."""
     normalized_by: tuple[Statistic, Statistic] | None
     """Mean and standard deviation of the images, in units of 0..255; None for noise."""
+    moved: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Where folders of images are now, by the `data.dir` of runs."""
 
     @property
     def data(self) -> str:
@@ -90,7 +92,7 @@ class Subject:
 
     def beside(self, workdir: str | Path, step: int | None = None) -> "Subject":
         """Another run, or another step of it, asked about images drawn in the same way."""
-        return of_run(workdir, self.data, len(self.images), step, self.sample.seed)
+        return of_run(workdir, self.data, len(self.images), step, self.sample.seed, self.moved)
 
     def and_against(self, workdir: str) -> "list[Subject]":
         """This net and, where a folder is named, the run in it."""
@@ -113,16 +115,24 @@ class Subject:
 
 
 def of_run(
-    workdir: str | Path, data: str = "test", images: int = 128, step: int | None = None, seed: int = 0
+    workdir: str | Path,
+    data: str = "test",
+    images: int = 128,
+    step: int | None = None,
+    seed: int = 0,
+    moved: Mapping[str, str] | None = None,
 ) -> Subject:
     """The run in `workdir` at `step`, or at its latest checkpoint; `seed` draws the images of the split.
 
-    Raises InputError for weights that are not finite, of which nothing can be measured.
+    `moved` says where folders of images are now. Raises InputError for weights that are not finite, of which
+    nothing can be measured.
     """
-    run = load(workdir, step)
+    run, moved = load(workdir, step), moved or {}
     _check_finite(f"{workdir} at step {run.step}", run.variables)
-    shown = _probe(run.config, data, images, run.task, seed)
-    return Subject(str(workdir), run.config, run.model, run.variables, run.step, *shown)
+    folder = run.config.data.dir
+    config = replaced(run.config, {"data.dir": moved.get(folder, folder)})
+    shown = _probe(config, data, images, run.task, seed)
+    return Subject(str(workdir), config, run.model, run.variables, run.step, *shown, moved)
 
 
 def of_config(name: str, config: Config, data: str = NOISE, images: int = 128, seed: int = 0) -> Subject:

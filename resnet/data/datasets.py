@@ -101,7 +101,7 @@ def _say_what_misleads(dataset: Dataset) -> None:
 
 
 def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Examples, Source]:
-    """Reads one split, and returns it with its source. An image folder needs no other split for it."""
+    """Reads one split, and returns it with its source, which may have read no more than it needs for that."""
     source = _read(config, only=name)
     if name == "test" or (name == "validation" and source.validation is not None):
         return getattr(source, name), source

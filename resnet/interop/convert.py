@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 
 from resnet.config import Config, config_to_dict, replaced, save_config
-from resnet.data.datasets import load_dataset
+from resnet.data.datasets import load_dataset, shapes_of
+from resnet.data.splits import NAME
+from resnet.data.statistics import given_statistics
 from resnet.errors import InputError, check_choice
 from resnet.files import check_suffix, check_writable, creating, local_path, make_parents
 from resnet.interop.card import CARD, model_card
@@ -48,7 +49,7 @@ def import_weights(
     """Makes `workdir` a run of `config` at step 0 with the weights of a file; what was done.
 
     Classes and normalisation are those of the config's data; with `classes`, a file of one name a
-    line, no data are read, and `data.image_size`, `data.mean` and `data.std` say the rest.
+    line, no data are read: `data.mean`, `data.std` and, of images in files, `data.image_size` say the rest.
     """
     workdir, source = local_path(workdir), local_path(source)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
@@ -176,20 +177,21 @@ def _task_without_data(config: Config, classes: Path) -> Task:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"file of class names {classes} cannot be read ({error})") from None
     names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) < 2:
+        raise InputError(f"file of class names {classes} must hold two or more; got {len(names)}")
     if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise InputError(
             f"file of class names {classes} has {', '.join(twice)} more than once: tell them apart"
         )
     data = config.data
-    if len(names) < 2 or not data.image_size or not data.mean or not data.std:
-        raise InputError(
-            f"without data, the file of class names {classes} must hold two or more, and `data.image_size`, "
-            f"`data.mean` and `data.std` must be given; got {len(names)} names, {data.image_size}, "
-            f"{data.mean} and {data.std}"
-        )
-    shape = (data.image_size, data.image_size, len(data.mean))
-    mean, std = (np.multiply(values, 255).astype(np.float32) for values in (data.mean, data.std))
-    return Task("classification", shape, names, mean, std)
+    needed = ("mean", "std", *(["image_size"] if data.in_files else []))
+    if missing := [f"`data.{field}`" for field in needed if not getattr(data, field)]:
+        raise InputError(f"--classes takes the place of the data, and needs {' and '.join(missing)} too")
+    side = data.image_size
+    shape = (side, side, len(data.mean)) if data.in_files else shapes_of(data)[0]
+    given = given_statistics(data.mean, data.std, shape[-1])
+    # Images in files are held out by their names, others by place whatever is said here.
+    return Task("classification", shape, names, given["mean"], given["std"], held_out_by=NAME)
 
 
 def _usual_naming(config: Config) -> str:

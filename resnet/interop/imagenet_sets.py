@@ -69,6 +69,8 @@ def evaluate_on(run: Run, name: str, data: DataConfig, pace: Pace) -> dict[str, 
             f"`data.classes` must be empty with --data={name}, which is evaluated on all of its images; "
             f"got {data.classes!r}"
         )
+    if SETS[name] is not imagenet_c and not data.sizes.evaluate:  # whose images have one size
+        raise InputError(f"`data.image_size` must be given with --data={name}; got 0")
     return {"data": name, **SETS[name](run, folder_of(data), data, pace), "step": run.step}
 
 
@@ -99,7 +101,9 @@ def imagenet_real(run: Run, root: Path, data: DataConfig, pace: Pace) -> dict[st
         right += [
             int(k) in each for k, each, there in zip(best, labels, mask, strict=False) if each and there
         ]
-    return {"real": sum(right) / max(len(right), 1), "n": len(right)} | _skipped(split)
+    if not right:
+        raise InputError(f"none of the {len(listing)} images in {listing.place} can be read and has a label")
+    return {"real": sum(right) / len(right), "n": len(right)} | _skipped(split)
 
 
 def imagenet_c(run: Run, root: Path, data: DataConfig, pace: Pace) -> dict[str, Any]:

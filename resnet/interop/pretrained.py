@@ -23,7 +23,7 @@ from resnet.net import Net
 from resnet.paths import shapes_by_path
 from resnet.run import load
 from resnet.runs.checkpoints.restore import variable_shapes
-from resnet.runs.task import FILE, Task
+from resnet.runs.task import Task
 from resnet.training.finetune import conventions, tell_what_is_unsaid
 from resnet.training.start import init_variables
 from resnet.weights.files import SUFFIXES, check_finite, read_metadata, read_weights
@@ -97,8 +97,6 @@ def _task(about: About, outputs: int) -> Task:
 def _from(weights: str | Path, name: str, about: About) -> Net:
     """The net of a folder, of a file, or of a name on Hugging Face, whichever there is."""
     path = local_path(weights)
-    if (path / hub.WEIGHTS).is_file() and not (path / FILE).exists():
-        raise InputError(f"{path} is no run's folder; name the file in it, {path / hub.WEIGHTS}")
     if path.is_dir():
         return load(path).net
     named_as_file = path.suffix in (".safetensors", *SUFFIXES)

@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "cache.": "where compiled programs are kept",
     "data.storage": "where the images are held; other mean and std of a stream are noticed",
     "data.memory_gb": "from which size on images are streamed",
+    "data.bad_limit": "how many unreadable images end a run; what takes their places is the same",
     "records.": "what draws the metrics",
     "checkpoint.": "when the state is saved, and what is kept of it; a rollback goes back to what was due",
     "train.log_every": "how often a mean is written; the one that was begun goes on",

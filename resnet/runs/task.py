@@ -12,6 +12,7 @@ from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.data.splits import NAME, PLACE, Dataset
 from resnet.errors import InputError, first_of
+from resnet.runs.checkpoints.checkpoint import steps_on_disk
 from resnet.runs.metrics.records import write_json
 
 FILE = "task.json"
@@ -82,8 +83,12 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
 
 
 def knows_its_data(workdir: Path) -> bool:
-    """Whether a run has fingerprints of its data, and so notices if they have changed."""
-    return (workdir / FILE).exists() and bool(load_task(workdir).fingerprint)
+    """Whether a run has fingerprints of its data, and so notices if they have changed, or has seen none yet.
+
+    One that was imported with the names of its classes alone has seen none.
+    """
+    known = (workdir / FILE).exists()
+    return known and (bool(load_task(workdir).fingerprint) or not any(steps_on_disk(workdir)))
 
 
 def tell_of_other_images(task: Task, split: str, now: str) -> bool:
@@ -126,9 +131,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def begin_task(task: Task, workdir: Path) -> None:
-    """Writes task.json where there is none; a run keeps the one that it began with."""
+    """Writes task.json where there is none; a run keeps the one that it began with.
+
+    The first data that an imported run sees are those it began with.
+    """
     if not (workdir / FILE).exists():
         save_task(task, workdir)
+    elif knows_its_data(workdir) and not (begun := load_task(workdir)).fingerprint:
+        save_task(dataclasses.replace(begun, fingerprint=task.fingerprint), workdir)
 
 
 def save_task(task: Task, workdir: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, differences, load_saved_config
+from resnet.config import Config, differences, load_saved_config, replaced
 from resnet.errors import InputError
 from resnet.runs.changes import what_decides
 from resnet.runs.provenance import last_session
@@ -44,7 +44,7 @@ def collect(workdirs: Iterable[Path], output: Path, title: str) -> Collected:
     for workdir in (run for folder in workdirs for run in _runs_in(folder)):
         config = load_saved_config(workdir)
         same = dataclasses.replace(what_decides(config), seed=0)
-        seeds = next((seeds for other, seeds in groups if other == same), None)
+        seeds = next((seeds for other, seeds in groups if _alike(other, seeds, same, workdir)), None)
         if seeds is None:
             groups.append((same, seeds := {}))
         if config.seed in seeds:
@@ -63,6 +63,16 @@ def collect(workdirs: Iterable[Path], output: Path, title: str) -> Collected:
     sessions = tuple(session for path in places.values() if (session := last_session(path)))
     seeds = tuple(dict.fromkeys(seed for _, seed in places))
     return Collected(output, title, "", "", "", seeds, 0, arms, origin=None, sessions=sessions, places=places)
+
+
+def _alike(group: Config, seeds: dict[int, Path], config: Config, workdir: Path) -> bool:
+    """Whether a run belongs to a group: its config is the same, or the same images lie elsewhere."""
+    here = {"data.dir": config.data.dir}
+    return group == config or (
+        replaced(group, here) == config
+        and bool(images := load_task(workdir).fingerprint)
+        and images == load_task(next(iter(seeds.values()))).fingerprint
+    )
 
 
 def _runs_in(workdir: Path) -> list[Path]:

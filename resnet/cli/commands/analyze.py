@@ -67,6 +67,7 @@ def main(overrides: list[str]) -> dict:
 def _subject(overrides: list[str]) -> Any:
     """The net of --workdir or --config."""
     from resnet.analysis.subject import NOISE, of_config, of_run
+    from resnet.config import load_saved_config
 
     given = cli.FLAGS
     if (given.workdir is None) == (given.config is None):
@@ -76,8 +77,9 @@ def _subject(overrides: list[str]) -> Any:
             raise InputError("--step is for a run; --config=… is a net before its first step")
         config, data = cli.chosen_config(overrides), given.data or NOISE
         return of_config(str(given.config), config, data, given.images, given.images_seed)
-    cli.load_run_config(overrides)
-    return of_run(given.workdir, given.data or "test", given.images, given.step, given.images_seed)
+    now = cli.load_run_config(overrides, changeable=("data.dir",)).data.dir
+    moved = {load_saved_config(given.workdir).data.dir: now}
+    return of_run(given.workdir, given.data or "test", given.images, given.step, given.images_seed, moved)
 
 
 def _define_options() -> None:

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -61,7 +62,7 @@ def main(overrides: list[str], images: list[str]) -> None:
             on_bad_image=cli.FLAGS.on_bad_image,
             progress=lambda n: bar.update(task, completed=n),
         )
-    text = FORMATS[cli.FLAGS.format](predictions)
+    text = FORMATS[cli.FLAGS.format](predictions, run.task)
     # The names of files may be any bytes, and come out as they are.
     if cli.FLAGS.output:
         with creating(cli.FLAGS.output) as temporary:
@@ -74,36 +75,36 @@ def main(overrides: list[str], images: list[str]) -> None:
         contact_sheet(run, predictions[:SHEET_IMAGES], cli.FLAGS.sheet)
 
 
-def as_table(predictions) -> str:
-    """One line an image: file, then name and probability of each class."""
+def as_table(predictions, task) -> str:
+    """One line an image: file, then name and probability of each class; of a regression unit and value."""
     import tabulate
 
     rows = [(p.file, *(f"{name} {value:.4f}" for name, value in p.classes)) for p in predictions]
     return tabulate.tabulate(rows, ["file", *map(str, range(1, len(rows[0])))], disable_numparse=True)
 
 
-def as_csv(predictions) -> str:
-    """file, class1, probability1, class2, …"""
+def as_csv(predictions, task) -> str:
+    """file, class1, probability1, class2, …; of a regression file, unit, value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = range(1, len(predictions[0].classes) + 1)
-    writer.writerow(["file", *(field for k in ranks for field in (f"class{k}", f"probability{k}"))])
+    fields = [field for k in ranks for field in (f"class{k}", f"probability{k}")]
+    writer.writerow(["file", *(["unit", "value"] if task.kind == "regression" else fields)])
     for p in predictions:
         writer.writerow([p.file, *(cell for name, value in p.classes for cell in (name, f"{value:.8g}"))])
     return text.getvalue().rstrip("\n")
 
 
-def as_json(predictions) -> str:
-    """A list of {"file", "classes": [{"name", "probability"}]}."""
+def as_json(predictions, task) -> str:
+    """A list of {"file", "classes": [{"name", "probability"}]}; of a regression {"file", "unit", "value"}."""
     from resnet.runs.metrics.records import to_json
 
-    return to_json(
-        [
-            {"file": p.file, "classes": [{"name": name, "probability": value} for name, value in p.classes]}
-            for p in predictions
-        ],
-        indent=1,
-    )
+    def fields(found) -> dict[str, Any]:
+        if task.kind == "regression":
+            return dict(zip(("unit", "value"), found[0], strict=True))
+        return {"classes": [{"name": name, "probability": value} for name, value in found]}
+
+    return to_json([{"file": p.file, **fields(p.classes)} for p in predictions], indent=1)
 
 
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}

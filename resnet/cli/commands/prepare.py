@@ -38,7 +38,7 @@ def main(overrides: list[str], names: list[str]) -> dict:
     if overrides or len(names) != 1:
         raise InputError("give the name of one data set, e.g. cifar10, or images; --help lists them")
     options = cli.FLAGS
-    with reporting() as report:
+    with reporting(in_bytes=names != ["images"]) as report:
         if names == ["images"]:
             cli.require("from", "to")
             cli.refuse("images", "dir", "archive")
@@ -55,8 +55,11 @@ def main(overrides: list[str], names: list[str]) -> dict:
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[Callable[[str, int, int], None]]:
-    """While entered, a function that shows (file, how much is done, of how much), as a bar or in the log."""
+def reporting(in_bytes: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """While entered, a function that shows (name, how much is done, of how much), as a bar or in the log.
+
+    They are bytes, or images.
+    """
     if not sys.stderr.isatty():
         shown = [time.monotonic()]
 
@@ -69,7 +72,8 @@ def reporting() -> Iterator[Callable[[str, int, int], None]]:
         return
     from rich import console, progress
 
-    columns = progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn()
+    of_bytes = progress.DownloadColumn(), progress.TransferSpeedColumn()
+    columns = *(of_bytes if in_bytes else [progress.MofNCompleteColumn()]), progress.TimeRemainingColumn()
     terminal = console.Console(stderr=True)
     with progress.Progress("{task.description}", progress.BarColumn(), *columns, console=terminal) as bar:
         tasks: dict[str, progress.TaskID] = {}

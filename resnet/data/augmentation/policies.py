@@ -47,7 +47,8 @@ class Policy:
         h, w, _ = image.shape
         space = self.space(h, w)
         which, entry = self.draw(keys)
-        either = _coins(jax.random.fold_in(keys[1], 1), len(which))
+        # Not 1, which gives the second of the keys that `draw` may split this one into.
+        either = _coins(jax.random.fold_in(keys[1], 2), len(which))
         for layer in range(len(which)):
             image = space.change(image, which[layer], entry[layer], either[layer])
         return image

@@ -16,6 +16,10 @@ KAGGLE = "LOC_val_solution.csv"
 IN_TFDS = "datasets/imagenet2012/validation_labels.txt"  # the same list, in the package tensorflow-datasets
 
 
+class Unlabelled(InputError):
+    """Images of a place lie in no class folders, and no list has their labels."""
+
+
 def label_list(*beside: Path) -> Path | None:
     """The list of validation labels in one of the folders, or else the one of tensorflow-datasets."""
     package = importlib.util.find_spec("tensorflow_datasets")
@@ -29,7 +33,10 @@ def by_label(place: Path, entries: Sequence[Entry], labels: Path | None) -> Mapp
     """Validation images by their class. InputError if they are others, or the list does not fit them."""
     strange = [entry.name for entry in entries if not NAME.fullmatch(entry.name)]
     if strange:
-        raise InputError(f"{place}: image {strange[0]} lies in no class folder: put it into one")
+        raise Unlabelled(
+            f"{place}: image {strange[0]} lies in no class folder: put it into one. If the place is a class "
+            "itself, put all classes into a folder named train; images without labels belong elsewhere"
+        )
     if labels is None:
         raise InputError(
             f"{place} holds ImageNet's validation images without labels: put {LISTS[0]} beside it"

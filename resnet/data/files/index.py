@@ -19,7 +19,7 @@ from resnet.files import USER_CACHE, replacing
 KEPT_FROM = 10_000  # images; fewer are listed in no time
 LOOKED_AT = 1_000  # files of a kept listing, in some hundredths of a second
 CACHE = f"{USER_CACHE}/indexes"
-VERSION = 1
+VERSION = 2
 NO_ARRAYS = ("place", "classes", "reader", "state")
 ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in NO_ARRAYS]
 

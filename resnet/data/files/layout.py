@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.data.files.imagenet import by_label, label_list
+from resnet.data.files.imagenet import Unlabelled, by_label, label_list
 from resnet.data.files.index import kept_listings
 from resnet.data.files.listing import Entry, Listing, make_listing, state_of_file
 from resnet.data.files.tars import list_tar
@@ -32,7 +32,8 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
     """The images of each split under `root`, a folder or a tar; with `only`, no others than are needed.
 
     Those of training are needed for the validation split where it is held out from them, unless it is to be
-    there `alone`. InputError for what is missing, and for splits whose classes differ.
+    there `alone`; where there are validation images, nothing is held out of training, so they are listed with
+    it. InputError for what is missing, and for splits whose classes differ.
     """
     if root.is_file():
         found = _list_tar(root, "train")
@@ -51,8 +52,16 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
         )
     if not only and "test" not in places:
         logging.warning("%s has no test images: results will be those of the validation split", root)
-    wanted = {split: place for split, place in places.items() if not only or split == needed}
-    listings = {split: listings.get(split) or list_place(place, split) for split, place in wanted.items()}
+    also = "validation" if only == "train" else needed
+    wanted = {split: place for split, place in places.items() if not only or split in (needed, also)}
+    for split, place in wanted.items():
+        try:
+            listings[split] = listings.get(split) or list_place(place, split)
+        except Unlabelled as error:
+            if split != "test" or split == needed:
+                raise
+            logging.warning("the test images are not read: %s", error)
+    listings = {split: listings[split] for split in wanted if split in listings}
     classes = listings[needed].classes
     if len(classes) < 2:
         raise InputError(f"{wanted[needed]} must hold at least two class folders: {LAYOUT}")
@@ -121,6 +130,11 @@ def list_place(place: Path, split: str) -> Listing:
             f"{place} is read as the {split} images, but its folders are named {', '.join(found)}: rename it "
             "or them"
         )
+    if others := [name for name in found if name != split]:
+        logging.warning(
+            "%s has %s images too, which are not read: to read them, name this tar as `data.dir`",
+            place, " and ".join(others),
+        )  # fmt: skip
     return found[split]
 
 
@@ -132,12 +146,12 @@ def _list_tar(path: Path, split: str) -> dict[str, Listing]:
         logging.info("listing %s", path)
         found = list_tar(path, SUFFIXES, split_named)
         return {
-            name or split: make_listing(path, _by_class(path, groups, labels), in_tar=True)
+            name: make_listing(path, _by_class(path, groups, labels), in_tar=True)
             for name, groups in found.items()
         }
 
     listings = kept_listings(path, [*state, _state(labels)], make)
-    return {split: dataclasses.replace(listing, state=state) for split, listing in listings.items()}
+    return {name or split: dataclasses.replace(listing, state=state) for name, listing in listings.items()}
 
 
 def _by_class(place: Path, groups: dict[str, list[Entry]], labels: Path | None) -> Mapping[str, list[Entry]]:
@@ -169,9 +183,9 @@ def _list_folder(folder: Path) -> Listing:
             _check_name(path)
             groups[path.name] = _list_class(path, f"{path.name}/", ignored, inner)
             if not groups[path.name]:
-                raise InputError(
-                    f"class folder {path} holds no image ({', '.join(SUFFIXES)}): fill it or remove it"
-                )
+                below = [folder.name for folder in inner if folder.parent == path]
+                remedy = f"move those of {first_of(below)} into it" if below else "fill it or remove it"
+                raise InputError(f"class folder {path} holds no image ({', '.join(SUFFIXES)}): {remedy}")
         if not classes and (entries := _list_class(folder, "", [], [])):
             groups = by_label(folder, entries, labels)
         loose = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]

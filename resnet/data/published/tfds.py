@@ -200,8 +200,9 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
             f"name one as {needed}=…" + (f", or {instead_of(only)}" if only else "")
         )
     found = {}
+    also = "validation" if only == "train" else needed  # where it is there, nothing is held out of training
     for split, name in names.items():
-        if only and split != needed:
+        if only and split not in (needed, also):
             continue
         listing = prepared.listing(name)
         if len(listing):

@@ -1,0 +1,77 @@
+"""A split that a run is evaluated on has exactly the images that it had in training."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from resnet.analysis.subject import of_run
+from resnet.config import Config
+from resnet.data.config import DataConfig
+from resnet.data.datasets import load_dataset
+from resnet.errors import InputError
+from resnet.models.config import ModelConfig
+from resnet.models.resnet import make_model
+from resnet.run import Run, evaluate_run, load_run_split
+from resnet.runs.task import task_of
+from resnet.training.start import init_variables
+from tests.stream_cases import CLASSES, STATISTICS, TRAIN, VALIDATION, folders, one_tar
+
+
+def run_on(data: DataConfig, workdir) -> Run:
+    """A net at its start, as if it had been trained on the data."""
+    config = Config(model=ModelConfig(family="chain", blocks=(1,), width=0.25), data=data)
+    config.train.batch_size = 8
+    task = task_of(load_dataset(data))
+    model = make_model(config.model, task.num_outputs)
+    variables = init_variables(jax.random.key(0), model=model, image_shape=task.image_shape)
+    return Run(config, task, model, variables, 7, workdir)
+
+
+def data_in(place, **fields) -> DataConfig:
+    return DataConfig(name="image_folder", dir=str(place), image_size=16, **STATISTICS, **fields)
+
+
+@pytest.mark.parametrize("make", [folders, one_tar])
+@pytest.mark.parametrize("limit", [0, 5])
+def test_training_images_are_those_that_were_trained_on(tmp_path, make, limit):
+    """None of them are held out, as the data have a validation split of their own."""
+    data = data_in(make(tmp_path), train_limit=limit)
+    trained = load_dataset(data).train
+    images, _ = load_run_split(run_on(data, tmp_path), "train", data)
+    np.testing.assert_array_equal(images.files, trained.files)
+    assert len(images) == (limit or len(TRAIN))
+
+
+def test_images_that_were_trained_on_are_no_validation_images(tmp_path):
+    data = data_in(folders(tmp_path))
+    run = run_on(data, tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(
+        InputError, match="the run was trained on all .*, as it had a validation split of its"
+    ):
+        load_run_split(run, "validation", data)
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+def test_images_that_cannot_be_read_are_counted(tmp_path, storage):
+    data = data_in(folders(tmp_path), storage=storage, on_bad_image="skip", bad_limit=0.5)
+    run = run_on(data, tmp_path)
+    (tmp_path / "val" / CLASSES[0] / next(iter(VALIDATION)).split("/")[1]).write_bytes(b"no image")
+    found = evaluate_run(run, "validation", dataclasses.replace(data))
+    assert (found["n"], found["skipped_images"]) == (len(VALIDATION) - 1, 1)
+
+
+def test_a_question_is_asked_about_images_that_were_moved(tmp_path, monkeypatch):
+    there, here = tmp_path / "there", tmp_path / "here"
+    data = data_in(folders(there))
+    run = run_on(data, tmp_path)
+    there.rename(here)
+    monkeypatch.setattr("resnet.analysis.subject.load", lambda *_: run)
+    with pytest.raises(InputError, match=f"there is no folder or tar {there}"):
+        of_run("run", "validation", 4)
+    asked = of_run("run", "validation", 4, moved={str(there): str(here)})
+    assert asked.sample.of_images == len(VALIDATION) and asked.config.data.dir == str(here)
+    np.testing.assert_array_equal(asked.beside("another").images, asked.images)
