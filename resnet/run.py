@@ -27,7 +27,7 @@ from resnet.net import Net
 from resnet.runs.checkpoints.restore import load_variables
 from resnet.runs.task import Task, listed, tell_of_other_images
 from resnet.runtime.devices import DATA, make_mesh, replicate
-from resnet.training.evaluation import BY_CLASS, as_numbers, evaluate, make_evaluate
+from resnet.training.evaluation import BY_CLASS, as_numbers, evaluate, images_at_once, make_evaluate
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -118,8 +118,7 @@ def make_evaluator(
     mesh, task = make_mesh(), normalized_as(run, data)
     program = make_evaluate(mesh, model=run.model, task=task, flip=data.eval_flip, by_class=by_class)
     variables = replicate(stack_blocks(run.config.model, jax.device_get(run.variables)), mesh)
-    # Rounded up to whole shares: what is padded does not count.
-    batch_size = -(-run.config.train.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
+    batch_size = images_at_once(run.config.train, mesh.shape[DATA])
 
     def metrics(images: Examples) -> dict[str, Any]:
         found = evaluate(variables, images, program=program, batch_size=batch_size, pace=pace)

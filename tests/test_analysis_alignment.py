@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from resnet.analysis import alignment
+from resnet.analysis import alignment, rotation
 from resnet.analysis.subject import of_config
 from resnet.config import Config
 from resnet.errors import InputError
@@ -65,3 +65,11 @@ def test_a_net_whose_blocks_all_change_the_shape_is_refused():
     config = Config(model=ModelConfig(blocks=(1, 1, 1), stem_width=8, transition="projection"))
     with pytest.raises(InputError, match="has no block that keeps the shape of x"):
         alignment.ask(of_config("net", config, images=2), alignment.Options())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("question", [alignment, rotation])
+def test_a_net_of_several_streams_is_refused(question):
+    config = Config(model=ModelConfig(blocks=(2, 1, 1), width=0.5, shortcut="hyper_static"))
+    with pytest.raises(InputError, match="it carries several streams, of which F"):
+        question.ask(of_config("net", config, images=2), question.Options())

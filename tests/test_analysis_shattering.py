@@ -58,3 +58,12 @@ def test_four_arms_of_a_config_and_depth():
     assert len(answer.plot().axes) == 2
     with pytest.raises(InputError, match="--images"):
         shattering.ask(tiny(images=1), shattering.Options())
+
+
+@pytest.mark.parametrize("arm", shattering.ARMS)
+def test_every_arm_is_made_of_a_net_with_all_that_norms_may_have(arm):
+    subject = tiny(zero_gamma=True, ghost_batch=8, bn_fixed="^stem/")
+    assert (
+        subject.restarted(changes=shattering.ARMS[arm]).config.model.norm
+        == shattering.ARMS[arm]["model.norm"]
+    )

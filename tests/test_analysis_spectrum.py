@@ -92,3 +92,9 @@ def test_a_net_at_its_start_has_the_statistics_of_its_images():
     (images,), _ = batches(net)
     found = logits_of(net)(net.variables["params"], images)
     np.testing.assert_allclose(found, wanted[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_map_to_zero_has_no_condition():
+    nothing = spectrum.Ritz(np.zeros(3), np.ones(3) / 3, np.zeros(3))
+    row = spectrum._row(spectrum.Values.of("head", [nothing]))
+    assert (row["largest"], row["smallest"], row["condition"]) == (0, "0 to round-off", "infinite")

@@ -10,7 +10,7 @@ from resnet.models import zoo
 from resnet.models.config import ModelConfig
 from resnet.run import load
 from resnet.runs.task import Task
-from resnet.training.finetune import load_initial, tell_of_another_net
+from resnet.training.finetune import conventions, load_initial, tell_of_another_net, unusual
 from resnet.weights import files
 from resnet.weights.state_dict import to_state_dict
 from tests.folder_cases import noted
@@ -18,6 +18,9 @@ from tests.test_interop_weights import SMALL, TASK, random_variables, random_var
 
 PADDED = ModelConfig(**SMALL)
 BOTTLENECK = ModelConfig(**SMALL, branch="bottleneck", transition="projection")
+
+
+DROPPING = ModelConfig(**SMALL, stochastic_depth=0.5)
 
 
 def written(path, model, variables=None):
@@ -59,6 +62,7 @@ def test_a_made_cifar_net_pads_on_both_sides(tmp_path, monkeypatch):
     [
         (PADDED, r"model.pad_side=end (both in akamaster/pytorch_resnet_cifar10)"),
         (BOTTLENECK, "stride_at=3x3"),
+        (DROPPING, "model.stochastic_depth=0.5 (0 in evaluation in PyTorch's nets, which weigh branches in"),
     ],
 )
 def test_what_a_file_does_not_state_is_named(tmp_path, monkeypatch, model, field):
@@ -67,6 +71,14 @@ def test_what_a_file_does_not_state_is_named(tmp_path, monkeypatch, model, field
     load_initial(Config(model=model, init_from=str(path)), TASK)
     (line,) = lines
     assert line.startswith(f"{path} holds tensors alone") and field in line and "data.mean=0,0,0" in line
+
+
+def test_what_names_do_not_tell_is_on_the_card():
+    """Of the fields that decide what weights compute; drop path leaves evaluation alone."""
+    assert unusual(PADDED) == {} and unusual(ModelConfig(**SMALL, shortcut="none")) == {"shortcut": "none"}
+    assert unusual(DROPPING) == {"stochastic_depth": 0.5}
+    by_image = ModelConfig(**SMALL, stochastic_depth=0.5, stochastic_depth_each="image")
+    assert unusual(by_image) == {} and "stochastic_depth" not in conventions(by_image)
 
 
 def test_statistics_of_channels_are_compared_with_those_of_pixels(tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ KNOBS = {
 
 
 @functools.cache
-def program(config):
+def program(config, trains=True):
     """All that a net does, as text: its training and evaluation traced, and how it starts; or its refusal."""
     try:
         model = make_model(config, NUM_OUTPUTS)
@@ -87,7 +87,8 @@ def program(config):
     variables = jax.eval_shape(model.init, key, x)
 
     def run(variables, x, key):
-        trained = model.apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        rngs = {"mutable": ["batch_stats"], "rngs": {"dropout": key}}
+        trained = model.apply(variables, x, train=True, **rngs) if trains else None
         logits, features = model.apply(variables, x)
         return trained, OUTPUTS[config.output](logits), features
 
@@ -139,7 +140,9 @@ IDLE = {
     "pad_side": {"shortcut": "none"},
     "norm_groups": {},
     "norm_epsilon": {"norm": "none"},
+    "stochastic_depth": {"stochastic_depth_each": "image"},
     "stochastic_depth_rule": {},
+    "stochastic_depth_each": {},
 }
 
 
@@ -150,10 +153,16 @@ def test_the_fields_that_may_have_no_effect_are_those_that_are_tested():
 @pytest.mark.thorough
 @pytest.mark.parametrize(("field", "fields"), IDLE.items())
 def test_where_a_field_is_said_to_have_no_effect_it_has_none(field, fields):
-    """There no warning tells of it when a net takes the weights of another."""
-    base = ModelConfig(**TINY | fields)
-    assert not has_effect(field, base) and has_effect(field, ModelConfig(**TINY | KNOBS[field][0]))
-    assert program(dataclasses.replace(base, **{field: KNOBS[field][1]})) == program(base)
+    """There no warning tells of it when a net takes the weights of another; drop path changes training."""
+
+    def pair(fields):
+        base = ModelConfig(**TINY | fields)
+        return base, dataclasses.replace(base, **{field: KNOBS[field][1]})
+
+    idle = pair(fields)
+    one, other = (program(each, trains=field != "stochastic_depth") for each in idle)
+    assert not any(has_effect(field, each) for each in idle) and one == other
+    assert any(has_effect(field, each) for each in pair(KNOBS[field][0]))
 
 
 def test_the_same_net_is_the_same_program():

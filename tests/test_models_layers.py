@@ -159,11 +159,20 @@ def test_branches_survive_as_often_as_they_should(each, draws, dtype):
     """In bfloat16, too, where 0.998 would be 1; for each image apart, or for the batch."""
     arrays, keys = BlockArrays(survival=jnp.float32(0.998)), jax.random.split(jax.random.key(0), 20_000)
     kept = jax.vmap(lambda key: arrays.survive(jnp.ones((4, 1, 1, 2), dtype), key, each))(keys)
-    kept = np.asarray(kept, np.float32)
+    weight = 1 if each == "batch" else 1 / 0.998
+    assert set(np.unique(np.asarray(kept, np.float32))) == {0, np.float32(jnp.asarray(weight, dtype))}
+    kept = np.asarray(kept) > 0
     assert (kept == kept[..., :1]).all()  # all channels of an image
     assert (kept == kept[:, :1]).all() == (each == "batch")
     spread = math.sqrt(0.998 * 0.002 / (20_000 * draws))
     assert float(kept.mean()) == pytest.approx(0.998, abs=5 * spread)
+
+
+@pytest.mark.parametrize(("each", "known"), [("batch", 0.75), ("image", None)])
+def test_drop_path_leaves_evaluation_as_it_is(each, known):
+    config = net(stochastic_depth=0.25, stochastic_depth_each=each)
+    assert block_arrays(config, SPEC, None).survival == known
+    assert float(block_arrays(config, SPEC, jax.random.key(0)).survival) == 0.75
 
 
 def test_survival_over_depth():

@@ -16,6 +16,8 @@ from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run, load_run_split
 from resnet.runs.task import task_of
+from resnet.training.config import TrainConfig
+from resnet.training.evaluation import images_at_once
 from resnet.training.start import init_variables
 from tests.stream_cases import CLASSES, STATISTICS, TRAIN, VALIDATION, folders, one_tar
 
@@ -75,3 +77,27 @@ def test_a_question_is_asked_about_images_that_were_moved(tmp_path, monkeypatch)
     asked = of_run("run", "validation", 4, moved={str(there): str(here)})
     assert asked.sample.of_images == len(VALIDATION) and asked.config.data.dir == str(here)
     np.testing.assert_array_equal(asked.beside("another").images, asked.images)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "devices", "at_once"),
+    [
+        (128, 1, 1, 128),
+        (8192, 1, 1, 256),
+        (8192, 1, 8, 2048),
+        (8192, 64, 8, 128),
+        (10, 1, 4, 12),
+        (6, 6, 1, 1),
+    ],
+)
+def test_no_more_images_are_evaluated_at_once_than_trained_on(batch, accumulate, devices, at_once):
+    train = TrainConfig(batch_size=batch, accumulate=accumulate)
+    assert images_at_once(train, devices) == at_once
+
+
+def test_parts_of_a_batch_are_evaluated_as_the_whole(tmp_path):
+    data = data_in(folders(tmp_path))
+    run = run_on(data, tmp_path)
+    whole = evaluate_run(run, "validation")
+    run.config.train.accumulate = 4
+    assert evaluate_run(run, "validation") == {**whole, "loss": pytest.approx(whole["loss"], rel=1e-6)}

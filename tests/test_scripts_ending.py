@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from resnet.cli import ending
@@ -76,6 +77,13 @@ def no_device():
             OSError(errno.ENOSPC, "No space left on device", "run/page.md"),
             1,
             "error: run/page.md: No space left on device; once that is mended, give the same command again\n",
+        ),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nAll of it:\n"),
+            1,
+            "error: the memory of the devices does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating "
+            "9 bytes.): take each batch in parts by `train.accumulate`, lower `train.batch_size`, or set "
+            "`model.remat`\n",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
 from resnet.training import divergence, loop
 from resnet.training.config import TrainConfig
+from resnet.training.seeds import Runs
 from resnet.training.step import Step, TrainState
 from resnet.training.trainer import make_trainer
 
@@ -155,7 +156,10 @@ def test_a_seed_that_failed_for_good_stays_so_and_is_not_waited_for(tmp_path, mo
     config = guarding("rollback", rollbacks=1)
     config.checkpoint.every, config.checkpoint.keep = "2 steps", 1
     workdirs = {seed: tmp_path / f"seed{seed}" for seed in (0, 3)}
+    begun, restore = [], Runs.restore
+    monkeypatch.setattr(Runs, "restore", lambda runs: (restore(runs), begun.append(runs.started))[0])
     results = loop.train(config, workdirs, mesh=make_mesh(2, seeds=2))
+    assert len(begun) == 3 and len(set(begun)) == 1, "what was rolled back took its time, too"
     [back] = results[0]["rollbacks"]
     assert (back["step"], back["to"], back["rate"]) == (9, 8, 0.5)
     assert "after 1 rollbacks" in results[3]["failed"] and not (workdirs[3] / "result.json").exists()

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint, sealing
 from resnet.runs.checkpoints.saver import Saver
 from resnet.runs.rollbacks import Diverged, check_state
-from resnet.runtime.devices import ParallelConfig, make_mesh
+from resnet.runtime.devices import ParallelConfig, devices_for, make_mesh
 from resnet.runtime.sharding import spec_of_shape
 from resnet.training import loop
 from resnet.training.trainer import make_trainer
@@ -234,3 +235,16 @@ def test_four_devices_share_seeds_and_streams(kind, on_four, tmp_path):
 def test_a_negative_size_is_refused():
     with pytest.raises(InputError, match="`parallel.shard_parameters` must be at least 0; got -1"):
         ParallelConfig(shard_parameters=-1).check()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5, 6])
+def test_seeds_that_are_left_share_their_batches_as_before(count, seeds):
+    """Among as many devices as all seeds had, or fewer; by all devices only where no number does that."""
+    shares = count // math.gcd(seeds, count)
+    assert devices_for(seeds, seeds, count) == count
+    for left in range(1, seeds):
+        chosen = devices_for(left, seeds, count)
+        possible = [n for n in range(1, count + 1) if n // math.gcd(left, n) == shares]
+        assert chosen == max(possible, default=None)
+        assert possible or shares > 1, "one device computes any seed whole"

@@ -23,8 +23,7 @@ from jaxtyping import Array, Float
 from resnet.analysis import pictures
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import settled
-from resnet.analysis.subject import Subject
-from resnet.errors import InputError
+from resnet.analysis.subject import Subject, none_keeps_shape
 from resnet.models.chain import Part
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def _alignment(subject: Subject, options: Options) -> Alignment:
             found.append(singular_vectors(block, x, options.vectors, options.steps))
         x = block(x)
     if not names:
-        raise InputError(f"{subject.name} has no block that keeps the shape of x; ask a net with more blocks")
+        raise none_keeps_shape(subject)
     lefts, values, rights = zip(*found, strict=True)
     sizes = [left.shape[1:] for left in lefts]
     return Alignment(

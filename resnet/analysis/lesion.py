@@ -6,7 +6,7 @@ the shape, drawn at random. k random pairs of blocks of one shape change places;
 measures the disorder (1: as trained).
 The error is one minus top-1 accuracy; for regression, the mean loss. Batch norms use running statistics.
 Source: Veit 2016, Residual networks behave like ensembles of relatively shallow networks
-(https://arxiv.org/abs/1605.06431), section 4.1 and 4.2; it deletes by zeroing F(x).
+(https://arxiv.org/abs/1605.06431), sections 4.1 to 4.3; it deletes by zeroing F(x).
 """
 
 import dataclasses

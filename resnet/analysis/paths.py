@@ -6,7 +6,7 @@ others through the shortcut alone: the gradient of a single path of length k, at
 root mean square, averaged over draws, times the n-choose-k paths of that length, is the weight of the
 length (without the cancellation between paths). The effective lengths are the fewest neighbouring ones
 that carry 95 % of the weight. The gradient starts from the loss, or as normal values for noise.
-Source: Veit 2016 (https://arxiv.org/abs/1605.06431), section 4.3: 1,000 draws for each length.
+Source: Veit 2016 (https://arxiv.org/abs/1605.06431), section 5: 1,000 draws for each length.
 """
 
 import dataclasses

@@ -21,8 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
-from resnet.analysis.subject import Subject
-from resnet.errors import InputError
+from resnet.analysis.subject import Subject, none_keeps_shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +122,7 @@ def _rotation(subject: Subject, statistics: str) -> Rotation:
             found.append(_measured(x, y, shown["branch"]))
         x = y
     if not names:
-        raise InputError(f"{subject.name} has no block that keeps the shape of x; ask a net with more blocks")
+        raise none_keeps_shape(subject)
     angle, change, cosine, in_pixels = np.array(jax.device_get(found), np.float64).T
     return Rotation(subject.name, names, angle, change, cosine, in_pixels)
 

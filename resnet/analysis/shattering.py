@@ -21,17 +21,22 @@ from jaxtyping import Array, Float
 from resnet.analysis import pictures
 from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
-from resnet.analysis.subject import Subject, at_depth, layers_of_block
+from resnet.analysis.subject import Subject, at_depth, count_layers, layers_of_block
 from resnet.errors import InputError
 from resnet.models.chain import Part, noise_like
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Without a norm, what says how norms compute has no meaning.
+_UNNORMED = {
+    "model.norm": "none", "model.zero_gamma": False, "model.ghost_batch": 0, "model.bn_fixed": "",
+    "model.gate_norm": False,
+}  # fmt: skip
 ARMS = {
-    "plain": {"model.shortcut": "none", "model.norm": "none", "model.zero_gamma": False},
+    "plain": {"model.shortcut": "none", **_UNNORMED},
     "plain, batch norm": {"model.shortcut": "none", "model.norm": "batch"},
-    "residual": {"model.shortcut": "identity", "model.norm": "none", "model.zero_gamma": False},
+    "residual": {"model.shortcut": "identity", **_UNNORMED},
     "residual, batch norm": {"model.shortcut": "identity", "model.norm": "batch"},
 }
 
@@ -127,7 +132,7 @@ def ask(subject: Subject, options: Options) -> Shattering:
     title = subject.title if subject.step is not None else f"{subject.name} at its start, four arms"
     if subject.step is not None:
         found, along = _measure(subject, options.points)
-        depth = layers * (len(subject.parts()) - 2) + 2
+        depth = count_layers(subject.config, len(subject.parts()) - 2)
         arms = [NetsByDepth(subject.config.model.shortcut, [depth], np.array([[found]]), along)]
     else:
         arms = [_arm(subject, name, changes, options) for name, changes in ARMS.items()]
@@ -141,7 +146,7 @@ def _arm(subject: Subject, name: str, changes: dict, options: Options) -> NetsBy
         change = changes | at_depth(subject.config, depth)
         first = subject.config.seed
         nets = [subject.restarted(seed, change) for seed in range(first, first + options.seeds)]
-        depths.append(layers_of_block(subject.config) * sum(change["model.blocks"]) + 2)
+        depths.append(count_layers(subject.config, sum(change["model.blocks"])))
         each = [_measure(net, options.points) for net in nets]
         found.append([correlation for correlation, _ in each])
         along = [values for _, values in each]

@@ -24,7 +24,7 @@ from jaxtyping import Array
 from resnet.analysis import growth, pictures
 from resnet.analysis.growth import Estimate
 from resnet.analysis.options import Count, Counts, check_options
-from resnet.analysis.subject import NOISE, Subject, at_depth, layers_of_block
+from resnet.analysis.subject import NOISE, Subject, at_depth, count_layers
 from resnet.errors import InputError
 from resnet.models.chain import Flow, flow, noise_like
 
@@ -128,7 +128,7 @@ def _measure(subject: Subject, change: dict, options: Options) -> NetFlow:
     up = np.concatenate([np.diff(f.x)[kept] for f in flows])
     down = np.concatenate([-np.diff(f.gradient)[kept] for f in flows])
     return NetFlow(
-        layers=len(kept) * layers_of_block(subject.config) + 2,
+        layers=count_layers(subject.config, len(kept)),
         flow=flows[0],
         forward=growth.growth_per_block(up, blocks),
         gradient=growth.growth_per_block(down, blocks),

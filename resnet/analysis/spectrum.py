@@ -10,6 +10,7 @@ Source: Saxe 2014 (https://arxiv.org/abs/1312.6120) and Pennington 2017
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,9 @@ class Values:
         """The summary of one map at several images."""
         ends = np.array([(ritz.values[-1], ritz.values[0], ritz.errors[0]) for ritz in found])
         largest, smallest, error = ends.T
-        condition = (largest / np.maximum(smallest, ROUND_OFF * largest)).max()
+        # A map to 0, as from a head that starts at 0, has no smaller value than its largest.
+        alive = largest.all()
+        condition = (largest / np.maximum(smallest, ROUND_OFF * largest)).max() if alive else math.inf
         largest, smallest = np.median(largest), np.median(smallest)
         return cls(
             name, float(largest), float(np.median([ritz.mean(2) ** 0.5 for ritz in found])),
@@ -187,7 +190,7 @@ def _row(values: Values) -> dict:
         "rms": values.rms,
         "median": values.median,
         "smallest": "0 to round-off" if zero else f"{bound}{values.smallest:.3g}",
-        "condition": f"{least}{values.condition:.3g}",
+        "condition": f"{least}{values.condition:.3g}" if math.isfinite(values.condition) else "infinite",
     }
 
 

@@ -18,8 +18,9 @@ from resnet.data.splits import NAME, Statistic, without_images
 from resnet.errors import InputError, check_choice, check_within
 from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
-from resnet.models.geometry import FAMILIES
+from resnet.models.geometry import FAMILIES, layers_outside
 from resnet.models.resnet import ResNet, make_model
+from resnet.models.shortcuts.table import streams_of
 from resnet.paths import parameter_path
 from resnet.run import SPLITS, load, with_labels_of
 from resnet.runs.task import Task, task_of
@@ -145,6 +146,14 @@ def of_config(name: str, config: Config, data: str = NOISE, images: int = 128, s
     return Subject(name, config, model, variables, None, *shown)
 
 
+def none_keeps_shape(subject: Subject) -> InputError:
+    """The error for a net without a block whose F(x) has the shape of what it carries."""
+    remedy = "ask a net with more blocks"
+    if streams_of(subject.config.model):
+        remedy = "it carries several streams, of which F(x) has one: ask a net that carries x alone"
+    return InputError(f"{subject.name} has no block that keeps the shape of x; {remedy}")
+
+
 def _same(ours: tuple[Statistic, Statistic], theirs: tuple[Statistic, Statistic]) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
@@ -168,7 +177,13 @@ def initial_variables(config: Config, model: ResNet, image_shape: tuple[int, ...
 def at_depth(config: Config, depth: int) -> dict[str, Any]:
     """Changes that bring a net near `depth` layers: the same number of blocks in each stage."""
     stages = len(FAMILIES[config.model.family])
-    return {"model.blocks": (max(1, round((depth - 2) / (stages * layers_of_block(config)))),) * stages}
+    inside = depth - layers_outside(config.model)
+    return {"model.blocks": (max(1, round(inside / (stages * layers_of_block(config)))),) * stages}
+
+
+def count_layers(config: Config, blocks: int) -> int:
+    """Layers of a net of so many blocks."""
+    return blocks * layers_of_block(config) + layers_outside(config.model)
 
 
 def layers_of_block(config: Config) -> int:

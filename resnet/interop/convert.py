@@ -24,7 +24,7 @@ from resnet.runs.metrics.records import to_json
 from resnet.runs.open_run import Progress
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.task import Task, listed, save_task, task_of
-from resnet.training.finetune import conventions, tell_of_another_net
+from resnet.training.finetune import conventions, tell_of_another_net, unusual
 from resnet.training.step import TrainState, make_step
 from resnet.weights.files import (
     check_finite,
@@ -147,7 +147,8 @@ net.load_state_dict(load_file("{file}"))"""
 
 def _beside_names(run: Run) -> str:
     """The words on what a net of the same names and shapes must do to compute the same."""
-    found = " and ".join(f"model.{name}={value}" for name, value in conventions(run.config.model).items())
+    fields = conventions(run.config.model) | unusual(run.config.model)
+    found = ", ".join(f"model.{name}={value}" for name, value in fields.items())
     return f", and must do what {found} stands for, as another net with these names may not" if found else ""
 
 

@@ -25,7 +25,7 @@ from resnet.data.files.listing import Listing
 from resnet.data.files.stream import BadImages, Sizes, StreamSplit
 from resnet.errors import InputError, check_choice
 from resnet.run import Run, make_evaluator, normalized_as
-from resnet.training.evaluation import make_predict
+from resnet.training.evaluation import images_at_once, make_predict
 
 CLASSES = 1000
 WNID = re.compile(r"n\d{8}")
@@ -95,7 +95,7 @@ def imagenet_real(run: Run, root: Path, data: DataConfig, pace: Pace) -> dict[st
     order = _standard_order(run.task.class_names)
     predict = make_predict(model=run.model, task=normalized_as(run, data), flip=data.eval_flip)
     right = []
-    for i, (images, _, mask) in enumerate(padded_batches(split, run.config.train.batch_size, pace)):
+    for i, (images, _, mask) in enumerate(padded_batches(split, images_at_once(run.config.train, 1), pace)):
         best = order[np.asarray(predict(run.variables, images)).argmax(-1)]
         labels = accepted[i * len(images) :][: len(images)]
         right += [

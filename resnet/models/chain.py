@@ -90,6 +90,7 @@ def parts(
 ) -> list[Part]:
     """Stem, blocks and head of a net. Their composition is the net, without the noise of training.
 
+    They compute in the type of what they are given: from float32 images in float32, whatever `dtype` is.
     `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones.
     """
 
@@ -123,8 +124,8 @@ def _fixed_within(config: ModelConfig, name: str, statistics: Any) -> ModelConfi
     if not config.bn_fixed:
         return config
     norms = {path.rpartition("/")[0] for path in leaf_paths(statistics)}
-    fixed = sorted(norm for norm in norms if re.search(config.bn_fixed, f"{name}/{norm}"))
-    return dataclasses.replace(config, bn_fixed="|".join(f"^{norm}$" for norm in fixed))
+    fixed = sorted(norm for norm in norms if re.search(config.bn_fixed, f"{name}/{norm}/"))
+    return dataclasses.replace(config, bn_fixed="|".join(f"^{norm}/$" for norm in fixed))
 
 
 def _apply(

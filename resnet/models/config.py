@@ -101,7 +101,8 @@ class ModelConfig(Fields, section="model"):
     stochastic_depth_rule: str = "linear"
     """drop probability over depth: linear (from 0) or constant"""
     stochastic_depth_each: str = "batch"
-    """what a draw is for: batch (Huang 2016) or image (drop path); the batch is that of a device"""
+    """what a draw is for: batch, that of a device, whose evaluation weighs branches by their survival (Huang
+    2016); or image, which weighs them so in training (timm's drop path)"""
 
     # Normalisation.
     norm: str = "batch"
@@ -115,8 +116,8 @@ class ModelConfig(Fields, section="model"):
     bn_unbiased: bool = False
     """running variance with n-1 in the denominator, as PyTorch keeps it"""
     bn_fixed: str = ""
-    """regular expression on the paths of batch norms ("^stage1/") that keep their running statistics, and
-    use them in training too: for fine-tuning; empty: none"""
+    """regular expression on the paths of batch norms, as stage1/block1/norm1/, that keep their running
+    statistics, and use them in training too: for fine-tuning; empty: none"""
     ghost_batch: int = 0
     """images that share batch statistics (He 2015 CIFAR: 64), 0 for the whole batch on all devices"""
     weight_standardization: str = "none"

@@ -96,14 +96,20 @@ def blocks_per_stage(config: ModelConfig) -> tuple[int, ...]:
         return config.blocks
     if config.family == "imagenet":
         return _tabled_blocks(config)
-    per_block = stages * len(BRANCHES[config.branch].operations)
-    # A wide net counts its two projections between stages as layers (Zagoruyko 2016).
-    rest = 4 if config.family == "wide" else 2
+    per_block, rest = stages * len(BRANCHES[config.branch].operations), layers_outside(config)
     blocks, remainder = divmod(config.depth - rest, per_block)
     if remainder or blocks < 1:
         examples = ", ".join(str(per_block * n + rest) for n in (3, 5, 7, 9, 18))
         raise InputError(f"`model.depth` must be {per_block}n+{rest} ({examples}, …); got {config.depth}")
     return (blocks,) * stages
+
+
+def layers_outside(config: ModelConfig) -> int:
+    """Layers of a net's depth that are in no branch: the first and the last.
+
+    A wide net counts its two projections between stages, too (Zagoruyko 2016).
+    """
+    return 4 if config.family == "wide" else 2
 
 
 def _tabled_blocks(config: ModelConfig) -> tuple[int, ...]:

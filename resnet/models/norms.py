@@ -40,7 +40,8 @@ class BatchNorm(nn.Module):
 
     In training, mean and variance are those of the batch: over all devices of `axis_name`, or over
     each ghost group of `ghost_batch` images. Running averages of them serve in evaluation, and, as they
-    are, in training too where the module's path matches `bn_fixed`. `product`: that of which x is the result.
+    are, in training too where `bn_fixed` matches the module's path with a slash at its end. `product`: that
+    of which x is the result.
     """
 
     config: ModelConfig
@@ -59,7 +60,7 @@ class BatchNorm(nn.Module):
         variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if self.is_initializing():  # only shapes count
             return x
-        if not train or (config.bn_fixed and re.search(config.bn_fixed, "/".join(self.path))):
+        if not train or (config.bn_fixed and re.search(config.bn_fixed, "/".join(self.path) + "/")):
             slope = scale * lax.rsqrt(variance.value + config.norm_epsilon)
             offset = bias - mean.value * slope
             return (x * slope[None, None, None] + offset[None, None, None]).astype(x.dtype)

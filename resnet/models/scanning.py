@@ -125,7 +125,7 @@ class BlockArrays:
     key: Array | None = None
     """Of the random draws of training."""
     survival: Float[Array, "..."] | None = None
-    """Probability that stochastic depth keeps the branch."""
+    """Probability that stochastic depth keeps the branch, where that changes what is computed."""
     number: Float[Array, "..."] | None = None
     """What the shortcut is given of the block's place."""
 
@@ -138,16 +138,19 @@ class BlockArrays:
         return x if self.input_scale is None else x * self.input_scale.astype(x.dtype)
 
     def survive(self, branch: Array, key: Array | None, each: str) -> Array:
-        """Stochastic depth (Huang 2016): b F(x) in training, b ~ Bernoulli(survival); else survival F(x).
+        """Stochastic depth: b F(x) in training, b ~ Bernoulli(survival), drawn for what `each` says.
 
-        `each`: b is drawn for the batch or for each image.
+        batch: survival F(x) in evaluation (Huang 2016). image: F(x) in evaluation, and b F(x) / survival in
+        training, timm's drop path.
         """
         if self.survival is None:
             return branch
         if key is None:
             return self.survival.astype(branch.dtype) * branch
-        shape = () if each == "batch" else (len(branch), *[1] * (branch.ndim - 1))
-        return jnp.where(jax.random.bernoulli(key, self.survival, shape), branch, 0)
+        if each == "batch":
+            return jnp.where(jax.random.bernoulli(key, self.survival), branch, 0)
+        kept = jax.random.bernoulli(key, self.survival, (len(branch), *[1] * (branch.ndim - 1)))
+        return jnp.where(kept, branch / self.survival, 0).astype(branch.dtype)
 
 
 def block_arrays(config: ModelConfig, block: BlockSpec, key: Array | None) -> BlockArrays:
@@ -157,10 +160,11 @@ def block_arrays(config: ModelConfig, block: BlockSpec, key: Array | None) -> Bl
     def given(number: Callable[[ModelConfig, BlockSpec], float] | None) -> Array | None:
         return None if number is None else jnp.float32(number(config, block))
 
+    drops = config.stochastic_depth and (key is not None or config.stochastic_depth_each == "batch")
     return BlockArrays(
         input_scale=given(shortcut.input_scale),
         key=None if key is None else jax.random.fold_in(key, block.index),
-        survival=given(survival_probability if config.stochastic_depth else None),
+        survival=given(survival_probability if drops else None),
         number=given(shortcut.number),
     )
 

@@ -28,6 +28,7 @@ MAY_CHANGE = {
     "data.bad_limit": "how many unreadable images end a run; what takes their places is the same",
     "records.": "what draws the metrics",
     "checkpoint.": "when the state is saved, and what is kept of it; a rollback goes back to what was due",
+    "train.rollbacks": "how often a run goes back before it gives up; it says nothing of the steps between",
     "train.log_every": "how often a mean is written; the one that was begun goes on",
     "train.evaluate_every": "how often validation is looked at; it decides only which checkpoint is the best",
     "train.telemetry_every": "how often the blocks are looked at, by programs of their own",

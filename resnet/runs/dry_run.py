@@ -215,7 +215,7 @@ def _advice(
     if memory["of_each_device"] and memory["each_device"] > FULL * memory["of_each_device"]:
         found.append(
             f"the step takes {memory['each_device'] / 1e9:.1f} of the {memory['of_each_device'] / 1e9:.1f} "
-            "GB of a device: set `train.batch_size` lower, or `model.remat`"
+            "GB of a device: set `train.accumulate`, or `train.batch_size` lower, or `model.remat`"
         )
     return found or ["nothing: the devices need not wait, and the memory suffices"]
 

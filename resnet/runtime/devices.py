@@ -93,6 +93,15 @@ def mesh_of(devices: Sequence[Any], seeds: int = 1) -> Mesh:
     return Mesh(found.reshape(groups, -1), (SEEDS, DATA))
 
 
+def devices_for(left: int, seeds: int, devices: int) -> int | None:
+    """How many of the devices serve the seeds that are left, so that each batch is shared as by all seeds.
+
+    None, for all devices, where no number does that.
+    """
+    shares = devices // math.gcd(seeds, devices)
+    return next((n for n in range(devices, 0, -1) if n // math.gcd(left, n) == shares), None)
+
+
 def platform(mesh: Mesh) -> str:
     """What its devices are: cpu, gpu, tpu."""
     return mesh.devices.flat[0].platform

@@ -17,7 +17,7 @@ from resnet.errors import InputError
 from resnet.kernels import native
 from resnet.kernels.native import library
 from resnet.runtime.cache import keep_programs
-from resnet.runtime.devices import ParallelConfig, host_devices, most_sharing
+from resnet.runtime.devices import host_devices
 
 # No atomic additions, whose order changes; and no choice of kernels by how fast they were just now.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
@@ -53,17 +53,6 @@ def count_devices(asked: int, chosen: int) -> None:
             f"`parallel.host_devices` is {asked}, and the environment has {', '.join(given)}: "
             "leave one of them out"
         )
-
-
-def devices_for(config: ParallelConfig, seeds: int) -> int | None:
-    """The number of devices for the remaining seeds of a program; None means all devices.
-
-    The devices of a CPU were counted for all seeds. With as many as share the remaining ones evenly, no seed
-    has its batch divided.
-    """
-    if jax.default_backend() != "cpu" or config.host_devices or _devices_of_environment():
-        return None
-    return most_sharing(seeds, jax.local_device_count())
 
 
 def _devices_of_environment() -> dict[str, int]:

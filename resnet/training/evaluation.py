@@ -37,6 +37,7 @@ from resnet.runtime.devices import (
     placing_last,
     spec_of_seeds,
 )
+from resnet.training.config import TrainConfig
 from resnet.training.losses import example_losses, example_scores
 from resnet.training.step import Step, TrainState
 
@@ -44,7 +45,7 @@ from resnet.training.step import Step, TrainState
 AHEAD = 2
 # Images of a batch whose flow is looked at; more would cost time and tell the same.
 IMAGES = 128
-
+MOST_EVALUATED = 256  # images of each device at a time: more take memory, and are hardly faster
 
 # Names of what an evaluation counts for each class: images classified rightly, and all.
 BY_CLASS = ("right", "of")
@@ -52,6 +53,16 @@ BY_CLASS = ("right", "of")
 
 class Halted(Exception):
     """An evaluation was told to end before its time."""
+
+
+def images_at_once(train: TrainConfig, devices: int) -> int:
+    """Images that are evaluated as one batch, in whole shares of the devices.
+
+    As many as a part of a training batch (`train.accumulate`) has, which is known to fit into memory, and at
+    most MOST_EVALUATED on each device.
+    """
+    share = min(-(-train.batch_size // train.accumulate // devices), MOST_EVALUATED)
+    return devices * share
 
 
 def evaluate(

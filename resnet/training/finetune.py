@@ -33,9 +33,8 @@ OF_THE_FUNCTION = tuple(
     for name in (
         "stem", "activation_order", "stride_at", "activation", "after_sum", "gain_corrected", "shortcut",
         "shortcut_scale", "branch_scale", "transition", "pad_mode", "pad_side", "norm", "norm_groups",
-        "norm_epsilon", "weight_standardization", "stochastic_depth", "stochastic_depth_rule", "padding",
-        "output", "branch", "dropout_kind",
-        "shortcut_dropout",
+        "norm_epsilon", "weight_standardization", "stochastic_depth", "stochastic_depth_rule",
+        "stochastic_depth_each", "padding", "output", "branch", "dropout_kind", "shortcut_dropout",
     )
 )  # fmt: skip
 # Where a field of these has an effect; those that are not here have one in every net.
@@ -50,12 +49,17 @@ _HAS_EFFECT: dict[str, Callable[[ModelConfig], bool]] = {
     "pad_side": lambda model: has_effect("transition", model) and model.transition == "pad",
     "norm_groups": lambda model: model.norm == "group",
     "norm_epsilon": lambda model: model.norm != "none",
-    "stochastic_depth_rule": lambda model: model.stochastic_depth > 0,
+    **dict.fromkeys(
+        ("stochastic_depth", "stochastic_depth_rule", "stochastic_depth_each"),
+        # By image it changes training alone.
+        lambda model: model.stochastic_depth > 0 and model.stochastic_depth_each == "batch",
+    ),
 }
 # Fields in which published nets differ whose weights have the same names and shapes, and who differs.
 CONVENTIONS = {
     "pad_side": "both in akamaster/pytorch_resnet_cifar10",
     "stride_at": "first in resnet-1k-layers and in Caffe's nets",
+    "stochastic_depth": "0 in evaluation in PyTorch's nets, which weigh branches in training",
 }
 Tensors = dict[str, np.ndarray]  # by path, such as params/head/dense/kernel
 
@@ -172,7 +176,19 @@ def tell_of_another_net(file: Path, config: Config, task: Task) -> None:
 
 def conventions(model: ModelConfig) -> dict[str, str]:
     """The fields of CONVENTIONS that have an effect in this net."""
-    return {name: getattr(model, name) for name in CONVENTIONS if has_effect(name, model)}
+    return {name: str(getattr(model, name)) for name in CONVENTIONS if has_effect(name, model)}
+
+
+def unusual(model: ModelConfig) -> dict[str, Any]:
+    """The fields of OF_THE_FUNCTION that have an effect, and are neither the default nor told by names."""
+    names = [field.removeprefix("model.") for field in OF_THE_FUNCTION]
+    return {
+        name: getattr(model, name)
+        for name in names
+        if name not in ("stem", "branch")
+        and getattr(model, name) != getattr(ModelConfig, name)
+        and has_effect(name, model)
+    }
 
 
 def has_effect(name: str, model: ModelConfig) -> bool:

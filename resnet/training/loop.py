@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from resnet.config import FILE as CONFIG_FILE
@@ -17,9 +18,8 @@ from resnet.runs.claims import claimed
 from resnet.runs.metrics.boards import check_boards_installed
 from resnet.runs.rollbacks import RollBack
 from resnet.runs.task import load_run_data
-from resnet.runtime.devices import make_mesh
-from resnet.runtime.machine import devices_for
-from resnet.runtime.processes import in_all
+from resnet.runtime.devices import devices_for, make_mesh
+from resnet.runtime.processes import in_all, several
 from resnet.runtime.signals import RunStopped, StopSignals
 from resnet.training.seeds import Runs
 from resnet.training.step import TrainState
@@ -50,7 +50,8 @@ def train(
         dataset = in_all(lambda: load_run_data(config.data, left)) if left else None
         for seeds in groups:
             assert dataset is not None
-            devices = devices_for(config.parallel, len(seeds)) if len(seeds) < len(workdirs) else None
+            alone = not several()  # devices of several processes share each batch, whatever the seeds
+            devices = devices_for(len(seeds), len(workdirs), jax.device_count()) if alone else None
             trainer = make_trainer(config, dataset, mesh or make_mesh(devices, len(seeds)), seeds)
             run = Runs(trainer, workdirs, command, stop)
             while run.results is None:

@@ -46,6 +46,8 @@ class Runs:
             open_workdir(config, workdir, trainer.task, command, trainer.seeds)
         self.runs: list[OpenRun] = []
         self.step = 0
+        self.started = 0.0
+        """When the training would have begun without interruptions, by the clock of time.monotonic."""
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
         self.report = StreamReport(trainer.stream, trainer.dataset.skipped, self.workdirs)
@@ -66,7 +68,7 @@ class Runs:
 
     def restore(self) -> TrainState:
         """The state of the last checkpoint in common, or the first state; opens the records behind it."""
-        trainer, failed = self.trainer, {run.workdir: run for run in self.runs if run.failed}
+        begins, trainer, failed = not self.runs, self.trainer, {r.workdir: r for r in self.runs if r.failed}
         living = [workdir for workdir in self.workdirs if workdir not in failed]
         if several():
             # Once, by the first, before any other process looks.
@@ -98,7 +100,8 @@ class Runs:
         self.stop.nothing_to_lose = not self.unevaluated
         bar = ProgressBar(intervals.total, intervals.epoch, self.step)
         self.bar = self._closing.enter_context(contextlib.closing(bar))
-        self.started = time.monotonic() - self.active[0].progress.seconds
+        if begins:  # what was rolled back in this session took its time, too
+            self.started = time.monotonic() - self.active[0].progress.seconds
         self.clock = Clock(trainer.config.train.batch_size * len(self.runs))
         if restored:
             logging.info("resuming at step %d of %d", self.step, intervals.total)

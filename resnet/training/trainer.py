@@ -33,7 +33,7 @@ from resnet.runtime.devices import (
 from resnet.runtime.machine import check_prepared
 from resnet.runtime.processes import several
 from resnet.runtime.sharding import StateLayout, divided_from, gathered
-from resnet.training.evaluation import evaluate, make_evaluate
+from resnet.training.evaluation import evaluate, images_at_once, make_evaluate
 from resnet.training.finetune import Tensors, begin, load_initial, whitened_start
 from resnet.training.losses import check_output, check_threshold
 from resnet.training.optimizers import check_paths
@@ -211,14 +211,10 @@ class Trainer:
 
     def evaluate(self, variables: Any, split: Examples, halt: Callable[[], bool]) -> list[dict[str, Any]]:
         """Each seed's metrics over a split, see evaluation.evaluate."""
-        found = evaluate(
-            variables,
-            split,
-            program=self.eval_program,
-            batch_size=self.config.train.batch_size,
-            pace=self.pace,
-            halt=halt,
-        )
+        batch = images_at_once(self.config.train, self.mesh.shape[DATA])
+        pace = self.config.parallel.pace(own_rows(self.mesh, batch))
+        program = self.eval_program
+        found = evaluate(variables, split, program=program, batch_size=batch, pace=pace, halt=halt)
         return self.to_host(found) if found else []
 
 
@@ -254,7 +250,8 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh, seeds: Sequence[i
     trainer = Trainer(config, dataset, task, mesh, step, intervals, tuple(seeds) or (config.seed,))
     check_paths(config.optimizer, trainer.shapes.params)
     check_matches("freeze", config.freeze, leaf_paths(trainer.shapes.params))
-    check_matches("model.bn_fixed", config.model.bn_fixed, leaf_paths(trainer.shapes.batch_stats))
+    norms = {path.rpartition("/")[0] + "/" for path in leaf_paths(trainer.shapes.batch_stats)}
+    check_matches("model.bn_fixed", config.model.bn_fixed, sorted(norms))
     return trainer
 
 

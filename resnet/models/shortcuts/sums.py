@@ -128,6 +128,7 @@ def normed_identity(at, x, branch):
 def repvgg(at, x, branch):
     """F(x) + BN(W x) + BN(x), the last where the shape stays (Ding 2021, arXiv 2101.03697).
 
+    In pre-activation orders W x has no norm, as `projection` has none there.
     With a branch of one convolution, all three fold into it once the net is trained (folding.py).
     """
     return normed_identity(at, x, branch + project(at, x))
