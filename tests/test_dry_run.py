@@ -50,7 +50,7 @@ TIMES = InputTimes(1000, 1.0, 9.0, 0.0, 2)  # 200 images per second
         (TIMES, {"input": 200, "step": 100, "training": 99}, MEMORY, "nothing: the devices need not wait"),
         (TIMES, {"input": 200, "step": 400, "training": 200}, MEMORY, "200 images/s, and the steps take 400"),
         (TIMES, {"input": 200, "step": 150, "training": 100}, MEMORY, "100 images/s with it and 150 without"),
-        (None, {"step": 100, "training": 100}, MEMORY | {"each_device": 95}, "set `train.batch_size` lower"),
+        (None, {"step": 100, "training": 100}, MEMORY | {"each_device": 95}, "set `train.accumulate`, or"),
     ],
 )  # fmt: skip
 def test_what_to_change(times, speeds, memory, says):
