@@ -193,12 +193,16 @@ def test_a_study_that_chooses_its_learning_rates_is_judged_by_order_alone(study_
     assert all("each arm chose its learning rate" in row.reason for row in (identity, none))
 
 
-def test_an_effect_that_two_rows_measure_counts_once(study_file, tmp_path):
+@pytest.mark.parametrize(
+    "differs", [{"config_hash": "another"}, {"learning_rate": "0.3"}, {"reference_rate": "0.3"}], ids=str
+)
+def test_an_effect_that_two_rows_measure_counts_once(study_file, tmp_path, differs):
     fill(study_file, tmp_path / "s", "small", {"identity": 0.95, "none": 0.8, "other": 0.9})
     (row,) = record(tmp_path / "s", tmp_path / "ledger.csv")
+    assert row.learning_rate == row.reference_rate != ""
     rows = [dataclasses.replace(row, p=0.02), dataclasses.replace(row, p=0.03, table="Table 9")]
     assert [each.p_holm for each in judged(rows)] == [0.03, 0.03]
-    other = dataclasses.replace(row, p=0.04, config_hash="another")
+    other = dataclasses.replace(row, p=0.04, **differs)
     found = judged([*rows, other])
     assert [each.p_holm for each in found] == pytest.approx([0.06, 0.06, 0.06])
     assert {each.verdict for each in found} == {

@@ -61,13 +61,15 @@ class Row:
     epochs: str
     learning_rate: str
     """Of our runs; the one chosen on validation where the study has a grid."""
+    reference_rate: str
+    """That of the reference's runs; empty for a reference arm."""
     verdict: str
     reason: str
     changes: str
     """Fields of the base that the command line set, as JSON."""
     config_hash: str
     reference_hash: str
-    """Of the reference arm's config: two rows with the same hashes and learning rate measure one effect."""
+    """Of the reference arm's config: two rows with the same hashes and learning rates measure one effect."""
     commit: str
 
     @property
@@ -83,9 +85,9 @@ class Row:
         return self.study, self.scale, self.changes, self.arm
 
     @property
-    def effect(self) -> tuple[str, str, str]:
-        """What a row measures: one config against another, at the learning rate that the study chose."""
-        return self.config_hash, self.reference_hash, self.learning_rate
+    def effect(self) -> tuple[str, str, str, str]:
+        """What a row measures: one config against another, at the learning rates that the study chose."""
+        return self.config_hash, self.reference_hash, self.learning_rate, self.reference_rate
 
 
 def read_ledger(path: Path = LEDGER) -> list[Row]:

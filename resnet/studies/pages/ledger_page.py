@@ -68,7 +68,7 @@ def _reading() -> str:
         f'within {TIMES:g} times of the published one. All else is "{UNDECIDED}", with the difference that '
         "these runs would show in 80 of 100 studies if it were the only comparison. "
         f'"{NOT_RUN}" says what it would take. Two rows that compare the same two configs at the '
-        "same learning rate measure one effect, which counts once. "
+        "same learning rates measure one effect, which counts once. "
         "The rows, with config hashes, are in [ledger.csv](ledger.csv); `python scripts/report.py --ledger` "
         "makes this page of them, and with `--workdir=…` records a finished study first. What rounding alone "
         "changes is in no interval: see [rounding](rounding/repeated.md)."

@@ -90,7 +90,7 @@ def _row_of(
     if not over >= {name, found.reference or name}:
         logging.warning("arm %s, or what it is compared with, is not finished, and not recorded", name)
         return None
-    counted = [row for row in run_rows(folder) if row["arm"] == name and row["in_table"]]
+    counted = _counted(folder, name)
     images = {row.get("test_images") or "" for row in counted}
     c = found.comparison
     return _row(
@@ -112,9 +112,19 @@ def _row_of(
         p=c.p if c else None,
         test_images=images.pop() if len(images) == 1 else "",
         epochs=f"{found.epochs:g}" if found.epochs is not None else "",
-        learning_rate=", ".join(f"{rate:g}" for rate in sorted({row["learning_rate"] for row in counted})),
+        learning_rate=_rates(counted),
+        reference_rate=_rates(_counted(folder, found.reference)) if found.reference else "",
         commit=", ".join(sorted({row["commit"] for row in counted if row["commit"]})),
     )
+
+
+def _counted(folder: StudyFolder, name: str) -> list[dict[str, Any]]:
+    """The runs that stand for an arm."""
+    return [row for row in run_rows(folder) if row["arm"] == name and row["in_table"]]
+
+
+def _rates(rows: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{rate:g}" for rate in sorted({row["learning_rate"] for row in rows}))
 
 
 def _number(row: ArmRow) -> int:
@@ -127,7 +137,8 @@ def _row(study: Study, arms: Mapping[str, ResolvedArm], name: str, **values: Any
     assert origin is not None
     paper, table = _source(study, arm)
     reference = arms[name].reference
-    empty = dict.fromkeys(("test_images", "epochs", "learning_rate", "commit", "verdict", "reason"), "")
+    texts = "test_images", "epochs", "learning_rate", "reference_rate", "commit", "verdict", "reason"
+    empty = dict.fromkeys(texts, "")
     measured: dict[str, Any] = {
         **dict.fromkeys(NUMBERS),
         **empty,
