@@ -152,12 +152,17 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 def _as_started(study: Study, changes: dict[str, Any]) -> Study:
     """Returns the study as an earlier command with these `changes` would have it.
 
-    Fields that decide numbers keep the study's own values; the others take those of the command.
+    Fields that decide numbers keep the study's own values; the others take those of the command, and so does
+    the folder of the images: a report names arms that were scored on other ones.
     """
-    free = {name: value for name, value in changes.items() if may_change(name)}
+
+    def is_free(name: str) -> bool:
+        return may_change(name) or name == "data.dir"
+
+    free = {name: value for name, value in changes.items() if is_free(name)}
     if study.origin is None:
         return with_base(study, replaced(study.base, free))
-    own = {name: value for name, value in study.origin.changes.items() if not may_change(name)}
+    own = {name: value for name, value in study.origin.changes.items() if not is_free(name)}
     return study_of(dataclasses.replace(study.origin, changes=own | free))
 
 
