@@ -1,7 +1,7 @@
 """ResNet-20, 32, 44 and 56 on CIFAR-10 as in He 2015 (https://arxiv.org/abs/1512.03385, section 4.2).
 
 Expected: 8.75, 7.51, 7.17 and 6.97 % test error (Table 6), on the paper's 45,000/5,000 split.
-Hardware: one GPU; two CPU cores take 43 s (AVX-512) to 150 s (AVX2) for an epoch of ResNet-20.
+Hardware: one GPU; two CPU cores take about 60 s (AVX-512) to 95 s (AVX2) for an epoch of ResNet-20.
 Command: python scripts/train.py --config=configs/cifar10_resnet.py --workdir=runs/resnet56 \
     --config.model.depth=56
 """

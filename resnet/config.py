@@ -271,10 +271,10 @@ def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         section = getattr(config, name)
         inner = dataclasses.is_dataclass(section) and isinstance(value, dict)
-        setattr(config, name, _from_dict(type(section), value) if inner else _tuples(value))
+        setattr(config, name, _from_dict(type(section), value) if inner else as_tuples(value))
     return config
 
 
-def _tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """JSON's lists as tuples, at any depth."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -122,8 +122,8 @@ def sync(path: Path) -> None:
             raise
 
 
-def lock(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Locks an open file until it is closed; returns False if another process has locked it.
+def lock(file: IO[bytes] | int, *, wait: bool = False) -> bool:
+    """Locks an open file, or the descriptor of a folder, until it is closed; False if another process has.
 
     With `wait`, waits for that process. Does nothing on a file system without locks.
     """

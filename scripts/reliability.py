@@ -29,7 +29,11 @@ def main(overrides: list[str]) -> dict[str, Any]:
     commands = sorted({(part["command"], commit(part)) for part in parts(*rows) if "command" in part})
     listed = "\n".join(f"- `{command}` (commit {at})" for command, at in commands)
     page = folder.with_suffix(".md")
-    write_text(page, f"{HEAD}\n{table}\n\nMade by\n\n{listed}\n")
+    told = [
+        f"- {row['fault']}: {text}." for row in rows for part in parts(row) for text in part.get("lost", [])
+    ]
+    lost = "\n".join(["What was lost:", "", *told, ""]) if told else ""
+    write_text(page, f"{HEAD}\n{table}\n\n{lost}\nMade by\n\n{listed}\n")
     totals = {name: sum(part[name] for part in parts(*rows)) for name in ("tries", "losses")}
     return totals | {"page": str(page)}
 

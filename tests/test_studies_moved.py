@@ -1,23 +1,101 @@
-"""A kept study goes on where its images lie in another folder."""
+"""A study that goes on from its page elsewhere, or beside another start of it."""
+
+import json
 
 import pytest
 
-from resnet.config import replaced
+from resnet.cli.options import override
+from resnet.config import Config, field_values, replaced
+from resnet.errors import InputError
+from resnet.studies import launch as launching
+from resnet.studies import runner
+from resnet.studies.kept import _set_by
 from resnet.studies.launch import launch
+from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
-from resnet.studies.study import load_study, with_base
+from resnet.studies.stored import load_folder
+from resnet.studies.study import load_study, study_of, with_base
 from tests.folder_cases import two_classes
+from tests.studies_cases import tiny_study
 from tests.test_studies_kept import STUDY, fill
 
 
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "study.py"
+    path.write_text(STUDY, encoding="utf-8")
+    return path
+
+
 @pytest.mark.thorough
-def test_a_study_goes_on_from_its_page_with_images_elsewhere(tmp_path):
-    file = tmp_path / "study.py"
-    file.write_text(STUDY, encoding="utf-8")
+def test_a_study_goes_on_from_its_page_with_images_elsewhere(file, tmp_path):
+    """The folder that the page names need not be there."""
     of_files = {"data.name": "image_folder", "data.train_limit": 0, "train.batch_size": 4}
     there, here = (of_files | {"data.dir": str(two_classes(tmp_path / name))} for name in ("there", "here"))
     command = " ".join(f"--config.{name}={value}" for name, value in there.items())
     write_report(fill(file, tmp_path / "kept", changes=there, command=command))
+    (tmp_path / "there").rename(tmp_path / "gone")
     study = load_study(file, "small")
     study = with_base(study, replaced(study.base, here))
     assert launch(study, tmp_path / "new", kept=tmp_path / "kept", dry_run=True)["not started"] == 0
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--config.parallel.native=false", "--noconfig.parallel.native", "-config.parallel.keep_memory=False",
+        "--config.data.flip", "--config.model.scan_blocks=true", "--config.records.boards=tensorboard,mlflow",
+        "--config.data.classes=1,2", "--config.data.mean=0.5,0.5,0.5", "--config.data.std=",
+        "--config.seed=3", "--config.train.duration=8 steps", "--config.data.dir=1",
+        "--config.optimizer.weight_decay=3e-4",
+        "--config.schedule.milestones=50 %,75 %", "--config.data.augmentation=('random_crop 4', 'flip')",
+        "--config.train.smaller_until=(('2 epochs', 16),)",
+    ],
+)  # fmt: skip
+def test_commands_on_a_page_are_read_as_the_command_line_reads_them(argument, tmp_path):
+    quoted = argument.replace("'", "'\"'\"'")
+    ((name, value),) = _set_by(f"study.py '{quoted}'", tmp_path).items()
+    fields = {"data.name": "image_folder", "data.dir": "x", "data.image_size": 32, "schedule.name": "step"}
+    with_data = replaced(Config(), fields | {"schedule.milestones": ("90 %",)})
+    assert replaced(with_data, {name: value}) == override(with_data, [argument])
+    assert field_values(replaced(with_data, {name: value})) != field_values(with_data) or value == ()
+
+
+def test_a_start_beside_another_keeps_what_that_one_wrote(tmp_path, monkeypatch):
+    """The other start writes its seeds while this one is still reading."""
+    monkeypatch.setattr(runner, "train", lambda *_: {})
+    begun, with_kept = [], launching.with_kept
+
+    def slowly(*arguments):
+        found = with_kept(*arguments)
+        if not begun:
+            begun.append(True)
+            launch(tiny_study(seeds=(7,)), tmp_path, command="the other")
+        return found
+
+    monkeypatch.setattr(launching, "with_kept", slowly)
+    launch(tiny_study(seeds=(0, 1)), tmp_path, command="this one")
+    folder = load_folder(tmp_path)
+    assert set(folder.seeds) == {0, 1, 7}
+    assert [session["command"] for session in folder.sessions] == ["the other", "this one"]
+
+
+def test_tuples_that_a_command_set_are_tuples_again(file, tmp_path):
+    changes = {"data.classes": ("1", "2"), "optimizer.lr_multipliers": (("^head/", 2.0),)}
+    fill(file, tmp_path / "s", changes=changes)
+    origin = load_folder(tmp_path / "s").origin
+    assert origin is not None and origin.changes == changes
+    assert study_of(origin).base.data.classes == ("1", "2")
+
+
+def test_an_arm_without_a_rate_is_not_compared_with_itself(file, tmp_path):
+    first, again = fill(file, tmp_path / "a"), fill(file, tmp_path / "b")
+    for result in (tmp_path / "b" / "none").glob("lr*/seed0/result.json"):
+        result.with_name("failed.json").write_text(json.dumps({"failed": "nan", "step": 1}), "utf-8")
+        result.unlink()
+    assert write_repetition(first, again, tmp_path / "page", "Twice")["pairs"] == 3
+    with pytest.raises(InputError, match="no two finished seeds of an arm in common"):
+        other = fill(file, tmp_path / "c")
+        for result in (tmp_path / "c").glob("*/lr*/seed0/result.json"):
+            result.unlink()
+        write_repetition(first, other, tmp_path / "page", "Twice")

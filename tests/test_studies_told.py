@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from resnet.config import save_config
+from resnet.config import replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.fields import check_types
@@ -19,7 +19,7 @@ from resnet.studies.kept import CSV, PAGE, open_study
 from resnet.studies.pages.recording import record
 from resnet.studies.pages.report import write_report
 from resnet.studies.stored import FILE, load_folder, open_folder, save_folder
-from resnet.studies.study import Arm, resolve
+from resnet.studies.study import Arm, Origin, resolve
 from tests.studies_cases import tiny_config, tiny_study
 
 
@@ -107,6 +107,18 @@ def test_scores_on_other_images_are_told(tmp_path):
     assert "different" not in (tmp_path / "page" / PAGE).read_text()
 
 
+def test_scores_of_one_arm_on_several_sets_of_images_are_told(tmp_path):
+    runs = [
+        finish(tmp_path / f"seed{seed}", tiny_config_of(seed, 0.25), images=f"30 images, {seed}")
+        for seed in (0, 1)
+    ]
+    write_report(collect(runs, tmp_path / "page", "Runs"))
+    assert (
+        "Runs of one arm were scored on different test images: all.**"
+        in (tmp_path / "page" / PAGE).read_text()
+    )
+
+
 def tiny_config_of(seed, width):
     config = tiny_config()
     config.seed, config.model.width = seed, width
@@ -160,6 +172,18 @@ def test_an_arm_of_other_code_is_named_and_nothing_is_to_be_deleted(tmp_path):
             r"`schedule.learning_rate` would have no effect: .*\(0.1, 0.05\)",
         ),
         ({"arms": {}}, "`arms` of the study is empty"),
+        (
+            {"base": replaced(tiny_config(), {"train.seeds": 5})},
+            "`train.seeds` must be 1 in a study, .* got 5",
+        ),
+        ({"origin": Origin("s.py", "small", {"seed": 9})}, "`seed` would have no effect"),
+        (
+            {
+                "origin": Origin("s.py", "small", {"schedule.learning_rate": 1.0}),
+                "learning_rates": (0.1, 0.2),
+            },
+            "`schedule.learning_rate` would have no effect",
+        ),
     ),
 )
 def test_what_would_have_no_effect_is_refused(fields, message):

@@ -11,7 +11,7 @@ from resnet.errors import InputError
 from resnet.runs.lock import holding
 from resnet.studies import watch
 from resnet.studies.stored import open_folder, save_folder
-from tests.studies_cases import tiny_study
+from tests.studies_cases import tiny_config, tiny_study
 
 
 @pytest.fixture
@@ -98,9 +98,23 @@ def test_a_curve_ends_with_its_last_value():
     assert len(watch._curve(range(1000), ".0f")) == watch.POINTS + len(" 999")
 
 
+def test_a_table_beside_runs_is_no_kept_study(tmp_path):
+    """As `resnet report --runs=RUN --output=RUN` leaves it."""
+    save_config(tiny_config(), tmp_path)
+    (tmp_path / "runs.csv").touch()
+    assert list(watch.runs_in(tmp_path)) == [tmp_path.name]
+
+
+@pytest.mark.parametrize(("total", "share"), [(0, 0), (1000, 0.5)])
+def test_a_bar_is_empty_while_the_end_is_unknown(run, total, share):
+    views = [watch.View("run", "training", step=500, total=total)]
+    (bar,) = watch.Watch(run).table(views).columns[2].cells
+    assert bar.completed == share * bar.total
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     kept = Path(__file__).parents[1] / "results" / "studies" / "wide"
-    with pytest.raises(InputError, match="wide are over, and only their results kept: resnet report"):
+    with pytest.raises(InputError, match="wide only the results of runs are kept: resnet report"):
         watch.Watch(kept)
     with pytest.raises(InputError, match="holds neither runs nor a study"):
         watch.Watch(tmp_path)

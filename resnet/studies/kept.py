@@ -8,11 +8,12 @@ import io
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet import recipes
-from resnet.config import config_hash, field_types, replaced
+from resnet.config import as_tuples, config_hash, field_types, field_values, replaced
 from resnet.errors import InputError
 from resnet.fields import present_name, unknown_field
 from resnet.files import local_path
@@ -27,7 +28,7 @@ from resnet.studies.folder import (
     run_of_row,
 )
 from resnet.studies.stored import FILE, load_folder, texts_of
-from resnet.studies.study import ResolvedArm, Study, load_study, resolve, study_of, with_base
+from resnet.studies.study import ResolvedArm, Study, load_study, resolve, with_base
 
 CSV, PAGE = "runs.csv", "report.md"
 STUDIES = recipes.HOME / recipes.FOLDERS["study"]
@@ -143,27 +144,29 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
     if not folder.rows:
         return folder
     source = page / PAGE if page else folder.workdir / FILE
-    starts = [resolve(_as_started(study, changes)) for changes in _overrides(folder.told, source)]
+    starts = [_as_started(folder.arms, study, changes) for changes in _overrides(folder.told, source)]
     remedy = "give the --config flags of its command too, or begin another workdir without it"
     _check(folder, starts, page / CSV if page else folder.workdir / FILE, remedy)
     return folder
 
 
-def _as_started(study: Study, changes: dict[str, Any]) -> Study:
-    """Returns the study as an earlier command with these `changes` would have it.
+def _as_started(
+    arms: Mapping[str, ResolvedArm], study: Study, changes: dict[str, Any]
+) -> dict[str, ResolvedArm]:
+    """Returns the arms as an earlier command with these `changes` would have them; no images are needed.
 
-    Fields that decide numbers keep the study's own values; the others take those of the command, and so does
-    the folder of the images: a report names arms that were scored on other ones.
+    Fields that decide numbers keep their values; the others take those of the command, and so does the folder
+    of the images: a report names arms that were scored on other ones.
     """
-
-    def is_free(name: str) -> bool:
-        return may_change(name) or name == "data.dir"
-
-    free = {name: value for name, value in changes.items() if is_free(name)}
-    if study.origin is None:
-        return with_base(study, replaced(study.base, free))
-    own = {name: value for name, value in study.origin.changes.items() if not is_free(name)}
-    return study_of(dataclasses.replace(study.origin, changes=own | free))
+    base = study.base
+    if study.origin is not None:
+        base = load_study(study.origin.file, study.origin.scale).base
+    base, found = replaced(base, changes), {}
+    for name, arm in arms.items():
+        there = field_values(replaced(base, study.arms[name].changes))
+        free = {field: there[field] for field in there if may_change(field) or field == "data.dir"}
+        found[name] = dataclasses.replace(arm, config=replaced(arm.config, free))
+    return found
 
 
 def _place(folder: StudyFolder, row: dict[str, Any]) -> Path:
@@ -269,13 +272,29 @@ def _set_by(command: str, source: Path) -> dict[str, Any]:
         words = shlex.split(command)
     except ValueError as error:
         raise InputError(f"{source}: the Command {command!r} cannot be read: {error}; {_AGAIN}") from None
-    found = {}
+    found, kinds = {}, field_types()
     for word in words:
-        if match := re.fullmatch(r"--config\.([\w.]+)=(.*)", word):
-            if present_name(match[1]) not in field_types():
-                raise InputError(f"{source}: the Command {command!r}: {unknown_field(match[1])}; {_AGAIN}")
-            try:
-                found[match[1]] = ast.literal_eval(match[2])
-            except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-                found[match[1]] = match[2]
+        if match := re.fullmatch(r"--?(no)?config\.([\w.]+)(?:=(.*))?", word, re.DOTALL):
+            off, name, text = match.groups()
+            if present_name(name) not in kinds:
+                raise InputError(f"{source}: the Command {command!r}: {unknown_field(name)}; {_AGAIN}")
+            given = "false" if off else "true" if text is None else text
+            found[name] = _as_given(kinds[present_name(name)], given)
     return found
+
+
+def _as_given(kind: str, text: str) -> Any:
+    """The value that the command line takes a text for, in a field of this kind."""
+    if kind == "str":
+        return text
+    if kind.startswith("bool") and text.lower() in ("true", "t", "1", "false", "f", "0"):
+        return text.lower() in ("true", "t", "1")
+    if kind == "tuple[str, ...]" and text and text[0] not in "(['\"":
+        return tuple(item.strip() for item in text.split(","))
+    if kind.startswith("tuple") and not text:
+        return ()
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return text
+    return (value,) if kind.startswith("tuple") and not isinstance(value, tuple | list) else as_tuples(value)

@@ -15,7 +15,7 @@ from resnet.studies.kept import with_kept
 from resnet.studies.launchers.cluster import check_parameters, submit
 from resnet.studies.launchers.jobs import run_in_jobs, share_devices
 from resnet.studies.runner import Piece, pieces_of_work, run_pieces
-from resnet.studies.stored import open_folder, save_folder
+from resnet.studies.stored import FILE, locked, open_folder, save_folder
 from resnet.studies.study import Study
 
 LAUNCHERS = ("local", "slurm")
@@ -48,17 +48,20 @@ def launch(
     if jobs > 1:
         share_devices()
     parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
-    folder = with_kept(open_folder(study, local_path(workdir), command), study, kept)
-    names = list(order_of_work(folder, only))
-    if retry:
-        rows = folder.rows.items()
-        still = {path: row for path, row in rows if row["state"] != FAILURE or row["arm"] not in names}
-        failed = {run.workdir for name in names for run in folder.all_runs(name) if run.state == FAILURE}
-        folder = dataclasses.replace(folder, rows=still, again=frozenset(failed))
+    workdir = local_path(workdir)
+
+    def opened() -> StudyFolder:
+        return _opened(study, workdir, command, kept, only if retry else None)
+
+    before, folder = _written(workdir), opened()
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)
-        return _describe(folder, names) | (_describe_array(pieces) if launcher == "slurm" else {})
-    save_folder(folder)
+        found = _describe(folder, list(order_of_work(folder, only)))
+        return found | (_describe_array(pieces) if launcher == "slurm" else {})
+    with locked(workdir):
+        if _written(workdir) != before:  # by a start beside this one, whose seeds and rows count too
+            folder = opened()
+        save_folder(folder)
     for path in folder.again:
         (path / FAILED).unlink(missing_ok=True)
     folder = dataclasses.replace(folder, again=frozenset())
@@ -68,6 +71,26 @@ def launch(
     if parameters is None:
         return run_pieces(folder, pieces, command)
     return states(folder) | submit(folder, pieces, parameters, command)
+
+
+def _opened(
+    study: Study, workdir: Path, command: str, kept: Path | None, again: tuple[str, ...] | None
+) -> StudyFolder:
+    """The folder of the study, to be written; failed runs of the arms `again` (all: ()) count as new."""
+    folder = with_kept(open_folder(study, workdir, command), study, kept)
+    if again is None:
+        return folder
+    names = list(order_of_work(folder, again))
+    rows = folder.rows.items()
+    still = {path: row for path, row in rows if row["state"] != FAILURE or row["arm"] not in names}
+    failed = {run.workdir for name in names for run in folder.all_runs(name) if run.state == FAILURE}
+    return dataclasses.replace(folder, rows=still, again=frozenset(failed))
+
+
+def _written(workdir: Path) -> bytes:
+    """What study.json holds; nothing where there is none."""
+    path = workdir / FILE
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _check_launcher(launcher: str, jobs: int, slurm: Mapping[str, str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from absl import logging
 
+from resnet.config import Config
+from resnet.durations import parse_duration
 from resnet.runs.lock import WorkdirHeld, is_held
 from resnet.runs.metrics import records
 from resnet.runtime.processes import first_says
@@ -118,20 +120,28 @@ def _held(runs: dict[int, StudyRun]) -> list[int]:
 def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:
     """How far the study is, with so many jobs at work.
 
-    The ETA takes a run's time to grow with its net's multiply-accumulates.
+    The ETA takes a run's time to grow with its net's multiply-accumulates and with its images; those of
+    durations in epochs, among others in steps, are not compared.
     """
+    work = {name: folder.arms[name].macs * _amount(folder.arms[name].config) for name in names}
     runs = [run for name in names for run in folder.all_runs(name)]
     expected = sum(map(folder.expected, names))
-    whole = sum(folder.arms[name].macs * folder.expected(name) for name in names)
-    done = sum(folder.arms[run.arm].macs for run in runs if run.over)
+    whole = sum(work[name] * folder.expected(name) for name in names)
+    done = sum(work[run.arm] for run in runs if run.over)
     timed = [run for run in runs if "seconds" in run.result]
     seconds = sum(run.result["seconds"] / run.result.get("seeds_together", 1) for run in timed)
     eta = "?"
     if timed:
-        per_mac = seconds / sum(folder.arms[run.arm].macs for run in timed)
-        eta = str(datetime.timedelta(seconds=round(per_mac * (whole - done) / jobs)))
+        each = seconds / sum(work[run.arm] for run in timed)
+        eta = str(datetime.timedelta(seconds=round(each * (whole - done) / jobs)))
     over = sum(run.over for run in runs)
     logging.info("study: %d of %d runs, %.0f %% of the work, ETA %s", over, expected, 100 * done / whole, eta)
+
+
+def _amount(config: Config) -> int:
+    """Images of a training, those of an epoch counted as one batch."""
+    duration = parse_duration("train.duration", config.train.duration)
+    return duration.steps(batch_size=config.train.batch_size, steps_per_epoch=1) * config.train.batch_size
 
 
 @contextlib.contextmanager

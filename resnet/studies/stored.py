@@ -1,14 +1,17 @@
 """A study's definition in study.json: written when a study starts, checked against what ran, read back."""
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from resnet.config import config_from_dict, config_to_dict
+from resnet.config import as_tuples, config_from_dict, config_to_dict
 from resnet.errors import InputError
-from resnet.files import local_path, make_folder, read_object
+from resnet.files import local_path, lock, make_folder, read_object
 from resnet.runs.changes import decisive
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
@@ -78,6 +81,18 @@ def save_folder(folder: StudyFolder) -> None:
     write_json(folder.workdir / FILE, {name: fields[name] for name in fields if name != "again"} | own)
 
 
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """While entered, no other start of the study in this folder, which is made, writes its study.json."""
+    make_folder(workdir)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        lock(folder, wait=True)
+        yield
+    finally:
+        os.close(folder)
+
+
 def load_folder(workdir: str | Path) -> StudyFolder:
     """Reads study.json; InputError if the folder holds no study."""
     path = local_path(workdir) / FILE
@@ -91,6 +106,9 @@ def load_folder(workdir: str | Path) -> StudyFolder:
         check_seeds(fields["seeds"])
         # Folders that were written before origins were have none, and neither rows of kept runs.
         origin = fields.get("origin") and Origin(**fields["origin"])
+        if origin:
+            changes = {name: as_tuples(value) for name, value in origin.changes.items()}
+            origin = dataclasses.replace(origin, changes=changes)
         rows = {path.parent / place: row for place, row in fields.get("rows", {}).items()}
         for place, row in rows.items():
             run_of_row(row, place, None)

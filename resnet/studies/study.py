@@ -226,6 +226,10 @@ def _check(study: Study) -> None:
                 raise InputError(f"{where} names an arm {other!r}{closest(other, study.arms)}; "
                                  f"the arms are {', '.join(study.arms)}")  # fmt: skip
     check_seeds(study.seeds)
+    if (several := study.base.train.seeds) != 1:
+        raise InputError(f"`train.seeds` must be 1 in a study, whose runs have its `seeds`; got {several}")
+    grids = [arm.learning_rates or study.learning_rates for arm in study.arms.values()]
+    _check_changes(study.origin.changes if study.origin else {}, grids[0] if all(grids) else ())
     check_at_least("study.grid_seeds", study.grid_seeds, 1)
 
 

@@ -79,7 +79,7 @@ class Watch:
         for heading in ("run", "state", "", "step", "loss", "validation", "time left"):
             table.add_column(heading, justify="right" if heading in ("step", "time left") else "left")
         for each in views:
-            bar = ProgressBar(total=each.total or 1, completed=each.step, width=16)
+            bar = ProgressBar(total=each.total or 1, completed=each.step if each.total else 0, width=16)
             left = self.seconds_left(each)
             table.add_row(
                 Text(each.name),
@@ -103,12 +103,13 @@ def runs_in(workdir: Path) -> dict[str, Path]:
 
     Of a study's kept runs there is no folder, and nothing to watch.
     """
-    if (workdir / stored.FILE).exists() or (workdir / CSV).exists():
+    runs = sorted(path.parent for path in workdir.rglob(CONFIG_FILE))
+    if (workdir / stored.FILE).exists() or ((workdir / CSV).exists() and not runs):
         study = open_study(workdir)
         found = [run.workdir for name in study.arms for run in study.all_runs(name) if not run.kept]
-        missing = f"all runs of {workdir} are over, and only their results kept: resnet report shows them"
+        missing = f"of {workdir} only the results of runs are kept: resnet report shows them"
     else:
-        found = sorted(path.parent for path in workdir.rglob(CONFIG_FILE))
+        found = runs
         missing = f"{workdir} holds neither runs nor a study; a run is there once its training begins"
     if not found:
         raise InputError(missing)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from resnet.config import config_hash
+from resnet.config import as_tuples, config_hash
 from resnet.errors import InputError
 from resnet.files import write_text
 from resnet.studies.study import Origin, resolve, study_of
@@ -76,7 +76,7 @@ class Row:
     def origin(self) -> Origin:
         """Where the config comes from."""
         changes = json.loads(self.changes or "{}").items()
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in changes}
+        plain = {name: as_tuples(value) for name, value in changes}
         return Origin(str(ROOT / self.study), self.scale, plain)
 
     @property

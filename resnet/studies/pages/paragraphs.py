@@ -3,7 +3,7 @@
 import statistics
 
 from resnet.studies.folder import StudyFolder, no_rate
-from resnet.studies.pages.rows import VALIDATION, ArmRow, Metric, of_other_images
+from resnet.studies.pages.rows import VALIDATION, ArmRow, Metric, of_other_images, of_several_images
 from resnet.studies.pages.statistics import smallest_p
 from resnet.studies.stored import removed
 from resnet.studies.study import value_at
@@ -42,11 +42,19 @@ def _recipe(folder: StudyFolder) -> str:
 
 
 def _other_images(folder: StudyFolder, metric: Metric) -> str:
-    """A sentence about arms whose scores are of other images than those of their reference."""
+    """Sentences about arms that were scored on several sets of images, or on others than their reference."""
+    found = []
+    if mixed := of_several_images(folder, metric.split):
+        found.append(
+            f"**Runs of one arm were scored on different {metric.split} images: {', '.join(mixed)}.** Their "
+            "means are of neither."
+        )
     pairs = [f"{name} and {folder.arms[name].reference}" for name in of_other_images(folder, metric.split)]
-    if not pairs:
-        return ""
-    return f"**Scored on different {metric.split} images: {', '.join(pairs)}.** Their data differ as well."
+    if pairs:
+        found.append(
+            f"**Scored on different {metric.split} images: {', '.join(pairs)}.** Their data differ as well."
+        )
+    return " ".join(found)
 
 
 def _without_rate(folder: StudyFolder) -> list[str]:

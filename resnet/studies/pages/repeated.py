@@ -8,7 +8,7 @@ from typing import Any
 from resnet.errors import InputError
 from resnet.files import make_folder, write_text
 from resnet.runs.tables import csv_table, markdown_table
-from resnet.studies.folder import FINISHED, StudyFolder
+from resnet.studies.folder import StudyFolder
 from resnet.studies.pages.report import origin_of
 from resnet.studies.pages.rows import Metric, metric_of, scores
 from resnet.studies.pages.statistics import compare
@@ -21,11 +21,16 @@ HEADERS = ("arm", "n", "first", "again", "deviation over seeds", "deviation of a
 def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title: str) -> dict[str, Any]:
     """Writes PAGE and CSV of the runs that both folders have; {"page", "pairs"}. InputError without any."""
     metric, rows, pairs = metric_of(first), [], []
-    for name in (name for name in first.arms if name in again.arms and _finished(first, again, name)):
+    if (theirs := metric_of(again)) != metric:
+        raise InputError(
+            f"{first.workdir} has {metric.label} of {metric.split}, and {again.workdir} {theirs.label} of "
+            f"{theirs.split}; compare runs that were scored alike"
+        )
+    for name in (name for name in first.arms if name in again.arms):
         own, others = scores(again, name, metric), scores(first, name, metric)
-        found = compare(own, others)
-        assert found is not None
-        seeds = sorted(own.keys() & others.keys())
+        seeds, found = sorted(own.keys() & others.keys()), compare(own, others)
+        if found is None or len(seeds) < 2:
+            continue
         differences = [own[seed] - others[seed] for seed in seeds]
         # A difference of two runs that each round in their own way varies twice as much as one of them.
         repetition = math.sqrt(statistics.mean(d * d for d in differences) / 2)
@@ -46,12 +51,6 @@ def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title
     write_text(output / CSV, csv_table(pairs))
     write_text(output / PAGE, _page(title, rows, metric, first, again))
     return {"page": str(output / PAGE), "pairs": len(pairs)}
-
-
-def _finished(first: StudyFolder, again: StudyFolder, name: str) -> bool:
-    """Whether two seeds of the arm are finished in both folders."""
-    done = [{run.seed for run in folder.runs(name) if run.state == FINISHED} for folder in (first, again)]
-    return len(done[0] & done[1]) >= 2
 
 
 def _page(
