@@ -95,6 +95,15 @@ def test_budgets_are_matched_and_say_what_they_reached(budget, changes, by, tole
     assert f"{target:,}" in str(reached) and reached.field in str(reached)
 
 
+@pytest.mark.parametrize("fields", [{"norm": "group", "norm_groups": 8}, {"groups": 8}], ids=str)
+def test_a_width_is_found_where_most_widths_are_no_net(fields):
+    config = ModelConfig(depth=8, **fields)
+    target = count(dataclasses.replace(config, width=2.0), SHAPES, "parameters")
+    reached = solve(config, target, Match("other"), SHAPES)
+    assert reached.reached == target
+    check_net(dataclasses.replace(config, width=reached.value))
+
+
 def test_a_budget_out_of_reach_is_an_error():
     with pytest.raises(InputError, match="no depth comes near the budget; the nearest is"):
         solve(ModelConfig(width=8), 1000, Match("other", by="depth"), SHAPES)

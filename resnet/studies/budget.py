@@ -1,7 +1,6 @@
 """Equal budgets: the width or depth at which one net has the parameters or work of another."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 from resnet.errors import InputError, check_choice
@@ -14,7 +13,6 @@ from resnet.models.grammar import check_net
 
 BUDGETS = ("parameters", "macs")
 LARGEST = 1 << 14  # the largest candidate: a width factor of 32 (ImageNet: 4), or 16,384 blocks a stage
-NEIGHBOURS = 16  # candidates tried on each side of the best, since a grammar may refuse some widths
 
 Shapes = tuple[tuple[int, int, int], int]
 """(image shape, outputs of the net)."""
@@ -82,21 +80,29 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
             return False
         return True
 
+    def from_on(k: int) -> int:
+        """The first net from candidate k on: a grammar may refuse most widths, as with groups."""
+        return next(filter(is_net, range(k, 2 * LARGEST)), 2 * LARGEST)
+
+    def reaches(k: int) -> bool:
+        return (k := from_on(k)) == 2 * LARGEST or budget_of(k) >= target
+
     low, high = 1, 1
-    while high < LARGEST and budget_of(high) < target:
+    while high < LARGEST and not reaches(high):
         low, high = high, 2 * high
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if budget_of(middle) >= target else (middle + 1, high)
+        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
     # The budget grows with k: the best is the first net at or above the target, or the last below it.
-    first = max(1, low - NEIGHBOURS)
-    above, below = range(low, low + NEIGHBOURS + 1), range(low - 1, first - 1, -1)
-    valid = [k for side in (below, above) for k in itertools.islice(filter(is_net, side), 1)]
-    best = min(valid, key=lambda k: abs(budget_of(k) - target), default=low)
-    while best > first and is_net(best - 1) and budget_of(best - 1) == budget_of(best):
+    above, below = from_on(low), next(filter(is_net, range(low - 1, 0, -1)), 0)
+    valid = [k for k in (below, above) if 0 < k < 2 * LARGEST]
+    if not valid:
+        raise InputError(f"no {match.by} is a net with the arm's other fields; match by another")
+    best = min(valid, key=lambda k: abs(budget_of(k) - target))
+    while best > 1 and is_net(best - 1) and budget_of(best - 1) == budget_of(best):
         best -= 1  # the smallest of several candidates that are one net
     reached = Reached(f"model.{field}", candidate(best), match.budget, target, budget_of(best))
-    if not valid or abs(reached.reached / target - 1) > 0.2:
+    if abs(reached.reached / target - 1) > 0.2:
         raise InputError(
             f"no {match.by} comes near the budget; the nearest is {reached}; match another budget"
         )
