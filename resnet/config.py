@@ -175,7 +175,7 @@ def load_saved_config(workdir: str | Path) -> Config:
 
 
 def _instead(path: Path) -> str:
-    """For an error about a config that is none: the runs or weights that a user may mean."""
+    """Names the runs or weights that lie where a run's config was looked for, to end an error message."""
     if seeds := sorted(path.parent.glob(f"seed*/{FILE}")):
         return f"; it holds a run for each seed: name one, such as {seeds[0].parent}"
     files = sorted(path.parent.glob("*.safetensors"))

@@ -172,13 +172,14 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
         logging.info("These data have %d of the %d classes that the net chooses from", *map(len, names))
     part = "train" if split == "validation" and source.validation is None else split
     known = tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
-    if known and part != split and split in run.task.fingerprint:
+    held_out = known and part != split
+    if held_out and split in run.task.fingerprint:
         raise InputError(
             "the run was trained on all images of which this data's validation images are a part, as it had "
             "a validation split of its own; give the data that split, or evaluate on test"
         )
     draws = [(each.validation, each.split_seed) for each in (run.config.data, data)]
-    if known and part != split and draws[0] != draws[1]:
+    if held_out and draws[0] != draws[1]:
         logging.warning(
             "The run was trained on some of these validation images: `data.validation` and "
             "`data.split_seed` were %s and %s, and are %s and %s",

@@ -1,4 +1,4 @@
-"""A split that a run is evaluated on has exactly the images that it had in training."""
+"""Tests that evaluation reads exactly the images that a split had when the run was trained."""
 
 import dataclasses
 import shutil

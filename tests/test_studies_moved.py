@@ -62,7 +62,7 @@ def test_commands_on_a_page_are_read_as_the_command_line_reads_them(argument, tm
 
 
 def test_a_start_beside_another_keeps_what_that_one_wrote(tmp_path, monkeypatch):
-    """The other start writes its seeds while this one is still reading."""
+    """Lets another start write its seeds between the reading and the writing of this one."""
     monkeypatch.setattr(runner, "train", lambda *_: {})
     begun, with_kept = [], launching.with_kept
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Shaped, UInt64
@@ -114,6 +114,19 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.train.image_shape
+
+
+def splits_for(only: str, there: Collection[str]) -> tuple[str, ...]:
+    """The splits to read for the split `only`, or for all if it is empty; the first must be there.
+
+    Validation images are held out of training where there are none, so each of the two is asked about the
+    other.
+    """
+    if not only:
+        return SPLITS
+    if only == "validation" and only not in there:
+        return ("train",)
+    return ("train", "validation") if only == "train" else (only,)
 
 
 def instead_of(split: str) -> str:

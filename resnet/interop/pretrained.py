@@ -107,9 +107,9 @@ def _from(weights: str | Path, name: str, about: About) -> Net:
 
 
 def _from_file(path: Path, name: str, about: About) -> Net:
-    """Makes the net of a weight file. What a file of ours states about the net overrides `about`.
+    """Builds a net from a weight file. The metadata in a file that we exported override `about`.
 
-    A warning names what decides the results and is stated by neither of them.
+    A warning names what decides the results and stands in neither of the two.
     """
     state, said = read_weights(path), read_metadata(path)
     check_finite(path, state)

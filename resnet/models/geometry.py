@@ -105,9 +105,9 @@ def blocks_per_stage(config: ModelConfig) -> tuple[int, ...]:
 
 
 def layers_outside(config: ModelConfig) -> int:
-    """Layers of a net's depth that are in no branch: the first and the last.
+    """Counts the layers outside of the branches: the first and the last.
 
-    A wide net counts its two projections between stages, too (Zagoruyko 2016).
+    The depth of a wide net includes its two projections between stages, too (Zagoruyko 2016).
     """
     return 4 if config.family == "wide" else 2
 

@@ -138,10 +138,11 @@ class BlockArrays:
         return x if self.input_scale is None else x * self.input_scale.astype(x.dtype)
 
     def survive(self, branch: Array, key: Array | None, each: str) -> Array:
-        """Stochastic depth: b F(x) in training, b ~ Bernoulli(survival), drawn for what `each` says.
+        """Applies stochastic depth to F(x); b is 1 with probability `survival`, else 0.
 
-        batch: survival F(x) in evaluation (Huang 2016). image: F(x) in evaluation, and b F(x) / survival in
-        training, timm's drop path.
+        `each` is batch: one b for all images, b F(x) in training and survival F(x) in evaluation (Huang
+        2016). `each` is image: one b for each image, b F(x) / survival in training and F(x) in evaluation
+        (timm's drop path).
         """
         if self.survival is None:
             return branch

@@ -60,6 +60,11 @@ def may_change(field: str) -> bool:
     return field.startswith(tuple(MAY_CHANGE))
 
 
+def may_differ_elsewhere(field: str) -> bool:
+    """Whether a field decides no number of a run on the same images, which may lie in another folder."""
+    return may_change(field) or field == "data.dir"
+
+
 def same_end(workdir: Path, config: Config) -> bool:
     """Whether `config` ends the run in `workdir` at the same step as the run's own config.
 

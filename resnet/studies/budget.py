@@ -1,6 +1,7 @@
 """Equal budgets: the width or depth at which one net has the parameters or work of another."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from resnet.errors import InputError, check_choice
@@ -70,9 +71,11 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
     def net(k: int) -> ModelConfig:
         return dataclasses.replace(config, **{field: candidate(k)})
 
+    @functools.cache
     def budget_of(k: int) -> int:
         return count(net(k), shapes, match.budget)
 
+    @functools.cache
     def is_net(k: int) -> bool:
         try:
             check_net(net(k))

@@ -17,7 +17,7 @@ from resnet.config import as_tuples, config_hash, field_types, field_values, rep
 from resnet.errors import InputError
 from resnet.fields import present_name, unknown_field
 from resnet.files import local_path
-from resnet.runs.changes import may_change
+from resnet.runs.changes import may_differ_elsewhere
 from resnet.studies.folder import (
     FAILURE,
     FINISHED,
@@ -153,10 +153,10 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 def _as_started(
     arms: Mapping[str, ResolvedArm], study: Study, changes: dict[str, Any]
 ) -> dict[str, ResolvedArm]:
-    """Returns the arms as an earlier command with these `changes` would have them; no images are needed.
+    """Returns the arms with the configs that they had under an earlier command, which set `changes`.
 
     Fields that decide numbers keep their values; the others take those of the command, and so does the folder
-    of the images: a report names arms that were scored on other ones.
+    of the images: a report names arms that were scored on other ones. Reads no images.
     """
     base = study.base
     if study.origin is not None:
@@ -164,7 +164,7 @@ def _as_started(
     base, found = replaced(base, changes), {}
     for name, arm in arms.items():
         there = field_values(replaced(base, study.arms[name].changes))
-        free = {field: there[field] for field in there if may_change(field) or field == "data.dir"}
+        free = {field: there[field] for field in there if may_differ_elsewhere(field)}
         found[name] = dataclasses.replace(arm, config=replaced(arm.config, free))
     return found
 

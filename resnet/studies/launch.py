@@ -76,7 +76,10 @@ def launch(
 def _opened(
     study: Study, workdir: Path, command: str, kept: Path | None, again: tuple[str, ...] | None
 ) -> StudyFolder:
-    """The folder of the study, to be written; failed runs of the arms `again` (all: ()) count as new."""
+    """Opens the study's folder and adds the runs of kept pages; writes nothing.
+
+    Failed runs of the arms `again` count as not started. () stands for all arms, and None for none.
+    """
     folder = with_kept(open_folder(study, workdir, command), study, kept)
     if again is None:
         return folder

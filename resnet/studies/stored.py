@@ -83,7 +83,7 @@ def save_folder(folder: StudyFolder) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """While entered, no other start of the study in this folder, which is made, writes its study.json."""
+    """Keeps other starts of the study from writing study.json while entered; makes the folder."""
     make_folder(workdir)
     folder = os.open(workdir, os.O_RDONLY)
     try:

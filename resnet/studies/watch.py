@@ -103,8 +103,9 @@ def runs_in(workdir: Path) -> dict[str, Path]:
 
     Of a study's kept runs there is no folder, and nothing to watch.
     """
-    runs = sorted(path.parent for path in workdir.rglob(CONFIG_FILE))
-    if (workdir / stored.FILE).exists() or ((workdir / CSV).exists() and not runs):
+    begun = (workdir / stored.FILE).exists()  # then its runs are known without a search
+    runs = [] if begun else sorted(path.parent for path in workdir.rglob(CONFIG_FILE))
+    if begun or ((workdir / CSV).exists() and not runs):
         study = open_study(workdir)
         found = [run.workdir for name in study.arms for run in study.all_runs(name) if not run.kept]
         missing = f"of {workdir} only the results of runs are kept: resnet report shows them"

@@ -47,7 +47,7 @@ class Runs:
         self.runs: list[OpenRun] = []
         self.step = 0
         self.started = 0.0
-        """When the training would have begun without interruptions, by the clock of time.monotonic."""
+        """The first step's time on the clock of time.monotonic, moved forward by all interruptions."""
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
         self.report = StreamReport(trainer.stream, trainer.dataset.skipped, self.workdirs)
@@ -100,7 +100,7 @@ class Runs:
         self.stop.nothing_to_lose = not self.unevaluated
         bar = ProgressBar(intervals.total, intervals.epoch, self.step)
         self.bar = self._closing.enter_context(contextlib.closing(bar))
-        if begins:  # what was rolled back in this session took its time, too
+        if begins:  # after a rollback, the steps that were discarded still count
             self.started = time.monotonic() - self.active[0].progress.seconds
         self.clock = Clock(trainer.config.train.batch_size * len(self.runs))
         if restored:

@@ -13,7 +13,7 @@ from resnet.data.files.imagenet import Unlabelled, by_label, label_list
 from resnet.data.files.index import kept_listings
 from resnet.data.files.listing import Entry, Listing, make_listing, state_of_file
 from resnet.data.files.tars import list_tar
-from resnet.data.splits import instead_of
+from resnet.data.splits import instead_of, splits_for
 from resnet.errors import InputError, first_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
@@ -41,8 +41,8 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
         places = dict.fromkeys(listings, root)
     else:
         places, listings = _find_splits(root), {}  # each place is listed when it is needed
-    held_out = only == "validation" and only not in places and not alone
-    needed = "train" if not only or held_out else only
+    read = (only,) if alone else splits_for(only, places)
+    needed = read[0]
     if needed not in places:
         instead = f", or {instead_of(only)}" if only and not alone else ""
         odd = _no_places(root, [needed])
@@ -52,8 +52,7 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
         )
     if not only and "test" not in places:
         logging.warning("%s has no test images: results will be those of the validation split", root)
-    also = "validation" if only == "train" else needed
-    wanted = {split: place for split, place in places.items() if not only or split in (needed, also)}
+    wanted = {split: place for split, place in places.items() if split in read}
     for split, place in wanted.items():
         try:
             listings[split] = listings.get(split) or list_place(place, split)

@@ -16,7 +16,7 @@ from resnet.data.files.listing import Entry, Listing, make_listing
 from resnet.data.files.resident import decode_images
 from resnet.data.images import Image8, decode_image
 from resnet.data.published.records import FORMATS, Range, features_of, integer
-from resnet.data.splits import SPLITS, Source, Split, instead_of
+from resnet.data.splits import SPLITS, Source, Split, instead_of, splits_for
 from resnet.errors import InputError
 
 PREFIX = "tfds:"
@@ -193,16 +193,16 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
     With `only`, no others are read than are needed.
     """
     names = _splits(prepared, chosen)
-    needed = "train" if not only or (only == "validation" and only not in names) else only
+    read = splits_for(only, names)
+    needed = read[0]
     if needed not in names:
         raise InputError(
             f"`data.splits`: {prepared.folder} has no {needed} split; it has {', '.join(prepared.splits)}: "
             f"name one as {needed}=…" + (f", or {instead_of(only)}" if only else "")
         )
     found = {}
-    also = "validation" if only == "train" else needed  # where it is there, nothing is held out of training
     for split, name in names.items():
-        if only and split not in (needed, also):
+        if split not in read:
             continue
         listing = prepared.listing(name)
         if len(listing):

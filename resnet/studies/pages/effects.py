@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from resnet.errors import InputError
-from resnet.runs.changes import may_change
+from resnet.runs.changes import may_differ_elsewhere
 from resnet.studies.pages.ledger import Row
 from resnet.studies.pages.statistics import holm
 from resnet.studies.pages.verdict import NOT_RUN, UNDECIDED, Outcome, judge
@@ -52,7 +52,7 @@ def what_sets_apart(study: Study, arm: Arm, test_images: str) -> str:
         return "the scale is small"
     if arm.learning_rates or study.learning_rates:
         return "each arm chose its learning rate"
-    if changed := [name for name in origin.changes if not (may_change(name) or name == "data.dir")]:
+    if changed := [name for name in origin.changes if not may_differ_elsewhere(name)]:
         return f"{', '.join(changed)} is not the paper's"
     name = study.base.data.name
     if name not in PAPERS_IMAGES:

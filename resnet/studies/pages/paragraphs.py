@@ -3,7 +3,7 @@
 import statistics
 
 from resnet.studies.folder import StudyFolder, no_rate
-from resnet.studies.pages.rows import VALIDATION, ArmRow, Metric, of_other_images, of_several_images
+from resnet.studies.pages.rows import VALIDATION, ArmRow, Metric, images_of_arms
 from resnet.studies.pages.statistics import smallest_p
 from resnet.studies.stored import removed
 from resnet.studies.study import value_at
@@ -43,13 +43,17 @@ def _recipe(folder: StudyFolder) -> str:
 
 def _other_images(folder: StudyFolder, metric: Metric) -> str:
     """Sentences about arms that were scored on several sets of images, or on others than their reference."""
-    found = []
-    if mixed := of_several_images(folder, metric.split):
+    images, found = images_of_arms(folder, metric.split), []
+    if mixed := [name for name, seen in images.items() if len(seen) > 1]:
         found.append(
             f"**Runs of one arm were scored on different {metric.split} images: {', '.join(mixed)}.** Their "
             "means are of neither."
         )
-    pairs = [f"{name} and {folder.arms[name].reference}" for name in of_other_images(folder, metric.split)]
+    pairs = [
+        f"{name} and {other}"
+        for name, other in ((name, arm.reference) for name, arm in folder.arms.items() if arm.reference)
+        if images[name] and images[other] and images[name] != images[other]
+    ]
     if pairs:
         found.append(
             f"**Scored on different {metric.split} images: {', '.join(pairs)}.** Their data differ as well."

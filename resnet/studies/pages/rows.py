@@ -184,27 +184,12 @@ def _images_of(run: StudyRun, split: str) -> str:
     return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
 
 
-def of_several_images(folder: StudyFolder, split: str) -> list[str]:
-    """The arms whose runs were not all scored on the same images of the split."""
-    return [name for name, images in _images_of_arms(folder, split).items() if len(images) > 1]
-
-
-def _images_of_arms(folder: StudyFolder, split: str) -> dict[str, set[str]]:
+def images_of_arms(folder: StudyFolder, split: str) -> dict[str, set[str]]:
     """The fingerprints of the images that the runs of each arm were scored on, where they were noted."""
     return {
         name: {_images_of(run, split) for run in folder.runs(name) if run.state == FINISHED} - {""}
         for name in folder.arms
     }
-
-
-def of_other_images(folder: StudyFolder, split: str) -> list[str]:
-    """The arms that were scored on other images of the split than the arm that they are compared with."""
-    images = _images_of_arms(folder, split)
-    return [
-        name
-        for name, arm in folder.arms.items()
-        if arm.reference and images[name] and images[arm.reference] and images[name] != images[arm.reference]
-    ]
 
 
 def _place(folder: StudyFolder, run: StudyRun) -> str:
