@@ -131,6 +131,24 @@ def test_what_is_measured_anew_takes_the_place_of_what_was(tmp_path):
     assert path.with_suffix(".png").stat().st_size > 1000
 
 
+def test_each_row_of_a_page_names_its_run():
+    def measured(command, commit):
+        git = {"commit": commit, "dirty": False}
+        return entry(command=command, git=git, machine={"backend": "cpu", "kinds": ["cpu"], "cpu_count": 2})
+
+    entries = {
+        "training/resnet20": measured("first", "a" * 40),
+        "training/resnet56": measured("second", "b" * 40),
+    }
+    entries |= {"inference/resnet20": measured("first", "a" * 40)}
+    lines = report.page(entries, "speed.png").splitlines()
+    rows = [line for line in lines if line.startswith("| resnet")]
+    assert [row.split("|")[-2].strip() for row in rows] == ["1", "2", "1"]
+    runs = lines[lines.index("## Runs") :]
+    assert runs[2].startswith(f"1. `first`: commit {'a' * 12}, ") and ", 2 processors, python " in runs[2]
+    assert runs[3].startswith(f"2. `second`: commit {'b' * 12}, ") and len(runs) == 4
+
+
 def test_without_pytorch_ours_is_measured_alone_and_that_is_said(tmp_path, monkeypatch, caplog):
     def missing(*packages):
         raise InputError(

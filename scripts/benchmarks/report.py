@@ -20,6 +20,11 @@ README_PARTS = {"training": "training step", "inference": "inference"}
 # What is drawn, and what its ratios are of.
 PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PARTS.items()}
 PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
+HOW = (
+    "All columns of a row were measured in turn, A B A B, in one run, listed by its number at the end. A "
+    "cell holds the median, and in parentheses the median over the rounds of the ratio to the first column with "
+    "its quartiles. Others: the share of the processors' time that went to other processes meanwhile."
+)
 # The end of the name of the picture of this part.
 TIMES = "_operations"
 
@@ -82,40 +87,34 @@ def _places() -> Iterable[tuple[str, str]]:
 
 def page(entries: Entries, picture: str) -> str:
     """The whole measurement as Markdown, `picture` the name of the plot."""
-    lines = ["# Speed", "", *_origin(entries), "", f"![Ratios of the times]({picture})", ""]
+    lines = ["# Speed", "", HOW, "", f"![Ratios of the times]({picture})", ""]
     if any(key.startswith("operations/") for key in entries):
         times = Path(picture).with_stem(Path(picture).stem + TIMES)
         lines += [f"![Time of a training step by kind of operation]({times})", ""]
+    runs = list(dict.fromkeys(_run(entry) for entry in entries.values()))
     for part in PARTS:
         found = {key.split("/")[1]: entry for key, entry in entries.items() if key.startswith(f"{part}/")}
         if found:
-            lines += [f"## {PARTS[part].title}", "", *_table(found), ""]
-    return "\n".join(lines)
+            lines += [f"## {PARTS[part].title}", "", *_table(found, runs), ""]
+    lines += ["## Runs", ""]
+    for number, run in enumerate(runs, 1):
+        lines.append(f"{number}. {', '.join(run)}")
+    return "\n".join([*lines, ""])
 
 
-def _origin(entries: Entries) -> list[str]:
-    """How the numbers came about; what differs between entries is listed once each."""
-
-    def distinct(text: Any) -> str:
-        return "; ".join(dict.fromkeys(text(entry) for entry in entries.values()))
-
-    def commit(entry: dict[str, Any]) -> str:
-        git = entry["git"]
-        return "unknown" if git is None else git["commit"][:12] + (" and changes" if git["dirty"] else "")
-
-    return [
-        f"Commands: {distinct(lambda e: '`' + e['command'] + '`')}  ",
-        f"Commits: {distinct(commit)}  ",
-        f"Machine: {distinct(lambda e: str(e['machine']))}  ",
-        f"Versions: {distinct(lambda e: ', '.join(f'{k} {v}' for k, v in e['versions'].items()))}",
-        "",
-        "All columns of a row were measured in turn, A B A B, in one run. A cell holds the median, and in "
-        "parentheses the median over the rounds of the ratio to the first column with its quartiles. Others: "
-        "the share of the processors' time that went to other processes meanwhile.",
-    ]
+def _run(entry: dict[str, Any]) -> tuple[str, ...]:
+    """How an entry came about: command, commit, day, machine and versions, as the page lists them."""
+    git, machine = entry["git"], entry["machine"]
+    commit = git["commit"][:12] + (" and changes" if git["dirty"] else "") if git else "unknown"
+    kinds = [] if machine["backend"] == "cpu" else machine["kinds"]
+    instructions = f" with {machine['instructions']}" if machine.get("instructions") else ""
+    processors = f"{machine['cpu_count']} processors{instructions}"
+    versions = [f"{package} {version}" for package, version in entry["versions"].items()]
+    return (f"`{entry['command']}`: commit {commit}", entry["date"][:10], *kinds, processors, *versions)
 
 
-def _table(found: Entries) -> list[str]:
+def _table(found: Entries, runs: list[tuple[str, ...]]) -> list[str]:
+    """A row for each entry, with the number of its run among `runs`."""
     names = list(dict.fromkeys(name for entry in found.values() for name in entry["medians"]))
     references = {entry["reference"] for entry in found.values()}
     names.sort(key=lambda name: name not in references)
@@ -132,11 +131,11 @@ def _table(found: Entries) -> list[str]:
     }
     extras = {field: title for field, title in extras.items() if all(field in e for e in found.values())}
     for row, entry in zip(rows, found.values(), strict=True):
-        row += [_number(entry[field]) for field in extras]
+        row += [*(_number(entry[field]) for field in extras), runs.index(_run(entry)) + 1]
     units = {entry["unit"] for entry in found.values()}
     headers = ["case", "batch", "side", "type", "n", "others"]
     unit = "/".join(sorted(units))
-    headers += [f"{name}, {unit}" if unit else name for name in names] + list(extras.values())
+    headers += [f"{name}, {unit}" if unit else name for name in names] + [*extras.values(), "run"]
     return markdown_table(rows, headers, tablefmt="pipe", disable_numparse=True).splitlines()
 
 
