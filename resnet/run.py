@@ -172,21 +172,39 @@ def load_run_split(run: Run, split: str, data: DataConfig) -> tuple[Examples, Se
         logging.info("These data have %d of the %d classes that the net chooses from", *map(len, names))
     part = "train" if split == "validation" and source.validation is None else split
     known = tell_of_other_images(run.task, part, with_labels_of(getattr(source, part), *names).fingerprint)
-    held_out = known and part != split
-    if held_out and split in run.task.fingerprint:
+    if known and part == "train":
+        _check_held_out(run, split, data, source.validation is not None)
+    return with_labels_of(images, *names), source.skipped
+
+
+def _check_held_out(run: Run, split: str, data: DataConfig, own: bool) -> None:
+    """Compares what is held out of the training images for validation with what the run held out.
+
+    `own` is whether the data have validation images of their own, and hold out none. InputError, or a line in
+    the log, where the images of the split are others than the run's.
+    """
+    known, had = bool(run.task.fingerprint), "validation" in run.task.fingerprint
+    then, now = (0 if had else run.config.data.validation), (0 if own else data.validation)
+    seeds = run.config.data.split_seed, data.split_seed
+    if (then, then and seeds[0]) == (now, now and seeds[1]) or (own and not known):
+        return
+    if had:
+        remedy = "set `data.validation` to 0" if split == "train" else "evaluate on test"
         raise InputError(
             "the run was trained on all images of which this data's validation images are a part, as it had "
-            "a validation split of its own; give the data that split, or evaluate on test"
+            f"a validation split of its own; give the data that split, or {remedy}"
         )
-    draws = [(each.validation, each.split_seed) for each in (run.config.data, data)]
-    if held_out and draws[0] != draws[1]:
-        logging.warning(
-            "The run was trained on some of these validation images: `data.validation` and "
-            "`data.split_seed` were %s and %s, and are %s and %s",
-            *draws[0],
-            *draws[1],
+    if own:
+        raise InputError(
+            "the run held out a part of these training images for validation, and this data has a validation "
+            "split of its own; take that split away, or evaluate on test"
         )
-    return with_labels_of(images, *names), source.skipped
+    logging.warning(
+        "The run was trained on some of these %s images%s: `data.validation` and `data.split_seed` were "
+        "%s and %s, and are %s and %s",
+        *(("training", " only") if split == "train" else ("validation", "")),
+        *(then, seeds[0], now, seeds[1]),
+    )
 
 
 def with_labels_of(split: Examples, given: Sequence[str], trained: Sequence[str]) -> Examples:

@@ -203,6 +203,17 @@ def test_test_images_without_labels_are_not_read(tmp_path, monkeypatch):
         find_listings(tmp_path, "test")
 
 
+def test_test_images_without_labels_in_a_tar_of_all_splits_are_not_read(tmp_path, monkeypatch):
+    lines = noted(monkeypatch)
+    files = {f"{split}/{name}": content for split in ("train", "val") for name, content in VALIDATION.items()}
+    unlabelled = {f"test/{name.split('/')[1]}": content for name, content in VALIDATION.items()}
+    found = find_listings(tar(tmp_path / "all.tar", files | unlabelled))
+    assert set(found) == {"train", "validation"}
+    assert any(re.match(r"the test images are not read: .* lies in no class folder", line) for line in lines)
+    with pytest.raises(InputError, match="images without labels belong elsewhere"):
+        find_listings(tar(tmp_path / "test.tar", {"a.jpg": b"", "b.jpg": b""}))
+
+
 def test_images_a_folder_below_their_class_are_told(tmp_path):
     files = {name.replace("/", "/images/"): content for name, content in TRAIN.items()}
     refused(folders(tmp_path, files, {}), r"n01 holds no image \(.*\): move those of images into it")

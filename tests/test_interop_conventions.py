@@ -78,6 +78,7 @@ def test_what_names_do_not_tell_is_on_the_card():
     assert unusual(PADDED) == {} and unusual(ModelConfig(**SMALL, shortcut="none")) == {"shortcut": "none"}
     assert unusual(DROPPING) == {"stochastic_depth": 0.5}
     by_image = ModelConfig(**SMALL, stochastic_depth=0.5, stochastic_depth_each="image")
+    assert all(unusual(zoo.ZOO[name].config) == {} for name in ("resnet20", "resnet50", "resnext50_32x4d"))
     assert unusual(by_image) == {} and "stochastic_depth" not in conventions(by_image)
 
 

@@ -18,6 +18,7 @@ from resnet.data.files import index
 from resnet.data.files.listing import Entry, make_listing
 from resnet.data.folder import load_files
 from resnet.data.published import records
+from resnet.data.published import tfds as sets
 from resnet.data.published.tfds import find_prepared
 from resnet.data.statistics import statistics
 from resnet.errors import InputError
@@ -169,6 +170,14 @@ def test_a_long_listing_is_kept(root, monkeypatch, tmp_path):
     if root.name.startswith("tfrecord"):
         assert load_dataset(config(copy)).fingerprint == first
     assert list(copy.rglob(".train.index.npz"))
+
+
+def test_validation_images_without_labels_are_held_out_as_in_training(root, monkeypatch):
+    """The set has a split without labels, which stands for validation here."""
+    monkeypatch.setattr(sets, "_splits_by_name", lambda _: {"train": "train", "validation": "test"})
+    held_out = load_dataset(config(root)).validation
+    images, _ = load_split(config(root), "validation")
+    assert len(images) == len(held_out) > 0
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from resnet.models.config import ModelConfig
 from resnet.models.resnet import make_model
 from resnet.run import Run, evaluate_run, load_run_split
 from resnet.runs.task import task_of
+from resnet.training import evaluation as evaluating
 from resnet.training.config import TrainConfig
 from resnet.training.evaluation import images_at_once
 from resnet.training.start import init_variables
+from tests.folder_cases import noted
 from tests.stream_cases import CLASSES, STATISTICS, TRAIN, VALIDATION, folders, one_tar
 
 
@@ -56,6 +58,36 @@ def test_images_that_were_trained_on_are_no_validation_images(tmp_path):
     ):
         load_run_split(run, "validation", data)
 
+    with pytest.raises(InputError, match="the run was trained on all .*, or set `data.validation` to 0"):
+        load_run_split(run, "train", data)
+    images, _ = load_run_split(run, "train", dataclasses.replace(data, validation=0.0))
+    assert len(images) == len(TRAIN)
+
+
+def test_images_that_were_held_out_are_no_training_images(tmp_path):
+    """The data have gained validation images since, and hold out none any more."""
+    data = data_in(folders(tmp_path / "new"), validation=0.25)
+    (tmp_path / "new/val").rename(tmp_path / "val")
+    run = run_on(data, tmp_path)
+    trained, _ = load_run_split(run, "train", data)
+    assert len(trained) == 0.75 * len(TRAIN)
+    (tmp_path / "val").rename(tmp_path / "new/val")
+    with pytest.raises(
+        InputError, match="the run held out a part .*; take that split away, or evaluate on test"
+    ):
+        load_run_split(run, "train", data)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_another_draw_is_told(tmp_path, monkeypatch, split):
+    data = data_in(folders(tmp_path), validation=0.25)
+    shutil.rmtree(tmp_path / "val")
+    run, lines = run_on(data, tmp_path), noted(monkeypatch)
+    load_run_split(run, split, data)
+    assert not lines
+    load_run_split(run, split, dataclasses.replace(data, split_seed=5))
+    assert len(lines) == 1 and "The run was trained on some of these" in lines[0] and "0.25 and 5" in lines[0]
+
 
 @pytest.mark.parametrize("storage", ["memory", "stream"])
 def test_images_that_cannot_be_read_are_counted(tmp_path, storage):
@@ -64,6 +96,8 @@ def test_images_that_cannot_be_read_are_counted(tmp_path, storage):
     (tmp_path / "val" / CLASSES[0] / next(iter(VALIDATION)).split("/")[1]).write_bytes(b"no image")
     found = evaluate_run(run, "validation", dataclasses.replace(data))
     assert (found["n"], found["skipped_images"]) == (len(VALIDATION) - 1, 1)
+    found = evaluate_run(run, "train", dataclasses.replace(data))
+    assert found["n"] == len(TRAIN) and "skipped_images" not in found
 
 
 def test_a_question_is_asked_about_images_that_were_moved(tmp_path, monkeypatch):
@@ -77,6 +111,9 @@ def test_a_question_is_asked_about_images_that_were_moved(tmp_path, monkeypatch)
     asked = of_run("run", "validation", 4, moved={str(there): str(here)})
     assert asked.sample.of_images == len(VALIDATION) and asked.config.data.dir == str(here)
     np.testing.assert_array_equal(asked.beside("another").images, asked.images)
+    shutil.rmtree(here / "val")
+    with pytest.raises(InputError, match="the run was trained on all images of which"):
+        of_run("run", "validation", 4, moved={str(there): str(here)})
 
 
 @pytest.mark.parametrize(
@@ -95,9 +132,15 @@ def test_no_more_images_are_evaluated_at_once_than_trained_on(batch, accumulate,
     assert images_at_once(train, devices) == at_once
 
 
-def test_parts_of_a_batch_are_evaluated_as_the_whole(tmp_path):
+def test_parts_of_a_batch_are_evaluated_as_the_whole(tmp_path, monkeypatch):
+    sizes, given = [], evaluating.evaluate
+    monkeypatch.setattr(
+        "resnet.run.evaluate", lambda *_, batch_size, **more: sizes.append(batch_size) or given(
+            *_, batch_size=batch_size, **more)
+    )  # fmt: skip
     data = data_in(folders(tmp_path))
     run = run_on(data, tmp_path)
     whole = evaluate_run(run, "validation")
     run.config.train.accumulate = 4
     assert evaluate_run(run, "validation") == {**whole, "loss": pytest.approx(whole["loss"], rel=1e-6)}
+    assert sizes[0] == 4 * sizes[1]

@@ -82,8 +82,8 @@ def no_device():
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nAll of it:\n"),
             1,
             "error: the memory of the devices does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating "
-            "9 bytes.): take each batch in parts by `train.accumulate`, lower `train.batch_size`, or set "
-            "`model.remat`\n",
+            "9 bytes.): train with a higher `train.accumulate`, a lower `train.batch_size` or `model.remat`, "
+            "in a new workdir; evaluate with a higher `train.accumulate`; analyze fewer --images\n",
         ),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
     only_the_page(tmp_path / "kept")
     study, trained = load_study(study_file, "small"), []
 
-    def train(config, workdirs, command):
+    def train(config, workdirs, command, began):
         trained.extend(workdirs.values())
         for workdir in workdirs.values():
             place = workdir.relative_to(tmp_path / "new")
@@ -252,7 +252,7 @@ def test_seeds_added_to_a_page_leave_the_choice_of_rates_to_its_own(study_file, 
     path.write_text(csv_table([{key: row[key] for key in row if key != "test_images"} for row in rows]))
     only_the_page(tmp_path / "kept")
     study, trained = dataclasses.replace(load_study(study_file, "small"), seeds=(5, 6)), []
-    monkeypatch.setattr(runner, "train", lambda config, workdirs, command: trained.extend(workdirs) or {})
+    monkeypatch.setattr(runner, "train", lambda config, workdirs, *_, **__: trained.extend(workdirs) or {})
     launch(study, tmp_path / "new", kept=tmp_path / "kept")
     folder = load_folder(tmp_path / "new")
     assert folder.seeds == (0, 1, 2, 5, 6) and folder.chosen_rate("none") == 0.2
@@ -268,7 +268,7 @@ def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatc
     (tmp_path / "kept" / place / "failed.json").write_text('{"failed": "loss is nan"}')
     write_report(load_folder(tmp_path / "kept"))
     study, trained = load_study(study_file, "small"), []
-    monkeypatch.setattr(runner, "train", lambda _, workdirs, __: trained.extend(workdirs.values()) or {})
+    monkeypatch.setattr(runner, "train", lambda _, runs, *__, **___: trained.extend(runs.values()) or {})
     counts = launch(study, tmp_path / "new", kept=tmp_path / "kept")
     assert counts["failed"] == 1 and not trained
     launch(study, tmp_path / "new", retry=True, only=("identity",))

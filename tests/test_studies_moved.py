@@ -1,23 +1,27 @@
 """A study that goes on from its page elsewhere, or beside another start of it."""
 
+import dataclasses
 import json
+import re
+import threading
 
 import pytest
 
 from resnet.cli.options import override
-from resnet.config import Config, field_values, replaced
+from resnet.config import Config, field_values, replaced, save_config
 from resnet.errors import InputError
 from resnet.studies import launch as launching
 from resnet.studies import runner
-from resnet.studies.kept import _set_by
+from resnet.studies.kept import _set_by, load_kept
 from resnet.studies.launch import launch
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
-from resnet.studies.stored import load_folder
-from resnet.studies.study import load_study, study_of, with_base
+from resnet.studies.stored import load_folder, locked, open_folder
+from resnet.studies.study import Arm, load_study, study_of, with_base
+from resnet.training import loop
 from tests.folder_cases import two_classes
-from tests.studies_cases import tiny_study
-from tests.test_studies_kept import STUDY, fill
+from tests.studies_cases import tiny_config, tiny_study
+from tests.test_studies_kept import STUDY, fill, only_the_page
 
 
 @pytest.fixture
@@ -63,7 +67,7 @@ def test_commands_on_a_page_are_read_as_the_command_line_reads_them(argument, tm
 
 def test_a_start_beside_another_keeps_what_that_one_wrote(tmp_path, monkeypatch):
     """Lets another start write its seeds between the reading and the writing of this one."""
-    monkeypatch.setattr(runner, "train", lambda *_: {})
+    monkeypatch.setattr(runner, "train", lambda *_, **__: {})
     begun, with_kept = [], launching.with_kept
 
     def slowly(*arguments):
@@ -99,3 +103,87 @@ def test_an_arm_without_a_rate_is_not_compared_with_itself(file, tmp_path):
         for result in (tmp_path / "c").glob("*/lr*/seed0/result.json"):
             result.unlink()
         write_repetition(first, other, tmp_path / "page", "Twice")
+
+
+@pytest.mark.thorough
+def test_the_page_of_a_study_that_went_on_elsewhere_needs_the_last_folder_alone(file, tmp_path):
+    of_files = {"data.name": "image_folder", "data.train_limit": 0, "train.batch_size": 4}
+    there, here = (of_files | {"data.dir": str(two_classes(tmp_path / name))} for name in ("there", "here"))
+    commands = [
+        " ".join(f"--config.{name}={value}" for name, value in each.items()) for each in (there, here)
+    ]
+    write_report(fill(file, tmp_path / "kept", changes=there, command=commands[0]))
+    (tmp_path / "there").rename(tmp_path / "gone")
+    study = load_study(file, "small")
+    study = with_base(study, replaced(study.base, here))
+    launch(study, tmp_path / "new", kept=tmp_path / "kept", command=commands[1])
+    write_report(load_folder(tmp_path / "new"))
+    only_the_page(tmp_path / "new")
+    assert (
+        len(load_kept(tmp_path / "new", file, "small").rows) == len(load_folder(tmp_path / "kept").arms) * 5
+    )
+
+
+def test_a_start_waits_while_another_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "train", lambda *_, **__: {})
+    start = threading.Thread(target=launch, args=(tiny_study(), tmp_path))
+    with locked(tmp_path):
+        start.start()
+        start.join(1.0)
+        assert start.is_alive() and not (tmp_path / "study.json").exists()
+    start.join(60)
+    assert not start.is_alive() and (tmp_path / "study.json").exists()
+
+
+def test_what_is_left_of_a_group_is_trained_as_part_of_it(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        runner, "train", lambda _, workdirs, __, began: trained.append((len(workdirs), began)) or {}
+    )
+    study = tiny_study(arms={"identity": Arm()}, reference="identity", seeds=(0, 1, 2))
+    launch(study, tmp_path)
+    done = tmp_path / "identity/seed1"
+    done.mkdir(parents=True)
+    save_config(dataclasses.replace(tiny_config(), seed=1), done)
+    (done / "result.json").write_text(json.dumps({"top1": 0.5, "validation": {"top1": 0.5}, "step": 8}))
+    launch(study, tmp_path)
+    assert trained == [(3, 3), (2, 3)]
+
+
+def test_devices_share_batches_as_by_all_seeds(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "devices_for", lambda *counts: asked.append(counts[:2]) or 1)
+    monkeypatch.setattr(loop, "make_trainer", lambda *_: (_ for _ in ()).throw(InputError("enough")))
+    workdirs = {seed: tmp_path / str(seed) for seed in (0, 2)}
+    for began in (0, 4):
+        with pytest.raises(InputError, match="enough"):
+            loop.train(tiny_config(), workdirs, began=began)
+    assert asked == [(2, 2), (2, 4)]
+
+
+@pytest.mark.parametrize("duration", ["0.5 epochs", "0 steps", "24 examples"])
+def test_progress_of_short_trainings(tmp_path, caplog, duration):
+    folder = open_folder(tiny_study(base=replaced(tiny_config(), {"train.duration": duration})), tmp_path, "")
+    with caplog.at_level("INFO", logger="absl"):
+        runner.log_progress(folder, ["identity"])
+    assert re.search(r"study: 0 of 2 runs, \d+ % of the work, ETA \?", caplog.text)
+
+
+def test_the_work_of_epochs_does_not_depend_on_the_batch():
+    def amount(duration, batch):
+        return runner._amount(
+            replaced(tiny_config(), {"train.duration": duration, "train.batch_size": batch})
+        )
+
+    assert amount("1.4 epochs", 16) == amount("1.4 epochs", 64) > amount("1 epochs", 16)
+    assert amount("8 steps", 64) == 4 * amount("8 steps", 16) == amount("512 examples", 16)
+
+
+def test_a_folder_without_results_has_no_seeds_in_common(file, tmp_path):
+    fill(file, tmp_path / "a")
+    for path in (tmp_path / "a").glob("*/*/seed*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"split": "validation"}))
+    first = load_folder(tmp_path / "a")
+    again = open_folder(load_study(file, "small"), tmp_path / "b", "")
+    with pytest.raises(InputError, match="no two finished seeds of an arm in common"):
+        write_repetition(first, again, tmp_path / "page", "Twice")

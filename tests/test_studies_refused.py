@@ -132,7 +132,7 @@ def test_a_grid_of_which_all_diverged_chooses_nothing_and_trains_no_more(grid, m
     assert len(grid.all_runs("none")) == grid.expected("none") == 5
     assert [piece.arm for piece in pieces_of_work(grid)] == ["identity"]
     trained = []
-    monkeypatch.setattr(runner, "train", lambda config, workdirs, command: trained.append(workdirs))
+    monkeypatch.setattr(runner, "train", lambda config, workdirs, *_, **__: trained.append(workdirs))
     with caplog.at_level("WARNING"):
         runner.run_piece(grid, Piece("none", ((0, 1, 2),)), "")
     assert not trained and "No learning rate is chosen for arm none: at each one a run failed" in caplog.text

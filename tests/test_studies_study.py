@@ -107,6 +107,12 @@ def test_a_width_is_found_where_most_widths_are_no_net(fields):
 def test_a_budget_out_of_reach_is_an_error():
     with pytest.raises(InputError, match="no depth comes near the budget; the nearest is"):
         solve(ModelConfig(width=8), 1000, Match("other", by="depth"), SHAPES)
+    for by, fields, reason in (
+        ("width", {"shortcut": "idenity"}, "idenity"),
+        ("depth", {"groups": 3}, "groups"),
+    ):
+        with pytest.raises(InputError, match=f"no {by} is a net with the arm's other fields: .*{reason}"):
+            solve(ModelConfig(**fields), 100_000, Match("other", by=by), SHAPES)
 
 
 def test_an_arm_may_match_another():
@@ -144,7 +150,7 @@ def trained(monkeypatch):
     """Which (folder of the seeds, seed) the runner trained, in order; nothing is really trained."""
     calls = []
 
-    def train(config, workdirs, command):
+    def train(config, workdirs, command, began):
         outcomes = {}
         for seed, workdir in workdirs.items():
             calls.append((workdir.parent.name, seed))
@@ -241,8 +247,10 @@ def test_the_folder_of_another_study_is_refused(tmp_path, trained):
     study = tiny_study(base=replaced(tiny_config(), {"model.width": 0.5}))
     with pytest.raises(InputError, match="holds a run that differs in model.width from arm 'identity'"):
         launch(study, tmp_path)
+    before = (tmp_path / "study.json").read_bytes()
     with pytest.raises(InputError, match="--only: no arm is called 'x'; the arms are identity, none"):
-        launch(tiny_study(), tmp_path, only=("x",))
+        launch(tiny_study(seeds=(7, 8)), tmp_path, only=("x",))
+    assert (tmp_path / "study.json").read_bytes() == before
 
 
 @pytest.mark.thorough

@@ -176,7 +176,7 @@ def test_an_arm_of_other_code_is_named_and_nothing_is_to_be_deleted(tmp_path):
             {"base": replaced(tiny_config(), {"train.seeds": 5})},
             "`train.seeds` must be 1 in a study, .* got 5",
         ),
-        ({"origin": Origin("s.py", "small", {"seed": 9})}, "`seed` would have no effect"),
+        ({"origin": Origin("s.py", "small", {"seed": 9})}, "`seed` would have no effect: .*; leave it out"),
         (
             {
                 "origin": Origin("s.py", "small", {"schedule.learning_rate": 1.0}),
@@ -186,9 +186,12 @@ def test_an_arm_of_other_code_is_named_and_nothing_is_to_be_deleted(tmp_path):
         ),
     ),
 )
-def test_what_would_have_no_effect_is_refused(fields, message):
+def test_what_would_have_no_effect_is_refused(fields, message, tmp_path):
+    study = tiny_study(**fields)
     with pytest.raises(InputError, match=message):
-        resolve(tiny_study(**fields))
+        open_folder(study, tmp_path, "")
+    if study.origin:  # a study that was begun so can be read
+        assert resolve(study)
 
 
 def test_a_list_for_a_tuple_is_shown_as_one():

@@ -9,6 +9,7 @@ from resnet.errors import InputError
 from resnet.runs.changes import MAY_CHANGE, check_longer, decisive, same_end
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics.records import read_metrics
+from resnet.runs.open_run import FAILURE, outcome
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
 
@@ -110,8 +111,20 @@ def test_only_a_run_with_weights_can_be_started_from(tmp_path, before, change, s
 def test_what_may_change_are_fields_with_a_reason(tmp_path):
     for beginning, why in MAY_CHANGE.items():
         assert len(why) > 20 and any(name.startswith(beginning) for name in field_types())
-    changed = tiny(train__log_every="1 steps", train__steps_per_call=2, checkpoint__keep=1, cache__dir="")
+    changed = tiny(train__log_every="1 steps", train__steps_per_call=2, checkpoint__keep=1, cache__dir="",
+                   train__rollbacks=9, data__bad_limit=0.5)  # fmt: skip
     save_config(tiny(), tmp_path)
     assert decisive(tmp_path, changed) == []
     # A run begun before fingerprints would not notice other data.
     assert decisive(tmp_path, tiny(data__dir="elsewhere")) == [("data.dir", "", "elsewhere")]
+
+
+def test_a_run_that_gave_up_goes_on_with_more_rollbacks(tmp_path):
+    save_config(tiny(train__rollbacks=3), tmp_path)
+    (tmp_path / FAILURE).write_text('{"failed": "loss is nan after 3 rollbacks", "step": 4}')
+    for rollbacks in (2, 3):
+        assert outcome(tmp_path, tiny(train__rollbacks=rollbacks)) == {
+            "failed": "loss is nan after 3 rollbacks",
+            "step": 4,
+        }
+    assert outcome(tmp_path, tiny(train__rollbacks=4)) is None

@@ -14,7 +14,7 @@ from resnet.analysis.sample import NOISE, Sample, describe, draw
 from resnet.config import Config, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
-from resnet.data.splits import NAME, Statistic, without_images
+from resnet.data.splits import Statistic, without_images
 from resnet.errors import InputError, check_choice, check_within
 from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
@@ -22,8 +22,8 @@ from resnet.models.geometry import FAMILIES, layers_outside
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.shortcuts.table import streams_of
 from resnet.paths import parameter_path
-from resnet.run import SPLITS, load, with_labels_of
-from resnet.runs.task import Task, task_of
+from resnet.run import SPLITS, Run, load, load_run_split
+from resnet.runs.task import task_of
 from resnet.training.losses import example_losses
 from resnet.training.start import init_variables
 from resnet.training.step import INIT, random_key
@@ -132,7 +132,7 @@ def of_run(
     _check_finite(f"{workdir} at step {run.step}", run.variables)
     folder = run.config.data.dir
     config = replaced(run.config, {"data.dir": moved.get(folder, folder)})
-    shown = _probe(config, data, images, run.task, seed)
+    shown = _probe(config, data, images, run, seed)
     return Subject(str(workdir), config, run.model, run.variables, run.step, *shown, moved)
 
 
@@ -192,23 +192,25 @@ def layers_of_block(config: Config) -> int:
 
 
 def _probe(
-    config: Config, data: str, count: int, task: Task | None, seed: int
+    config: Config, data: str, count: int, run: Run | None, seed: int
 ) -> tuple[Sample, Array, Array, tuple[Statistic, Statistic] | None]:
     """Draws images from a split, or noise: (sample, images, labels, what normalises the images)."""
     check_choice("--data", data, (NOISE, *SPLITS))
     check_within("--images", count, 1, MOST_IMAGES)
     check_within("--images_seed", seed, 0, 2**31 - 1)
     if data == NOISE:
-        shape, outputs = (task.image_shape, task.num_outputs) if task else shapes_of(config.data)
+        shape, outputs = (run.task.image_shape, run.task.num_outputs) if run else shapes_of(config.data)
         keys = jax.random.split(random_key(jnp.int32(config.seed), 0))
         labels = jax.random.randint(keys[1], (count,), 0, outputs)
         regression = config.model.output == "identity" and outputs == 1
         sample = describe(np.asarray(labels), of_images=None, data=data, seed=seed, classes=0)
         images = jax.random.normal(keys[0], (count, *shape))
         return sample, images, labels * 1.0 if regression else labels, None
-    dataset = load_dataset(config.data, task.held_out_by if task else NAME)
-    task = task or task_of(dataset)
-    split = with_labels_of(getattr(dataset, data), dataset.class_names, task.class_names)
+    if run:
+        (split, _), task = load_run_split(run, data, config.data), run.task
+    else:
+        dataset = load_dataset(config.data)
+        split, task = getattr(dataset, data), task_of(dataset)
     if not len(split):
         raise without_images(config.data.name, data)
     index, sample = draw(split.labels, count, data=data, seed=seed, classes=len(task.class_names))

@@ -97,8 +97,9 @@ def _known(error: Exception) -> tuple[Exception, int | None]:
         return OSError(f"{place}{error.strerror}; once that is mended, give the same command again"), FAILED
     if "RESOURCE_EXHAUSTED" in str(error) and type(error).__name__ == "JaxRuntimeError":
         return InputError(
-            f"the memory of the devices does not suffice ({str(error).splitlines()[0]}): take each batch in "
-            "parts by `train.accumulate`, lower `train.batch_size`, or set `model.remat`"
+            f"the memory of the devices does not suffice ({str(error).splitlines()[0]}): train with a "
+            "higher `train.accumulate`, a lower `train.batch_size` or `model.remat`, in a new workdir; "
+            "evaluate with a higher `train.accumulate`; analyze fewer --images"
         ), FAILED
     if not isinstance(error, flags.Error | InputError) and "jax" in sys.modules:
         # JAX starts its devices at the first computation, and fails there in several ways.

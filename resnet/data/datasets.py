@@ -28,15 +28,15 @@ def folder_of(config: DataConfig) -> Path:
 
 def _load_folder(config: DataConfig, only: str) -> Source:
     root = folder_of(config)
-    return _load_files(config, root, find_listings(root, only))
+    return _load_files(config, root, find_listings(root, only), only)
 
 
 def _load_prepared(config: DataConfig, only: str) -> Source:
     prepared = find_prepared(config.name, local_path(config.dir or TFDS_DIR).absolute())
-    return _load_files(config, prepared.folder, list_prepared(prepared, config.splits, only))
+    return _load_files(config, prepared.folder, list_prepared(prepared, config.splits, only), only)
 
 
-def _load_files(config: DataConfig, root: Path, listings: Mapping[str, Listing]) -> Source:
+def _load_files(config: DataConfig, root: Path, listings: Mapping[str, Listing], only: str) -> Source:
     return load_files(
         root,
         listings,
@@ -46,6 +46,7 @@ def _load_files(config: DataConfig, root: Path, listings: Mapping[str, Listing])
         bad_limit=config.bad_limit,
         skip=config.on_bad_image == "skip",
         chosen=config.classes,
+        only=only,
     )
 
 

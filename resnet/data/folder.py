@@ -1,5 +1,6 @@
 """Images that are listed by class, read into memory or streamed from their files."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,20 +48,29 @@ def load_files(
     bad_limit: float,
     skip: bool = False,
     chosen: Sequence[str] = (),
+    only: str = "",
 ) -> Source:
     """The images that are listed by split; `root` is where they lie, in messages.
 
     With `skip`, images that cannot be read are left out of memory, and listed. Of `chosen` classes, if there
     are all of them, no others are read. They are streamed where `storage` says so, and by `auto` where they
-    are cut anew for each batch or would take more than `memory_gb`.
+    are cut anew for each batch or would take more than `memory_gb`. Where training images are the `only` ones
+    that count, those of a validation split are not read: it is empty.
     """
     classes = next(iter(listings.values())).classes
     if chosen and set(chosen) <= set(classes):
         listings = {name: listing.of_classes(chosen) for name, listing in listings.items()}
+    has_validation = "validation" in listings
+    if only == "train":
+        listings = {"train": listings["train"]}
     if reason := _why_stream(listings, sizes, storage, memory_gb):
         logging.info("%s is streamed: %s", root, reason)
-        return _streamed(listings, sizes, bad_limit)
-    return _read(root, listings, sizes, skip)
+        source = _streamed(listings, sizes, bad_limit)
+    else:
+        source = _read(root, listings, sizes, skip)
+    if has_validation and source.validation is None:
+        return dataclasses.replace(source, validation=source.train[:0])
+    return source
 
 
 def _why_stream(listings: Mapping[str, Listing], sizes: Sizes, storage: str, memory_gb: float) -> str:

@@ -137,7 +137,7 @@ def _card(run: Run, file: str, naming: str, licence: str) -> str:
     values = f"(x - {mean.tolist()}) / {std.tolist()}" if mean.ndim == 1 else "its metadata say"
     call = (
         f"`{file}` holds the tensors in the {naming} naming, as PyTorch lays them out. The net takes images "
-        f"x of pixels 0 to 255, normalised as {values}{_beside_names(run)}:"
+        f"x of pixels 0 to 255, normalised as {values}{_beside_names(run, naming)}:"
     )
     usage = f"""from safetensors.torch import load_file
 
@@ -145,9 +145,11 @@ net.load_state_dict(load_file("{file}"))"""
     return model_card(run, call, usage, licence)
 
 
-def _beside_names(run: Run) -> str:
+def _beside_names(run: Run, naming: str) -> str:
     """The words on what a net of the same names and shapes must do to compute the same."""
     fields = conventions(run.config.model) | unusual(run.config.model)
+    if naming == "timm_v2":  # names of nets of one order
+        fields.pop("activation_order", None)
     found = ", ".join(f"model.{name}={value}" for name, value in fields.items())
     return f", and must do what {found} stands for, as another net with these names may not" if found else ""
 

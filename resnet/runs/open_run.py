@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, save_config
+from resnet.config import Config, load_saved_config, save_config
 from resnet.errors import InputError
 from resnet.models.chain import Flow
 from resnet.runs.changes import keep_shorter_result, same_end
@@ -61,6 +61,8 @@ def outcome(workdir: Path, config: Config, retry: bool = False, held: bool = Fal
             raise InputError(f"{workdir} has checkpoints but no {CONFIG_FILE}; choose another workdir")
         return None
     files = {RESULT: is_result} if same_end(workdir, config) else {}
+    # With more rollbacks than it had, a run that gave up goes on.
+    retry = retry or config.train.rollbacks > load_saved_config(workdir).train.rollbacks
     files |= {} if retry else {FAILURE: is_failure}
     for name, good in files.items():
         if result := read_json(workdir / name, good, aside=held):

@@ -1,8 +1,10 @@
 """Equal budgets: the width or depth at which one net has the parameters or work of another."""
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from resnet.errors import InputError, check_choice
 from resnet.fields import Declared, check_types
@@ -66,26 +68,20 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
 
     Raises InputError if that budget is more than 20 % away.
     """
-    field, candidate = SOLVERS[match.by](config)
+    field, candidate, apart = SOLVERS[match.by](config)
 
     def net(k: int) -> ModelConfig:
         return dataclasses.replace(config, **{field: candidate(k)})
+
+    refused = functools.cache(lambda k: _refusal(net(k)))
 
     @functools.cache
     def budget_of(k: int) -> int:
         return count(net(k), shapes, match.budget)
 
-    @functools.cache
-    def is_net(k: int) -> bool:
-        try:
-            check_net(net(k))
-        except InputError:
-            return False
-        return True
-
     def from_on(k: int) -> int:
-        """The first net from candidate k on: a grammar may refuse most widths, as with groups."""
-        return next(filter(is_net, range(k, 2 * LARGEST)), 2 * LARGEST)
+        """The first net from candidate k on; 2 * LARGEST without any."""
+        return next((n for n in range(k, min(k + apart, 2 * LARGEST)) if not refused(n)), 2 * LARGEST)
 
     def reaches(k: int) -> bool:
         return (k := from_on(k)) == 2 * LARGEST or budget_of(k) >= target
@@ -93,16 +89,15 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
     low, high = 1, 1
     while high < LARGEST and not reaches(high):
         low, high = high, 2 * high
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
+    low += bisect.bisect_left(range(low, high), True, key=reaches)
     # The budget grows with k: the best is the first net at or above the target, or the last below it.
-    above, below = from_on(low), next(filter(is_net, range(low - 1, 0, -1)), 0)
+    above = from_on(low)
+    below = next((n for n in range(low - 1, max(low - 1 - apart, 0), -1) if not refused(n)), 0)
     valid = [k for k in (below, above) if 0 < k < 2 * LARGEST]
     if not valid:
-        raise InputError(f"no {match.by} is a net with the arm's other fields; match by another")
+        raise InputError(f"no {match.by} is a net with the arm's other fields: {refused(1)}")
     best = min(valid, key=lambda k: abs(budget_of(k) - target))
-    while best > 1 and is_net(best - 1) and budget_of(best - 1) == budget_of(best):
+    while best > 1 and not refused(best - 1) and budget_of(best - 1) == budget_of(best):
         best -= 1  # the smallest of several candidates that are one net
     reached = Reached(f"model.{field}", candidate(best), match.budget, target, budget_of(best))
     if abs(reached.reached / target - 1) > 0.2:
@@ -112,21 +107,41 @@ def solve(config: ModelConfig, target: int, match: Match, shapes: Shapes) -> Rea
     return reached
 
 
-def _by_width(config: ModelConfig) -> tuple[str, Callable[[int], float]]:
-    """Factors an eighth of a channel of the widest stage apart: stages do not round at the same ones."""
-    step = 8 * max(FAMILIES[config.family])
-    return "width", lambda k: k / step
+def _refusal(config: ModelConfig) -> str:
+    """Why the grammar refuses a net; nothing if it does not."""
+    try:
+        check_net(config)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
-def _by_depth(config: ModelConfig) -> tuple[str, Callable[[int], int | tuple[int, ...]]]:
-    """k blocks in every stage; where depths come from a table, k times the blocks of stage one."""
+# The field that a solver sets, its value for candidate k, and how many candidates in a row may be no nets.
+_Solver = tuple[str, Callable[[int], Any], int]
+
+
+def _by_width(config: ModelConfig) -> _Solver:
+    """Factors an eighth of a channel of the widest stage apart: stages do not round at the same ones.
+
+    The grammar may refuse those at which a stage holds no whole number of groups.
+    """
+    channels, groups = FAMILIES[config.family], max(config.groups, config.norm_groups)
+    step = 8 * max(channels)
+    return "width", lambda k: k / step, 2 * step * groups // min(channels)
+
+
+def _by_depth(config: ModelConfig) -> _Solver:
+    """k blocks in every stage; where depths come from a table, k times the blocks of stage one.
+
+    The grammar refuses all or none of them.
+    """
     stages = len(FAMILIES[config.family])
     if config.blocks or config.family == "imagenet":
         shape = blocks_per_stage(config)
-        return "blocks", lambda k: tuple(max(1, round(n * k / shape[0])) for n in shape)
+        return "blocks", lambda k: tuple(max(1, round(n * k / shape[0])) for n in shape), 1
     layers = stages * len(BRANCHES[config.branch].operations)
     rest = (config.depth - 2) % layers + 2  # 2, or 4 where projections count
-    return "depth", lambda k: layers * k + rest
+    return "depth", lambda k: layers * k + rest, 1
 
 
 SOLVERS = {"width": _by_width, "depth": _by_depth}

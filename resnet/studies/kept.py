@@ -8,12 +8,11 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet import recipes
-from resnet.config import as_tuples, config_hash, field_types, field_values, replaced
+from resnet.config import Config, as_tuples, config_hash, field_types, field_values, replaced
 from resnet.errors import InputError
 from resnet.fields import present_name, unknown_field
 from resnet.files import local_path
@@ -43,10 +42,9 @@ _COLUMNS: dict[str, Any] = {
     "in_table": (True, False),
     "state": (FINISHED, FAILURE, UNFINISHED, NOT_STARTED),
 }
-# Older files do not have it.
-_ADDED: dict[str, Any] = {"test_images": str}
-# Numbers that every run has.
-_NEEDED = ("seed", "learning_rate", "parameters", "macs")
+_ADDED: dict[str, Any] = {"test_images": str}  # which older files do not have
+_NEEDED = ("seed", "learning_rate", "parameters", "macs")  # numbers that every run has
+_Arms = dict[str, ResolvedArm]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,20 +101,22 @@ def load_kept(folder: Path, file: Path, scale: str) -> Kept:
             f"{folder / CSV} has runs of {lost[0]!r}, which is no arm of {file}; train the study anew"
         )
     study = dataclasses.replace(study, arms={name: arm for name, arm in study.arms.items() if name in ran})
-    starts = [with_base(study, replaced(study.base, changes)) for changes in _overrides(told, folder / PAGE)]
-    arms = [resolve(start) for start in starts]
+    overrides = _overrides(told, folder / PAGE)
+    last = with_base(study, replaced(study.base, overrides[-1]))
+    arms = resolve(last)
     kept = Kept(
         workdir=folder,
         **texts_of(study),
         seeds=tuple(dict.fromkeys(row["seed"] for row in rows)),
         grid_seeds=_tried_all(rows),
-        arms=arms[-1],
-        origin=starts[-1].origin,
+        arms=arms,
+        origin=last.origin,
         sessions=(),
         rows={folder / row["workdir"]: row for row in rows},
         told=told,
     )
-    _check(kept, arms, folder / CSV, "train the study anew")
+    starts = [_as_started(arms, last, replaced(study.base, each), decisive=True) for each in overrides]
+    _check(kept, starts, folder / CSV, "train the study anew")
     return kept
 
 
@@ -144,27 +144,26 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
     if not folder.rows:
         return folder
     source = page / PAGE if page else folder.workdir / FILE
-    starts = [_as_started(folder.arms, study, changes) for changes in _overrides(folder.told, source)]
+    file = load_study(study.origin.file, study.origin.scale) if study.origin else study
+    overrides = _overrides(folder.told, source)
+    starts = [_as_started(folder.arms, study, replaced(file.base, each)) for each in overrides]
     remedy = "give the --config flags of its command too, or begin another workdir without it"
     _check(folder, starts, page / CSV if page else folder.workdir / FILE, remedy)
     return folder
 
 
-def _as_started(
-    arms: Mapping[str, ResolvedArm], study: Study, changes: dict[str, Any]
-) -> dict[str, ResolvedArm]:
-    """Returns the arms with the configs that they had under an earlier command, which set `changes`.
+def _as_started(arms: _Arms, study: Study, base: Config, decisive: bool = False) -> _Arms:
+    """Returns the arms of the study with the configs that they had under an earlier command, by its base.
 
-    Fields that decide numbers keep their values; the others take those of the command, and so does the folder
-    of the images: a report names arms that were scored on other ones. Reads no images.
+    Fields that decide numbers keep their values; if `decisive`, only what an arm has by matching another. The
+    rest is the command's, as is the folder of the images: reports name arms scored on other ones. Reads none.
     """
-    base = study.base
-    if study.origin is not None:
-        base = load_study(study.origin.file, study.origin.scale).base
-    base, found = replaced(base, changes), {}
+    found = {}
     for name, arm in arms.items():
-        there = field_values(replaced(base, study.arms[name].changes))
-        free = {field: there[field] for field in there if may_differ_elsewhere(field)}
+        changes = study.arms[name].changes
+        there, plain = (field_values(replaced(each, changes)) for each in (base, study.base))
+        now = field_values(arm.config)
+        free = {f: there[f] for f in there if may_differ_elsewhere(f) or (decisive and plain[f] == now[f])}
         found[name] = dataclasses.replace(arm, config=replaced(arm.config, free))
     return found
 
@@ -175,7 +174,7 @@ def _place(folder: StudyFolder, row: dict[str, Any]) -> Path:
     return folder.place(row["arm"], row["seed"], rate)
 
 
-def _check(folder: StudyFolder, starts: list[dict[str, ResolvedArm]], source: Path, remedy: str) -> None:
+def _check(folder: StudyFolder, starts: list[_Arms], source: Path, remedy: str) -> None:
     """Raises InputError for a kept run whose config is given by none of the study's starts."""
     for run in (run for name in folder.arms for run in folder.all_runs(name) if run.kept):
         now = [config_hash(arms[run.arm].at(run.seed, run.learning_rate)) for arms in starts]
@@ -252,8 +251,9 @@ def _value(name: str, text: str) -> Any:
         if not abs(number) < math.inf:
             raise ValueError("not finite")
     except ValueError:
-        whole = "whole " if kind is int else ""
-        raise ValueError(f"column {name!r} must be a {whole}number; got {text!r}") from None
+        raise ValueError(
+            f"column {name!r} must be a {'whole ' * (kind is int)}number; got {text!r}"
+        ) from None
     return number
 
 

@@ -1,6 +1,7 @@
 """A study started, resumed or, as a dry run, estimated; here or on a cluster."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,12 @@ def launch(
         share_devices()
     parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
     workdir = local_path(workdir)
-
-    def opened() -> StudyFolder:
-        return _opened(study, workdir, command, kept, only if retry else None)
-
+    opened = functools.partial(_opened, study, workdir, command, kept, only if retry else None)
     before, folder = _written(workdir), opened()
+    names = list(order_of_work(folder, only))  # refuses unknown ones before anything is written
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)
-        found = _describe(folder, list(order_of_work(folder, only)))
+        found = _describe(folder, names)
         return found | (_describe_array(pieces) if launcher == "slurm" else {})
     with locked(workdir):
         if _written(workdir) != before:  # by a start beside this one, whose seeds and rows count too

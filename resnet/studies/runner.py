@@ -88,7 +88,7 @@ def _run(
         # As they are now: another process may have ended some since `runs` was read.
         now = (folder.run(run.arm, run.seed, run.learning_rate) for run in runs if run.seed in group)
         left = {run.seed: run for run in now if not run.over}
-        outcomes = _train(folder, left, command)
+        outcomes = _train(folder, left, command, len(group))
         # Other processes of a run go on once the first has written what the next choice is made by.
         first_says(lambda: None)
         for seed, outcome in outcomes.items():
@@ -96,15 +96,18 @@ def _run(
                 logging.warning("%s failed: %s", left[seed].workdir, outcome["failed"])
 
 
-def _train(folder: StudyFolder, left: dict[int, StudyRun], command: str) -> dict[int, Any]:
-    """Trains seeds of one config together; returns the outcomes of those that no other process trains."""
+def _train(folder: StudyFolder, left: dict[int, StudyRun], command: str, began: int) -> dict[int, Any]:
+    """Trains seeds of one config together; returns the outcomes of those that no other process trains.
+
+    They are what is left of `began` seeds.
+    """
     while left:
         first = next(iter(left.values()))
         config = folder.arms[first.arm].at(first.seed, first.learning_rate)
         logging.info("%s: seeds %s", first.workdir.parent, ", ".join(map(str, left)))
         try:
             with _without_metrics():
-                return train(config, {seed: run.workdir for seed, run in left.items()}, command)
+                return train(config, {seed: run.workdir for seed, run in left.items()}, command, began=began)
         except WorkdirHeld as held:
             taken = _held(left)
             logging.warning("%s; seeds %s are left to it", held, ", ".join(map(str, taken)))
@@ -131,17 +134,16 @@ def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:
     timed = [run for run in runs if "seconds" in run.result]
     seconds = sum(run.result["seconds"] / run.result.get("seeds_together", 1) for run in timed)
     eta = "?"
-    if timed:
-        each = seconds / sum(work[run.arm] for run in timed)
-        eta = str(datetime.timedelta(seconds=round(each * (whole - done) / jobs)))
-    over = sum(run.over for run in runs)
-    logging.info("study: %d of %d runs, %.0f %% of the work, ETA %s", over, expected, 100 * done / whole, eta)
+    if measured := sum(work[run.arm] for run in timed):
+        eta = str(datetime.timedelta(seconds=round(seconds / measured * (whole - done) / jobs)))
+    over, share = sum(run.over for run in runs), 100 * done / whole if whole else 100
+    logging.info("study: %d of %d runs, %.0f %% of the work, ETA %s", over, expected, share, eta)
 
 
-def _amount(config: Config) -> int:
-    """Images of a training, those of an epoch counted as one batch."""
+def _amount(config: Config) -> float:
+    """Images of a training, in units of an epoch for durations in epochs."""
     duration = parse_duration("train.duration", config.train.duration)
-    return duration.steps(batch_size=config.train.batch_size, steps_per_epoch=1) * config.train.batch_size
+    return duration.amount * (config.train.batch_size if duration.unit == "steps" else 1)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,22 @@ from resnet.runs.changes import decisive
 from resnet.runs.metrics.records import write_json
 from resnet.runs.provenance import this_session
 from resnet.studies.folder import NOT_STARTED, StudyFolder, StudyRun, run_of_row
-from resnet.studies.study import Origin, ResolvedArm, Study, check_seeds, resolve
+from resnet.studies.study import Origin, ResolvedArm, Study, check_changes, check_seeds, resolve
 
-FILE = "study.json"
+FILE, LOCK = "study.json", ".study.lock"
 _ANEW = "delete it and start the study again, with all its seeds: it is written anew"
 
 
 def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     """Joins a study with what its folder has of earlier starts; writes nothing.
 
-    Seeds that an earlier start had are kept. InputError where an arm's config has changed since.
+    Seeds that an earlier start had are kept. InputError where an arm's config has changed since, or the
+    command line changes something in vain.
     """
     arms = resolve(study)
+    # Not where studies are read: those of earlier releases have such changes.
+    grids = [arm.learning_rates for arm in arms.values()]
+    check_changes(study.origin.changes if study.origin else {}, grids[0] if all(grids) else ())
     earlier = load_folder(workdir) if (workdir / FILE).exists() else None
     folder = StudyFolder(
         workdir=workdir,
@@ -85,12 +88,9 @@ def save_folder(folder: StudyFolder) -> None:
 def locked(workdir: Path) -> Iterator[None]:
     """Keeps other starts of the study from writing study.json while entered; makes the folder."""
     make_folder(workdir)
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        lock(folder, wait=True)
+    with (workdir / LOCK).open("ab") as file:  # for writing: on some file systems no other lock is exclusive
+        lock(file, wait=True)
         yield
-    finally:
-        os.close(folder)
 
 
 def load_folder(workdir: str | Path) -> StudyFolder:

@@ -163,7 +163,7 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
     configs, matched = {}, {}
     for name, arm in study.arms.items():
         with _naming(name):
-            _check_changes(arm.changes, arm.learning_rates or study.learning_rates)
+            check_changes(arm.changes, arm.learning_rates or study.learning_rates)
             configs[name] = replaced(study.base, arm.changes)
             if arm.published is not None:
                 arm.published.check()
@@ -228,12 +228,10 @@ def _check(study: Study) -> None:
     check_seeds(study.seeds)
     if (several := study.base.train.seeds) != 1:
         raise InputError(f"`train.seeds` must be 1 in a study, whose runs have its `seeds`; got {several}")
-    grids = [arm.learning_rates or study.learning_rates for arm in study.arms.values()]
-    _check_changes(study.origin.changes if study.origin else {}, grids[0] if all(grids) else ())
     check_at_least("study.grid_seeds", study.grid_seeds, 1)
 
 
-def _check_changes(changes: Mapping[str, Any], rates: tuple[float, ...]) -> None:
+def check_changes(changes: Mapping[str, Any], rates: tuple[float, ...]) -> None:
     """Raises InputError for a field that the runs of an arm have from the study."""
     from_study = {"seed": "the study's `seeds`", "train.seeds": "the study's `seeds`"}
     if rates:

@@ -186,7 +186,7 @@ def unusual(model: ModelConfig) -> dict[str, Any]:
         name: getattr(model, name)
         for name in names
         if name not in ("stem", "branch")
-        and getattr(model, name) != getattr(ModelConfig, name)
+        and getattr(model, name) not in (getattr(ModelConfig, name), "projection")  # which has tensors
         and has_effect(name, model)
     }
 

@@ -29,17 +29,15 @@ Workdir = str | Path | Mapping[int, Path]
 
 
 def train(
-    config: Config,
-    workdir: Workdir,
-    command: str = "",
-    mesh: Mesh | None = None,
+    config: Config, workdir: Workdir, command: str = "", mesh: Mesh | None = None, began: int = 0
 ) -> dict[Any, Any]:
     """Trains until the end, from wherever the workdir stands, and returns the result.
 
     `train.seeds` runs lie in workdir/seed<n>, and their results are listed under "runs". A mapping names
-    the workdir of each seed instead, and gives the result of each. Uses all local devices unless a mesh is
-    given. `command` is recorded. Raises InputError for a config, data set or workdir that cannot work, and
-    RunStopped when a signal or a loss that is not finite ends all runs early.
+    the workdir of each seed instead, and gives the result of each; they are what is left of a program that
+    `began` with so many seeds. Uses all local devices unless a mesh is given. `command` is recorded. Raises
+    InputError for a config, data set or workdir that cannot work, and RunStopped when a signal or a loss that
+    is not finite ends all runs early.
     """
     check_config(config)
     check_packages(config)
@@ -51,7 +49,9 @@ def train(
         for seeds in groups:
             assert dataset is not None
             alone = not several()  # devices of several processes share each batch, whatever the seeds
-            devices = devices_for(len(seeds), len(workdirs), jax.device_count()) if alone else None
+            devices = (
+                devices_for(len(seeds), max(began, len(workdirs)), jax.device_count()) if alone else None
+            )
             trainer = make_trainer(config, dataset, mesh or make_mesh(devices, len(seeds)), seeds)
             run = Runs(trainer, workdirs, command, stop)
             while run.results is None:

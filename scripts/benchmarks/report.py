@@ -22,8 +22,8 @@ PLOTTED = {part: f"time of {name} / PyTorch eager" for part, name in README_PART
 PLOTTED["stream"] = "time of 256 photographs / bare loop of decoding"
 HOW = (
     "All columns of a row were measured in turn, A B A B, in one run, listed by its number at the end. A "
-    "cell holds the median, and in parentheses the median over the rounds of the ratio to the first column with "
-    "its quartiles. Others: the share of the processors' time that went to other processes meanwhile."
+    "cell holds the median, and in parentheses the median over the rounds of the ratio to the first column "
+    "with its quartiles. Others: the share of the processors' time that went to other processes meanwhile."
 )
 # The end of the name of the picture of this part.
 TIMES = "_operations"

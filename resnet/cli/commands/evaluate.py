@@ -31,10 +31,11 @@ def main(overrides: list[str]) -> dict:
     options = cli.FLAGS
     if options.data:
         cli.refuse(f"--data={options.data}", "by_class", "split")
-    config = cli.load_run_config(overrides, changeable=("data.",))
+    config = cli.load_run_config(overrides, changeable=("data.", "train.accumulate"))
     from resnet.run import evaluate_run, load
 
     run, pace = load(options.workdir, options.step), config.parallel.pace()
+    run.config.train = config.train  # how many images are evaluated at once follows from it
     if options.data:
         from resnet.interop.imagenet_sets import evaluate_on
 

@@ -59,7 +59,7 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
         except Unlabelled as error:
             if split != "test" or split == needed:
                 raise
-            logging.warning("the test images are not read: %s", error)
+            _say_unlabelled(error)
     listings = {split: listings[split] for split in wanted if split in listings}
     classes = listings[needed].classes
     if len(classes) < 2:
@@ -144,10 +144,15 @@ def _list_tar(path: Path, split: str) -> dict[str, Listing]:
     def make() -> dict[str, Listing]:
         logging.info("listing %s", path)
         found = list_tar(path, SUFFIXES, split_named)
-        return {
-            name: make_listing(path, _by_class(path, groups, labels), in_tar=True)
-            for name, groups in found.items()
-        }
+        listings = {}
+        for name, groups in found.items():
+            try:
+                listings[name] = make_listing(path, _by_class(path, groups, labels), in_tar=True)
+            except Unlabelled as error:
+                if name != "test" or len(found) == 1:
+                    raise
+                _say_unlabelled(error)
+        return listings
 
     listings = kept_listings(path, [*state, _state(labels)], make)
     return {name or split: dataclasses.replace(listing, state=state) for name, listing in listings.items()}
@@ -163,6 +168,10 @@ def _by_class(place: Path, groups: dict[str, list[Entry]], labels: Path | None) 
     if outside:
         _say_loose(place, len(outside), outside[0].name)
     return groups
+
+
+def _say_unlabelled(error: Unlabelled) -> None:
+    logging.warning("the test images are not read: %s", error)
 
 
 def _say_loose(place: Path, count: int, example: str) -> None:

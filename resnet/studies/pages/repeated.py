@@ -21,7 +21,7 @@ HEADERS = ("arm", "n", "first", "again", "deviation over seeds", "deviation of a
 def write_repetition(first: StudyFolder, again: StudyFolder, output: Path, title: str) -> dict[str, Any]:
     """Writes PAGE and CSV of the runs that both folders have; {"page", "pairs"}. InputError without any."""
     metric, rows, pairs = metric_of(first), [], []
-    if (theirs := metric_of(again)) != metric:
+    if (theirs := metric_of(again)) != metric and any(scores(again, name, theirs) for name in again.arms):
         raise InputError(
             f"{first.workdir} has {metric.label} of {metric.split}, and {again.workdir} {theirs.label} of "
             f"{theirs.split}; compare runs that were scored alike"
