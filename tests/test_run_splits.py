@@ -111,6 +111,8 @@ def test_a_question_is_asked_about_images_that_were_moved(tmp_path, monkeypatch)
     asked = of_run("run", "validation", 4, moved={str(there): str(here)})
     assert asked.sample.of_images == len(VALIDATION) and asked.config.data.dir == str(here)
     np.testing.assert_array_equal(asked.beside("another").images, asked.images)
+    run.config.data.dir = str(tmp_path / "a third folder")  # of a run beside it, which is not there either
+    np.testing.assert_array_equal(asked.beside("another").images, asked.images)
     shutil.rmtree(here / "val")
     with pytest.raises(InputError, match="the run was trained on all images of which"):
         of_run("run", "validation", 4, moved={str(there): str(here)})

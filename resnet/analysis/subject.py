@@ -16,6 +16,7 @@ from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.splits import Statistic, without_images
 from resnet.errors import InputError, check_choice, check_within
+from resnet.files import local_path
 from resnet.models.branches import BRANCHES
 from resnet.models.chain import Part, parts
 from resnet.models.geometry import FAMILIES, layers_outside
@@ -125,13 +126,14 @@ def of_run(
 ) -> Subject:
     """The run in `workdir` at `step`, or at its latest checkpoint; `seed` draws the images of the split.
 
-    `moved` says where folders of images are now. Raises InputError for weights that are not finite, of which
-    nothing can be measured.
+    `moved` says where folders of images are now; one that is gone and not named is at the first of these.
+    Raises InputError for weights that are not finite, of which nothing can be measured.
     """
     run, moved = load(workdir, step), moved or {}
     _check_finite(f"{workdir} at step {run.step}", run.variables)
     folder = run.config.data.dir
-    config = replaced(run.config, {"data.dir": moved.get(folder, folder)})
+    elsewhere = next(iter(moved.values()), folder) if not local_path(folder).exists() else folder
+    config = replaced(run.config, {"data.dir": moved.get(folder, elsewhere)})
     shown = _probe(config, data, images, run, seed)
     return Subject(str(workdir), config, run.model, run.variables, run.step, *shown, moved)
 
