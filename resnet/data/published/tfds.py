@@ -193,8 +193,8 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
     With `only`, no others are read than are needed.
     """
     names = _splits(prepared, chosen)
-    if only == "validation" and not (only in names and len(prepared.listing(names[only]))) and not chosen:
-        names.pop(only, None)  # without labels, it was not read in training either
+    if only == "validation" and only in names and not chosen and not len(prepared.listing(names[only])):
+        del names[only]  # without labels, it was not read in training either
     read = splits_for(only, names)
     needed = read[0]
     if needed not in names:
