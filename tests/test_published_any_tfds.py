@@ -173,7 +173,7 @@ def test_a_long_listing_is_kept(root, monkeypatch, tmp_path):
 
 
 def test_validation_images_without_labels_are_held_out_as_in_training(root, monkeypatch):
-    """The set has a split without labels, which stands for validation here."""
+    """Names a split without labels as the one for validation."""
     monkeypatch.setattr(sets, "_splits_by_name", lambda _: {"train": "train", "validation": "test"})
     held_out = load_dataset(config(root)).validation
     images, _ = load_split(config(root), "validation")

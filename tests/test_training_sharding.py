@@ -240,7 +240,7 @@ def test_a_negative_size_is_refused():
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5, 6])
 def test_seeds_that_are_left_share_their_batches_as_before(count, seeds):
-    """Expects the largest number of devices that shares each batch as all seeds did; None if none does."""
+    """Expects the most devices that share each batch as with all seeds, or None if no number of them does."""
     shares = count // math.gcd(seeds, count)
     assert devices_for(seeds, seeds, count) == count
     for left in range(1, seeds):

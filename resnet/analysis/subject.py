@@ -213,8 +213,8 @@ def _probe(
     else:
         dataset = load_dataset(config.data)
         split, task = getattr(dataset, data), task_of(dataset)
-    if not len(split):
-        raise without_images(config.data.name, data)
+        if not len(split):
+            raise without_images(config.data.name, data)
     index, sample = draw(split.labels, count, data=data, seed=seed, classes=len(task.class_names))
     chosen = split[index]
     images = normalize(jnp.asarray(chosen.images), task.mean, task.std)

@@ -61,7 +61,7 @@ def may_change(field: str) -> bool:
 
 
 def may_differ_elsewhere(field: str) -> bool:
-    """Whether a field decides no number of a run on the same images, which may lie in another folder."""
+    """Whether runs on the same images have the same numbers where a field differs, such as their folder."""
     return may_change(field) or field == "data.dir"
 
 

@@ -153,10 +153,10 @@ def with_kept(folder: StudyFolder, study: Study, page: Path | None) -> StudyFold
 
 
 def _as_started(arms: _Arms, study: Study, base: Config, decisive: bool = False) -> _Arms:
-    """Returns the arms of the study with the configs that they had under an earlier command, by its base.
+    """Returns the arms with the configs that they had when an earlier command started the study on `base`.
 
-    Fields that decide numbers keep their values; if `decisive`, only what an arm has by matching another. The
-    rest is the command's, as is the folder of the images: reports name arms scored on other ones. Reads none.
+    Fields that decide numbers keep their values; if `decisive`, only those that an arm has by matching.
+    All others are those of `base`, and so is the folder of the images. Reads no images.
     """
     found = {}
     for name, arm in arms.items():

@@ -141,7 +141,7 @@ def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:
 
 
 def _amount(config: Config) -> float:
-    """Images of a training, in units of an epoch for durations in epochs."""
+    """Returns how many images a training takes, or how many epochs if its duration is in epochs."""
     duration = parse_duration("train.duration", config.train.duration)
     return duration.amount * (config.train.batch_size if duration.unit == "steps" else 1)
 

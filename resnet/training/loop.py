@@ -49,9 +49,7 @@ def train(
         for seeds in groups:
             assert dataset is not None
             alone = not several()  # devices of several processes share each batch, whatever the seeds
-            devices = (
-                devices_for(len(seeds), max(began, len(workdirs)), jax.device_count()) if alone else None
-            )
+            devices = devices_for(len(seeds), began or len(workdirs), jax.device_count()) if alone else None
             trainer = make_trainer(config, dataset, mesh or make_mesh(devices, len(seeds)), seeds)
             run = Runs(trainer, workdirs, command, stop)
             while run.results is None:

@@ -47,7 +47,7 @@ class Runs:
         self.runs: list[OpenRun] = []
         self.step = 0
         self.started = 0.0
-        """The first step's time on the clock of time.monotonic, moved forward by all interruptions."""
+        """Time of the first step by time.monotonic, plus the length of all interruptions since."""
         self.results: dict[int, dict[str, Any]] | None = None
         """Each seed's result, once they are finished."""
         self.report = StreamReport(trainer.stream, trainer.dataset.skipped, self.workdirs)

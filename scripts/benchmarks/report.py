@@ -103,7 +103,7 @@ def page(entries: Entries, picture: str) -> str:
 
 
 def _run(entry: dict[str, Any]) -> tuple[str, ...]:
-    """How an entry came about: command, commit, day, machine and versions, as the page lists them."""
+    """Says how an entry was measured: command, commit, day, machine, versions."""
     git, machine = entry["git"], entry["machine"]
     commit = git["commit"][:12] + (" and changes" if git["dirty"] else "") if git else "unknown"
     kinds = [] if machine["backend"] == "cpu" else machine["kinds"]
@@ -114,7 +114,7 @@ def _run(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table(found: Entries, runs: list[tuple[str, ...]]) -> list[str]:
-    """A row for each entry, with the number of its run among `runs`."""
+    """Makes a row for each entry; its last cell is the number of its run in `runs`, from 1 on."""
     names = list(dict.fromkeys(name for entry in found.values() for name in entry["medians"]))
     references = {entry["reference"] for entry in found.values()}
     names.sort(key=lambda name: name not in references)

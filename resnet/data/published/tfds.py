@@ -1,6 +1,7 @@
 """Image-classification sets that tensorflow-datasets has prepared, read without TensorFlow."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -192,8 +193,8 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
 
     With `only`, no others are read than are needed.
     """
-    names = _splits(prepared, chosen)
-    if only == "validation" and only in names and not chosen and not len(prepared.listing(names[only])):
+    names, listing_of = _splits(prepared, chosen), functools.cache(prepared.listing)
+    if only == "validation" and only in names and not chosen and not len(listing_of(names[only])):
         del names[only]  # without labels, it was not read in training either
     read = splits_for(only, names)
     needed = read[0]
@@ -206,7 +207,7 @@ def list_prepared(prepared: Prepared, chosen: Sequence[str], only: str) -> dict[
     for split, name in names.items():
         if split not in read:
             continue
-        listing = prepared.listing(name)
+        listing = listing_of(name)
         if len(listing):
             found[split] = listing
         elif split == needed:

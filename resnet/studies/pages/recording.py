@@ -119,7 +119,7 @@ def _row_of(
 
 
 def _counted(folder: StudyFolder, name: str) -> list[dict[str, Any]]:
-    """Returns the rows of the runs whose mean is the result of an arm."""
+    """Returns the rows of the runs that an arm's result is the mean of."""
     return [row for row in run_rows(folder) if row["arm"] == name and row["in_table"]]
 
 
