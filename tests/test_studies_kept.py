@@ -215,7 +215,7 @@ def test_a_study_goes_on_from_its_page(study_file, tmp_path, monkeypatch):
     only_the_page(tmp_path / "kept")
     study, trained = load_study(study_file, "small"), []
 
-    def train(config, workdirs, command, began):
+    def train(config, workdirs, *_, **__):
         trained.extend(workdirs.values())
         for workdir in workdirs.values():
             place = workdir.relative_to(tmp_path / "new")
@@ -277,7 +277,7 @@ def test_what_failed_on_a_page_can_be_run_again(study_file, tmp_path, monkeypatc
     assert trained == [tmp_path / "new" / place]
 
 
-@pytest.mark.parametrize("field", [{"train.log_every": "3 steps"}, {"parallel.native": False}])
+@pytest.mark.parametrize("field", [{"train.log_every": "3 steps"}, {"model.scan_blocks": True}])
 def test_a_page_counts_whatever_no_number_depends_on(study_file, tmp_path, field):
     write_report(fill(study_file, tmp_path / "kept"))
     study = load_study(study_file, "small")

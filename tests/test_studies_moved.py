@@ -1,5 +1,6 @@
 """A study that goes on from its page elsewhere, or beside another start of it."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -9,7 +10,10 @@ import pytest
 
 from resnet.cli.options import override
 from resnet.config import Config, field_values, replaced, save_config
+from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
+from resnet.runs.tables import csv_table
+from resnet.runs.task import load_run_data
 from resnet.studies import launch as launching
 from resnet.studies import runner
 from resnet.studies.kept import _set_by, load_kept
@@ -124,6 +128,23 @@ def test_the_page_of_a_study_that_went_on_elsewhere_needs_the_last_folder_alone(
     )
 
 
+def test_a_study_goes_on_with_the_test_images_of_its_page_alone(file, tmp_path):
+    write_report(fill(file, tmp_path / "kept"))
+    path = tmp_path / "kept/runs.csv"
+    rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    path.write_text(csv_table([row | {"test_images": "9 images, sha256 0"} for row in rows]), "utf-8")
+    only_the_page(tmp_path / "kept")
+    study = dataclasses.replace(load_study(file, "small"), seeds=(5,))
+    data = study.base.data
+    now = load_dataset(data).fingerprint["test"]
+    with pytest.raises(
+        InputError, match=f"other runs: 9 images, sha256 0 there, {now} here. Name the folder"
+    ):
+        launch(study, tmp_path / "new", kept=tmp_path / "kept")
+    assert not [*(tmp_path / "new").rglob("config.json")]
+    assert load_run_data(data, [], {now, "9 images, sha256 0"}).fingerprint["test"] == now
+
+
 def test_a_start_waits_while_another_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "train", lambda *_, **__: {})
     start = threading.Thread(target=launch, args=(tiny_study(), tmp_path))
@@ -138,7 +159,7 @@ def test_a_start_waits_while_another_writes(tmp_path, monkeypatch):
 def test_what_is_left_of_a_group_is_trained_as_part_of_it(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        runner, "train", lambda _, workdirs, __, began: trained.append((len(workdirs), began)) or {}
+        runner, "train", lambda _, workdirs, __, began, **___: trained.append((len(workdirs), began)) or {}
     )
     study = tiny_study(arms={"identity": Arm()}, reference="identity", seeds=(0, 1, 2))
     launch(study, tmp_path)

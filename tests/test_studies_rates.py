@@ -6,6 +6,7 @@ import numpy as np
 
 from resnet.models.geometry import block_specs
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
+from resnet.studies.pages.plots import plot_study
 from resnet.studies.pages.rows import metric_of
 from resnet.studies.stored import open_folder
 from resnet.studies.study import Arm
@@ -50,7 +51,7 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
         workdir = folder.place(name, 0, None)
         workdir.mkdir(parents=True)
         (workdir / "result.json").write_text(json.dumps({"split": "test", "top1": top1, "step": 8}))
-        lines = ({"split": "train", "step": 4 * n, "epoch": n, "top1": top1 / n} for n in (1, 2))
+        lines = ({"split": "train", "step": 4 * n, "epoch": n, "top1": top1 / n, "loss": 1.0} for n in (1, 2))
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     finished = {name: folder.runs(name) for name in arms}
     assert not series_of(DEPTH, folder, finished)
@@ -60,10 +61,12 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
     assert test.get_xlabel() == "length of the training (epochs)" and test.get_xscale() == "log"
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
     np.testing.assert_allclose(training.get_lines()[2].get_data(), [[2, 4], [37.5, 50]])
-    for name in ("none-2", "none-4", "identity-4"):  # as where only the results of an earlier start are kept
-        (folder.place(name, 0, None) / "metrics.jsonl").unlink()
-    training, test = draw_last(DURATION, folder, series, finished, metric_of(folder)).axes
-    assert [list(line.get_xdata()) for line in training.get_lines()] == [[], [], [2], [2]]
+    assert plot_study(folder, []).keys() == {"duration.png", "curves.png"}
+    # As where only the result of an earlier start is kept.
+    (folder.place("none-4", 0, None) / "metrics.jsonl").unlink()
+    (test,) = draw_last(DURATION, folder, series, finished, metric_of(folder)).axes
+    assert test.get_ylabel() == "test accuracy (%)"
+    assert plot_study(folder, []).keys() == {"duration.png"}
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
 
 

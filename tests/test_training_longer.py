@@ -48,6 +48,18 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(tmp_path):
         train(tiny(), tmp_path / "run")
 
 
+@pytest.mark.thorough
+def test_a_run_goes_on_with_scanned_blocks(tmp_path):
+    """Its numbers are those of a run whose blocks stay apart, up to rounding."""
+    deep = {"model__blocks": (4,)}
+    whole = deep | {"train__duration": "8 steps"}
+    train(tiny(**deep), tmp_path / "run")
+    scanned = train(tiny(**whole, model__scan_blocks=True), tmp_path / "run")
+    apart = train(tiny(**whole), tmp_path / "apart")
+    assert scanned["loss"] == pytest.approx(apart["loss"], rel=1e-5)
+    assert scanned["sha256"] != apart["sha256"]
+
+
 def falling(*milestones: str) -> dict:
     return {"schedule__name": "step", "schedule__milestones": milestones}
 
@@ -112,7 +124,7 @@ def test_what_may_change_are_fields_with_a_reason(tmp_path):
     for beginning, why in MAY_CHANGE.items():
         assert len(why) > 20 and any(name.startswith(beginning) for name in field_types())
     changed = tiny(train__log_every="1 steps", train__steps_per_call=2, checkpoint__keep=1, cache__dir="",
-                   train__rollbacks=9, data__bad_limit=0.5)  # fmt: skip
+                   train__rollbacks=9, data__bad_limit=0.5, model__scan_blocks=True)  # fmt: skip
     save_config(tiny(), tmp_path)
     assert decisive(tmp_path, changed) == []
     # A run begun before fingerprints would not notice other data.

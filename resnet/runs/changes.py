@@ -33,6 +33,7 @@ MAY_CHANGE = {
     "train.evaluate_every": "how often validation is looked at; it decides only which checkpoint is the best",
     "train.telemetry_every": "how often the blocks are looked at, by programs of their own",
     "train.steps_per_call": "how many steps are dispatched at once: of the numbers, at most the rounding",
+    "model.scan_blocks": "whether equal blocks are compiled as one: of the numbers, at most the rounding",
 }
 # These may change together, if all learning rates and sizes of images of the run stay: it ends later then.
 DURATION, SCHEDULE = "train.duration", "schedule."

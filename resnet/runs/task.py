@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +62,12 @@ def task_of(dataset: Dataset) -> Task:
     )
 
 
-def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
+def load_run_data(config: DataConfig, workdirs: Iterable[Path], test_images: Collection[str] = ()) -> Dataset:
     """The data set of runs that are trained together.
 
     It is split and normalised as it was when the runs began. InputError, before anything is written, if a
-    run began with other classes, statistics or images.
+    run began with other classes, statistics or images, or if the test images have none of the fingerprints
+    `test_images`, those of runs to compare with.
     """
     begun = {workdir: load_task(workdir) for workdir in workdirs if (workdir / FILE).exists()}
     by_place = any(task.held_out_by == PLACE for task in begun.values())
@@ -79,6 +80,12 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path]) -> Dataset:
             )
         # Equal, but for the last digits that another version may sum up otherwise.
         dataset = dataclasses.replace(dataset, mean=task.mean, std=task.std)
+    now = dataset.fingerprint.get("test", "none")
+    if test_images and now not in test_images:
+        raise InputError(
+            f"the test images are not those of the study's other runs: {', '.join(sorted(test_images))} "
+            f"there, {now} here. Name the folder of the same images, or choose another workdir"
+        )
     return dataset
 
 

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
+from resnet.data.config import DataConfig
 from resnet.errors import InputError
 from resnet.files import read_object
+from resnet.runs.changes import what_decides
 from resnet.runs.metrics.records import RESULT, read_metrics
 from resnet.runs.open_run import FAILURE as FAILED
+from resnet.runs.task import FILE as TASK
+from resnet.runs.task import load_task
 from resnet.studies.grid import Score, best, further, score_of
 from resnet.studies.study import Origin, ResolvedArm, rate_folder
 
@@ -188,6 +192,23 @@ def no_rate(name: str) -> str:
         f"No learning rate is chosen for arm {name}: at each one a run failed, or has no score on "
         "validation, so its other seeds are not trained."
     )
+
+
+def images_of(run: StudyRun, split: str) -> str:
+    """The fingerprint of a split's images; empty where none was noted."""
+    if run.kept:
+        return run.kept.get("test_images", "") if split == "test" else ""
+    return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
+
+
+def test_images(folder: StudyFolder, name: str) -> frozenset[str]:
+    """Fingerprints of the test images of all runs that began, of arms whose data are those of this arm."""
+
+    def data(arm: str) -> DataConfig:
+        return dataclasses.replace(what_decides(folder.arms[arm].config).data, dir="")
+
+    alike = [run for other in folder.arms if data(other) == data(name) for run in folder.all_runs(other)]
+    return frozenset(images_of(run, "test") for run in alike) - {""}
 
 
 def states(folder: StudyFolder) -> dict[str, int]:

@@ -14,7 +14,7 @@ from resnet.durations import parse_duration
 from resnet.runs.lock import WorkdirHeld, is_held
 from resnet.runs.metrics import records
 from resnet.runtime.processes import first_says
-from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states
+from resnet.studies.folder import StudyFolder, StudyRun, no_rate, order_of_work, states, test_images
 from resnet.training.loop import check_packages, train
 
 
@@ -107,7 +107,13 @@ def _train(folder: StudyFolder, left: dict[int, StudyRun], command: str, began: 
         logging.info("%s: seeds %s", first.workdir.parent, ", ".join(map(str, left)))
         try:
             with _without_metrics():
-                return train(config, {seed: run.workdir for seed, run in left.items()}, command, began=began)
+                return train(
+                    config,
+                    {seed: run.workdir for seed, run in left.items()},
+                    command,
+                    began=began,
+                    test_images=test_images(folder, first.arm),
+                )
         except WorkdirHeld as held:
             taken = _held(left)
             logging.warning("%s; seeds %s are left to it", held, ", ".join(map(str, taken)))

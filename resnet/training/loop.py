@@ -1,6 +1,6 @@
 """Training from beginning to end: restore or begin, then batch, step, log, evaluate and save; finish."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,20 @@ Workdir = str | Path | Mapping[int, Path]
 
 
 def train(
-    config: Config, workdir: Workdir, command: str = "", mesh: Mesh | None = None, began: int = 0
+    config: Config,
+    workdir: Workdir,
+    command: str = "",
+    mesh: Mesh | None = None,
+    began: int = 0,
+    test_images: Collection[str] = (),
 ) -> dict[Any, Any]:
     """Trains until the end, from wherever the workdir stands, and returns the result.
 
     `train.seeds` runs lie in workdir/seed<n>, and their results are listed under "runs". A mapping names
     the workdir of each seed instead, and gives the result of each; they are what is left of a program that
-    `began` with so many seeds. Uses all local devices unless a mesh is given. `command` is recorded. Raises
-    InputError for a config, data set or workdir that cannot work, and RunStopped when a signal or a loss that
-    is not finite ends all runs early.
+    `began` with so many seeds. `test_images` are fingerprints of those that other runs of a study had. Uses
+    all local devices unless a mesh is given, and records `command`. Raises InputError for a config, data set
+    or workdir that cannot work, and RunStopped when a signal or a loss that is not finite ends all runs.
     """
     check_config(config)
     check_packages(config)
@@ -45,12 +50,10 @@ def train(
     agree_on_config(config, workdirs)
     with StopSignals() as stop, claimed(config, workdirs, retry) as (results, groups):
         left = [workdirs[seed] for seeds in groups for seed in seeds]
-        dataset = in_all(lambda: load_run_data(config.data, left)) if left else None
+        dataset = in_all(lambda: load_run_data(config.data, left, test_images)) if left else None
         for seeds in groups:
             assert dataset is not None
-            alone = not several()  # devices of several processes share each batch, whatever the seeds
-            devices = devices_for(len(seeds), began or len(workdirs), jax.device_count()) if alone else None
-            trainer = make_trainer(config, dataset, mesh or make_mesh(devices, len(seeds)), seeds)
+            trainer = make_trainer(config, dataset, mesh or _mesh(len(seeds), began or len(workdirs)), seeds)
             run = Runs(trainer, workdirs, command, stop)
             while run.results is None:
                 try:
@@ -75,6 +78,12 @@ def train(
             if stop.received:
                 raise stop.stopped(run.step)
     return _result(results, config, workdir)
+
+
+def _mesh(seeds: int, began: int) -> Mesh:
+    """The devices that train so many seeds, which are left of those that began."""
+    alone = not several()  # devices of several processes share each batch, whatever the seeds
+    return make_mesh(devices_for(seeds, began, jax.device_count()) if alone else None, seeds)
 
 
 def check_packages(config: Config) -> None:

@@ -86,16 +86,19 @@ def draw_last(
 ) -> Any:
     """Draws the last scores, in training and of the metric, against the amount: a line for each label.
 
-    Runs of which only the results are kept have no score in training.
+    Training has no panel where a run has no score in it: of runs that are kept, only the results are there.
     """
-    figure, both = panels(2, width=4.6)
-    for split, axes in zip(("training", metric.split), both, strict=True):
+    drawn = [arm for arms in series.values() for arm in arms.values()]
+    last = {metric.split: {arm: list(scores(folder, arm, metric).values()) for arm in drawn}}
+    in_training = {arm: _scores_in_training(finished[arm], metric) for arm in drawn}
+    if all(len(in_training[arm]) == len(finished[arm]) for arm in drawn):
+        last = {"training": in_training} | last
+    figure, places = panels(len(last), width=4.6)
+    for (split, found), axes in zip(last.items(), places, strict=True):
         for i, (label, arms) in enumerate(series.items()):
             look = style(i) | {"marker": MARKERS[i % len(MARKERS)]}
-            last = {v: _last_scores(folder, finished[arm], metric, split) for v, arm in arms.items()}
-            found = {v: scores for v, scores in last.items() if scores}
-            axes.plot(list(found), [statistics.mean(v) for v in found.values()], label=label, **look)
-            dots = [(value, score) for value, each in found.items() for score in each]
+            axes.plot(list(arms), [statistics.mean(found[arm]) for arm in arms.values()], label=label, **look)
+            dots = [(value, score) for value, arm in arms.items() for score in found[arm]]
             x, y = [value for value, _ in dots], [score for _, score in dots]
             axes.plot(
                 x, y, color=look["color"], marker=look["marker"], linestyle="", alpha=0.35, markersize=4
@@ -104,8 +107,8 @@ def draw_last(
         axes.set(xlabel=amount.label(folder, series), ylabel=f"{split} {metric.label}", xscale=amount.scale)
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
-    low, high = (pick(axes.get_ylim()[i] for axes in both) for i, pick in enumerate((min, max)))
-    for axes in both:
+    low, high = (pick(axes.get_ylim()[i] for axes in places) for i, pick in enumerate((min, max)))
+    for axes in places:
         axes.set_ylim(low, high)
     legend_beside(figure)
     return figure
@@ -151,9 +154,7 @@ def _validation_loss(runs: list[StudyRun]) -> float:
     return statistics.mean(math.nan if loss is None else loss for loss in losses)
 
 
-def _last_scores(folder: StudyFolder, runs: list[StudyRun], metric: Metric, split: str) -> list[float]:
-    """One score a run: in training that of its last epoch, else that of its last weights."""
-    if split != "training":
-        return list(scores(folder, runs[0].arm, metric).values())
+def _scores_in_training(runs: list[StudyRun], metric: Metric) -> list[float]:
+    """The score of the last epoch, of each run that has records."""
     curves = [curve(run, "train", metric.name) for run in runs]
     return [metric.factor * each[max(each)] for each in curves if each]

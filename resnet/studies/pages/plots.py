@@ -62,7 +62,7 @@ def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: M
             drawn[f"{amount.name}.png"] = draw_last(amount, folder, series, finished, metric)
             if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
                 drawn["rates.png"] = draw_grids(amount, folder, series)
-    recorded = any(curve(run, "train", "loss") for runs in finished.values() for run in runs)
+    recorded = all(any(curve(run, "train", "loss") for run in runs) for runs in finished.values())
     if recorded and len(finished) <= MOST_CURVES:
         drawn["curves.png"] = _curves(finished, metric)
     return drawn
@@ -76,7 +76,7 @@ def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
     for axes, (split, name, label, factor) in zip(both, shown, strict=True):
         for i, (arm, runs) in enumerate(finished.items()):
             series = [values for run in runs if (values := curve(run, split, name))]
-            if not series:  # of an earlier start, whose rows alone are kept
+            if not series:  # such as a run that validates at no step
                 continue
             epochs = sorted(set.intersection(*map(set, series)))
             columns = [[factor * each[epoch] for each in series] for epoch in epochs]

@@ -8,9 +8,7 @@ from resnet.config import Config, config_hash, load_saved_config
 from resnet.errors import InputError
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
-from resnet.runs.task import FILE as TASK
-from resnet.runs.task import load_task
-from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, images_of
 from resnet.studies.pages.statistics import Comparison, Summary, compare, holm, summarize
 from resnet.studies.study import ResolvedArm
 
@@ -155,7 +153,7 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                     "seconds_per_step_and_seed": seconds_per_step(folder, run),
                     "config_hash": config_hash(config),
                     "commit": commit(session) if session else None,
-                    "test_images": _images_of(run, TEST),
+                    "test_images": images_of(run, TEST),
                     "workdir": _place(folder, run),
                 }
             )
@@ -177,17 +175,10 @@ def seconds_per_step(folder: StudyFolder, run: StudyRun) -> float | None:
     return folder.arms[run.arm].config.train.batch_size / rate if rate else None
 
 
-def _images_of(run: StudyRun, split: str) -> str:
-    """The fingerprint of a split's images; empty where none was noted."""
-    if run.kept:
-        return run.kept.get("test_images", "") if split == TEST else ""
-    return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
-
-
 def images_of_arms(folder: StudyFolder, split: str) -> dict[str, set[str]]:
     """The fingerprints of the images that the runs of each arm were scored on, where they were noted."""
     return {
-        name: {_images_of(run, split) for run in folder.runs(name) if run.state == FINISHED} - {""}
+        name: {images_of(run, split) for run in folder.runs(name) if run.state == FINISHED} - {""}
         for name in folder.arms
     }
 
