@@ -96,7 +96,7 @@ ABOUT = (
 
 
 def table(plans: list[dict[str, Any]]) -> str:
-    """The plans as Markdown, and where they come from."""
+    """The plans as Markdown, without columns that none of them fills, and where they come from."""
     from resnet.runs.provenance import commit, origin_lines
     from resnet.runs.tables import markdown_table
 
@@ -129,7 +129,9 @@ def table(plans: list[dict[str, Any]]) -> str:
     origins = origin_lines(known)
     if len(known) < len(plans):
         origins.append("- Commit and versions of the others were not kept.")
-    text = markdown_table(rows, headers, disable_numparse=True)
+    filled = [i for i in range(len(headers)) if any(i < len(row) and row[i] for row in rows)]
+    rows = [tuple(row[i] for i in filled if i < len(row)) for row in rows]
+    text = markdown_table(rows, [headers[i] for i in filled], disable_numparse=True)
     return "\n".join([*ABOUT, "", text, "", *found, "", *origins])
 
 
