@@ -99,6 +99,14 @@ def test_rotated_and_scaled_features_are_the_same_and_noise_is_none(rng):
     assert abs(cka[0, 2]) < 0.15
 
 
+def test_a_layer_that_gives_each_image_the_same_is_most_alike_to_none():
+    cka = np.array([[0.5, np.nan, 0.25], [np.nan, np.nan, np.nan]])
+    answer = similarity.Similarity("net", "other", ["a", "dead"], ["a", "dead", "b"], cka)
+    alive, dead = next(iter(answer.tables().values()))
+    assert (alive["most alike"], alive["CKA"]) == ("a", 0.5)
+    assert dead["most alike"] is None and dead["CKA"] is None
+
+
 def test_unbiased_similarity_of_noise_is_zero_on_average_and_batches_agree(rng):
     noise = lambda: [jnp.asarray(rng.normal(size=(8, 40)))]  # noqa: E731
     draws = [(noise(), noise()) for _ in range(300)]

@@ -81,6 +81,11 @@ def test_paths_of_isometric_branches_weigh_as_their_number_times_scale(scale):
     assert len(answer.plot().axes) == 3
 
 
+def test_a_gradient_that_is_zero_has_no_paths():
+    with pytest.raises(InputError, match="tiny: no gradient of a finite size reaches the stem"):
+        paths.weigh_paths("tiny", np.full((3, 2), -np.inf))
+
+
 def test_a_plain_net_has_no_paths():
     with pytest.raises(InputError, match="has one path"):
         paths.ask(subject(shortcut="none"), paths.Options())
@@ -89,8 +94,7 @@ def test_a_plain_net_has_no_paths():
 @pytest.mark.thorough
 @pytest.mark.parametrize("order", ["postactivation", "preactivation"])
 def test_responses_behind_batch_norms_have_deviation_one(order):
-    asked = responses.Options(statistics="batch")
-    (net,) = responses.ask(subject(blocks=2, activation_order=order), asked).nets
+    (net,) = responses.ask(subject(blocks=2, activation_order=order), responses.Options()).nets
     found = {
         name: value for name, value in net.layers.items() if order == "postactivation" or "conv1" in name
     }

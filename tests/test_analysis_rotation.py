@@ -39,6 +39,17 @@ def test_branches_across_x():
     assert 3 < found.effective_depth <= 4
 
 
+@pytest.mark.thorough
+def test_a_net_at_its_start_has_the_statistics_of_the_images():
+    """Its running statistics, 0 and 1, describe none; blocks with them are those without a norm."""
+    config = Config(model=ModelConfig(family="chain", blocks=(4,)))
+    net = of_config("chain", config, images=8)
+    running, batch = (
+        rotation.ask(net, rotation.Options(each)).nets[0].angle for each in ("running", "batch")
+    )
+    np.testing.assert_allclose(running, batch, rtol=1e-3)
+
+
 def test_the_effective_depth_counts_the_blocks_that_turn_x():
     angles = np.array([10.0, 10.0, 0.0, 0.0])
     net = rotation.Rotation("net", list("abcd"), angles, angles, angles, angles)

@@ -208,6 +208,12 @@ REFUSED = [
     ({"activation_order": "activation_before_sum", "zero_gamma": True}, "`model.zero_gamma`.*=rezero"),
     ({"activation_order": "preactivation", "branch": "dirac", "zero_gamma": True},
      "`model.zero_gamma` True sets .* which model.branch=dirac normalises; set model.zero_gamma=False"),
+    *(({"shortcut": shortcut, "branch": "single", "zero_gamma": True}, f"'{shortcut}' some blocks give F")
+      for shortcut in ("none", "normed_identity")),
+    ({"shortcut": "rezero", "zero_gamma": True}, "and model.alpha_init=zero both start a branch at 0"),
+    ({"shortcut": "layer_scale", "layer_scale": 0.0, "zero_gamma": True}, "and model.layer_scale=0.0 both"),
+    *(({"branch": branch, field: 2}, f"{field}` 2 has no effect on branch '{branch}'; set model.{field}=1")
+      for branch, field in (("dirac", "groups"), ("pooled", "groups"), ("single", "branch_width"))),
     ({"branch": "dirac", "branch_init_scale": 0.5}, "`model.branch_init_scale` 0.5 sets .*=1"),
     ({"branch": "dirac", "kernel_init": "zero"}, "`model.kernel_init` 'zero' sets"),
     *(

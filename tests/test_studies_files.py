@@ -57,6 +57,16 @@ def test_a_study_is_short_and_tells_source_and_command(path):
     assert f"--study=configs/studies/{path.name} " in docstring and "--workdir=runs/" in docstring
 
 
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_the_rate_of_a_longer_training_falls_later(path, scale):
+    study = load_study(path, scale)
+    for arm in study.arms.values():
+        config = replaced(study.base, arm.changes)
+        if config.train.duration != study.base.train.duration and config.schedule.name == "step":
+            assert all(milestone.endswith("%") for milestone in config.schedule.milestones)
+
+
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_the_arms_at_the_scale_of_the_papers_are_nets(path):
     study = load_study(path, "paper")

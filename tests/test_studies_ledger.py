@@ -17,7 +17,7 @@ from resnet.studies.pages.ledger_page import page
 from resnet.studies.pages.recording import add_what_was_not_run, record
 from resnet.studies.pages.verdict import NOT_RUN, REPRODUCED, REVERSED, UNDECIDED, Outcome, judge
 from resnet.studies.stored import load_folder, open_folder, save_folder
-from resnet.studies.study import Origin, Published, load_study, study_of
+from resnet.studies.study import Arm, Origin, Published, load_study, study_of
 from tests.studies_cases import tiny_study
 
 TASK = Task("classification", (8, 8, 1), ("0", "1"), np.zeros(1), np.ones(1))
@@ -181,6 +181,8 @@ def test_errors_compare_with_the_papers_on_its_own_images_alone(
     study = study_of(Origin(str(study_file), "paper", changes))
     found = effects.what_sets_apart(study, study.arms["identity"], IMAGES)
     assert apart in found and bool(apart) == bool(found)
+    other = Arm(published=Published(6.61, same_recipe=False))
+    assert effects.what_sets_apart(study, other, IMAGES) == "the paper's recipe is another"
 
 
 def test_a_study_that_chooses_its_learning_rates_is_judged_by_order_alone(study_file, tmp_path, monkeypatch):

@@ -23,7 +23,8 @@ def get_study(scale: str) -> Study:
         for function, changes in functions.items():
             changes = changes | {"model.depth": depth}
             error = ERRORS.get(name := f"{function}-{depth}")
-            published = Published(error, words="one run", source=RERUNS) if error else None
+            found = {"words": "one run", "source": RERUNS, "same_recipe": False}
+            published = Published(error, **found) if error else None
             arms[name] = Arm(changes, f"identity-{depth}", published=published)
     title, paper = "The function after the sum", "He 2016 (arXiv 1603.05027)"
     return Study(title, base, arms, next(iter(arms)), paper=paper, table="section 2")

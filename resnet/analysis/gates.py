@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from resnet.analysis import pictures
+from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
 from resnet.errors import InputError
 from resnet.runs.checkpoints.checkpoint import steps_on_disk
@@ -94,7 +95,7 @@ def ask(subject: Subject, options: Options) -> Gates:
     names, _ = openings(subject)
     if not names:
         raise InputError(
-            f"shortcut {subject.config.model.shortcut!r} has no gate and scales F(x) by no learned number; "
+            f"shortcut {subject.config.model.shortcut!r} has no gate, and no parameter that multiplies F(x); "
             "exclusive_gating, shortcut_only_gating, highway, rezero, skipinit, fixup, normalizer_free and "
             "layer_scale do"
         )
@@ -110,7 +111,7 @@ def ask(subject: Subject, options: Options) -> Gates:
 def openings(subject: Subject) -> tuple[list[str], np.ndarray]:
     """(blocks with a gate, its opening [images, blocks]); batch norms use running statistics."""
     x, found = subject.images, {}
-    for part in subject.parts()[:-1]:
+    for part in settled(subject).parts()[:-1]:
         x, inside = part.open(x)
         parameters = part.variables["params"].get("shortcut", {})
         numbers = [parameters[name] for name in MULTIPLIERS if name in parameters]

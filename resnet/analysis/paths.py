@@ -131,6 +131,9 @@ def weigh_paths(title: str, draws: np.ndarray) -> Paths:
     gammaln = scipy.special.gammaln
     count = (gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)) / math.log(10)
     total = count + np.array([_log_mean(each) for each in draws])
+    if not np.isfinite(total).any():
+        raise InputError(f"{title}: no gradient of a finite size reaches the stem, by any path; give "
+                         "--data=noise, or another step")  # fmt: skip
     weight = scipy.special.exp10(total - total.max())
     weight = weight / weight.sum()
     windows = [

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from resnet.analysis import pictures
+from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
 from resnet.models.branches import BRANCHES, ORDERS
 from resnet.models.config import BlockSpec, ModelConfig
@@ -81,7 +82,7 @@ def ask(subject: Subject, options: Options) -> Responses:
 
 def _responses(subject: Subject, statistics: str) -> NetResponses:
     x, found = subject.images, {}
-    for part in subject.parts(statistics)[:-1]:
+    for part in settled(subject).parts(statistics)[:-1]:
         outputs = part.responses(x)
         names = (
             stem_responses(subject.config.model)

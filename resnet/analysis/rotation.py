@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis import pictures
+from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject, none_keeps_shape
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def ask(subject: Subject, options: Options) -> Rotations:
 
 
 def _rotation(subject: Subject, statistics: str) -> Rotation:
-    stem, *blocks, _ = subject.parts(statistics)
+    stem, *blocks, _ = settled(subject).parts(statistics)
     x, names, found = stem(subject.images), [], []
     for block in blocks:
         y, shown = block.open(x)

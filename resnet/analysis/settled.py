@@ -23,7 +23,8 @@ def settled(subject: Subject) -> Subject:
     """
     if subject.step is not None or not subject.variables["batch_stats"]:
         return subject
-    config = dataclasses.replace(subject.config.model, bn_momentum=0.0, bn_unbiased=False, bn_fixed="")
+    exact = {"dtype": "float32", "bn_momentum": 0.0, "bn_unbiased": False, "bn_fixed": ""}
+    config = dataclasses.replace(subject.config.model, **exact)
     model = _scanned(config, subject.outputs)
     noise = {"dropout": random_key(jax.numpy.int32(subject.config.seed), DROPOUT)}
     _, seen = jax.jit(lambda variables, images: model.apply(

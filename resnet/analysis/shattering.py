@@ -33,11 +33,12 @@ _UNNORMED = {
     "model.norm": "none", "model.zero_gamma": False, "model.ghost_batch": 0, "model.bn_fixed": "",
     "model.gate_norm": False,
 }  # fmt: skip
+_NORMED = {"model.norm": "batch", "model.zero_gamma": False}  # gradients are to pass through branches
 ARMS = {
     "plain": {"model.shortcut": "none", **_UNNORMED},
-    "plain, batch norm": {"model.shortcut": "none", "model.norm": "batch"},
+    "plain, batch norm": {"model.shortcut": "none", **_NORMED},
     "residual": {"model.shortcut": "identity", **_UNNORMED},
-    "residual, batch norm": {"model.shortcut": "identity", "model.norm": "batch"},
+    "residual, batch norm": {"model.shortcut": "identity", **_NORMED},
 }
 
 

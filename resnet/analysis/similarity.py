@@ -60,11 +60,13 @@ class Similarity:
         rows = []
         for name, values in zip(self.layers, self.cka, strict=True):
             same = self.others.index(name) if name in self.others else None
+            # A layer that gives every image the same has no CKA.
+            most = int(np.nanargmax(values)) if not np.isnan(values).all() else None
             rows.append(
                 {
                     "layer": name,
-                    "most alike": self.others[int(values.argmax())],
-                    "CKA": values.max(),
+                    "most alike": None if most is None else self.others[most],
+                    "CKA": None if most is None else values[most],
                     "CKA with the layer of that name": None if same is None else values[same],
                 }
             )

@@ -107,7 +107,7 @@ def _check_combinations(config: ModelConfig) -> None:
         if config.scan_blocks and getattr(config, field):
             raise InputError(f"`model.{field}` tells blocks apart, which `model.scan_blocks` runs as one; "
                              "set model.scan_blocks=None")  # fmt: skip
-    _check_copies(config)
+    _check_branch(config)
     _check_first_kernels(config, order)
     if config.activation in TAILORED and config.after_sum not in ("auto", "identity"):
         raise InputError(
@@ -157,9 +157,17 @@ def _check_first_kernels(config: ModelConfig, order: Order) -> None:
                              f"start, which {by} normalises; set model.{field}={remedy}")  # fmt: skip
 
 
-def _check_copies(config: ModelConfig) -> None:
-    """Raises InputError where branches that lie side by side would be mixed."""
-    if BRANCHES[config.branch].copies == 1:
+def _check_branch(config: ModelConfig) -> None:
+    """Raises InputError where a branch has no use for a field, or would be mixed with one beside it."""
+    branch = BRANCHES[config.branch]
+    for field, unset, serves in (
+        ("groups", 1, any(operation.grouped for operation in branch.operations)),
+        ("branch_width", 1.0, len(branch.operations) > 1),
+    ):
+        if getattr(config, field) != unset and not serves:
+            raise InputError(f"`model.{field}` {getattr(config, field)!r} has no effect on branch "
+                             f"{config.branch!r}; set model.{field}={unset}")  # fmt: skip
+    if branch.copies == 1:
         return
     for field, apart, remedy in (
         ("norm", config.norm in ("batch", "instance", "none"), "batch"),

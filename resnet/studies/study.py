@@ -40,6 +40,8 @@ class Published(Declared):
     """The paper's own form of it, e.g. "6.61 ± 0.16, 5 runs" or "median of 5"."""
     source: str = ""
     """Paper and table, where they are not the study's."""
+    same_recipe: bool = True
+    """Whether the study trains as the source did; where it does not, errors are not compared."""
 
     __post_init__ = check_types
 

@@ -3,9 +3,12 @@
 `branch` is F(x). An entry of `SHORTCUTS` makes the function above it a choice.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from resnet.errors import InputError
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import count_blocks
 from resnet.models.shortcuts.junction import UNNORMED, Junction, Shortcut
@@ -134,23 +137,49 @@ def repvgg(at, x, branch):
     return normed_identity(at, x, branch + project(at, x))
 
 
+def _refuse_zero_alone(config: ModelConfig) -> None:
+    """InputError where F(x) starts at 0 by `zero_gamma`, and nothing but F(x) leaves some blocks."""
+    if config.zero_gamma:
+        raise InputError(
+            f"`model.zero_gamma` starts F(x) at 0, and with shortcut {config.shortcut!r} some blocks give "
+            "F(x) alone, through which no gradient would pass; set model.zero_gamma=False"
+        )
+
+
+def _refuse_zero_twice(field: str) -> Callable[[ModelConfig], None]:
+    """InputError where both F(x), by `zero_gamma`, and its factor, by `field`, start at 0."""
+
+    def check(config: ModelConfig) -> None:
+        if config.zero_gamma and getattr(config, field) in (0, "zero"):
+            raise InputError(
+                f"`model.zero_gamma` and model.{field}={getattr(config, field)} both start a branch at 0, "
+                "through which no gradient would pass; set model.zero_gamma=False"
+            )
+
+    return check
+
+
 SHORTCUTS = {
-    "none": Shortcut(none, changes_shape=True, is_sum=False, by_pixel=True),
+    "none": Shortcut(none, changes_shape=True, is_sum=False, by_pixel=True, check=_refuse_zero_alone),
     "identity": Shortcut(identity, by_pixel=True),
     "projection": Shortcut(project_everywhere, changes_shape=True, by_pixel=True),
     "constant_scaling": Shortcut(constant_scaling, by_pixel=True),
-    "rezero": Shortcut(scaled_branch, by_pixel=True),
+    "rezero": Shortcut(scaled_branch, by_pixel=True, check=_refuse_zero_twice("alpha_init")),
     "skipinit": Shortcut(scaled_branch, norm_free=True, by_pixel=True, needs=UNNORMED),
     "decayed_identity": Shortcut(decayed_identity, by_pixel=True, number=decayed),
     "depth_scaled": Shortcut(depth_scaled, by_pixel=True),
-    "layer_scale": Shortcut(layer_scale, by_pixel=True),
+    "layer_scale": Shortcut(layer_scale, by_pixel=True, check=_refuse_zero_twice("layer_scale")),
     "laurel_weights": Shortcut(laurel_weights, by_pixel=True),
     "laurel_low_rank": Shortcut(laurel_low_rank, by_pixel=True, zero_kernels=True),
     "laurel": Shortcut(laurel, by_pixel=True, zero_kernels=True),
     "orthogonal": Shortcut(orthogonal),
     "orthogonal_image": Shortcut(orthogonal_image),
     "normed_identity": Shortcut(
-        normed_identity, changes_shape=True, by_pixel=True, needs={"branch": "single"}
+        normed_identity,
+        changes_shape=True,
+        by_pixel=True,
+        needs={"branch": "single"},
+        check=_refuse_zero_alone,
     ),
     "repvgg": Shortcut(repvgg, changes_shape=True, by_pixel=True, needs={"branch": "single"}),
 }

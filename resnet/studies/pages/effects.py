@@ -50,6 +50,8 @@ def what_sets_apart(study: Study, arm: Arm, test_images: str) -> str:
     assert origin is not None
     if origin.scale != "paper":
         return "the scale is small"
+    if arm.published and not arm.published.same_recipe:
+        return "the paper's recipe is another"
     if arm.learning_rates or study.learning_rates:
         return "each arm chose its learning rate"
     if changed := [name for name in origin.changes if not may_differ_elsewhere(name)]:
