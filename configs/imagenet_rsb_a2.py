@@ -1,7 +1,8 @@
 """ResNet-50 on ImageNet for 300 epochs: A2 of "ResNet strikes back" (Wightman 2021, arXiv 2110.00476).
 
-Expected: 79.8 % top-1 (timm 79.83; mmpretrain's own run 79.55); a band of 0.4. Not run here yet. Theirs crops
-bicubically, ends at a rate of 1e-6, pairs a batch with its reverse and never drops the first branch.
+Expected: 79.8 % top-1 (timm 79.83; mmpretrain's own run 79.55); a band of 0.4. Not run here yet. Theirs
+resizes bicubically, in evaluation to 235 pixels (here 236), ends at a rate of 1e-6, pairs a batch with its
+reverse and never drops the first branch.
 Hardware: four or eight GPUs; train.accumulate lets fewer take a batch in parts.
 Command: python scripts/train.py --config=configs/imagenet_rsb_a2.py --workdir=runs/rsb_a2 \
     --config.data.dir=FOLDER

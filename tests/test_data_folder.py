@@ -40,6 +40,18 @@ def test_labels_follow_the_sorted_folder_names(root):
     np.testing.assert_array_equal(data.test.images[:, 0, 0, 1], [50, 51, 50, 51])
 
 
+@pytest.mark.parametrize("tested", (True, False))
+def test_a_split_in_memory_holds_no_image_of_another(root, tested):
+    if not tested:
+        shutil.rmtree(root / "test")
+    data = load(root, train_limit=4)
+    for split in (data.train, data.validation, data.test):
+        whole = split.images
+        while whole.base is not None:
+            whole = whole.base
+        assert whole.size == split.images.size
+
+
 def test_suffixes_in_any_case_and_hidden_files(root, monkeypatch):
     save(root / "train" / "cat" / "big.JPG")
     save(root / "train" / "cat" / "long.Jpeg")

@@ -170,6 +170,9 @@ def test_times_and_what_binds(compiled):
     assert times["operations"] == pytest.approx(6e7 * 128 / 197e12)
     assert times["cycles"] == pytest.approx(sum(cost.cycles for cost in costs(compiled.program)) / 1.5e9)
     assert set(seconds(compiled, CHIPS["h100"], 1)) == {"bytes", "operations"}
+    frozen = dataclasses.replace(compiled.trainer.config, freeze="^stem/")
+    least = dataclasses.replace(compiled, trainer=dataclasses.replace(compiled.trainer, config=frozen))
+    assert seconds(least, chip, macs=10**7)["operations"] == pytest.approx(times["operations"] / 3)
     plan = Plan(parse_target("v5e"), compiled.trainer.config, compiled, "", 10**7, 2.5)
     record = plan.record()
     assert record["fits"] and record["memory"]["peak"] == 3110 and record["bound"] == "cycles"

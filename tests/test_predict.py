@@ -76,6 +76,15 @@ def test_with_eval_flip_predictions_are_those_of_the_evaluation(run):
     assert abs(flipped.logits(held_out.images) - run.logits(held_out.images)).max() > 1e-3
 
 
+def test_outputs_of_squared_error_are_probabilities_as_they_are(run):
+    """And lie between 0 and 1: a softmax would give a sure answer of ten classes 0.23."""
+    config = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, output="identity"))
+    logits = np.zeros((1, run.task.num_outputs), np.float32)
+    logits[0, :3] = 1.25, 0.5, -0.25
+    (said,) = predict._answers(dataclasses.replace(run, config=config), logits, top=2)
+    assert said == ((run.task.class_names[0], 1.0), (run.task.class_names[1], 0.5))
+
+
 def test_links_are_followed_once(folder, tmp_path):
     (tmp_path / "linked").symlink_to(folder)
     (tmp_path / "round").symlink_to(tmp_path)

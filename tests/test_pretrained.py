@@ -21,6 +21,7 @@ import resnet
 from resnet.errors import InputError
 from resnet.interop.convert import export_weights
 from resnet.interop.deploy import export
+from resnet.interop.hub import About, _stated
 from resnet.models.config import ModelConfig
 from resnet.models.counts import count_parts, totals
 from resnet.models.zoo import ZOO, KnownNet
@@ -261,6 +262,14 @@ def test_weights_come_from_hugging_face_with_what_is_said_of_them(hub, images, m
     np.testing.assert_allclose(net.logits(images), normal, rtol=1e-3, atol=1e-5)
     assert not lines and resnet.make("tiny", 10, "timm/tiny.test").task.num_outputs == 10
     assert lines == ["the head begins at random: the weights have 4 outputs"]
+
+
+def test_another_way_to_resize_is_told(monkeypatch):
+    lines = noted(monkeypatch)
+    about = About((8, 8, 3), np.zeros(3), np.ones(3))
+    for how in ("bilinear", "bicubic"):
+        _stated({"pretrained_cfg": {"interpolation": how}}, about)
+    assert lines == ["their images were resized by the method bicubic, ours are by bilinear: scores may move"]
 
 
 def test_what_hugging_face_has_not_is_one_line(hub):

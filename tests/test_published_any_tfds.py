@@ -1,10 +1,13 @@
 """data.name=tfds:NAME: any set with image and label, in both file formats, read, streamed and refused."""
 
+import errno
 import io
 import json
+import resource
 import shutil
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,6 +241,34 @@ def test_damaged_files(root, tmp_path, damage):
     ) as error:
         load_dataset(config(tmp_path / "copy"))
     assert "\n" not in str(error.value)
+
+
+def test_more_files_than_a_process_may_open_at_first(array_record, tmp_path, monkeypatch):
+    path = next(array_record.rglob("*-val.array_record-*"))
+    paths = [Path(shutil.copy(path, tmp_path / str(i))) for i in range(200)]
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, most))
+    try:
+        found = records.ArrayRecords(paths, "image")
+        assert len([*found.scan()]) == 200 * len(FILES["val"])
+        assert found.read(200 * len(FILES["val"]) - 1, 0) in FILES["val"]
+        del found
+        monkeypatch.setattr(records, "allow_files", lambda more: None)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (150, most))
+        with pytest.raises(OSError, match="Too many open files"):
+            records.ArrayRecords(paths, "image")
+        assert len([*records.TfRecords(paths, "image").paths]) == 200  # which stay closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def test_a_process_that_may_open_too_few_files_is_told(array_record, monkeypatch):
+    def full(paths, feature):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setitem(records.FORMATS, "array_record", full)
+    with pytest.raises(InputError, match=r"has 1 files, more than this process may open: raise the limit"):
+        load_dataset(config(array_record))
 
 
 def test_several_configs_must_be_told_apart(array_record, tmp_path):

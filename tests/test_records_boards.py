@@ -1,6 +1,8 @@
 """Boards beside the metrics' file: which there are, what they get, and what a service that fails costs."""
 
 import sys
+import threading
+import time
 import types
 
 import pytest
@@ -54,7 +56,7 @@ def test_what_a_service_refuses_is_sent_again(tmp_path, monkeypatch, warned):
     service = Service("wandb", lambda workdir: client, tmp_path)
     for step in range(1, 5):
         service.add("train", step, {"loss": float(step)})
-        service._work.result()
+        service._work.join()
     service.close()
     assert client.points == [("train/loss", float(step), step) for step in range(1, 5)]
     assert warned == [f"{tmp_path}: wandb takes no metrics: no route to the service"]
@@ -72,6 +74,20 @@ def test_a_service_that_is_gone_ends_no_run(tmp_path, warned):
         f"{tmp_path}: wandb takes no metrics: not logged in",
         f"{tmp_path}: 1 points never reached wandb",
     ]
+
+
+def test_a_service_that_does_not_answer_is_left(tmp_path, monkeypatch, warned):
+    monkeypatch.setattr(boards, "LAST_SECONDS", 0.1)
+    silent, client = threading.Event(), Client()
+    monkeypatch.setattr(client, "send", lambda points: silent.wait(60))
+    service = Service("wandb", lambda workdir: client, tmp_path)
+    service.add("train", 1, {"loss": 1.0})
+    begun = time.monotonic()
+    service.close()
+    assert time.monotonic() - begun < 30 and service._work.daemon
+    assert warned == [f"{tmp_path}: 1 points never reached wandb"]
+    silent.set()
+    service._work.join()
 
 
 def test_a_run_keeps_its_name_at_a_service(tmp_path):

@@ -70,6 +70,22 @@ def test_the_best_is_kept_or_all_where_it_is_not_known(tmp_path, best, best_step
     assert checkpoint.steps_on_disk(tmp_path) == left
 
 
+def test_the_best_stays_until_a_better_one_is_whole(tmp_path):
+    metadata = {"progress": {"step": 0, "best": 0.5, "best_step": 2}, "meter": {}}
+    run = OpenRun(Config(), tmp_path, metadata, total_steps=9, steps_per_epoch=9, log_every=9)
+    for step in range(1, 6):
+        run.saver.save(state_at(step), {})
+    run.saver.wait()
+    run.progress.best, run.progress.best_step = 0.9, 6
+    run.remove_all_but({4})
+    assert checkpoint.steps_on_disk(tmp_path) == [5, 4, 2]
+    run.saver.save(state_at(6), {})
+    run.saver.wait()
+    run.remove_all_but({4})
+    run.close()
+    assert checkpoint.steps_on_disk(tmp_path) == [6, 4]
+
+
 def test_the_latest_step_that_all_workdirs_have(tmp_path):
     workdirs = [tmp_path / "a", tmp_path / "b"]
     for workdir, steps in zip(workdirs, ((1, 2, 4), (1, 2, 3)), strict=True):

@@ -71,11 +71,12 @@ def test_regression_needs_the_identity():
 
 
 def test_a_threshold_lies_between_the_targets():
-    for threshold in (0.01, 0.5, 0.909):  # with smoothing 0.1 ten classes have targets 0.01 and 0.91
+    for threshold in (0.011, 0.5, 0.909):  # with smoothing 0.1 ten classes have targets 0.01 and 0.91
         check_threshold(threshold, 0.1, 10)
         targets = optax.smooth_labels(jnp.eye(10), 0.1) > threshold
         assert (targets == jnp.eye(10)).all()
     check_threshold(0.0, 0.1, 10)
-    for threshold in (0.009, 0.91, 0.95):
-        with pytest.raises(InputError, match="`train.target_threshold` must be at least 0.01 and below 0.91"):
+    # At 0.01 itself, mixed targets that are rounded up would all be targets of 1.
+    for threshold in (0.009, 0.01, 0.91, 0.95):
+        with pytest.raises(InputError, match="`train.target_threshold` must be above 0.01 and below 0.91"):
             check_threshold(threshold, 0.1, 10)

@@ -19,7 +19,7 @@ from resnet.config import load_config
 from resnet.errors import InputError
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.lock import WorkdirHeld, holding
-from resnet.runtime import processes
+from resnet.runtime import meeting, processes
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
 from tests.processes_cases import CONFIG, free_port, in_mpi, lines, losses, wait_for_steps
@@ -244,9 +244,28 @@ def test_the_log_begins_with_the_host_of_each_process(monkeypatch, caplog):
     monkeypatch.setattr(processes, "_tell", lambda occasion, text: None)
     monkeypatch.setattr(processes, "_told", lambda occasion, index, seconds: f"3 {'abb'[index]}")
     logging.set_verbosity(logging.INFO)  # which scripts may have lowered
+    seen = []
+    monkeypatch.setattr(processes, "see_all_devices", lambda alone: seen.append(alone))
     with caplog.at_level("INFO"):
         processes._introduce()
     assert "process 1 of 3 (0 on a, 1 on b, 2 on b)" in caplog.text
+    processes._SELF.index = 0
+    processes._introduce()
+    assert seen == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("visible", "alone", "all_seen"),
+    [("0,1", False, False), ("3", False, True), ("0,1", True, True), ("", False, False), ("", True, True)],
+)
+def test_a_process_uses_the_gpus_that_it_sees(monkeypatch, visible, alone, all_seen):
+    """Unless several see several: there JAX takes the one of the process's number on its host."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    told = []
+    monkeypatch.setattr(meeting.jax.config, "update", lambda *pair: told.append(pair))
+    meeting.see_all_devices(alone)
+    kinds = ("cuda", "rocm") if all_seen else ()
+    assert told == [(f"jax_{kind}_visible_devices", "all") for kind in kinds]
 
 
 def test_the_name_of_what_differs_is_said(monkeypatch):

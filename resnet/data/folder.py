@@ -141,7 +141,8 @@ def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool)
         for folder in listing.folders_without(labels):
             raise InputError(f"class folder {folder} holds no image that can be read")
         known = listing.files[kept]
-        splits[name] = Split(images[start:stop], labels, known)
+        own = images[start:stop] if len(listings) == 1 else images[start:stop].copy()  # holds no other split
+        splits[name] = Split(own, labels, known)
         place += len(listing)
     return _source(splits, listings, tuple(bad.values()))
 
@@ -149,7 +150,7 @@ def _read(root: Path, listings: Mapping[str, Listing], sizes: Sizes, skip: bool)
 def _source(splits: Mapping[str, Any], listings: Mapping[str, Listing], skipped: Sequence[str]) -> Source:
     """What a loader gives, of the splits that there are."""
     first = next(iter(splits))
-    nothing = splits[first][:0]
+    nothing = splits[first][np.arange(0)]  # a copy, which holds no image
     return Source(
         train=splits.get("train", nothing),
         test=splits.get("test", nothing),

@@ -16,6 +16,7 @@ NORMALIZATIONS = ("channel", "pixel_mean", "none")
 SAMPLE = 4096  # images of a stream whose mean and standard deviation are taken
 # Added to a variance before it is divided by: github KellerJordan/cifar10-airbench, airbench96.py.
 FLAT = 5e-4
+PATCHES = 2**26  # bytes of patches that are looked at together
 
 
 def statistics(
@@ -95,8 +96,10 @@ def whitening_kernel(
     taken = _read(train[:images], len(train))
     length = size * size * taken.shape[-1]
     moments, count = np.zeros((length, length)), 0
-    for start in range(0, len(taken), 128):
-        normalised = (taken[start : start + 128].astype(np.float32) - mean) / std
+    of_image = 4 * length * (taken.shape[1] - size + 1) * (taken.shape[2] - size + 1)
+    together = max(1, min(128, PATCHES // of_image))
+    for start in range(0, len(taken), together):
+        normalised = (taken[start : start + together].astype(np.float32) - mean) / std
         windows = np.lib.stride_tricks.sliding_window_view(normalised, (size, size), axis=(1, 2))
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, length)
         moments += patches.T @ patches

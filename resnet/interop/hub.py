@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from resnet.errors import InputError, check_installed
 from resnet.files import read_object
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+BILINEAR = "bilinear"  # how `net.read` resizes
 NET = "architecture"  # the key of the net's name in CONFIG
 
 
@@ -70,6 +72,10 @@ def _stated(config: dict[str, Any], about: About) -> About:
     """What a config.json of timm says: https://huggingface.co/docs/hub/timm."""
     stated = config.get("pretrained_cfg", {})
     found: dict[str, Any] = {}
+    if (how := stated.get("interpolation", BILINEAR)) != BILINEAR:
+        logging.warning(
+            "their images were resized by the method %s, ours are by %s: scores may move", how, BILINEAR
+        )
     if isinstance(config.get("label_names"), list):
         found["class_names"] = tuple(map(str, config["label_names"]))
     if "input_size" in stated:

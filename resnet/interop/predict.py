@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Float, UInt8
@@ -138,11 +137,10 @@ def _read(run: Run, file: Path, skip: bool) -> UInt8[np.ndarray, "h w c"] | None
 def _answers(run: Run, logits: Float[np.ndarray, "n k"], top: int) -> list[tuple[tuple[str, float], ...]]:
     if run.task.kind == "regression":
         return [((run.task.unit, float(row[0]) * run.task.target_scale),) for row in logits]
-    output = run.config.model.output
-    # A net of independent outputs has no softmax: each class has a probability of its own.
-    function = OUTPUTS["sigmoid"] if output == "sigmoid" else jax.nn.softmax
-    probabilities = np.asarray(function(logits))
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    found = np.asarray(OUTPUTS[run.config.model.output](logits))
+    order = np.argsort(-found, axis=1, kind="stable")[:, :top]
+    # Outputs that squared error trains estimate probabilities, and may leave their range.
+    probabilities = np.clip(found, 0, 1)
     names = run.task.class_names
     return [
         tuple((names[k], float(row[k])) for k in ks) for row, ks in zip(probabilities, order, strict=True)

@@ -83,12 +83,13 @@ def collectives(program: Program) -> list[dict[str, Any]]:
 def seconds(compiled: Compiled, chip: Any, macs: int) -> dict[str, float]:
     """Least seconds of a step by "bytes", by "operations" and, where the compiler estimates them, "cycles".
 
-    Six operations a multiply-accumulate: two forward and four backward. Exchanges are in none of them.
+    Six operations a multiply-accumulate: two forward and four backward; two where the config freezes
+    parameters, as less of the backward pass may be left. Exchanges are in none of them.
     """
     config, mesh = compiled.trainer.config, compiled.trainer.mesh
     images = config.train.batch_size * config.train.seeds / mesh.size
     dtype = config.model.dtype
-    operations = 6.0 * macs * images
+    operations = (2.0 if config.freeze else 6.0) * macs * images
     found = costs(compiled.program)
     times = {
         "bytes": sum(cost.bytes for cost in found) / chip.bandwidth,

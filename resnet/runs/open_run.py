@@ -22,7 +22,7 @@ from resnet.runs.metrics.records import METRICS_FILE, RESULT, Records, is_result
 from resnet.runs.provenance import versions, write_run_json
 from resnet.runs.rollbacks import Diverged, RollBack, check_state, offending, read_rollbacks
 from resnet.runs.task import Task, begin_task
-from resnet.runtime.processes import index_of_this
+from resnet.runtime.processes import first_says, index_of_this
 from resnet.runtime.signals import RunStopped
 from resnet.training.config import ROLLBACK, SKIP
 
@@ -89,6 +89,7 @@ class OpenRun:
         """`restored` is the metadata of the checkpoint to go on from. InputError for a read-only folder."""
         self.config, self.workdir = config, workdir
         self.progress = Progress(**restored["progress"]) if restored else Progress()
+        self._best_saved = self.progress.best_step
         self.failed = ""
         again = {"test"} | ({"validation"} if self.progress.unevaluated else set())
         try:
@@ -161,7 +162,7 @@ class OpenRun:
         check_state(state, self.progress.step)
         progress = self.progress
         progress.seconds = seconds
-        if not self.records.flush():
+        if not first_says(self.records.flush):  # the one that writes them; all go on in the same way
             return self.saver.fail(progress.step, OSError(f"{self.workdir / METRICS_FILE} cannot be written"))
         metadata = {
             "progress": dataclasses.asdict(progress),
@@ -172,10 +173,15 @@ class OpenRun:
         self.saver.save(state, metadata)
 
     def remove_all_but(self, steps: Collection[int]) -> None:
-        """Removes all checkpoints except those of `steps`, the latest and the best on validation."""
+        """Removes all checkpoints except those of `steps`, the latest and the best on validation.
+
+        The best so far stays until a better one is whole on disk.
+        """
         best = self.progress.best_step
         if best is not None:
-            self.saver.remove_all_but({*steps, best})
+            if self._best_saved is None or best in self.saver.whole:
+                self._best_saved = best
+            self.saver.remove_all_but({*steps, best, self._best_saved})
         elif self.progress.best is None:  # else any of them may be the best one
             self.saver.remove_all_but(steps)
 

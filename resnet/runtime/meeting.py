@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -81,6 +82,17 @@ def connect(arguments: dict[str, Any]) -> tuple[int, int]:
     finally:
         timer.cancel()
     return distributed.global_state.process_id, distributed.global_state.num_processes
+
+
+def see_all_devices(alone: bool) -> None:
+    """Lets this process use all GPUs that it can see, if it sees one, or is `alone` on its host.
+
+    Under Slurm and Open MPI JAX takes the GPU of the process's number on its host: where others have been
+    hidden from it there is none of that number, and where no other process is they would be idle.
+    """
+    if alone or re.fullmatch("[^,]+", os.environ.get("CUDA_VISIBLE_DEVICES", "")):
+        for kind in ("cuda", "rocm"):
+            jax.config.update(f"jax_{kind}_visible_devices", "all")
 
 
 def _give_up(where: str) -> None:

@@ -24,7 +24,7 @@ from jax._src import distributed  # as orbax does: JAX has no public way to the 
 from jax.errors import JaxRuntimeError
 
 from resnet.errors import InputError
-from resnet.runtime.meeting import SECONDS, TURN, arguments_of, connect
+from resnet.runtime.meeting import SECONDS, TURN, arguments_of, connect, see_all_devices
 from resnet.runtime.watch import watching
 
 T = TypeVar("T")
@@ -112,6 +112,8 @@ def _introduce() -> None:
                 f"{index} and {_SELF.count} in process {_SELF.index}"
             )
         hosts.append(f"{index} on {host}")
+    here = hosts[_SELF.index].partition(" on ")[2]
+    see_all_devices(alone=sum(each.endswith(f" on {here}") for each in hosts) == 1)
     # JAX names a process that died by its number alone.
     logging.info(
         "process %d of %d (%s); should another end early, this one ends within a minute, and says which",

@@ -32,9 +32,9 @@ def check_threshold(threshold: float, smoothing: float, classes: int) -> None:
     """Raises InputError unless a threshold separates the targets of right and wrong classes; 0 is none."""
     least = smoothing / classes
     most = 1 - smoothing + least
-    if threshold and not least <= threshold < most:
+    if threshold and not least < threshold < most:
         raise InputError(
-            f"`train.target_threshold` must be at least {least:g} and below {most:g}, the targets of "
+            f"`train.target_threshold` must be above {least:g} and below {most:g}, the targets of "
             f"{classes} classes with `train.label_smoothing` {smoothing:g}; got {threshold:g}"
         )
 

@@ -4,9 +4,9 @@ A record is an Example of named features, in the wire format of protocol buffers
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto
 """
 
-import functools
 import itertools
 import os
+import resource
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 AT_ONCE = 256  # records of array_record that are read in one call
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for reading here and there, as the library has it
+OTHER_FILES = 1000  # that a process may have open beside records: logs, checkpoints, other splits
 HEAD, CHECKSUM = 12, 4  # bytes before a TFRecord: its length and a checksum; and after it
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 Range = tuple[int, int]  # first byte, and the one after the last
@@ -48,35 +49,20 @@ class TfRecords:
     def read(self, at: int, size: int) -> bytes:
         """So many bytes from there on; OSError if they cannot be read."""
         shard = int(np.searchsorted(self.starts, at, "right")) - 1
-        return os.pread(self._opened[shard], size, at - int(self.starts[shard]))
-
-    @functools.cached_property
-    def _opened(self) -> list[int]:
-        """Descriptors that all threads read from, for as long as the process lives."""
-        return [os.open(path, os.O_RDONLY) for path in self.paths]
+        with self.paths[shard].open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, at - int(self.starts[shard]))
 
 
 class ArrayRecords:
-    """array_record files: records are numbered through all of them."""
+    """array_record files, which stay open: records are numbered through all of them."""
 
     def __init__(self, paths: Sequence[Path], feature: str):
-        # Here, because most runs need it not; a compiled module, which type checkers do not see.
-        from array_record.python import array_record_module  # type: ignore[attr-defined]
-
-        self.paths, self.feature = paths, feature
-        self._open = lambda path: array_record_module.ArrayRecordReader(str(path), OPTIONS)
+        """OSError for a file that cannot be opened."""
+        self.feature = feature
+        allow_files(len(paths))
+        self._readers = [_reader(path) for path in paths]
+        self._starts = np.cumsum([0, *(reader.num_records() for reader in self._readers)])
         self._lock = threading.Lock()
-
-    @functools.cached_property
-    def _readers(self) -> list:
-        try:
-            return [self._open(path) for path in self.paths]
-        except Exception as error:  # a type of the library's own
-            raise OSError(0, " ".join(str(error).split())) from None
-
-    @functools.cached_property
-    def _starts(self) -> np.ndarray:
-        return np.cumsum([0, *(reader.num_records() for reader in self._readers)])
 
     def scan(self) -> Iterator[tuple[int, bytes]]:
         """(its number, what it holds) of each; OSError for a damaged file."""
@@ -107,6 +93,29 @@ class ArrayRecords:
         if None in found:  # what it gives for a record that it cannot read
             raise OSError(0, "a record is damaged")
         return found
+
+
+def _reader(path: Path) -> Any:
+    # Here, because most runs need it not; a compiled module, which type checkers do not see.
+    from array_record.python import array_record_module  # type: ignore[attr-defined]
+
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), OPTIONS)
+    except Exception as error:  # a type of the library's own
+        raise OSError(0, " ".join(str(error).split())) from None
+    if not reader.ok():  # it has no records then, and says nothing
+        path.open("rb").close()  # whose error names the reason
+        raise OSError(0, f"{path.name} is no array_record file")
+    return reader
+
+
+def allow_files(more: int) -> None:
+    """Raises the process's limit of open files, as far as it may, if it has no room for so many more."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = more + OTHER_FILES
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        allowed = needed if most == resource.RLIM_INFINITY else min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
 FORMATS = {"array_record": ArrayRecords, "tfrecord": TfRecords}

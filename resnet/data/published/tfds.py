@@ -1,6 +1,7 @@
 """Image-classification sets that tensorflow-datasets has prepared, read without TensorFlow."""
 
 import dataclasses
+import errno
 import functools
 import json
 import re
@@ -60,6 +61,9 @@ class Prepared:
                 self.folder / split, key, lambda: {"": self._list(split, records, sum(lengths))}
             )
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise InputError(f"the {split} split of {self.folder} has {len(paths)} files, more than this "
+                                 "process may open: raise the limit (ulimit -n)") from None  # fmt: skip
             raise self._damaged(split, error.strerror or str(error)) from None
         listing = kept[""]
         return dataclasses.replace(listing, reader=records.read)

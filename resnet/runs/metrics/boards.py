@@ -3,10 +3,10 @@
 import collections
 import dataclasses
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from resnet.fields import Fields
 from resnet.files import write_text
 from resnet.runs.metrics.tensorboard import TensorBoard
 
-SEND_SECONDS = 30.0
+SEND_SECONDS, LAST_SECONDS = 30.0, 10.0  # between sendings; at most for the last one
 PROJECT = "resnet"  # where the environment names none
 
 
@@ -55,30 +55,44 @@ class Service:
         self._connect = connect
         self._client: Client | None = None
         self._waiting: collections.deque[Point] = collections.deque()
-        self._thread = ThreadPoolExecutor(1)
-        self._work: Future | None = None
+        self._work: threading.Thread | None = None
         self._begun, self._warned = time.monotonic(), False
 
     def add(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
         """Keeps the points, and has them sent if it is time and no sending is under way."""
         now = time.time()
         self._waiting.extend((f"{split}/{name}", float(value), step, now) for name, value in metrics.items())
-        idle = self._work is None or self._work.done()
-        if idle and time.monotonic() - self._begun >= SEND_SECONDS:
-            self._begun, self._work = time.monotonic(), self._thread.submit(self._send)
+        if time.monotonic() - self._begun >= SEND_SECONDS and self._is_idle():
+            self._begun = time.monotonic()
+            self._start(self._send)
 
     def close(self) -> None:
-        """Sends what waits, for the last time."""
-        if self._waiting:
-            self._thread.submit(self._send).result()
+        """Sends what waits, for the last time, and leaves a service that does not answer in LAST_SECONDS."""
+        end = time.monotonic() + LAST_SECONDS
+        for last in (self._send, self._end):
+            if self._is_idle(end):
+                self._start(last)
+        self._is_idle(end)
         if self._waiting:
             logging.error("%s: %d points never reached %s", self.workdir, len(self._waiting), self.name)
-            self._waiting.clear()
-        self._thread.submit(self._end).result()
+            self._waiting = collections.deque()
+
+    def _is_idle(self, until: float = 0.0) -> bool:
+        """Whether no sending is under way; waits for one that is, until then."""
+        if self._work:
+            self._work.join(max(0.0, until - time.monotonic()))
+        return not (self._work and self._work.is_alive())
+
+    def _start(self, work: Callable[[], None]) -> None:
+        # A daemon, which does not keep the process from its end.
+        self._work = threading.Thread(target=work, daemon=True)
+        self._work.start()
 
     def _send(self) -> None:
         """Sends the points that wait now; they stay where the service refuses them."""
-        points = list(self._waiting)
+        waiting, points = self._waiting, list(self._waiting)
+        if not points:
+            return
         try:
             self._client = self._client or self._connect(self.workdir)
             self._client.send(points)
@@ -88,7 +102,7 @@ class Service:
             self._warned = True
             return
         for _ in points:
-            self._waiting.popleft()
+            waiting.popleft()
 
     def _end(self) -> None:
         client, self._client = self._client, None
