@@ -15,7 +15,7 @@ from resnet.runs.task import load_task, save_task, task_of
 from resnet.studies.collected import collect
 from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import TOP1
+from resnet.studies.pages.rows import TOP1, arm_rows
 from tests.studies_cases import tiny_config
 
 
@@ -78,6 +78,13 @@ def test_the_same_images_in_other_folders_are_one_arm(tmp_path, same):
         save_task(dataclasses.replace(load_task(workdir), fingerprint=images), workdir)
     arms = collect([tmp_path], tmp_path / "page", "One or two").arms
     assert list(arms) == (["all"] if same else ["data.dir /data0", "data.dir /data1"])
+
+
+def test_runs_that_nobody_asked_for_are_not_missed(tmp_path):
+    runs = [finished(tmp_path / f"a{seed}", seed, [0.9]) for seed in range(3)]
+    runs.append(finished(tmp_path / "b", 0, [0.8], width=0.5))
+    rows = arm_rows(collect(runs, tmp_path / "page", "Runs"))
+    assert [row.expected for row in rows] == [3, 1]
 
 
 def test_an_unfinished_run_is_counted_as_such(tmp_path):

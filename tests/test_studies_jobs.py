@@ -16,6 +16,7 @@ from resnet.studies.launch import launch
 from resnet.studies.launchers import jobs
 from resnet.studies.runner import Piece, pieces_of_work
 from resnet.studies.stored import open_folder, save_folder
+from resnet.studies.study import Arm
 from tests.studies_cases import tiny_study
 
 ROOT = Path(__file__).parents[1]
@@ -27,10 +28,10 @@ def get_study(scale):
 """
 
 
-def finish(workdir, arm, seed, rate=None):
+def finish(workdir, arm, seed, rate=None, top1=0.5):
     run = workdir / arm / ("" if rate is None else f"lr{rate}") / f"seed{seed}"
     run.mkdir(parents=True)
-    (run / "result.json").write_text(json.dumps({"validation": {"top1": 0.5, "loss": 1.0}}))
+    (run / "result.json").write_text(json.dumps({"validation": {"top1": top1, "loss": 1.0}}))
 
 
 def test_processors_are_shared_out_whole():
@@ -73,7 +74,9 @@ def faked(monkeypatch):
 
     def during(events):
         events = iter(events)
-        monkeypatch.setattr(jobs.multiprocessing.connection, "wait", lambda running: next(events)(running))
+        monkeypatch.setattr(
+            jobs.multiprocessing.connection, "wait", lambda running, timeout: next(events)(running)
+        )
 
     return during
 
@@ -109,6 +112,29 @@ def test_arms_first_then_learning_rates_and_what_no_job_can_do_is_left(tmp_path,
     with pytest.raises(jobs.RunStopped, match=f"identity: seeds 0, 1 {said} .*identity/log.txt") as stop:
         jobs.run_in_jobs(folder, (), None, 3, "")
     assert stop.value.exit_code == 1
+
+
+def test_a_free_job_takes_seeds_once_another_has_chosen_their_rate(tmp_path, faked):
+    rates = {0.05: 0.3, 0.1: 0.9, 0.2: 0.4}
+    study = tiny_study(seeds=(0, 1, 2), learning_rates=tuple(rates), grid_seeds=1, arms={"identity": Arm()})
+    folder = open_folder(study, tmp_path, "")
+    save_folder(folder)
+    for rate in (0.05, 0.2):
+        finish(tmp_path, "identity", 0, rate, rates[rate])
+
+    def chooses(running):
+        assert len(Fake.started) == 1  # at the last rate, while the other processors wait
+        finish(tmp_path, "identity", 0, 0.1, rates[0.1])
+
+    def both_end(running):
+        assert len(Fake.started) == 2
+        for seed in (1, 2):
+            finish(tmp_path, "identity", seed, 0.1)
+        for process in Fake.started:
+            process.exitcode = 0
+
+    faked([chooses, both_end])
+    assert jobs.run_in_jobs(folder, (), 1, 2, "")["finished"] == 5
 
 
 def test_a_stop_is_passed_on_once_and_a_second_one_kills(tmp_path, faked):

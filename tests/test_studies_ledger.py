@@ -66,6 +66,7 @@ NUMBER, HIGHER, LOWER, FAILS = Published(6.61), Published(8.17), Published(6.37)
         (FAILS, NUMBER, outcome(None, n=0, failed=5), True, REPRODUCED, "5 of 5 runs failed"),
         (FAILS, NUMBER, outcome(25), True, REPRODUCED, "the error is 25.00 %"),
         (FAILS, NUMBER, outcome(12), True, REVERSED, "stays below 20 %"),
+        (FAILS, NUMBER, outcome(12, n=1, failed=4), True, UNDECIDED, "others stays below 20 %; 4 of 5 runs"),
         (NUMBER, None, outcome(6.6), False, "", ""),
         # The order is the paper's: so must be the size, where the paper has one.
         (HIGHER, NUMBER, outcome(5, 2, 1, 3), False, REPRODUCED, "+2.00 points, the paper +1.56"),

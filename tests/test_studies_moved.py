@@ -16,7 +16,7 @@ from resnet.runs.tables import csv_table
 from resnet.runs.task import load_run_data
 from resnet.studies import launch as launching
 from resnet.studies import runner
-from resnet.studies.kept import _set_by, load_kept
+from resnet.studies.kept import _set_by, load_kept, with_kept
 from resnet.studies.launch import launch
 from resnet.studies.pages.repeated import write_repetition
 from resnet.studies.pages.report import write_report
@@ -180,6 +180,24 @@ def test_devices_share_batches_as_by_all_seeds(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="enough"):
             loop.train(tiny_config(), workdirs, began=began)
     assert asked == [(2, 2), (2, 4)]
+
+
+def test_kept_runs_say_nothing_of_the_speed_here(file, tmp_path, caplog):
+    write_report(fill(file, tmp_path / "kept"))
+    path = tmp_path / "kept/runs.csv"
+    rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    # Nor does a test loss that is no number make a score one of validation.
+    kept = [row | {"seconds": "1.0", "test_top1": "0.25", "test_loss": ""} for row in rows]
+    path.write_text(csv_table(kept), "utf-8")
+    only_the_page(tmp_path / "kept")
+    study = dataclasses.replace(load_study(file, "small"), seeds=(5,))
+    launch(study, tmp_path / "new", kept=tmp_path / "kept", only=("none",), dry_run=True)
+    folder = with_kept(open_folder(study, tmp_path / "new", ""), study, tmp_path / "kept")
+    runs = [run for run in folder.all_runs("none") if run.over]
+    assert {(run.result["split"], run.result["top1"]) for run in runs} == {("test", 0.25)}
+    with caplog.at_level("INFO", logger="absl"):
+        runner.log_progress(folder, ["none"])
+    assert re.search(r"study: 5 of 6 runs, \d+ % of the work, ETA \?", caplog.text)
 
 
 @pytest.mark.parametrize("duration", ["0.5 epochs", "0 steps", "24 examples"])

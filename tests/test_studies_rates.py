@@ -5,9 +5,10 @@ import json
 import numpy as np
 
 from resnet.models.geometry import block_specs
+from resnet.studies.pages import plots
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
 from resnet.studies.pages.plots import plot_study
-from resnet.studies.pages.rows import metric_of
+from resnet.studies.pages.rows import TOP1, metric_of
 from resnet.studies.stored import open_folder
 from resnet.studies.study import Arm
 from tests.studies_cases import tiny_config, tiny_study
@@ -68,6 +69,31 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
     assert test.get_ylabel() == "test accuracy (%)"
     assert plot_study(folder, []).keys() == {"duration.png"}
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
+
+
+def test_an_arm_without_a_rate_is_in_no_picture_of_scores(tmp_path):
+    """At each of its rates one seed failed and another finished."""
+    arms = {f"none-{n}": Arm({"train.duration": f"{n} epochs"}) for n in (2, 4, 8)}
+    study = tiny_study(arms=arms, reference="none-2", learning_rates=(0.1, 0.2, 0.4), grid_seeds=2)
+    folder = open_folder(study, tmp_path, "")
+    for name in [*arms] * 9:  # as the grid of the last one grows
+        for run in (run for run in folder.all_runs(name) if not run.over):
+            run.workdir.mkdir(parents=True)
+            top1 = 0.5 + 0.1 * (run.learning_rate == 0.2)
+            done = {"split": "test", "top1": top1, "step": 8, "validation": {"top1": top1, "loss": 1.0}}
+            failed = name == "none-8" and run.seed == 1
+            (run.workdir / ("failed.json" if failed else "result.json")).write_text(
+                json.dumps({"failed": "nan", "step": 1} if failed else done)
+            )
+            line = {"split": "train", "step": 8, "epoch": 1, "top1": 0.5, "loss": 1.0}
+            (run.workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert folder.has_no_rate("none-8") and folder.chosen_rate("none-2") == 0.2
+    assert plot_study(folder, []).keys() == {"duration.png", "rates.png", "curves.png"}
+    drawn = plots._of_runs(folder, {name: folder.runs(name) for name in arms}, TOP1)
+    for axes in drawn["duration.png"].axes:
+        assert list(axes.get_lines()[0].get_xdata()) == [2, 4]
+    labels = [line.get_label() for line in drawn["curves.png"].axes[0].get_lines()]
+    assert labels == ["none-2 (n = 2)", "none-4 (n = 2)"]
 
 
 def test_two_arms_of_one_width_are_on_two_lines(tmp_path):

@@ -44,8 +44,16 @@ def test_a_run_is_followed_from_its_start_to_its_end(run, monkeypatch):
         record(run, 50, "validation", loss=None, top1=0.5)
         (view,) = watching.look()
         assert view.loss == (2.0, 1.0) and view.score == (50.0,)
-        assert watching.seconds_left(view) == 10.0  # 50 steps took 10 seconds, 50 are left
+        assert watching.seconds_left(view) == 20.0  # 25 steps took 10 seconds, 50 are left
         assert not watch.is_over(view)
+    now[0] = 1000.0
+    watching.look()  # while it waits
+    with holding(run):
+        watching.look()
+        now[0] = 1010.0
+        record(run, 75, loss=1.0)
+        (view,) = watching.look()
+        assert watching.seconds_left(view) == 10.0
     (run / "result.json").write_text("{}")
     (view,) = watching.look()
     assert view.state == "finished" and watch.is_over(view) and watching.seconds_left(view) is None

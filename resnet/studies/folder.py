@@ -159,7 +159,8 @@ class StudyFolder:
 
 def run_of_row(row: dict[str, Any], workdir: Path, rate: float | None) -> StudyRun:
     """Makes a run from its row of runs.csv. Without a score on test images, it has the one on validation."""
-    split = "validation" if row["test_loss"] is None else "test"
+    tested = any(row[f"test_{name}"] is not None for name in ("top1", "mae"))  # a loss may be no number
+    split = "test" if tested else "validation"
     result = {name: row.get(f"{split}_{name}") for name in _TEST} | {name: row.get(name) for name in _OWN}
     result |= {"split": split}
     validation = {name: row[f"validation_{name}"] for name in _VALIDATION}

@@ -130,14 +130,15 @@ def log_progress(folder: StudyFolder, names: list[str], jobs: int = 1) -> None:
     """How far the study is, with so many jobs at work.
 
     The ETA takes a run's time to grow with its net's multiply-accumulates and with its images; those of
-    durations in epochs, among others in steps, are not compared.
+    durations in epochs, among others in steps, are not compared. Kept runs, which may be another machine's,
+    say nothing of this one's speed.
     """
     work = {name: folder.arms[name].macs * _amount(folder.arms[name].config) for name in names}
     runs = [run for name in names for run in folder.all_runs(name)]
     expected = sum(map(folder.expected, names))
     whole = sum(work[name] * folder.expected(name) for name in names)
     done = sum(work[run.arm] for run in runs if run.over)
-    timed = [run for run in runs if "seconds" in run.result]
+    timed = [run for run in runs if "seconds" in run.result and not run.kept]
     seconds = sum(run.result["seconds"] / run.result.get("seeds_together", 1) for run in timed)
     eta = "?"
     if measured := sum(work[run.arm] for run in timed):

@@ -62,11 +62,15 @@ class Watch:
         """Every run as its folder has it now."""
         views = [view(name, path) for name, path in runs_in(self.workdir).items()]
         for each in views:
-            self._first.setdefault(each.name, (each.step, time.monotonic()))
+            begun, _ = self._first.get(each.name, (0, 0.0))
+            if each.state != TRAINING or each.step < begun:  # it waits, or went back to a checkpoint
+                self._first.pop(each.name, None)
+            if each.state == TRAINING:
+                self._first.setdefault(each.name, (each.step, time.monotonic()))
         return views
 
     def seconds_left(self, view: View) -> float | None:
-        """The time until a run ends, by its speed since the first look; None where that is not known."""
+        """The time until a run ends, by its speed since it was first seen at work; None where unknown."""
         first, begun = self._first.get(view.name, (view.step, 0.0))
         if view.state != TRAINING or not view.total or view.step <= first:
             return None

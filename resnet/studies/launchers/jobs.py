@@ -31,6 +31,7 @@ from resnet.studies.folder import StudyFolder, order_of_work, states
 from resnet.studies.runner import Piece, log_progress, pieces_of_work, run_piece
 from resnet.studies.stored import load_folder
 
+LOOK_SECONDS = 30.0  # between looks for work that jobs have opened
 LOG = "log.txt"
 """In the folder of an arm: what its jobs say."""
 
@@ -59,7 +60,8 @@ def run_in_jobs(
             running.start(pieces_of_work(folder, only, seeds_together))
             if not running.processes:
                 break
-            running.wait()
+            while not running.wait():  # a job may have chosen a learning rate, whose seeds others may train
+                running.start(pieces_of_work(folder, only, seeds_together))
     if running.stopped is not None:
         name = signal.Signals(running.stopped).name
         message = f"stopped by {name}; the same command resumes the study"
@@ -70,14 +72,18 @@ def run_in_jobs(
     return states(folder) | {"workdir": str(folder.workdir)}
 
 
+_Group = tuple[float | None, tuple[int, ...]]
+"""A learning rate, and seeds that are trained as one program."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """The work of one process."""
 
     piece: Piece
     cores: set[int]
-    open_before: int
-    """Groups of seeds of the piece that were not over when it began."""
+    open_before: set[_Group]
+    """What of the piece was not over when it began."""
 
 
 class _Jobs:
@@ -89,8 +95,8 @@ class _Jobs:
         self.processes: dict[SpawnProcess, _Job] = {}
         self.failed: dict[Piece, str] = {}
         """How the jobs of these ended."""
-        self.held: set[Piece] = set()
-        """Those of which a job found nothing to do: processes that are not ours are at them."""
+        self.held: dict[Piece, set[_Group]] = {}
+        """What was open of those of which a job found nothing to do, as other processes are at it."""
         self.stopped: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -109,11 +115,11 @@ class _Jobs:
 
     def start(self, left: list[Piece]) -> None:
         """Gives each free share of the processors the piece that fewest jobs are at and that has room."""
-        left = [piece for piece in left if piece not in self.failed.keys() | self.held]
-        groups = {piece: len(_open(self.folder, piece)) for piece in left}
+        groups = {piece: _open(self.folder, piece) for piece in left if piece not in self.failed}
+        left = [piece for piece in groups if groups[piece] != self.held.get(piece)]
         while self.free and self.stopped is None:
             at = collections.Counter(job.piece for job in self.processes.values())
-            room = [piece for piece in left if at[piece] < groups[piece]]
+            room = [piece for piece in left if at[piece] < len(groups[piece])]
             if not room:
                 return
             piece = min(room, key=lambda piece: at[piece])
@@ -129,16 +135,19 @@ class _Jobs:
             process.terminate()
         logging.info("%s: process %d > %s", job.piece, process.pid, _log(self.folder, job.piece.arm))
 
-    def wait(self) -> None:
-        """Waits until a job ends."""
-        multiprocessing.connection.wait([process.sentinel for process in self.processes])
-        for process in [process for process in self.processes if not process.is_alive()]:
+    def wait(self) -> bool:
+        """Waits until a job ends, or for LOOK_SECONDS; whether one has ended."""
+        sentinels = [process.sentinel for process in self.processes]
+        multiprocessing.connection.wait(sentinels, timeout=LOOK_SECONDS)
+        ended = [process for process in self.processes if not process.is_alive()]
+        for process in ended:
             job = self.processes.pop(process)
             self.free.append(job.cores)
             if process.exitcode and self.stopped is None:
                 self.failed[job.piece] = _end(process.exitcode, _log(self.folder, job.piece.arm))
-            elif len(_open(self.folder, job.piece)) == job.open_before:
-                self.held.add(job.piece)
+            elif _open(self.folder, job.piece) == job.open_before:
+                self.held[job.piece] = job.open_before
+        return bool(ended)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         for process in self.processes:
@@ -146,15 +155,16 @@ class _Jobs:
         self.stopped = number
 
 
-def _open(folder: StudyFolder, piece: Piece) -> list[tuple[int, ...]]:
+def _open(folder: StudyFolder, piece: Piece) -> set[_Group]:
     """Groups of seeds, of each learning rate, that are not over: what jobs can be at side by side."""
     tried = [runs for runs in folder.grid(piece.arm).values() if not all(run.over for run in runs)]
-    return [
-        group
+    return {
+        (run.learning_rate, group)
         for runs in tried or [folder.runs(piece.arm)]
         for group in piece.groups
-        if any(run.seed in group and not run.over for run in runs)
-    ]
+        for run in runs
+        if run.seed in group and not run.over
+    }
 
 
 def _end(code: int, log: Path) -> str:

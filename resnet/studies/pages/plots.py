@@ -57,14 +57,17 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
 def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: Metric) -> dict[str, Any]:
     """The figures that need the records of the runs."""
     drawn: dict[str, Any] = {}
+    # An arm for which no learning rate could be chosen has runs at all of them, and no score.
+    scored = {name: runs for name, runs in finished.items() if not folder.has_no_rate(name)}
     for amount in (DEPTH, WIDTH, DURATION):
-        if series := series_of(amount, folder, finished):
-            drawn[f"{amount.name}.png"] = draw_last(amount, folder, series, finished, metric)
-            if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
-                drawn["rates.png"] = draw_grids(amount, folder, series)
-    recorded = all(any(curve(run, "train", "loss") for run in runs) for runs in finished.values())
-    if recorded and len(finished) <= MOST_CURVES:
-        drawn["curves.png"] = _curves(finished, metric)
+        if series := series_of(amount, folder, scored):
+            drawn[f"{amount.name}.png"] = draw_last(amount, folder, series, scored, metric)
+        series = series_of(amount, folder, finished)
+        if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
+            drawn["rates.png"] = draw_grids(amount, folder, series)
+    recorded = all(any(curve(run, "train", "loss") for run in runs) for runs in scored.values())
+    if scored and recorded and len(scored) <= MOST_CURVES:
+        drawn["curves.png"] = _curves(scored, metric)
     return drawn
 
 

@@ -102,7 +102,10 @@ def arm_rows(folder: StudyFolder) -> list[ArmRow]:
             arm=name,
             parameters=arm.parameters,
             macs=arm.macs,
-            expected=folder.expected(name) if folder.has_no_rate(name) else len(folder.seeds),
+            # Of a grid, the table has the seeds at the chosen rate.
+            expected=len(folder.seeds)
+            if arm.learning_rates and not folder.has_no_rate(name)
+            else folder.expected(name),
             summary=summarize(list(values[name].values())),
             epochs=max((last_epoch(run) for run in folder.runs(name) if run.state == FINISHED), default=None),
             reference=arm.reference,

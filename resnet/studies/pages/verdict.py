@@ -78,7 +78,9 @@ def _bound(above: float, ours: Outcome) -> tuple[str, str]:
     failed = f"{ours.failed} of {ours.n + ours.failed} runs failed" if ours.failed else ""
     if ours.error is None or ours.error > above:
         return REPRODUCED, failed or f"the error is {ours.error:.2f} %"
-    return REVERSED, "; ".join(filter(None, (f"the error stays below {above:g} %", failed)))
+    if failed:
+        return UNDECIDED, f"the error of the others stays below {above:g} %; {failed}"
+    return REVERSED, f"the error stays below {above:g} %"
 
 
 def _number(published: float, order: tuple[str, str], ours: Outcome, sign: int) -> tuple[str, str]:
