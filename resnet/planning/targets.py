@@ -33,7 +33,7 @@ class Chip:
 
     platform: str
     memory: float
-    """Bytes of its memory."""
+    """Bytes of its memory that JAX takes."""
     bandwidth: float
     """Bytes a second between memory and processors."""
     operations: dict[str, float]
@@ -79,16 +79,22 @@ A100 = _gpu(
     shared_memory_per_core=167936, shared_memory_per_block_optin=166912, l2_cache_size=41943040,
     memory_bandwidth=2039040000000, device_memory_size=85100068864,
 )  # fmt: skip
+# Of a GPU's memory, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+_SHARE = 0.75
 CHIPS = {
     "v4": Chip(TPU, 32 << 30, 1228e9, {"bfloat16": 275e12}, 1.05e9, ("TPU v4",)),
-    "v5e": Chip(TPU, 16 << 30, 819e9, {"bfloat16": 197e12}, 1.5e9, ("TPU v5 lite", "TPU v5e")),
+    "v5e": Chip(TPU, 15.75 * 2**30, 819e9, {"bfloat16": 197e12}, 1.5e9, ("TPU v5 lite", "TPU v5e")),
     "v5p": Chip(TPU, 95 << 30, 2765e9, {"bfloat16": 459e12}, 1.75e9, ("TPU v5", "TPU v5p")),
     "v6e": Chip(TPU, 32 << 30, 1640e9, {"bfloat16": 918e12}, 1.75e9, ("TPU v6 lite", "TPU v6e")),
-    "h100": Chip(GPU, 80e9, 3352e9, _HOPPER_OPERATIONS, kinds=("NVIDIA H100 80GB HBM3",), description=H100),
-    "h200": Chip(GPU, 141e9, 4800e9, _HOPPER_OPERATIONS, kinds=("NVIDIA H200",), description=H200),
+    "h100": Chip(
+        GPU, _SHARE * 84.94e9, 3352e9, _HOPPER_OPERATIONS, kinds=("NVIDIA H100 80GB HBM3",), description=H100
+    ),
+    "h200": Chip(
+        GPU, _SHARE * 150.75e9, 4800e9, _HOPPER_OPERATIONS, kinds=("NVIDIA H200",), description=H200
+    ),
     "a100": Chip(
         GPU,
-        80e9,
+        _SHARE * 85.1e9,
         2039e9,
         {"bfloat16": 312e12, "float32": 156e12},
         kinds=("NVIDIA A100-SXM4-80GB",),

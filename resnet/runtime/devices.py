@@ -192,7 +192,7 @@ def compiled(
     `quickly` as in compiler_options; `donate` are the arguments whose memory the results may take. With
     `as_one`, `function` is of all devices together, and the compiler divides it.
     """
-    options = compiler_options(mesh, quickly=quickly)
+    options = compiler_options(mesh, quickly=quickly and not as_one)  # that has XLA's convolutions
     if as_one:
         # The compiler cannot divide what is native.
         whole = by_xla_alone()(function) if platform(mesh) == "cpu" else function

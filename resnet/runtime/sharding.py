@@ -8,7 +8,7 @@ of the whole.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import jax
@@ -153,10 +153,15 @@ def fetched(tree: Any) -> Any:
         if not several() or not isinstance(leaf, jax.Array) or leaf.is_fully_replicated:
             return leaf
         assert isinstance(leaf.sharding, NamedSharding)
-        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        return jax.device_get(jax.jit(lambda array: array, out_shardings=whole)(leaf))
+        return jax.device_get(_gathering(leaf.sharding.mesh)(leaf))
 
     return jax.device_get(jax.tree.map(on_host, tree))
+
+
+@cache
+def _gathering(mesh: Mesh) -> Callable:
+    """Brings an array to each device of a mesh; one function, so that it is compiled once for each shape."""
+    return jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def finite(tree: Any) -> list[bool]:
