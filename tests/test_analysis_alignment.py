@@ -48,9 +48,15 @@ def test_blocks_that_are_alike_have_the_same_vectors():
     same = alignment.ask(dataclasses.replace(subject, variables=alike), alignment.Options(vectors=3)).nets[0]
     np.testing.assert_allclose([same.left[:2], same.right[:2]], 1, atol=0.02)
     own = alignment.ask(subject, alignment.Options(vectors=3)).nets[0]
-    assert np.nanmax([own.left, own.right]) < 0.4
+    assert np.nanmax([own.left, own.right]) < 0.4 and own.within.max() < 0.9
     assert np.isnan(own.left[-1]) and own.blocks == [f"stage1/block{i}" for i in (1, 2, 3)]
     np.testing.assert_allclose(own.chance, 3 / (8 * 8 * 2))
+
+
+@pytest.mark.thorough
+def test_a_block_that_scales_has_the_same_vectors_on_both_sides():
+    found = alignment.ask(chain(kernel_init="identity"), alignment.Options(vectors=3)).nets[0]
+    np.testing.assert_allclose(found.within, 1, atol=0.02)
 
 
 def test_overlaps_of_known_spaces():

@@ -76,6 +76,7 @@ def test_paths_of_isometric_branches_weigh_as_their_number_times_scale(scale):
     np.testing.assert_allclose(answer.weight, expected / expected.sum(), rtol=1e-3)
     low, high = answer.effective
     assert answer.weight[low : high + 1].sum() >= paths.CARRIED
+    assert (low, high) == {1.0: (1, 5), 0.5: (0, 3)}[scale]  # no fewer lengths carry as much
     share = sum(math.comb(6, k) for k in range(low, high + 1)) / 2**6
     np.testing.assert_allclose(answer.share_of_paths, share)
     assert len(answer.plot().axes) == 3
@@ -121,6 +122,13 @@ def test_a_gate_without_weights_opens_by_its_bias(shortcut):
     for values in (moment.mean, moment.lowest, moment.highest):
         np.testing.assert_allclose(values, np.full(2, 1 / (1 + math.exp(2))), rtol=1e-5)
     assert len(answer.plot().axes) == 1
+
+
+def test_gates_are_told_by_mean_lowest_and_highest_over_images():
+    moment = gates._moment(3, np.array([[0.1, 0.5], [0.4, 0.9], [0.5, 0.7]]))
+    np.testing.assert_allclose(moment.lowest, [0.1, 0.5])
+    np.testing.assert_allclose(moment.mean, [1 / 3, 0.7])
+    np.testing.assert_allclose(moment.highest, [0.5, 0.9])
 
 
 def test_a_run_is_asked_up_to_the_checkpoint_that_is_named(monkeypatch):

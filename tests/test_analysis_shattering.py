@@ -1,5 +1,8 @@
 """Correlation of gradients at different inputs, where it is known."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from resnet.analysis import shattering
 from resnet.analysis.subject import of_config
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.models.chain import noise_like
 
 
 def tiny(images=20, **fields):
@@ -28,6 +32,18 @@ def test_gradients_of_a_linear_net_are_the_same_at_all_inputs(shortcut):
     directions = shattering.input_gradients(chain, subject.images)
     assert shattering.mean_correlation(directions) == pytest.approx(1, abs=1e-5)
     assert shattering.autocorrelation(directions) == pytest.approx(np.ones(20), abs=1e-5)
+
+
+@pytest.mark.thorough
+def test_gradients_are_those_of_each_image():
+    subject = tiny(norm="none")
+    chain, x = subject.parts()[:-1], subject.images
+    through = lambda x: functools.reduce(lambda x, part: part(x), chain, x)  # noqa: E731
+    top = noise_like(through(x)[:1])
+    each = np.asarray(jax.grad(lambda x: (through(x) * top).sum())(x), np.float64).reshape(len(x), -1)
+    unit = each / np.linalg.norm(each, axis=1, keepdims=True)
+    np.testing.assert_allclose(shattering.input_gradients(chain, x), unit, atol=1e-5)
+    assert shattering.mean_correlation(unit) < 0.95
 
 
 def test_white_noise_has_no_correlation_and_half_of_the_same_has_half():

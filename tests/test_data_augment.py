@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resnet.data.augment import OPERATIONS, augment, normalize, shrunk
-from resnet.data.augmentation.colour import ColorJitter, Lighting
+from resnet.data.augmentation import colour
+from resnet.data.augmentation.colour import ColorJitter, Grey, Lighting
 from resnet.data.augmentation.erasing import RandomErasing
 from resnet.data.config import DataConfig
 from resnet.data.images import shrunk_shape
@@ -151,6 +153,27 @@ def test_jitter_scales_differences_by_factors_about_1(field, image, places, stre
     before = np.asarray(image, int).ravel()
     factors = (found[:, first] - found[:, second]) / (before[first] - before[second])
     assert_uniform(factors, max(1 - strength, 0), 1 + strength)
+
+
+def test_grey_takes_the_colour_out_of_a_share_of_the_images():
+    image = np.asarray(load_sample_images().images[0][:8, :8])
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 2000))
+    made = np.asarray(jax.jit(jax.vmap(Grey(0.2), in_axes=(0, None)))(keys, jnp.asarray(image)))
+    grey = np.asarray(Image.fromarray(image).convert("L"))[..., None].repeat(3, -1)
+    changed = (made != image).any((1, 2, 3))
+    assert abs(changed.mean() - 0.2) < 0.045 and (made[changed] == grey).all()
+
+
+def test_jitter_has_every_order(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        colour, "change", lambda names, image, which, factor: seen.append(int(which)) or image
+    )
+    image = jnp.zeros((2, 2, 3), jnp.uint8)
+    for keys in jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 60)):
+        ColorJitter(0.4, 0.4, 0.4)(keys, image)
+    orders = {tuple(seen[i : i + 3]) for i in range(0, len(seen), 3)}
+    assert orders == set(itertools.permutations(range(3)))
 
 
 def test_lighting_varies_along_the_axes_of_imagenets_colours():

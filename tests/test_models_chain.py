@@ -158,3 +158,18 @@ def test_cosine_between_x_and_the_branch():
     found = flow(chain_of(config), images(), noise_like)
     np.testing.assert_allclose(found.cosine, 1.0, rtol=1e-5)
     np.testing.assert_allclose(np.exp(np.diff(found.x)), 2.0, rtol=1e-5)
+    np.testing.assert_allclose(found.branch, found.x[:-1], rtol=1e-5)  # F(x) = x
+
+
+@pytest.mark.thorough
+def test_size_of_the_branch_and_its_cosine_with_x():
+    chain = chain_of(net(activation_order="preactivation", blocks=(2, 1)), "batch")
+    found, x = flow(chain, images(), noise_like), chain[0](images())
+    for i, block in enumerate(chain[1:-1]):
+        branch = np.asarray(block.branch(x), np.float64)
+        np.testing.assert_allclose(np.exp(found.branch[i]), np.sqrt(np.square(branch).mean()), rtol=1e-4)
+        if branch.shape == x.shape:
+            a, b = np.asarray(x, np.float64).reshape(len(x), -1), branch.reshape(len(x), -1)
+            cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+            np.testing.assert_allclose(found.cosine[i], cosines.mean(), atol=1e-5)
+        x = block(x)

@@ -202,6 +202,27 @@ def test_a_branch_that_starts_at_zero_can_leave_it(name):
     assert any(jnp.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(own))
 
 
+def test_the_dropout_shortcut_drops_x_and_keeps_the_branch():
+    path = ShortcutPath(net(shortcut="dropout", shortcut_dropout=0.25), SAME)
+    x, branch = jnp.full((4, 6, 6, 8), 3.0), jnp.full((4, 6, 6, 8), 100.0)
+    y = path.apply({}, x, branch, True, jax.random.key(0))
+    np.testing.assert_allclose(np.unique(y), [100, 104], rtol=1e-6)  # 3 / 0.75
+    assert float((y == 100).mean()) == pytest.approx(0.25, abs=0.06)
+
+
+def test_dropout_in_a_branch_is_before_its_last_convolution():
+    """Kernels pass values on: what is dropped is 0 in F(x), and all else is one value."""
+    config = net(
+        branch_dropout=0.25, norm="none", kernel_init="identity", after_sum="identity", activation="identity"
+    )
+    block, own = Block(config, SAME), block_arrays(config, SAME, jax.random.key(1))
+    x = jnp.ones((4, 6, 6, 8))
+    variables = block.init(jax.random.key(0), x, own, False)
+    branch = block.apply(variables, x, own, True) - x
+    np.testing.assert_allclose(np.unique(branch), [0, 1 / 0.75], rtol=1e-6)
+    assert float((branch == 0).mean()) == pytest.approx(0.25, abs=0.06)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shortcut", ("exclusive_gating", "highway", "shortcut_only_gating"))

@@ -119,6 +119,23 @@ def test_the_formula_of_a_mixture():
     np.testing.assert_allclose(apart(mix_streams(at, carried, branch), 3), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_dynamic_mixture_follows_its_pixel():
+    """The static one plus s tanh(H' W), by parts of W: read, write, mix."""
+    config, carried = net(shortcut="hyper_dynamic", streams=2), images(2, 3, 3, 8)
+    own = {"kernel": images(4, 4, seed=3), "norm": images(4, seed=4)}
+    own |= {"alpha": jnp.float32(0.3), "beta": jnp.float32(0.7)}
+    mixture, static = mixture_of(config, carried, params=own)
+    streams = np.asarray(apart(carried, 2), np.float64)
+    normed = streams / np.sqrt((streams**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(own["norm"])
+    moved = np.tanh(normed @ np.asarray(own["kernel"], np.float64))
+    for found, start_, scale, part in (
+        (mixture.read, static["read"], 0.3, moved[..., 0]),
+        (mixture.write, static["write"], 0.7, moved[..., 1]),
+        (mixture.mix, static["mix"], 0.3, moved[..., 2:]),
+    ):
+        np.testing.assert_allclose(found, np.asarray(start_) + scale * part, rtol=1e-4, atol=1e-5)
+
+
 # Doubly stochastic (2512.24880).
 
 
@@ -143,6 +160,20 @@ def test_the_doubly_stochastic_mixture_without_its_pixel():
     np.testing.assert_allclose(mixture.read, 0.5)
     np.testing.assert_allclose(mixture.write, 1.0)
     np.testing.assert_allclose(mixture.mix, 0.25)
+
+
+def test_the_doubly_stochastic_mixture_follows_its_pixel():
+    carried, n = images(2, 3, 3, 8), 2
+    own = {"kernel": images(8, 8, seed=3), "bias": images(8, seed=4)}
+    own |= {f"alpha_{name}": jnp.float32(0.5) for name in ("read", "write", "mix")}
+    mixture = mixture_of(net(shortcut="hyper_stochastic", streams=n), carried, params=own)[0]
+    v = np.asarray(carried, np.float64)
+    v = v / np.sqrt((v**2).mean(-1, keepdims=True) + 1e-6)
+    a, b, c = np.split(0.5 * v @ np.asarray(own["kernel"]) + np.asarray(own["bias"]), (n, 2 * n), axis=-1)
+    np.testing.assert_allclose(mixture.read, 1 / (1 + np.exp(-a)), rtol=1e-4)
+    np.testing.assert_allclose(mixture.write, 2 / (1 + np.exp(-b)), rtol=1e-4)
+    written = sinkhorn(jnp.float32(c.reshape(2, 3, 3, n, n)))
+    np.testing.assert_allclose(mixture.mix, jnp.swapaxes(written, -2, -1), rtol=1e-4)
 
 
 def test_what_leaves_a_stream_is_a_mean_of_what_enters():

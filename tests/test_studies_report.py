@@ -3,17 +3,23 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from resnet.config import save_config
 from resnet.errors import InputError
 from resnet.studies.folder import StudyRun
+from resnet.studies.kept import open_study
 from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import TOP1
+from resnet.studies.pages.rows import TOP1, arm_rows
+from resnet.studies.pages.statistics import holm
 from resnet.studies.stored import load_folder, open_folder, save_folder
+from resnet.studies.study import Arm
 from tests.studies_cases import tiny_study
+
+ROOT = Path(__file__).parents[1]
 
 
 def finish(folder, name, seed, top1):
@@ -51,6 +57,39 @@ def test_a_half_finished_study_reports_and_says_so(tmp_path):
     assert "loss is nan &lt;at&gt; step 3" in html and "data:image/png;base64," in html
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert [row["state"] for row in rows].count("failed") == 1 and len(rows) == 6
+
+
+def test_p_values_are_corrected_for_all_comparisons(tmp_path):
+    arms = {name: Arm() for name in ("identity", "none", "other")}
+    folder = open_folder(tiny_study(arms=arms, seeds=(0, 1, 2)), tmp_path, "")
+    for seed, scores in enumerate([(0.9, 0.8, 0.89), (0.92, 0.81, 0.9), (0.91, 0.83, 0.88)]):
+        for name, top1 in zip(arms, scores, strict=True):
+            finish(folder, name, seed, top1)
+    reference, *others = arm_rows(folder)
+    ps = [row.comparison.p for row in others if row.comparison]
+    assert reference.p_holm is None and len(set(ps)) == 2
+    assert [row.p_holm for row in others] == pytest.approx(holm(ps))
+    assert min(row.p_holm for row in others) == pytest.approx(2 * min(ps))
+
+
+@pytest.mark.thorough
+def test_every_study_in_results_can_be_reported_anew():
+    """Its configs are those of its file, up to fields that were renamed, and its means those of its page."""
+    folders = sorted(path.parent for path in (ROOT / "results/studies").glob("*/runs.csv"))
+    assert len(folders) > 20
+    for folder in folders:
+        page = (folder / "report.md").read_text("utf-8")
+        try:
+            study = open_study(folder)
+        except InputError as error:  # images in a folder of the user's, whose classes a net must know
+            assert "--config.data.name=image_folder" in page
+            assert "`data.dir`: there is no folder or tar" in str(error)
+            continue
+        for row in arm_rows(study):
+            if row.summary and row.summary.n > 1:
+                mean = f"{row.summary.mean:.2f} ± {row.summary.std:.2f}"
+                line = rf"^\| {re.escape(row.arm)} +\|.*\| {mean} "
+                assert re.search(line, page, re.MULTILINE), (folder, row)
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):

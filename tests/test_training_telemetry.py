@@ -9,6 +9,7 @@ import pytest
 
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.models.chain import Flow
 from resnet.runs.checkpoints.restore import load_variables
 from resnet.runs.metrics import telemetry
 from resnet.runtime.signals import RunStopped
@@ -53,6 +54,14 @@ def test_rows_of_every_block_at_every_interval(with_and_without):
     assert all(np.isfinite(row[name]) for row in rows for name in telemetry.COLUMNS[2:])
     assert rows[0]["gradient"] == rows[1]["passed_on"]
     assert (with_and_without / "with" / telemetry.PICTURE).stat().st_size > 10_000
+
+
+def test_rows_are_logarithms_to_the_base_of_ten(tmp_path):
+    logs = {"x": [10.0, 1.0], "branch": [100.0], "gradient": [1e3, 1e4]}
+    found = {name: np.log(values) for name, values in logs.items()}
+    telemetry.append(tmp_path, 1, Flow(("a",), cosine=np.array([0.5]), **found))
+    (row,) = telemetry.read(tmp_path)
+    assert row == pytest.approx({"step": 1, "block": "a", "x": 1, "branch": 2, "gradient": 4, "passed_on": 3})
 
 
 @pytest.mark.thorough
