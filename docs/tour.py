@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A tour: train, load, look at features, analyse, fine-tune
 #
-# The same page three times: [tour.py](tour.py) is the source and runs as a script, `python docs/tour.py`;
-# [tour.ipynb](tour.ipynb) is made of it by `python scripts/tour.py`, with what it printed and drew.
+# This page is a script, [tour.py](tour.py), which `python docs/tour.py` runs, and a notebook,
+# [tour.ipynb](tour.ipynb), which `python scripts/tour.py` makes of it with what it printed and drew.
 # It needs no download and a minute: a small ResNet learns the digits 0 to 4 that scikit-learn carries
 # along, and is then asked what its features know of 5 to 9, which it never saw.
 

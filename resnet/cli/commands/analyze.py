@@ -1,8 +1,8 @@
 """Puts a question to a net: resnet analyze --question=signal --workdir=runs/digits
 
 The net is that of a run, or of a config at its start: --config=digits, whose fields can be
-overridden. Writes NAME.json, NAME.md and NAME.png; prints the tables, and the first of them as one JSON
-object. --question=NAME --help lists the options of a question.
+overridden. Writes NAME.json, NAME.md and NAME.png; prints the tables, and one JSON object whose "answer"
+holds the first ten rows of the first. --question=NAME --help lists the options of a question.
 """
 
 import re

@@ -3,8 +3,9 @@
 The same weights are evaluated on other images by --config.data.name=image_folder
 --config.data.dir=… (and image_size, mean, std). They are normalised as in training unless mean and
 std are given. Where the run kept a moving average of its weights, that is what is evaluated. Prints
-{"split", "loss", "top1", "top5", "n", "step"} as one JSON object; with --by_class also "by_class", which
-has {"top1", "n"} for each class.
+{"split", "loss", "top1", "top5", "n", "step"} as one JSON object, of a regression "mae" in place of "top1"
+and "top5", and "skipped_images" where some were left out; with --by_class also "by_class", which has
+{"top1", "n"} for each class.
 
 A net of ImageNet's classes is evaluated on another of its test sets, by the protocol of its authors:
 resnet evaluate --workdir=runs/resnet50 --data=imagenet_v2 --config.data.dir=FOLDER

@@ -1,7 +1,8 @@
 """Runs a study: resnet study --study=shortcut_on_off --workdir=runs/on_off
 
 Arms times seeds, each an ordinary run in its own folder. Run again, it goes on where it stopped;
-arms and seeds can be added later. --study.scale=small takes two CPU cores minutes, paper a GPU hours.
+arms and seeds can be added later. --study.scale=small takes two CPU cores minutes to days, paper a GPU hours
+to days; --dry_run estimates it.
 --config.section.field=value changes the base of all arms. --launcher=slurm submits an array job, whose jobs
 resume after preemption; the same command tells how far they are, and submits what no job is left for.
 --kept=results/studies/NAME goes on with a study of which only its page is left, on another machine for one.
