@@ -32,8 +32,9 @@ NEEDS = (
     ("norm", "none"),
     ("gate_norm", False),
     ("weight_standardization", "scaled"),
-    ("branch", "basic"),
     ("groups", 1),
+    ("branch_width", 1.0),
+    ("branch", "basic"),
     ("after_sum", "auto"),
     ("weight_standardization", "none"),
 )

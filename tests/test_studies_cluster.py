@@ -63,7 +63,7 @@ def test_warnings_of_single_runs_stay_in_the_log_of_a_study():
 def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, monkeypatch):
     trained = []
 
-    def train(config, workdirs, command, began):
+    def train(config, workdirs, *_, **__):
         if any(lock.is_held(workdir) for workdir in workdirs.values()):
             raise WorkdirHeld("in use by process 1")
         trained.append((config.model.shortcut, *workdirs))

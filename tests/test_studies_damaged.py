@@ -94,5 +94,5 @@ def test_a_row_without_a_column_in_the_folder_of_a_study_is_named(tmp_path):
     path = tmp_path / FILE
     rows = {"none/seed0": {"arm": "none", "seed": 0, "state": "finished"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": rows}))
-    with pytest.raises(InputError, match="study.json is unreadable: 'test_loss'"):
+    with pytest.raises(InputError, match="study.json is unreadable: 'test_top1'"):
         load_folder(tmp_path)

@@ -150,7 +150,7 @@ def trained(monkeypatch):
     """Which (folder of the seeds, seed) the runner trained, in order; nothing is really trained."""
     calls = []
 
-    def train(config, workdirs, command, began):
+    def train(config, workdirs, *_, **__):
         outcomes = {}
         for seed, workdir in workdirs.items():
             calls.append((workdir.parent.name, seed))
