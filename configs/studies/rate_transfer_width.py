@@ -17,7 +17,7 @@ RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 def get_study(scale: str) -> Study:
     base, depth = {"paper": (cifar10(), 20), "small": (digits(), 8)}[scale]
     base.model.activation_order, base.model.shortcut = "preactivation", "depth_scaled"
-    # The variance of all kernels is that of their inputs' number, as the table has it.
+    # As in the table, the variance of a kernel is inverse to the number of its inputs.
     base.model.depth, base.model.kernel_init = depth, "he_fan_in"
     arms = {}
     for times in (1, 2, 4):

@@ -85,10 +85,10 @@ def connect(arguments: dict[str, Any]) -> tuple[int, int]:
 
 
 def see_all_devices(alone: bool) -> None:
-    """Lets this process use all GPUs that it can see, if it sees one, or is `alone` on its host.
+    """Lets this process use all GPUs that it sees, if it sees a single one or is `alone` on its host.
 
-    Under Slurm and Open MPI JAX takes the GPU of the process's number on its host: where others have been
-    hidden from it there is none of that number, and where no other process is they would be idle.
+    Under Slurm and Open MPI, JAX gives a process the GPU whose number is the process's own on its host. A
+    process that sees one GPU may have no GPU of that number; if it is alone, the other GPUs would be idle.
     """
     if alone or re.fullmatch("[^,]+", os.environ.get("CUDA_VISIBLE_DEVICES", "")):
         for kind in ("cuda", "rocm"):

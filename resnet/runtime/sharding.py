@@ -160,7 +160,7 @@ def fetched(tree: Any) -> Any:
 
 @cache
 def _gathering(mesh: Mesh) -> Callable:
-    """Brings an array to each device of a mesh; one function, so that it is compiled once for each shape."""
+    """A function that brings an array to each device; it is kept, and so compiled once for each shape."""
     return jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 

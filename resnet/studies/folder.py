@@ -203,7 +203,7 @@ def images_of(run: StudyRun, split: str) -> str:
 
 
 def test_images(folder: StudyFolder, name: str) -> frozenset[str]:
-    """Fingerprints of the test images of all runs that began, of arms whose data are those of this arm."""
+    """The fingerprints of test images that runs began with, of all arms that have the data of this arm."""
 
     def data(arm: str) -> DataConfig:
         return dataclasses.replace(what_decides(folder.arms[arm].config).data, dir="")

@@ -40,9 +40,9 @@ def train(
 
     `train.seeds` runs lie in workdir/seed<n>, and their results are listed under "runs". A mapping names
     the workdir of each seed instead, and gives the result of each; they are what is left of a program that
-    `began` with so many seeds. `test_images` are fingerprints of those that other runs of a study had. Uses
-    all local devices unless a mesh is given, and records `command`. Raises InputError for a config, data set
-    or workdir that cannot work, and RunStopped when a signal or a loss that is not finite ends all runs.
+    `began` with so many seeds. If `test_images` are given, the fingerprint of the test split must be one of
+    them. Uses all local devices unless a mesh is given, and records `command`. InputError for a config, data
+    set or workdir that cannot work; RunStopped when a signal or a loss that is not finite ends all runs.
     """
     check_config(config)
     check_packages(config)

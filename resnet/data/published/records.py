@@ -110,7 +110,7 @@ def _reader(path: Path) -> Any:
 
 
 def allow_files(more: int) -> None:
-    """Raises the process's limit of open files, as far as it may, if it has no room for so many more."""
+    """Raises the limit of open files, as far as the process may, if it leaves no room for so many more."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = more + OTHER_FILES
     if limit != resource.RLIM_INFINITY and limit < needed:

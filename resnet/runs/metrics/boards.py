@@ -67,7 +67,7 @@ class Service:
             self._start(self._send)
 
     def close(self) -> None:
-        """Sends what waits, for the last time, and leaves a service that does not answer in LAST_SECONDS."""
+        """Sends what waits for the last time, and gives up after LAST_SECONDS without an answer."""
         end = time.monotonic() + LAST_SECONDS
         for last in (self._send, self._end):
             if self._is_idle(end):

@@ -86,7 +86,7 @@ def draw_last(
 ) -> Any:
     """Draws the last scores, in training and of the metric, against the amount: a line for each label.
 
-    Training has no panel where a run has no score in it: of runs that are kept, only the results are there.
+    Training has a panel only if all runs have records of it: kept runs have their results alone.
     """
     drawn = [arm for arms in series.values() for arm in arms.values()]
     last = {metric.split: {arm: list(scores(folder, arm, metric).values()) for arm in drawn}}
