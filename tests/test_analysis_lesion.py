@@ -93,9 +93,11 @@ def test_a_plain_net_has_no_paths():
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("statistics", ["batch", "running"])
 @pytest.mark.parametrize("order", ["postactivation", "preactivation"])
-def test_responses_behind_batch_norms_have_deviation_one(order):
-    (net,) = responses.ask(subject(blocks=2, activation_order=order), responses.Options()).nets
+def test_responses_behind_batch_norms_have_deviation_one(order, statistics):
+    asked = responses.Options(statistics=statistics)
+    (net,) = responses.ask(subject(blocks=2, activation_order=order), asked).nets
     found = {
         name: value for name, value in net.layers.items() if order == "postactivation" or "conv1" in name
     }

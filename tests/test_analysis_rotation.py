@@ -41,7 +41,7 @@ def test_branches_across_x():
 
 @pytest.mark.thorough
 def test_a_net_at_its_start_has_the_statistics_of_the_images():
-    """Its running statistics, 0 and 1, describe none; blocks with them are those without a norm."""
+    """A net starts with running statistics of 0 and 1, with which its batch norms would do nothing."""
     config = Config(model=ModelConfig(family="chain", blocks=(4,)))
     net = of_config("chain", config, images=8)
     running, batch = (

@@ -214,7 +214,7 @@ def test_the_dropout_shortcut_drops_x_and_keeps_the_branch():
 
 
 def test_dropout_in_a_branch_is_before_its_last_convolution():
-    """Kernels pass values on: what is dropped is 0 in F(x), and all else is one value."""
+    """The kernels are identities, so F(x) is 0 where a value was dropped, and 1 / 0.75 elsewhere."""
     config = net(
         branch_dropout=0.25, norm="none", kernel_init="identity", after_sum="identity", activation="identity"
     )

@@ -72,7 +72,7 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
 
 
 def test_an_arm_without_a_rate_is_in_no_picture_of_scores(tmp_path):
-    """At each of its rates one seed failed and another finished."""
+    """One arm has a failed seed and a finished one at each rate, so that no rate can be chosen."""
     arms = {f"none-{n}": Arm({"train.duration": f"{n} epochs"}) for n in (2, 4, 8)}
     study = tiny_study(arms=arms, reference="none-2", learning_rates=(0.1, 0.2, 0.4), grid_seeds=2)
     folder = open_folder(study, tmp_path, "")

@@ -1,4 +1,4 @@
-"""Muon: which updates it orthogonalises, in which directions, and how long they are."""
+"""Muon: the kernels whose updates it orthogonalises, and the directions and lengths of these updates."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ def test_muon_orthogonalises_kernels_of_blocks_alone():
     optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), lambda step: 1.0)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     values = np.linalg.svd(updates["stage1"]["block1"]["conv1"]["kernel"].reshape(-1, 6), compute_uv=False)
-    assert values.min() > 0.6 and values.max() < 1.3 and np.linalg.cond(kernel.reshape(-1, 6)) > 2
+    assert values.max() / values.min() < 2 < np.linalg.cond(kernel.reshape(-1, 6))
+    assert values.min() > 0.6 and values.max() < 1.3
     np.testing.assert_allclose(jnp.abs(updates["head"]["kernel"]), 1.0, rtol=1e-3)
 
 

@@ -92,19 +92,19 @@ class Gates:
 
 def ask(subject: Subject, options: Options) -> Gates:
     """The gates of the net; of a run, at its checkpoints up to the one asked."""
-    names, _ = openings(subject)
+    names, now = openings(subject)
     if not names:
         raise InputError(
             f"shortcut {subject.config.model.shortcut!r} has no gate, and no parameter that multiplies F(x); "
             "exclusive_gating, shortcut_only_gating, highway, rezero, skipinit, fixup, normalizer_free and "
             "layer_scale do"
         )
-    subjects = [subject]
+    found = {subject.step or 0: now}
     if subject.step is not None and options.over_training:
         workdir = Path(subject.name)
-        steps = [step for step in sorted(steps_on_disk(workdir)) if step <= subject.step]
-        subjects = [subject.beside(workdir, step) for step in steps]
-    moments = [_moment(each.step or 0, openings(each)[1]) for each in subjects]
+        earlier = [step for step in sorted(steps_on_disk(workdir)) if step < subject.step]
+        found = {step: openings(subject.beside(workdir, step))[1] for step in earlier} | found
+    moments = [_moment(step, values) for step, values in found.items()]
     return Gates(f"{subject.name}, shortcut {subject.config.model.shortcut}", names, moments)
 
 

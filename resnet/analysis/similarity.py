@@ -61,12 +61,14 @@ class Similarity:
         for name, values in zip(self.layers, self.cka, strict=True):
             same = self.others.index(name) if name in self.others else None
             # A layer that gives every image the same has no CKA.
-            most = int(np.nanargmax(values)) if not np.isnan(values).all() else None
+            pairs = zip(self.others, values, strict=True)
+            alike = {other: value for other, value in pairs if not np.isnan(value)}
+            most = max(alike, key=alike.__getitem__, default=None)
             rows.append(
                 {
                     "layer": name,
-                    "most alike": None if most is None else self.others[most],
-                    "CKA": None if most is None else values[most],
+                    "most alike": most,
+                    "CKA": None if most is None else alike[most],
                     "CKA with the layer of that name": None if same is None else values[same],
                 }
             )

@@ -158,7 +158,7 @@ def _check_first_kernels(config: ModelConfig, order: Order) -> None:
 
 
 def _check_branch(config: ModelConfig) -> None:
-    """Raises InputError where a branch has no use for a field, or would be mixed with one beside it."""
+    """Raises InputError for a field that the branch does not use, or that would mix branches side by side."""
     branch = BRANCHES[config.branch]
     for field, unset, serves in (
         ("groups", 1, any(operation.grouped for operation in branch.operations)),

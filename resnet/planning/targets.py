@@ -33,7 +33,7 @@ class Chip:
 
     platform: str
     memory: float
-    """Bytes of its memory that JAX takes."""
+    """Bytes of the device's memory that JAX takes for its programs."""
     bandwidth: float
     """Bytes a second between memory and processors."""
     operations: dict[str, float]

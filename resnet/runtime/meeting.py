@@ -85,7 +85,7 @@ def connect(arguments: dict[str, Any]) -> tuple[int, int]:
 
 
 def see_all_devices(alone: bool) -> None:
-    """Lets this process use all GPUs that it sees, if it sees a single one or is `alone` on its host.
+    """Lets this process use every GPU that it sees, if it is `alone` on its host or sees a single GPU.
 
     Under Slurm and Open MPI, JAX gives a process the GPU whose number is the process's own on its host. A
     process that sees one GPU may have no GPU of that number; if it is alone, the other GPUs would be idle.

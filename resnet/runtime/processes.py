@@ -101,7 +101,10 @@ def _exit_alone() -> None:
 
 
 def _introduce() -> None:
-    """Logs where each process runs; InputError where they were told different counts."""
+    """Logs where each process runs, and chooses the GPUs of this one by who else is on its host.
+
+    InputError if the processes were told different counts.
+    """
     hosts = []
     _tell("met", f"{_SELF.count} {socket.gethostname()}")
     for index in range(_SELF.count):
@@ -111,15 +114,14 @@ def _introduce() -> None:
                 f"the processes of one run must be given the same --processes; got {count} in process "
                 f"{index} and {_SELF.count} in process {_SELF.index}"
             )
-        hosts.append(f"{index} on {host}")
-    here = hosts[_SELF.index].partition(" on ")[2]
-    see_all_devices(alone=sum(each.endswith(f" on {here}") for each in hosts) == 1)
+        hosts.append(host)
+    see_all_devices(alone=hosts.count(hosts[_SELF.index]) == 1)
     # JAX names a process that died by its number alone.
     logging.info(
         "process %d of %d (%s); should another end early, this one ends within a minute, and says which",
         _SELF.index,
         _SELF.count,
-        ", ".join(hosts),
+        ", ".join(f"{index} on {host}" for index, host in enumerate(hosts)),
     )
     if _SELF.index:
         # What the first says of the run is enough.

@@ -196,7 +196,7 @@ def no_rate(name: str) -> str:
 
 
 def images_of(run: StudyRun, split: str) -> str:
-    """The fingerprint of a split's images; empty where none was noted."""
+    """The fingerprint of the images in a split of a run; empty if the run noted none."""
     if run.kept:
         return run.kept.get("test_images", "") if split == "test" else ""
     return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
@@ -208,7 +208,8 @@ def test_images(folder: StudyFolder, name: str) -> frozenset[str]:
     def data(arm: str) -> DataConfig:
         return dataclasses.replace(what_decides(folder.arms[arm].config).data, dir="")
 
-    alike = [run for other in folder.arms if data(other) == data(name) for run in folder.all_runs(other)]
+    own = data(name)
+    alike = [run for other in folder.arms if data(other) == own for run in folder.all_runs(other)]
     return frozenset(images_of(run, "test") for run in alike) - {""}
 
 

@@ -83,7 +83,7 @@ class _Job:
     piece: Piece
     cores: set[int]
     open_before: set[_Group]
-    """What of the piece was not over when it began."""
+    """The groups of the piece that were not over when the job began."""
 
 
 class _Jobs:
@@ -96,7 +96,7 @@ class _Jobs:
         self.failed: dict[Piece, str] = {}
         """How the jobs of these ended."""
         self.held: dict[Piece, set[_Group]] = {}
-        """What was open of those of which a job found nothing to do, as other processes are at it."""
+        """The open groups of pieces in which a job found nothing to do, as other processes train them."""
         self.stopped: int | None = None
         self._previous: dict[int, Any] = {}
 

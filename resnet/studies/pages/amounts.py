@@ -155,6 +155,6 @@ def _validation_loss(runs: list[StudyRun]) -> float:
 
 
 def _scores_in_training(runs: list[StudyRun], metric: Metric) -> list[float]:
-    """The score of the last epoch, of each run that has records."""
+    """The training scores of the last epoch: one for each run that has records."""
     curves = [curve(run, "train", metric.name) for run in runs]
     return [metric.factor * each[max(each)] for each in curves if each]
