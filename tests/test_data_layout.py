@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from resnet.data.datasets import load_split
 from resnet.data.files.layout import find_listings
 from resnet.errors import InputError
 from tests.folder_cases import load, noted, refused, save, two_classes
+from tests.test_pages import BLOCK, ROOT
 
 
 @pytest.fixture
@@ -123,3 +125,23 @@ def test_names_that_are_no_utf8(root):
     for split in ("train", "test"):
         os.rename(root / split / "cat", os.fsencode(root / split) + b"/c\xff")
     refused(root, r"the name of class folder '.*/train/c\\udcff' is no UTF-8: rename it")
+
+
+def test_the_lines_on_the_page_move_tiny_imagenet_to_where_it_is_read(tmp_path):
+    wordnet, answers = ("n01443537", "n01629819"), []
+    for label, name in enumerate(wordnet):
+        for index in range(3):
+            save(tmp_path / "train" / name / "images" / f"{name}_{index}.JPEG", color=(100 * label, index, 0))
+        (tmp_path / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t0\t10\t63\t58\n")
+    for index, label in enumerate((1, 0, 1)):
+        save(tmp_path / "val" / "images" / f"val_{index}.JPEG", color=(100 * label, 50 + index, 0))
+        answers.append(f"val_{index}.JPEG\t{wordnet[label]}\t0\t32\t44\t62\n")
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(answers))
+    save(tmp_path / "test" / "images" / "test_0.JPEG")
+    page = (ROOT / "docs/data.md").read_text()
+    (lines,) = [block for block in BLOCK.findall(page) if "val_annotations" in block]
+    subprocess.run(["bash", "-euc", lines], cwd=tmp_path, check=True)
+    data = load(tmp_path)
+    assert data.class_names == wordnet
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 3, 0)
+    assert sorted(data.validation.labels) == [0, 1, 1] and sorted(data.train.labels) == [0, 0, 0, 1, 1, 1]
