@@ -85,6 +85,9 @@ def test_kaggles_layout_and_its_list(tmp_path):
     )
     found = find_listings(tmp_path)["validation"]
     assert [CLASSES[label] for label in found.labels] == sorted(labels)
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "\n".join(rows)[:-40])
+    with pytest.raises(InputError, match=r"LOC_val_solution.csv cannot be read as a list of labels"):
+        find_listings(tmp_path)
 
 
 # The index

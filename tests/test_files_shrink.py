@@ -108,6 +108,19 @@ def test_two_processes_do_not_write_the_same_tar(tmp_path):
         shrink_images(root, target, SIDE, other.add)
 
 
+def test_a_tar_that_another_process_has_finished_meanwhile_stays(tmp_path, monkeypatch):
+    root, target = folders(tmp_path / "data", TRAIN), tmp_path / "small.tar"
+
+    def listed(source):
+        target.write_bytes(b"whole")
+        return find_listings(source)
+
+    monkeypatch.setattr(shrink, "find_listings", listed)
+    with pytest.raises(InputError, match="small.tar exists already: remove it, or name another tar"):
+        shrink_images(root, target, SIDE, lambda *_: None)
+    assert target.read_bytes() == b"whole" and not (tmp_path / "small.tar.part").exists()
+
+
 def test_a_class_that_cannot_be_read_is_an_error(tmp_path):
     for index in range(3):
         save(tmp_path / "data" / "train" / "a" / f"{index}.png")

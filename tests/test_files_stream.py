@@ -120,10 +120,12 @@ def test_storage_is_chosen_by_size(tmp_path):
     for limit, streamed in ((size * 1.01, False), (size * 0.99, True)):
         data = stream(folders(tmp_path), memory_gb=limit, **fields)
         assert isinstance(data.train, StreamSplit) == streamed
-    with pytest.raises(
-        InputError, match="`data.image_size` must be given where images are streamed: 36 images"
-    ):
+    needed = "`data.image_size` must be given where images are streamed: 36 images"
+    with pytest.raises(InputError, match=needed):
         stream(folders(tmp_path), memory_gb=1e-9, image_size=0, **fields)
+    min((tmp_path / "train").rglob("*.JPEG")).write_bytes(b"no image, whose size is not that of the others")
+    with pytest.raises(InputError, match=needed):
+        stream(tmp_path, memory_gb=1e-9, image_size=0, on_bad_image="skip", **fields)
 
 
 def test_sizes_of_evaluation(tmp_path):

@@ -5,10 +5,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from resnet.data.published.prepare import LOCK
-from tests.test_published_fetch import Server, cifar_archive, prepared, server, small  # noqa: F401
+from tests import published_cases
+from tests.published_cases import Server, cifar_archive, prepared
+
+server, small = published_cases.server, published_cases.small
 
 
-def test_the_second_waits_and_finds_all_there(small, tmp_path, caplog):  # noqa: F811
+def test_the_second_waits_and_finds_all_there(small, tmp_path, caplog):
     """Locks belong to open files, so that threads keep each other out as processes do."""
     caplog.set_level("INFO", logger="absl")
     small("cifar10", {"cifar.tar.gz": cifar_archive("cifar10")[0]})

@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +108,16 @@ def test_another_file_format_is_named(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("field", ['"shardLengths"', '"name": "mnist"'])
+def test_a_description_that_lacks_a_field_is_named(prepared, tmp_path, field):
+    folder = Path(shutil.copytree(prepared / "mnist" / "3.0.1", tmp_path / "mnist" / "3.0.1"))
+    info = folder / "dataset_info.json"
+    assert field in info.read_text()
+    info.write_text(info.read_text().replace(field, field.replace('"', '"_', 1)))
+    with pytest.raises(InputError, match=rf"{folder} cannot be read \(KeyError.*\): delete that folder and"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("text", ['{"name": ', "[]"])
 def test_a_damaged_description_is_named(tmp_path, text):
     folder = tmp_path / "mnist" / "3.0.1"
@@ -125,9 +137,7 @@ def test_damaged_files(prepared, tmp_path, damage):
             content = content[: len(content) // 2]
         if ".array_record" not in file.name or damage != "removed":
             (folder / file.name).write_bytes(content)
-    message = (
-        f"train split of {folder} (cannot be read .*|is damaged): delete that folder and prepare it again"
-    )
+    message = f"train split of {folder} cannot be read .*: delete that folder and prepare it again"
     with pytest.raises(InputError, match=message) as raised:
         load(tmp_path)
     assert "\n" not in str(raised.value)

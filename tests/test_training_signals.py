@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,19 @@ def test_where_the_process_is_not_the_runs_own_a_stop_is_raised(library, number)
         signal.raise_signal(signal.SIGINT)
         assert stops.received == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_in_another_thread_the_handlers_of_the_caller_stay(monkeypatch, several):
+    monkeypatch.setattr(signals.processes, "several", lambda: several)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+
+    def run():
+        with StopSignals():
+            return {number: signal.getsignal(number) for number in before}
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result() == before
 
 
 def test_a_compiler_that_the_stop_ended_too_is_no_error_of_its_own():

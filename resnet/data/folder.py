@@ -1,5 +1,6 @@
 """Images that are listed by class, read into memory or streamed from their files."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,14 +96,12 @@ def _why_stream(listings: Mapping[str, Listing], sizes: Sizes, storage: str, mem
 
 
 def _first_size(listings: Mapping[str, Listing]) -> int:
-    """Bytes of the first image when it is decoded; 0 if it is bad, which reading them all will say."""
-    first = next(filter(len, listings.values()), None)
-    if first is None:
-        return 0
-    try:
-        return decode_image(first.file(0), first.name(0)).size
-    except BadImage:
-        return 0
+    """Bytes of the first good image when it is decoded; 0 if all are bad, which reading them all will say."""
+    for listing in listings.values():
+        for index in range(len(listing)):
+            with contextlib.suppress(BadImage):
+                return decode_image(listing.file(index), listing.name(index)).size
+    return 0
 
 
 def _streamed(listings: Mapping[str, Listing], sizes: Sizes, bad_limit: float) -> Source:

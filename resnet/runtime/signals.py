@@ -55,11 +55,12 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         handlers: dict[signal.Signals, Any] = {}
-        if processes.several():
+        if threading.current_thread() is not threading.main_thread():
+            pass  # Python lets no other thread set handlers: the caller's stay in charge.
+        elif processes.several():
             # JAX catches SIGTERM then, to stop all processes after the same step; none may save alone.
             handlers = {signal.SIGINT: processes.pass_on_interrupt, signal.SIGUSR1: signal.SIG_IGN}
-        elif threading.current_thread() is threading.main_thread():
-            # Python lets no other thread set handlers; there the caller's stay in charge.
+        else:
             handlers = dict.fromkeys((*STOPS, signal.SIGUSR1), self._receive)
         self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         if handlers and _MAY_END_PROCESS.is_set():

@@ -58,6 +58,7 @@ def _read_list(path: Path, names: Sequence[str]) -> list[str]:
     """The class of each image, in the order of the names."""
     if path.name == KAGGLE:  # a row is "ILSVRC2012_val_00048981,n03995372 85 1 499 272": class, then boxes
         with path.open(newline="", encoding="utf-8") as file:
-            known = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+            rows = [(row["ImageId"], row["PredictionString"] or "") for row in csv.DictReader(file)]
+        known = {image: text.split()[0] for image, text in rows}
         return [known[name.removesuffix(".JPEG")] for name in names]
     return path.read_text("utf-8").split()

@@ -16,7 +16,7 @@ from absl import logging
 from resnet.data.files.listing import Listing
 from resnet.files import USER_CACHE, replacing
 
-KEPT_FROM = 10_000  # images; fewer are listed in no time
+KEPT_FROM = 10_000  # images, or records without one; fewer are listed in no time
 LOOKED_AT = 1_000  # files of a kept listing, in some hundredths of a second
 CACHE = f"{USER_CACHE}/indexes"
 VERSION = 2
@@ -24,8 +24,12 @@ NO_ARRAYS = ("place", "classes", "reader", "state")
 ARRAYS = [field.name for field in dataclasses.fields(Listing) if field.name not in NO_ARRAYS]
 
 
-def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]]) -> dict[str, Listing]:
+def kept_listings(
+    place: Path, state: Any, make: Callable[[], dict[str, Listing]], read: int = 0
+) -> dict[str, Listing]:
     """What `make` lists of a folder or tar, by split, or what it listed when the `state` was the same.
+
+    `read` is the number of files or records that `make` reads, where it may list fewer of them.
 
     Kept beside the place where that can be written, else in the user's cache. Overwriting a file does not
     change its folder's state, so the sizes of some files are compared too.
@@ -36,7 +40,7 @@ def kept_listings(place: Path, state: Any, make: Callable[[], dict[str, Listing]
             logging.info("%s: %d images, as listed in %s", place, sum(map(len, found.values())), path)
             return found
     listings = make()
-    if sum(map(len, listings.values())) >= KEPT_FROM:
+    if max(read, sum(map(len, listings.values()))) >= KEPT_FROM:
         _save(_paths(place), key, listings)
     return listings
 

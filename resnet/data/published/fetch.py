@@ -124,8 +124,12 @@ def _append(archive: Archive, part: Path, report: ShowProgress) -> None:
             raise
         raise InputError(f"{archive.url}: the server answers {error.code} {error.reason}; {REMEDY}") from None
     with response:
-        goes_on = response.status == 206 and response.headers["Content-Range"].startswith(f"bytes {here}-")
-        here = here if goes_on else 0  # a server that knows no ranges begins again
+        if response.status == 206:
+            sent = response.headers.get("Content-Range", "no range")
+            if not sent.startswith(f"bytes {here}-"):
+                raise InputError(f"{archive.url}: the server sends {sent}, not bytes {here}-; {REMEDY}")
+        else:  # a server that knows no ranges begins again
+            here = 0
         length = response.headers["Content-Length"]
         if length is not None and here + int(length) != archive.size:
             raise InputError(

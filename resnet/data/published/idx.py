@@ -26,26 +26,39 @@ CLASSES = {
         "Ankle boot",
     ),
 }
+# The first test labels: the files of both sets have the same names.
+FIRST = {"mnist": (7, 2, 1, 0, 4, 1, 4, 9, 5, 9), "fashion_mnist": (9, 2, 1, 1, 6, 1, 4, 6, 5, 7)}
 FILES = {"train": "train", "test": "t10k"}
 UINT8 = 8  # IDX's code for unsigned bytes, the one type that these sets have
 
 
 def find_idx(name: str, folder: Path) -> Path | None:
-    """The folder, if the training images lie there."""
-    return folder if _file(folder, "train-images-idx3-ubyte") else None
+    """The folder, if the training images lie there, and the test labels are not those of the other set."""
+    if not _file(folder, "train-images-idx3-ubyte"):
+        return None
+    try:
+        labels = tuple(_read_labels(folder, "test")[:10].tolist())
+    except InputError:  # which reading the set says
+        return folder
+    others = (first for other, first in FIRST.items() if other != name)
+    return None if labels in others else folder
 
 
 def load_idx(name: str, folder: Path) -> Source:
     """Reads both splits; InputError names a file that is missing or damaged."""
 
-    def split(prefix: str) -> Split:
-        images = _read(folder, f"{prefix}-images-idx3-ubyte", 3)
-        labels = _read(folder, f"{prefix}-labels-idx1-ubyte", 1)
+    def read(split: str) -> Split:
+        images = _read(folder, f"{FILES[split]}-images-idx3-ubyte", 3)
+        labels = _read_labels(folder, split)
         if len(images) != len(labels):
-            raise InputError(f"{folder}: {len(images)} {prefix} images, but {len(labels)} labels")
+            raise InputError(f"{folder}: {len(images)} {FILES[split]} images, but {len(labels)} labels")
         return Split(images[..., None], labels.astype(np.int32))
 
-    return Source(split(FILES["train"]), split(FILES["test"]), CLASSES[name])
+    return Source(read("train"), read("test"), CLASSES[name])
+
+
+def _read_labels(folder: Path, split: str) -> np.ndarray:
+    return _read(folder, f"{FILES[split]}-labels-idx1-ubyte", 1)
 
 
 def _file(folder: Path, name: str) -> Path | None:

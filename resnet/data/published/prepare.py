@@ -39,6 +39,11 @@ def prepare_published(
                     return there
             except InputError as error:
                 logging.warning("%s", error)
+            if given_dir and (other := PUBLISHED[name].find(name, folder.parent)):
+                raise InputError(
+                    f"--dir: files of {name} in {other} are read before those in {folder}: remove them, "
+                    "or name another folder"
+                )
             for archive in PUBLISHED[name].archives:
                 _bring(archive, _taken(name, archive, given), folder, PUBLISHED[name].members(name), report)
     except OSError as error:

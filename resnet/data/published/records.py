@@ -16,7 +16,7 @@ import numpy as np
 
 AT_ONCE = 256  # records of array_record that are read in one call
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for reading here and there, as the library has it
-OTHER_FILES = 1000  # that a process may have open beside records: logs, checkpoints, other splits
+OTHER_FILES = 1000  # that a process may open later, beside records: logs, checkpoints
 HEAD, CHECKSUM = 12, 4  # bytes before a TFRecord: its length and a checksum; and after it
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 Range = tuple[int, int]  # first byte, and the one after the last
@@ -112,7 +112,7 @@ def _reader(path: Path) -> Any:
 def allow_files(more: int) -> None:
     """Raises the limit of open files, as far as the process may, if it leaves no room for so many more."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = more + OTHER_FILES
+    needed = len(os.listdir("/dev/fd")) + more + OTHER_FILES
     if limit != resource.RLIM_INFINITY and limit < needed:
         allowed = needed if most == resource.RLIM_INFINITY else min(needed, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
@@ -141,8 +141,11 @@ def features_of(record: bytes) -> dict[str, Range]:
 
 
 def integer(record: bytes, at: Range) -> int:
-    """The first of the packed integers at a range."""
-    value, _ = _varint(record, at[0])
+    """The first of the packed integers at a range; OSError if the record ends within it."""
+    try:
+        value, _ = _varint(record, at[0])
+    except IndexError:
+        raise OSError(0, "a record ends within a number") from None
     return value - 2**64 if value >= 2**63 else value
 
 

@@ -51,14 +51,13 @@ class Prepared:
         """The images of a split, by class; read once, and kept where they are many. InputError if damaged."""
         if split not in self.splits:
             raise self._damaged(split, "there is none")
-        lengths = list(map(int, self.splits[split]["shardLengths"]))
-        paths = [self.folder / self._file(split, shard, len(lengths)) for shard in range(len(lengths))]
+        paths, count = self.files(split)
         try:
             state = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
             records = FORMATS[file_format(self.info)](paths, self.image)
             key = [state, self.image, self.label]
             kept = kept_listings(
-                self.folder / split, key, lambda: {"": self._list(split, records, sum(lengths))}
+                self.folder / split, key, lambda: {"": self._list(split, records, count)}, read=count
             )
         except OSError as error:
             if error.errno == errno.EMFILE:
@@ -68,9 +67,14 @@ class Prepared:
         listing = kept[""]
         return dataclasses.replace(listing, reader=records.read)
 
-    def _file(self, split: str, shard: int, shards: int) -> str:
+    def files(self, split: str) -> tuple[list[Path], int]:
+        """(the files of a split, how many records they hold); KeyError or ValueError if that is not told."""
+        lengths = list(map(int, self.splits[split]["shardLengths"]))
+        return [self._file(split, shard, len(lengths)) for shard in range(len(lengths))], sum(lengths)
+
+    def _file(self, split: str, shard: int, shards: int) -> Path:
         template = self.splits[split].get("filepathTemplate", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
-        return template.format(
+        return self.folder / template.format(
             DATASET=self.info["name"],
             SPLIT=split,
             FILEFORMAT=file_format(self.info),
@@ -163,11 +167,15 @@ def open_prepared(folder: Path) -> Prepared:
         label = _feature(folder, features, info, LABEL, "label")
         dimensions = features[image]["image"].get("shape", {}).get("dimensions", ["-1"] * 3)
         channels = 1 if dimensions[-1] == "1" else 3
-        return Prepared(folder, info, image, channels, label, _class_names(folder, label, features[label]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = _class_names(folder, label, features[label])
+        prepared = Prepared(folder, info, image, channels, label, names)
+        for split in prepared.splits:
+            prepared.files(split)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder} cannot be read ({error!r}): {PREPARE_AGAIN}") from None
+    return prepared
 
 
 def _feature(folder: Path, features: Mapping[str, Any], info: Mapping[str, Any], kind: str, what: str) -> str:
