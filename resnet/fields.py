@@ -18,6 +18,8 @@ FORMER = {
     "data.shift": "data.random_crop",
     "data.shift_fill": "data.random_crop_fill",
 }
+# By the names of other codebases.
+ELSEWHERE = {"lr": "schedule.learning_rate", "epochs": "train.duration"}
 
 
 def present_name(name: str) -> str:
@@ -91,7 +93,15 @@ def unknown_field(name: str) -> UnknownField:
         for kind in Fields.__subclasses__()
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
-    hint = f"; it is `{FORMER[name]}` now" if name in FORMER else closest(name, known - {name})
+    # Where a field of a section is meant, none is the section.
+    known = {other for other in known - {name} if "." in other or "." not in name}
+    last = name.rpartition(".")[2]
+    if name in FORMER:
+        hint = f"; it is `{FORMER[name]}` now"
+    elif last in ELSEWHERE:
+        hint = f"; did you mean `{ELSEWHERE[last]}`?"
+    else:
+        hint = closest(name, known)
     return UnknownField(f"unknown field `{name}`{hint}; --help lists all")
 
 

@@ -1,7 +1,8 @@
 """Paths of the leaves of a tree, such as parameters and statistics, as they are written everywhere."""
 
+import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -35,3 +36,37 @@ def check_matches(field: str, regex: str, paths: Sequence[str]) -> None:
     if regex and not any(re.search(regex, path) for path in paths):
         shown = f"their paths look like {paths[0]!r} … {paths[-1]!r}" if paths else "there are none"
         raise InputError(f"`{field}`: {regex!r} matches no parameter; {shown}")
+
+
+def regex_of(odd: Iterable[str], known: Iterable[str]) -> str:
+    """A regular expression on the `odd` paths with all of their modules, and on no other of the `known`.
+
+    Empty if none of these would be left.
+    """
+    modules = {_module(path) for path in odd}
+    rest = [path for path in known if _module(path) not in modules]
+    starts = sorted({_start(module, rest) for module in modules})
+    ends = collections.Counter("/" + start.split("/")[-2] + "/" for start in starts if start.endswith("/"))
+    # Such as the shortcuts of all blocks.
+    shared = [end for end, n in ends.items() if n > 1 and not any(end in f"/{path}" for path in rest)]
+    starts = [start for start in starts if not f"/{start}".endswith(tuple(shared))]
+    alone = [f"^{starts[0]}" if len(starts) == 1 else f"^({'|'.join(starts)})"] if starts else []
+    return "|".join([*alone, *shared]) if rest else ""
+
+
+def _module(path: str) -> str:
+    """The start of a tensor's path without its own name; of a name without slashes, up to its first dot."""
+    return path.rpartition("/")[0] + "/" if "/" in path else "".join(path.partition(".")[:2])
+
+
+def _start(module: str, rest: Collection[str]) -> str:
+    """The shortest start of a module's paths that no other has, as a regular expression.
+
+    Of a head it is that of the classifier, as a norm may be there.
+    """
+    if not module.endswith("/"):
+        return re.escape(module) + ("" if module.endswith(".") else "$")
+    parts = module.split("/")
+    longer = ["/".join(parts[:n]) + "/" for n in range(1, len(parts))]
+    free = [start for start in longer if start != "head/" and not any(p.startswith(start) for p in rest)]
+    return free[0] if free else f"{module}[^/]+$"

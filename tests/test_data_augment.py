@@ -288,8 +288,8 @@ def test_a_new_operation_is_an_entry_of_the_list(monkeypatch):
             ("random_crop 2 wrap",),
             r"`data.augmentation: random_crop_fill` must be one of zero, reflect; got 'wrap'",
         ),
-        (("flip", "flip"), r"must have each operation once, .* got \('flip', 'flip'\)"),
-        (("cutout 2",), r"must have each operation once, and none that another field asks for"),
+        (("flip", "flip"), r"must have each operation once; got \('flip', 'flip'\)"),
+        (("cutout 2",), r"`data.cutout` asks for an operation of `data.augmentation: cutout`, too: set one"),
         (("",), r"must be one of random_crop, flip, cutout, .*; got ''"),
     ],
 )

@@ -13,6 +13,10 @@ from resnet.data.config import DataConfig
 from resnet.data.datasets import load_split
 from resnet.data.files.layout import find_listings
 from resnet.errors import InputError
+from resnet.runs.task import check_apart_from_images
+from resnet.studies.launch import launch
+from resnet.studies.study import Arm, Study
+from resnet.training.loop import train
 from tests.folder_cases import load, noted, refused, save, two_classes
 from tests.test_pages import BLOCK, ROOT
 
@@ -60,6 +64,42 @@ def test_folders_that_are_not_read_are_named(root, warnings):
     ]
 
 
+@pytest.mark.parametrize("inside", ["", "runs/a", "train", "train/cat", "test/a/b"])
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_run_does_not_lie_among_the_classes_of_its_images(tmp_path, splits, inside):
+    root = two_classes(tmp_path / "all") if splits else two_classes(tmp_path / "all") / "train"
+    data, workdir = DataConfig(name="image_folder", dir=str(root)), root / inside
+    if splits and inside in ("", "runs/a"):
+        check_apart_from_images(data, workdir)
+    else:
+        with pytest.raises(
+            InputError, match=f"workdir {workdir} lies among the class folders of .*elsewhere"
+        ):
+            train(Config(data=data), workdir)
+        assert not (workdir / "config.json").exists() and not (root / "runs").exists()
+    for other in (tmp_path, tmp_path / "all2"):
+        check_apart_from_images(data, other)
+    check_apart_from_images(DataConfig(name="digits", dir=str(root)), workdir)
+
+
+def test_a_study_does_not_lie_among_the_classes_of_its_images(root):
+    base = Config(data=DataConfig(name="image_folder", dir=str(root / "train"), image_size=8))
+    with pytest.raises(InputError, match=f"workdir {root}/train/study lies among the class folders"):
+        launch(Study("Classes", base, {"identity": Arm()}, "identity"), root / "train" / "study")
+    assert not (root / "train" / "study").exists()
+
+
+def test_class_folders_of_other_kinds_of_files_are_named(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.heic").touch()
+    refused(
+        tmp_path,
+        f"there is no folder {tmp_path}/train, nor images in folders: {tmp_path}/.*/a.heic is none "
+        r"of .jpg, .jpeg, .png; `data.dir` must hold train/.*, <class>/\*.jpg, train.tar and test.tar",
+    )
+
+
 def test_tars_and_archives_that_are_not_read_are_named(root, warnings):
     for name in ("extra.tar", "val.tar.gz", "dev.zip", "train.tar.skipped.json", "labels.csv"):
         (root / name).touch()
@@ -74,7 +114,7 @@ def test_tars_and_archives_that_are_not_read_are_named(root, warnings):
     refused(
         root,
         f"there is no folder {root}/train, and {root}/train.tar.gz is no plain tar: unpack it; "
-        r"`data.dir` must hold train/.*, or train.tar and test.tar",
+        r"`data.dir` must hold train/.*, train.tar and test.tar",
     )
 
 

@@ -20,6 +20,7 @@ from resnet.studies.pages.recording import record
 from resnet.studies.pages.report import write_report
 from resnet.studies.stored import FILE, load_folder, open_folder, save_folder
 from resnet.studies.study import Arm, Origin, resolve
+from tests.folder_cases import noted
 from tests.studies_cases import tiny_config, tiny_study
 
 
@@ -176,6 +177,13 @@ def test_an_arm_of_other_code_is_named_and_nothing_is_to_be_deleted(tmp_path):
             {"base": replaced(tiny_config(), {"train.seeds": 5})},
             "`train.seeds` must be 1 in a study, .* got 5",
         ),
+        (
+            {
+                "origin": Origin("s.py", "small", {"model.order": "original"}),
+                "arms": {"identity": Arm({"model.activation_order": "preactivation"})},
+            },
+            "`model.activation_order` would have no effect: every arm of the study sets it; leave it out",
+        ),
         ({"origin": Origin("s.py", "small", {"seed": 9})}, "`seed` would have no effect: .*; leave it out"),
         (
             {
@@ -192,6 +200,14 @@ def test_what_would_have_no_effect_is_refused(fields, message, tmp_path):
         open_folder(study, tmp_path, "")
     if study.origin:  # a study that was begun so can be read
         assert resolve(study)
+
+
+def test_arms_that_set_a_field_of_the_command_line_are_named(tmp_path, monkeypatch):
+    lines = noted(monkeypatch)
+    arms = {"identity": Arm(), "none": Arm({"model.shortcut": "none"})}
+    changes = {"model.shortcut": "projection", "train.batch_size": 8}
+    open_folder(tiny_study(arms=arms, origin=Origin("s.py", "small", changes)), tmp_path, "")
+    assert lines == ["`model.shortcut` has no effect on the arms that set it: none"]
 
 
 def test_a_list_for_a_tuple_is_shown_as_one():

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     deeper = tiny(init_from=str(source[kind]), model__blocks=(1, 2, 1))
-    with pytest.raises(InputError, match=r"missing there: stage2/block2/.*and 5 more.*='\^stage2/'"):
+    with pytest.raises(InputError, match=r"missing there: stage2/block2/.*and 5 more.*='\^stage2/block2/'"):
         load_initial(deeper, task_of(load_dataset(deeper.data)))
 
 

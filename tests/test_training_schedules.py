@@ -102,8 +102,9 @@ def test_constant_warmup_of_he_2016():
         ({"learning_rate": float("nan")}, "`schedule.learning_rate`"),
         ({"warmup_kind": "slow"}, "`schedule.warmup_kind`"),
         ({"warmup": "soon"}, "`schedule.warmup`"),
-        ({"name": "step"}, "`schedule.milestones`"),
-        ({"milestones": ("1 epochs",)}, "`schedule.milestones`"),
+        ({"warmup": "100 %"}, "`schedule.warmup` must end before the training does; got '100 %'"),
+        ({"name": "step"}, "`schedule.milestones` must be given for `schedule.name` 'step'"),
+        ({"milestones": ("1 epochs",)}, "`schedule.milestones` are for `schedule.name` 'step' alone"),
     ],
 )
 def test_wrong_fields(fields, message):

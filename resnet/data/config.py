@@ -168,11 +168,14 @@ class DataConfig(Fields, section="data"):
                 "`data.random_crop_fill` is that of `data.random_crop`; that in `data.augmentation` "
                 f"has its own, as in 'random_crop 4 {self.random_crop_fill}'"
             )
-        if len({type(operation) for _, operation in operations}) < len(operations):
-            raise InputError(
-                f"`data.augmentation` must have each operation once, and none that another field asks for; "
-                f"got {self.augmentation!r}"
-            )
+        asked: dict[type, str] = {}
+        for field, operation in operations:
+            other = asked.setdefault(type(operation), field)
+            if other != field:
+                raise InputError(f"`{other}` asks for an operation of `{field}`, too: set one of them to "
+                                 f"nothing; got {self.augmentation!r}")  # fmt: skip
+        if len(asked) < len(operations):
+            raise InputError(f"`data.augmentation` must have each operation once; got {self.augmentation!r}")
 
     def _check_files(self) -> None:
         """What is said of images in files must apply, and be sizes and shares."""

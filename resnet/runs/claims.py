@@ -11,6 +11,7 @@ from resnet.runs.checkpoints import checkpoint
 from resnet.runs.lock import holding
 from resnet.runs.open_run import outcome
 from resnet.runs.provenance import last_session
+from resnet.runs.task import check_apart_from_images
 from resnet.runtime.processes import first_says
 
 
@@ -29,6 +30,7 @@ def claimed(
         def claim() -> tuple[list, list]:
             results = {seed: outcome(workdirs[seed], alone(config, seed), retry) for seed in workdirs}
             for seed in [seed for seed in workdirs if results[seed] is None]:
+                check_apart_from_images(config.data, workdirs[seed])
                 held.enter_context(holding(workdirs[seed]))
                 # Another process may have finished it since.
                 results[seed] = outcome(workdirs[seed], alone(config, seed), retry, held=True)

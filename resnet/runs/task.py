@@ -10,8 +10,10 @@ from absl import logging
 
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
+from resnet.data.files.layout import class_places
 from resnet.data.splits import NAME, PLACE, Dataset
 from resnet.errors import InputError, first_of
+from resnet.files import local_path
 from resnet.runs.checkpoints.checkpoint import steps_on_disk
 from resnet.runs.metrics.records import write_json
 
@@ -87,6 +89,16 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path], test_images: Col
             f"there, {now} here. Name the folder of the same images, or choose another workdir"
         )
     return dataset
+
+
+def check_apart_from_images(config: DataConfig, workdir: Path) -> None:
+    """Raises InputError if a run would lie among the class folders of its images, and be taken for one."""
+    root = local_path(config.dir)
+    places = class_places(root) if config.name == "image_folder" and root.is_dir() else []
+    if any(workdir.resolve().is_relative_to(place.resolve()) for place in places):
+        raise InputError(
+            f"workdir {workdir} lies among the class folders of `data.dir` {root}: choose one elsewhere"
+        )
 
 
 def knows_its_data(workdir: Path) -> bool:

@@ -11,9 +11,10 @@ from absl import logging
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.files import local_path
 from resnet.runs.open_run import FAILURE as FAILED
+from resnet.runs.task import check_apart_from_images
 from resnet.studies.folder import FAILURE, StudyFolder, order_of_work, states
 from resnet.studies.kept import with_kept
-from resnet.studies.launchers.cluster import check_parameters, submit
+from resnet.studies.launchers.cluster import check_cluster, check_parameters, submit
 from resnet.studies.launchers.jobs import run_in_jobs, share_devices
 from resnet.studies.runner import Piece, pieces_of_work, run_pieces
 from resnet.studies.stored import FILE, locked, open_folder, save_folder
@@ -48,11 +49,13 @@ def launch(
         check_at_least("seeds_together", seeds_together, 1)
     if jobs > 1:
         share_devices()
-    parameters = check_parameters(slurm or {}) if launcher == "slurm" else None
+    parameters = _parameters(launcher, slurm or {}, dry_run)
     workdir = local_path(workdir)
     opened = functools.partial(_opened, study, workdir, command, kept, only if retry else None)
     before, folder = _written(workdir), opened()
     names = list(order_of_work(folder, only))  # refuses unknown ones before anything is written
+    for name in names:
+        check_apart_from_images(folder.arms[name].config.data, workdir)
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)
         found = _describe(folder, names)
@@ -106,6 +109,16 @@ def _check_launcher(launcher: str, jobs: int, slurm: Mapping[str, str]) -> None:
         raise InputError(
             f"`slurm` is for the launcher slurm; got {given} with {launcher}: choose the launcher slurm too"
         )
+
+
+def _parameters(launcher: str, slurm: Mapping[str, str], dry_run: bool) -> dict[str, str | int] | None:
+    """Parameters of the array job, if one is to be submitted; InputError before there is a folder."""
+    if launcher != "slurm":
+        return None
+    parameters = check_parameters(slurm)
+    if not dry_run:
+        check_cluster()
+    return parameters
 
 
 def _describe(folder: StudyFolder, names: list[str]) -> dict[str, Any]:

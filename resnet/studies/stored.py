@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from absl import logging
 
 from resnet.config import as_tuples, config_from_dict, config_to_dict
 from resnet.errors import InputError
+from resnet.fields import present_name
 from resnet.files import local_path, lock, make_folder, read_object
 from resnet.runs.changes import decisive
 from resnet.runs.metrics.records import write_json
@@ -30,7 +31,9 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     arms = resolve(study)
     # Not where studies are read: those of earlier releases have such changes.
     grids = [arm.learning_rates for arm in arms.values()]
-    check_changes(study.origin.changes if study.origin else {}, grids[0] if all(grids) else ())
+    changes = study.origin.changes if study.origin else {}
+    check_changes(changes, grids[0] if all(grids) else ())
+    _check_own_fields(changes, study)
     earlier = load_folder(workdir) if (workdir / FILE).exists() else None
     folder = StudyFolder(
         workdir=workdir,
@@ -46,6 +49,17 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     for run in (run for name in arms for run in folder.all_runs(name)):
         _check_same(run, folder.arms[run.arm])
     return dataclasses.replace(folder, gone=_gone(earlier, arms)) if earlier else folder
+
+
+def _check_own_fields(changes: Mapping[str, Any], study: Study) -> None:
+    """InputError for a change of the base that all arms undo, as they set the field; a warning if some do."""
+    own = {name: {present_name(field) for field in arm.changes} for name, arm in study.arms.items()}
+    for field in map(present_name, changes):
+        arms = [name for name in own if field in own[name]]
+        if len(arms) == len(own):
+            raise InputError(f"`{field}` would have no effect: every arm of the study sets it; leave it out")
+        if arms:
+            logging.warning("`%s` has no effect on the arms that set it: %s", field, ", ".join(arms))
 
 
 def _gone(earlier: StudyFolder, arms: dict[str, ResolvedArm]) -> tuple[str, ...]:

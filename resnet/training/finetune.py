@@ -19,7 +19,7 @@ from resnet.files import local_path
 from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
 from resnet.models.shortcuts.table import SHORTCUTS
-from resnet.paths import check_matches, leaf_paths, parameter_path
+from resnet.paths import check_matches, leaf_paths, parameter_path, regex_of
 from resnet.runs.checkpoints.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState
@@ -256,25 +256,12 @@ def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted
     for what, paths in problems.items():
         if paths:
             parts.append(f"{what}: {first_of(map(described, paths))}")
-    starts = sorted({_start(path) for paths in problems.values() for path in paths})
-    regex = f"^{starts[0]}" if len(starts) == 1 else f"^({'|'.join(starts)})"
-    return (
-        f"`init_from` {source!r} does not fit this net; {'; '.join(parts)}. If these should start at random, "
-        f"or be left out, set --config.init_drop='{regex}'"
-    )
-
-
-def _start(path: str) -> str:
-    """The start of a tensor's path, as a regular expression that leaves it out with all of its module.
-
-    Of a head only the classifier, as a norm may be there; of a name that the net does not know, the part
-    before the first dot.
-    """
-    short = _short(path)
-    if short.startswith(f"{CLASSIFIER}/"):
-        return f"{CLASSIFIER}/"
-    first, mark, _ = short.partition("/" if "/" in short else ".")
-    return re.escape(first + mark) + ("" if mark else "$")
+    odd = [_short(path) for paths in problems.values() for path in paths]
+    regex = regex_of(odd, [*map(_short, {**found, **wanted})])
+    remedy = f"If these should start at random, or be left out, set --config.init_drop='{regex}'"
+    if not regex:
+        remedy = "No part of it fits: choose the weights of this net, or leave out `init_from`"
+    return f"`init_from` {source!r} does not fit this net; {'; '.join(parts)}. {remedy}"
 
 
 def _short(path: str) -> str:

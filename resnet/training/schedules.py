@@ -42,13 +42,19 @@ class ScheduleConfig(Fields, section="schedule"):
         check_at_least("schedule.learning_rate", self.learning_rate, 0)
         check_at_least("schedule.warmup_factor", self.warmup_factor, 0)
         check_at_least("schedule.factor", self.factor, 0)
-        parse_duration("schedule.warmup", self.warmup)
+        warmup = parse_duration("schedule.warmup", self.warmup)
+        if warmup.unit == "%" and warmup.amount >= 100:
+            raise InputError(f"`schedule.warmup` must end before the training does; got {self.warmup!r}")
         for milestone in self.milestones:
             parse_duration("schedule.milestones", milestone)
-        if bool(self.milestones) != (self.name == "step"):
+        if self.name == "step" and not self.milestones:
             raise InputError(
-                "`schedule.milestones` belong to `schedule.name` = 'step' and to no other; got "
-                f"{self.milestones!r} with {self.name!r}"
+                "`schedule.milestones` must be given for `schedule.name` 'step', such as ('50 %', '75 %')"
+            )
+        if self.name != "step" and self.milestones:
+            raise InputError(
+                f"`schedule.milestones` are for `schedule.name` 'step' alone; got {self.milestones!r} with "
+                f"{self.name!r}"
             )
 
 

@@ -75,7 +75,9 @@ def check_source(path: str | Path) -> Path:
     """The path; InputError unless it is a file of a kind that can be read here. It is not opened."""
     path = local_path(path)
     if not path.is_file():
-        absent = "does not exist; a name on Hugging Face, for resnet.make alone, is OWNER/NAME"
+        absent = "does not exist"
+        if len(path.parts) <= 2 and path.suffix not in (".safetensors", *SUFFIXES):
+            absent += "; a name on Hugging Face, OWNER/NAME, is for resnet.make alone: here, name a file"
         raise InputError(f"weight file {path} {'is a folder: name one in it' if path.is_dir() else absent}")
     if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
         raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")

@@ -70,7 +70,7 @@ def submit(
     executor = _executor(folder, parameters)
     # Of two that submit at once, one is refused.
     with holding(folder.workdir / FOLDER):
-        queue = _queue()
+        queue = _ask_queue()
         queued = {job: piece for job, piece in _jobs(folder.workdir).items() if job in queue}
         for job, piece in queued.items():
             logging.info("job %s is in the queue already: %s", job, piece)
@@ -110,11 +110,9 @@ def _submit(executor: Any, workdir: Path, pieces: list[Piece], command: str) -> 
 
 
 def _executor(folder: StudyFolder, parameters: dict[str, str | int]) -> Any:
-    """The executor of submitit; InputError if submitit or Slurm is missing."""
-    try:
-        import submitit
-    except ImportError:
-        raise InputError("--launcher=slurm needs submitit: pip install -r requirements-slurm.txt") from None
+    """The executor of submitit; InputError if Slurm is missing."""
+    import submitit
+
     try:
         executor = submitit.SlurmExecutor(folder.workdir.absolute() / FOLDER)
     except RuntimeError:
@@ -158,13 +156,25 @@ def _jobs(workdir: Path) -> dict[str, Piece]:
         raise InputError(f"{path} is unreadable: {error}; {remedy}") from None
 
 
-def _queue() -> set[str]:
-    """Jobs of this user that wait or run, such as "12_0"."""
-    asked = subprocess.run(
-        ["squeue", "--me", "--array", "--noheader", "--format=%i"], capture_output=True, text=True
-    )
+def check_cluster() -> None:
+    """Raises InputError unless submitit is installed and Slurm answers."""
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise InputError("--launcher=slurm needs submitit: pip install -r requirements-slurm.txt") from None
+    _ask_queue()
+
+
+def _ask_queue() -> set[str]:
+    """Jobs of this user that wait or run, such as "12_0"; InputError if Slurm does not answer."""
+    try:
+        asked = subprocess.run(
+            ["squeue", "--me", "--array", "--noheader", "--format=%i"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        raise InputError("--launcher=slurm needs Slurm, and there is no `squeue` on this machine") from None
     if asked.returncode:
-        raise InputError(f"squeue fails: {asked.stderr}")
+        raise InputError(f"squeue fails: {' '.join(asked.stderr.split())}")
     return set(asked.stdout.split())
 
 
