@@ -93,15 +93,15 @@ def unknown_field(name: str) -> UnknownField:
         for kind in Fields.__subclasses__()
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
-    # Where a field of a section is meant, none is the section.
-    known = {other for other in known - {name} if "." in other or "." not in name}
+    if "." in name:  # which stands for no whole section
+        known -= {kind._section for kind in Fields.__subclasses__()}
     last = name.rpartition(".")[2]
     if name in FORMER:
         hint = f"; it is `{FORMER[name]}` now"
     elif last in ELSEWHERE:
         hint = f"; did you mean `{ELSEWHERE[last]}`?"
     else:
-        hint = closest(name, known)
+        hint = closest(name, known - {name})
     return UnknownField(f"unknown field `{name}`{hint}; --help lists all")
 
 

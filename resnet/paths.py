@@ -46,9 +46,10 @@ def regex_of(odd: Iterable[str], known: Iterable[str]) -> str:
     modules = {_module(path) for path in odd}
     rest = [path for path in known if _module(path) not in modules]
     starts = sorted({_start(module, rest) for module in modules})
-    ends = collections.Counter("/" + start.split("/")[-2] + "/" for start in starts if start.endswith("/"))
+    inner = [start for start in starts if start.endswith("/") and start.count("/") > 1]
+    ends = collections.Counter("/" + start.split("/")[-2] + "/" for start in inner)
     # Such as the shortcuts of all blocks.
-    shared = [end for end, n in ends.items() if n > 1 and not any(end in f"/{path}" for path in rest)]
+    shared = [end for end, n in ends.items() if n > 1 and not any(re.search(end, path) for path in rest)]
     starts = [start for start in starts if not f"/{start}".endswith(tuple(shared))]
     alone = [f"^{starts[0]}" if len(starts) == 1 else f"^({'|'.join(starts)})"] if starts else []
     return "|".join([*alone, *shared]) if rest else ""
@@ -62,11 +63,11 @@ def _module(path: str) -> str:
 def _start(module: str, rest: Collection[str]) -> str:
     """The shortest start of a module's paths that no other has, as a regular expression.
 
-    Of a head it is that of the classifier, as a norm may be there.
+    Never that of the whole head, whose norm may fit where the classifier does not.
     """
     if not module.endswith("/"):
         return re.escape(module) + ("" if module.endswith(".") else "$")
     parts = module.split("/")
     longer = ["/".join(parts[:n]) + "/" for n in range(1, len(parts))]
     free = [start for start in longer if start != "head/" and not any(p.startswith(start) for p in rest)]
-    return free[0] if free else f"{module}[^/]+$"
+    return re.escape(free[0]) if free else re.escape(module) + "[^/]+$"

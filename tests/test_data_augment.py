@@ -289,7 +289,7 @@ def test_a_new_operation_is_an_entry_of_the_list(monkeypatch):
             r"`data.augmentation: random_crop_fill` must be one of zero, reflect; got 'wrap'",
         ),
         (("flip", "flip"), r"must have each operation once; got \('flip', 'flip'\)"),
-        (("cutout 2",), r"`data.cutout` asks for an operation of `data.augmentation: cutout`, too: set one"),
+        (("cutout 2",), "`data.cutout` and `data.augmentation: cutout` ask for the same operation: keep one"),
         (("",), r"must be one of random_crop, flip, cutout, .*; got ''"),
     ],
 )

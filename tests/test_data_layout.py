@@ -80,6 +80,11 @@ def test_a_run_does_not_lie_among_the_classes_of_its_images(tmp_path, splits, in
     for other in (tmp_path, tmp_path / "all2"):
         check_apart_from_images(data, other)
     check_apart_from_images(DataConfig(name="digits", dir=str(root)), workdir)
+    check_apart_from_images(data, root / ".runs" / "a")
+    (root / "backup.tar").touch()  # which is no split
+    if not splits:
+        with pytest.raises(InputError, match="lies among the class folders"):
+            check_apart_from_images(data, workdir)
 
 
 def test_a_study_does_not_lie_among_the_classes_of_its_images(root):
@@ -96,8 +101,15 @@ def test_class_folders_of_other_kinds_of_files_are_named(tmp_path):
     refused(
         tmp_path,
         f"there is no folder {tmp_path}/train, nor images in folders: {tmp_path}/.*/a.heic is none "
-        r"of .jpg, .jpeg, .png; `data.dir` must hold train/.*, <class>/\*.jpg, train.tar and test.tar",
+        r"of .jpg, .jpeg, .png; `data.dir` must hold train/.*, or <class>/\*.jpg, or train.tar and test.tar",
     )
+
+
+def test_files_beside_images_are_not_taken_for_other_images(root):
+    (root / "train" / "labels.txt").touch()
+    shutil.rmtree(root / "test")
+    with pytest.raises(InputError, match=f"there is no folder {root}/test; `data.dir` must hold"):
+        load_split(DataConfig(name="image_folder", dir=str(root)), "test")
 
 
 def test_tars_and_archives_that_are_not_read_are_named(root, warnings):
@@ -114,7 +126,7 @@ def test_tars_and_archives_that_are_not_read_are_named(root, warnings):
     refused(
         root,
         f"there is no folder {root}/train, and {root}/train.tar.gz is no plain tar: unpack it; "
-        r"`data.dir` must hold train/.*, train.tar and test.tar",
+        r"`data.dir` must hold train/.*, or train.tar and test.tar",
     )
 
 

@@ -69,7 +69,10 @@ def test_the_decoder_of_a_run_is_that_of_its_exported_net(run, tmp_path, monkeyp
     ("weights", "message"),
     [
         ("runs/net.safetensors", "weight file runs/net.safetensors does not exist$"),
-        ("resnet50.a1_in1k", "weight file resnet50.a1_in1k does not exist; .*, OWNER/NAME, is for"),
+        (
+            "resnet50.a1_in1k",
+            "weight file resnet50.a1_in1k does not exist; resnet.make alone takes names on Hugging Face, as",
+        ),
         ("../net", "weight file ../net does not exist"),
         ("runs/net", "huggingface_hub, .* is not installed: runs/net is no file or folder; to fetch it from"),
     ],

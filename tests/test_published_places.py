@@ -64,13 +64,20 @@ def test_files_of_the_other_set_of_the_same_names_are_not_taken(small, tmp_path,
     assert tuple(labels[:10]) == idx_files.FIRST[name]
 
 
+def test_sound_files_may_be_taken_from_the_folder_itself(small, tmp_path):
+    small("mnist", mnist())
+    write(tmp_path, mnist())
+    folder, source = prepared("mnist", tmp_path, tmp_path)
+    assert folder == tmp_path / "mnist" and len(source.test) == 20 and Server.asked == []
+
+
 def test_damaged_files_that_would_be_read_first_are_to_be_removed(small, tmp_path):
     small("mnist", mnist())
     cut = {name: content[: -5 if "t10k-labels" in name else None] for name, content in mnist().items()}
     write(tmp_path, cut)
     with pytest.raises(InputError, match="t10k-labels.*fetch it again"):
         load_dataset(DataConfig(name="mnist", dir=str(tmp_path)))
-    message = f"--dir: files of mnist in {tmp_path} are read before those in {tmp_path}/mnist: remove them"
+    message = f"--dir: damaged files of mnist in {tmp_path} would be read before those in {tmp_path}/mnist: "
     with pytest.raises(InputError, match=message):
         prepared("mnist", tmp_path)
     assert Server.asked == []

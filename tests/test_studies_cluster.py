@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import types
 
 import pytest
 from absl import logging as absl_logging
@@ -118,7 +119,26 @@ def test_parameters_of_jobs_are_checked_before_anything_is_submitted():
 def test_without_submitit_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match="needs submitit: pip install -r requirements-slurm.txt"):
-        launch(tiny_study(), tmp_path, launcher="slurm")
+        launch(tiny_study(), tmp_path / "s", launcher="slurm")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_cluster_that_does_not_answer_leaves_no_folder(tmp_path, monkeypatch, found):
+    pytest.importorskip("submitit")
+
+    def asked(command, **_):
+        if not found:
+            raise FileNotFoundError(command[0])
+        return types.SimpleNamespace(returncode=1, stdout="", stderr="squeue: error:\nno controller\n")
+
+    monkeypatch.setattr(cluster.subprocess, "run", asked)
+    told = (
+        "squeue fails: squeue: error: no controller" if found else "Slurm, and there is no `squeue` on this"
+    )
+    with pytest.raises(InputError, match=told):
+        launch(tiny_study(), tmp_path / "s", launcher="slurm")
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.thorough

@@ -103,8 +103,14 @@ def test_what_does_not_fit_is_named_with_the_remedy(source, kind, tmp_path):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     deeper = tiny(init_from=str(source[kind]), model__blocks=(1, 2, 1))
+    task = task_of(load_dataset(deeper.data))
     with pytest.raises(InputError, match=r"missing there: stage2/block2/.*and 5 more.*='\^stage2/block2/'"):
-        load_initial(deeper, task_of(load_dataset(deeper.data)))
+        load_initial(deeper, task)
+    of = {"init_from": str(source[0]), "init_drop": "^head/"}
+    with pytest.raises(InputError, match=r"set --config.init_drop='\^head/\|/shortcut/'"):
+        load_initial(tiny(**of, model__shortcut="rezero"), task)
+    with pytest.raises(InputError, match="No other part of it fits: choose the weights of this net"):
+        load_initial(tiny(**of, model__width=0.5), task)
 
 
 @pytest.mark.thorough

@@ -172,8 +172,7 @@ class DataConfig(Fields, section="data"):
         for field, operation in operations:
             other = asked.setdefault(type(operation), field)
             if other != field:
-                raise InputError(f"`{other}` asks for an operation of `{field}`, too: set one of them to "
-                                 f"nothing; got {self.augmentation!r}")  # fmt: skip
+                raise InputError(f"`{other}` and `{field}` ask for the same operation: keep one of them")
         if len(asked) < len(operations):
             raise InputError(f"`data.augmentation` must have each operation once; got {self.augmentation!r}")
 

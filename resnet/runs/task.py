@@ -92,13 +92,17 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path], test_images: Col
 
 
 def check_apart_from_images(config: DataConfig, workdir: Path) -> None:
-    """Raises InputError if a run would lie among the class folders of its images, and be taken for one."""
+    """Raises InputError if a run would lie among the class folders of its images; hidden folders are none."""
     root = local_path(config.dir)
     places = class_places(root) if config.name == "image_folder" and root.is_dir() else []
-    if any(workdir.resolve().is_relative_to(place.resolve()) for place in places):
-        raise InputError(
-            f"workdir {workdir} lies among the class folders of `data.dir` {root}: choose one elsewhere"
-        )
+    for place in places:
+        if not workdir.resolve().is_relative_to(place.resolve()):
+            continue
+        inside = workdir.resolve().relative_to(place.resolve()).parts
+        if not inside or not inside[0].startswith("."):
+            raise InputError(
+                f"workdir {workdir} lies among the class folders of `data.dir` {root}: choose one elsewhere"
+            )
 
 
 def knows_its_data(workdir: Path) -> bool:

@@ -78,9 +78,10 @@ def connect(arguments: dict[str, Any]) -> tuple[int, int]:
         with _interruptible():
             jax.distributed.initialize(**arguments, initialization_timeout=2 * MEETING)
     except (RuntimeError, ValueError) as error:
-        told = where or "; no launcher tells where: give --coordinator=host:port, --processes and --process"
-        why = str(error).rstrip(".")
-        raise InputError(f"the processes of this run do not find each other: {why}{told}") from None
+        why = str(error)
+        if isinstance(error, ValueError) and not where:  # JAX found no launcher that tells it
+            why += " Give --coordinator=host:port, --processes and --process"
+        raise InputError(f"the processes of this run do not find each other{where}: {why}") from None
     finally:
         timer.cancel()
     return distributed.global_state.process_id, distributed.global_state.num_processes

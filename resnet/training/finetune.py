@@ -96,7 +96,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
         "of another shape": kept(p for p in wanted if p in found and found[p].shape != wanted[p]),
     }
     if any(problems.values()):
-        raise InputError(_refusal(config.init_from, problems, found, wanted))
+        raise InputError(_refusal(config, problems, found, wanted))
     initial = {path: found[path] for path in kept(wanted)}
     check_finite(f"`init_from` {config.init_from!r}", {_short(path): initial[path] for path in initial})
     if any(path.startswith(f"params/{CLASSIFIER}/") for path in initial):
@@ -245,7 +245,7 @@ def _shown(values: np.ndarray) -> str:
     return means + (" on average" if values.ndim > 1 else "")
 
 
-def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:
+def _refusal(config: Config, problems: dict[str, list[str]], found: Tensors, wanted: dict[str, Any]) -> str:
     """What does not fit, and the option that starts it anew."""
 
     def described(path: str) -> str:
@@ -257,11 +257,13 @@ def _refusal(source: str, problems: dict[str, list[str]], found: Tensors, wanted
         if paths:
             parts.append(f"{what}: {first_of(map(described, paths))}")
     odd = [_short(path) for paths in problems.values() for path in paths]
-    regex = regex_of(odd, [*map(_short, {**found, **wanted})])
+    dropped = config.init_drop
+    known = [path for path in map(_short, {**found, **wanted}) if not dropped or not re.search(dropped, path)]
+    regex = "|".join(filter(None, (dropped, regex_of(odd, known))))
     remedy = f"If these should start at random, or be left out, set --config.init_drop='{regex}'"
-    if not regex:
-        remedy = "No part of it fits: choose the weights of this net, or leave out `init_from`"
-    return f"`init_from` {source!r} does not fit this net; {'; '.join(parts)}. {remedy}"
+    if regex == dropped:
+        remedy = "No other part of it fits: choose the weights of this net, or leave out `init_from`"
+    return f"`init_from` {config.init_from!r} does not fit this net; {'; '.join(parts)}. {remedy}"
 
 
 def _short(path: str) -> str:

@@ -77,7 +77,7 @@ def check_source(path: str | Path) -> Path:
     if not path.is_file():
         absent = "does not exist"
         if len(path.parts) <= 2 and path.suffix not in (".safetensors", *SUFFIXES):
-            absent += "; a name on Hugging Face, OWNER/NAME, is for resnet.make alone: here, name a file"
+            absent += "; resnet.make alone takes names on Hugging Face, as OWNER/NAME"
         raise InputError(f"weight file {path} {'is a folder: name one in it' if path.is_dir() else absent}")
     if path.suffix != ".safetensors" and path.suffix not in SUFFIXES:
         raise InputError(f"weight file {path} must end in .safetensors or {', '.join(SUFFIXES)}")

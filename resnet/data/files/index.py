@@ -16,7 +16,7 @@ from absl import logging
 from resnet.data.files.listing import Listing
 from resnet.files import USER_CACHE, replacing
 
-KEPT_FROM = 10_000  # images, or records without one; fewer are listed in no time
+KEPT_FROM = 10_000  # images or records; fewer are listed in no time
 LOOKED_AT = 1_000  # files of a kept listing, in some hundredths of a second
 CACHE = f"{USER_CACHE}/indexes"
 VERSION = 2

@@ -17,7 +17,9 @@ from resnet.data.splits import instead_of, splits_for
 from resnet.errors import InputError, first_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
-LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png), <class>/*.jpg, train.tar and test.tar"
+LAYOUT = (
+    "train/<class>/*.jpg and test/<class>/*.jpg (.jpeg, .png), or <class>/*.jpg, or train.tar and test.tar"
+)
 # What the folders of the splits are called, in any case.
 NAMES = {
     "train": ("train", "training"),
@@ -46,7 +48,8 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
     if needed not in places:
         instead = f", or {instead_of(only)}" if only and not alone else ""
         odd = _no_places(root, [needed])
-        unread = f", and {first_of(odd)} is no plain tar: unpack it" if odd else _other_files(root)
+        unread = f", and {first_of(odd)} is no plain tar: unpack it" if odd else ""
+        unread = unread or ("" if places else _other_files(root))
         raise InputError(
             f"there is no folder {root / needed}{unread}; `data.dir` must hold {LAYOUT}{instead}"
         )
@@ -106,7 +109,7 @@ def class_places(root: Path) -> list[Path]:
     """The folders that hold class folders: those of the splits, or the root."""
     folders = [path for path in _visible(root) if path.is_dir()]
     splits = [path for path in folders if split_named(path.name)]
-    if splits or any(map(_is_tar, _visible(root))):
+    if splits or any(_is_tar(path) and split_named(path.stem) for path in _visible(root)):
         return splits
     return [root] if any(map(_holds_images, folders)) else []
 
@@ -125,8 +128,7 @@ def _no_places(root: Path, splits: Sequence[str]) -> list[Path]:
 def _other_files(root: Path) -> str:
     """Names a file in a folder that might be one of a class, if there is one."""
     folders = [path for path in _visible(root) if path.is_dir()]
-    files = [path for folder in folders for path in _visible(folder) if path.is_file()]
-    files = [path for path in files if path.suffix.lower() not in SUFFIXES]
+    files = sorted(path for folder in folders for path in _visible(folder) if path.is_file())
     return f", nor images in folders: {files[0]} is none of {', '.join(SUFFIXES)}" if files else ""
 
 

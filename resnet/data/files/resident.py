@@ -20,7 +20,7 @@ _CURRENT = threading.local()  # name of the file that a thread is at
 
 
 def decode_images(
-    files: Sequence[Any],  # Path | bytes; what checks types in tests would read one of them
+    files: Sequence[Any],  # paths or contents; the type checker of the tests would read one of them
     names: Sequence[str],
     decode: Callable[[Path | bytes, str], Image8] = decode_image,
     *,

@@ -197,7 +197,7 @@ def growing(target: Path, made_of: str) -> Iterator[GrowingTar]:
             raise InputError(f"{part} is being written by another process: wait for it, or stop it")
         if target.exists():  # finished by another process since the caller looked
             part.unlink(missing_ok=True)
-            raise InputError(f"{target} exists already: remove it, or name another tar")
+            raise InputError(f"--to: {target} exists already: remove it, or name another tar")
         tar = GrowingTar(file, made_of)
         try:
             yield tar

@@ -35,15 +35,16 @@ def prepare_published(
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
             try:
-                if given is None and (there := _read(name, given_dir)):
+                there = _read(name, given_dir)
+                if given is None and there:
                     return there
             except InputError as error:
                 logging.warning("%s", error)
-            if given_dir and (other := PUBLISHED[name].find(name, folder.parent)):
-                raise InputError(
-                    f"--dir: files of {name} in {other} are read before those in {folder}: remove them, "
-                    "or name another folder"
-                )
+                if given_dir and (other := PUBLISHED[name].find(name, folder.parent)):
+                    raise InputError(
+                        f"--dir: damaged files of {name} in {other} would be read before those in {folder}: "
+                        "remove them, or name another folder"
+                    ) from None
             for archive in PUBLISHED[name].archives:
                 _bring(archive, _taken(name, archive, given), folder, PUBLISHED[name].members(name), report)
     except OSError as error:

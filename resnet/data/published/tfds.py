@@ -51,7 +51,10 @@ class Prepared:
         """The images of a split, by class; read once, and kept where they are many. InputError if damaged."""
         if split not in self.splits:
             raise self._damaged(split, "there is none")
-        paths, count = self.files(split)
+        try:
+            paths, count = self._files(split)
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._damaged(split, f"its description: {error!r}") from None
         try:
             state = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
             records = FORMATS[file_format(self.info)](paths, self.image)
@@ -67,8 +70,8 @@ class Prepared:
         listing = kept[""]
         return dataclasses.replace(listing, reader=records.read)
 
-    def files(self, split: str) -> tuple[list[Path], int]:
-        """(the files of a split, how many records they hold); KeyError or ValueError if that is not told."""
+    def _files(self, split: str) -> tuple[list[Path], int]:
+        """(the files of a split, how many records they hold)."""
         lengths = list(map(int, self.splits[split]["shardLengths"]))
         return [self._file(split, shard, len(lengths)) for shard in range(len(lengths))], sum(lengths)
 
@@ -169,9 +172,8 @@ def open_prepared(folder: Path) -> Prepared:
         channels = 1 if dimensions[-1] == "1" else 3
         names = _class_names(folder, label, features[label])
         prepared = Prepared(folder, info, image, channels, label, names)
-        for split in prepared.splits:
-            prepared.files(split)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        _ = prepared.splits  # KeyError for one without a name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder} cannot be read ({error!r}): {PREPARE_AGAIN}") from None
