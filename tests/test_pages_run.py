@@ -40,6 +40,7 @@ NOT_RUN = {
     "tfds:": "needs a set that is prepared; tests/test_published_any_tfds.py prepares some",
     "--data=imagenet": "needs a net of 1000 classes; tests/test_imagenet_sets.py makes such sets",
     "--kept=": "trains for hours; tests/test_studies_kept.py goes on with a small study",
+    "weights/model.safetensors": "takes a fetched file; tests/test_training_finetune.py has files of its own",
     "--workdir=/shared": "needs two hosts; the page on reliability has the same with one",
 }
 
