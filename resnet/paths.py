@@ -45,6 +45,8 @@ def regex_of(odd: Iterable[str], known: Iterable[str]) -> str:
     """
     modules = {_module(path) for path in odd}
     rest = [path for path in known if _module(path) not in modules]
+    if not rest:
+        return ""
     starts = sorted({_start(module, rest) for module in modules})
     inner = [start for start in starts if start.endswith("/") and start.count("/") > 1]
     ends = collections.Counter("/" + start.split("/")[-2] + "/" for start in inner)
@@ -52,7 +54,7 @@ def regex_of(odd: Iterable[str], known: Iterable[str]) -> str:
     shared = [end for end, n in ends.items() if n > 1 and not any(re.search(end, path) for path in rest)]
     starts = [start for start in starts if not f"/{start}".endswith(tuple(shared))]
     alone = [f"^{starts[0]}" if len(starts) == 1 else f"^({'|'.join(starts)})"] if starts else []
-    return "|".join([*alone, *shared]) if rest else ""
+    return "|".join([*alone, *shared])
 
 
 def _module(path: str) -> str:

@@ -80,7 +80,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    """The base address of a server; Server's own fields say what it serves, and how."""
+    """Starts a server and gives its base address; the fields of `Server` decide what it sends."""
     monkeypatch.setattr(fetch, "PAUSE", 0.0)
     Server.files, Server.behaviour, Server.asked = {}, "", []
     served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)

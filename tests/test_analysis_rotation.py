@@ -41,7 +41,7 @@ def test_branches_across_x():
 
 @pytest.mark.thorough
 def test_a_net_at_its_start_has_the_statistics_of_the_images():
-    """A net starts with running statistics of 0 and 1, with which its batch norms would do nothing."""
+    """The question measures the statistics first: with a new net's, 0 and 1, batch norms do nothing."""
     config = Config(model=ModelConfig(family="chain", blocks=(4,)))
     net = of_config("chain", config, images=8)
     running, batch = (

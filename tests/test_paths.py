@@ -1,4 +1,4 @@
-"""Regular expressions on the paths of tensors that do not fit a net."""
+"""`regex_of` matches the tensors that do not fit a net, with their modules, and no other tensor."""
 
 import re
 

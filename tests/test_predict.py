@@ -77,7 +77,7 @@ def test_with_eval_flip_predictions_are_those_of_the_evaluation(run):
 
 
 def test_outputs_of_squared_error_are_probabilities_as_they_are(run):
-    """They are cut to 0 and 1. A softmax of them would give a sure answer among ten classes 0.23."""
+    """Outputs below 0 and above 1 become 0 and 1. A softmax would make 0.23 of a sure answer in ten."""
     config = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, output="identity"))
     logits = np.zeros((1, run.task.num_outputs), np.float32)
     logits[0, :3] = 1.25, 0.5, -0.25

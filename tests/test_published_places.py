@@ -20,7 +20,7 @@ def write(folder, files):
 
 
 def begun(tmp_path, content: bytes):
-    """What an earlier call has fetched of CIFAR-10."""
+    """Writes the part of CIFAR-10's archive that an interrupted fetch left, and returns its path."""
     part = tmp_path / "cifar10" / "a.tar.gz.part"
     write(part.parent, {part.name: content})
     return part

@@ -33,7 +33,7 @@ class Chip:
 
     platform: str
     memory: float
-    """Bytes of the device's memory that JAX takes for its programs."""
+    """Bytes that programs can use: the part of the device's memory that JAX reserves for them."""
     bandwidth: float
     """Bytes a second between memory and processors."""
     operations: dict[str, float]

@@ -10,7 +10,7 @@ from absl import logging
 
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
-from resnet.data.files.layout import class_places
+from resnet.data.files.layout import places_of_splits
 from resnet.data.splits import NAME, PLACE, Dataset
 from resnet.errors import InputError, first_of
 from resnet.files import local_path
@@ -92,13 +92,14 @@ def load_run_data(config: DataConfig, workdirs: Iterable[Path], test_images: Col
 
 
 def check_apart_from_images(config: DataConfig, workdir: Path) -> None:
-    """Raises InputError if a run would lie among the class folders of its images; hidden folders are none."""
-    root = local_path(config.dir)
-    places = class_places(root) if config.name == "image_folder" and root.is_dir() else []
-    for place in places:
-        if not workdir.resolve().is_relative_to(place.resolve()):
-            continue
-        inside = workdir.resolve().relative_to(place.resolve()).parts
+    """Raises InputError if a run would lie among the class folders of its images.
+
+    A run in a hidden folder does not, as no class is hidden.
+    """
+    root, run = local_path(config.dir), workdir.resolve()
+    places = places_of_splits(root) if config.name == "image_folder" and root.is_dir() else {}
+    for place in map(Path.resolve, places.values()):
+        inside = run.relative_to(place).parts if run.is_relative_to(place) else (".",)
         if not inside or not inside[0].startswith("."):
             raise InputError(
                 f"workdir {workdir} lies among the class folders of `data.dir` {root}: choose one elsewhere"

@@ -196,14 +196,14 @@ def no_rate(name: str) -> str:
 
 
 def images_of(run: StudyRun, split: str) -> str:
-    """The fingerprint of the images in a split of a run; empty if the run noted none."""
+    """The fingerprint of the images that a run had in a split; empty if the run did not record it."""
     if run.kept:
         return run.kept.get("test_images", "") if split == "test" else ""
     return load_task(run.workdir).fingerprint.get(split, "") if (run.workdir / TASK).exists() else ""
 
 
 def test_images(folder: StudyFolder, name: str) -> frozenset[str]:
-    """The fingerprints of test images that runs began with, of all arms that have the data of this arm."""
+    """The fingerprints of the test images of all runs that began, in this arm and arms with the same data."""
 
     def data(arm: str) -> DataConfig:
         return dataclasses.replace(what_decides(folder.arms[arm].config).data, dir="")

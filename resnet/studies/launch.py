@@ -54,8 +54,8 @@ def launch(
     opened = functools.partial(_opened, study, workdir, command, kept, only if retry else None)
     before, folder = _written(workdir), opened()
     names = list(order_of_work(folder, only))  # refuses unknown ones before anything is written
-    for name in names:
-        check_apart_from_images(folder.arms[name].config.data, workdir)
+    for data in {folder.arms[name].config.data for name in names}:
+        check_apart_from_images(data, workdir)
     if dry_run:
         pieces = pieces_of_work(folder, only, seeds_together)
         found = _describe(folder, names)

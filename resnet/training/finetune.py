@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
     }
 
     check_matches("init_drop", config.init_drop, [*map(_short, {**wanted, **found}), *unknown])
-
-    def kept(paths: Iterable[str]) -> list[str]:
-        return [
-            path for path in paths if not (config.init_drop and re.search(config.init_drop, _short(path)))
-        ]
-
+    kept = partial(_kept, config.init_drop)
     problems = {
         "missing there": kept(path for path in wanted if path not in found),
         "not in this net": kept([*(path for path in found if path not in wanted), *unknown]),
@@ -258,12 +254,17 @@ def _refusal(config: Config, problems: dict[str, list[str]], found: Tensors, wan
             parts.append(f"{what}: {first_of(map(described, paths))}")
     odd = [_short(path) for paths in problems.values() for path in paths]
     dropped = config.init_drop
-    known = [path for path in map(_short, {**found, **wanted}) if not dropped or not re.search(dropped, path)]
+    known = [_short(path) for path in _kept(dropped, {**found, **wanted})]
     regex = "|".join(filter(None, (dropped, regex_of(odd, known))))
     remedy = f"If these should start at random, or be left out, set --config.init_drop='{regex}'"
     if regex == dropped:
         remedy = "No other part of it fits: choose the weights of this net, or leave out `init_from`"
     return f"`init_from` {config.init_from!r} does not fit this net; {'; '.join(parts)}. {remedy}"
+
+
+def _kept(drop: str, paths: Iterable[str]) -> list[str]:
+    """The paths that the regular expression `drop` does not match; all of them if it is empty."""
+    return [path for path in paths if not (drop and re.search(drop, _short(path)))]
 
 
 def _short(path: str) -> str:

@@ -48,11 +48,9 @@ def find_listings(root: Path, only: str = "", alone: bool = False) -> dict[str, 
     if needed not in places:
         instead = f", or {instead_of(only)}" if only and not alone else ""
         odd = _no_places(root, [needed])
-        unread = f", and {first_of(odd)} is no plain tar: unpack it" if odd else ""
-        unread = unread or ("" if places else _other_files(root))
-        raise InputError(
-            f"there is no folder {root / needed}{unread}; `data.dir` must hold {LAYOUT}{instead}"
-        )
+        why = f", and {first_of(odd)} is no plain tar: unpack it" if odd else ""
+        why = why or ("" if places else _other_files(root))
+        raise InputError(f"there is no folder {root / needed}{why}; `data.dir` must hold {LAYOUT}{instead}")
     if not only and "test" not in places:
         logging.warning("%s has no test images: results will be those of the validation split", root)
     wanted = {split: place for split, place in places.items() if split in read}
@@ -79,39 +77,39 @@ def split_named(name: str) -> str | None:
 
 
 def _find_splits(root: Path) -> dict[str, Path]:
-    """The folder or tar of each split that is there; names in the log what is no split, or may be one.
-
-    If no folder is named like a split and some hold images, the folders are classes of training images.
-    """
+    """The folder or tar of each split; names in the log what is no split, or may be one."""
     if not root.is_dir():
         raise InputError(f"`data.dir`: there is no folder or tar {root}; it must hold {LAYOUT}")
+    found = places_of_splits(root)
+    named = {split: place for split, place in found.items() if place != root}
+    others = [path for path in sorted(_visible(root)) if path not in named.values()]
+    _say_what_is_not_read("tars", [path for path in others if _is_tar(path)])
+    odd = _no_places(root, [split for split in NAMES if split not in named])
+    _say_what_is_not_read("files named like a split, but no plain tars,", odd)
+    if found and not named:
+        logging.info("no folder of %s is named like a split: all its images are for training", root)
+    else:
+        _say_what_is_not_read("folders", [path for path in others if path.is_dir()])
+    return found
+
+
+def places_of_splits(root: Path) -> dict[str, Path]:
+    """The folder or tar of each split in a folder; InputError where two may be one split's.
+
+    If none is named like a split and some folders hold images, these are classes of training images.
+    """
     inside = sorted(_visible(root))
     folders = [path for path in inside if path.is_dir()]
-    tars = [path for path in inside if _is_tar(path)]
     found: dict[str, Path] = {}
-    for place in (*folders, *tars):
+    for place in (*folders, *filter(_is_tar, inside)):
         split = split_named(place.name if place in folders else place.stem)
         if split in found:
             raise InputError(f"{found[split]} and {place} may both hold the {split} images: keep one of them")
         if split:
             found[split] = place
-    _say_what_is_not_read("tars", [tar for tar in tars if tar not in found.values()])
-    odd = _no_places(root, [split for split in NAMES if split not in found])
-    _say_what_is_not_read("files named like a split, but no plain tars,", odd)
     if not found and any(map(_holds_images, folders)):
-        logging.info("no folder of %s is named like a split: all its images are for training", root)
         return {"train": root}
-    _say_what_is_not_read("folders", [folder for folder in folders if folder not in found.values()])
     return {split: found[split] for split in NAMES if split in found}
-
-
-def class_places(root: Path) -> list[Path]:
-    """The folders that hold class folders: those of the splits, or the root."""
-    folders = [path for path in _visible(root) if path.is_dir()]
-    splits = [path for path in folders if split_named(path.name)]
-    if splits or any(_is_tar(path) and split_named(path.stem) for path in _visible(root)):
-        return splits
-    return [root] if any(map(_holds_images, folders)) else []
 
 
 def _is_tar(path: Path) -> bool:
@@ -127,9 +125,10 @@ def _no_places(root: Path, splits: Sequence[str]) -> list[Path]:
 
 def _other_files(root: Path) -> str:
     """Names a file in a folder that might be one of a class, if there is one."""
-    folders = [path for path in _visible(root) if path.is_dir()]
-    files = sorted(path for folder in folders for path in _visible(folder) if path.is_file())
-    return f", nor images in folders: {files[0]} is none of {', '.join(SUFFIXES)}" if files else ""
+    for folder in sorted(path for path in _visible(root) if path.is_dir()):
+        if names := [entry.name for entry in _scanned(folder) if entry.is_file()]:
+            return f", nor images in folders: {folder / min(names)} is none of {', '.join(SUFFIXES)}"
+    return ""
 
 
 def _holds_images(folder: Path) -> bool:

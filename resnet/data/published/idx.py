@@ -33,7 +33,10 @@ UINT8 = 8  # IDX's code for unsigned bytes, the one type that these sets have
 
 
 def find_idx(name: str, folder: Path) -> Path | None:
-    """The folder, if the training images lie there, and the test labels are not those of the other set."""
+    """The folder if it holds the files of this set, else None.
+
+    Files of these names may be the other set's: then the test labels begin as that one's do.
+    """
     if not _file(folder, "train-images-idx3-ubyte"):
         return None
     try:

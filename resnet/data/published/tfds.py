@@ -41,11 +41,8 @@ class Prepared:
     label: str
     class_names: tuple[str, ...]
     """In the order of the labels."""
-
-    @property
-    def splits(self) -> dict[str, dict[str, Any]]:
-        """What is said of each split, by its name there."""
-        return {split["name"]: split for split in self.info.get("splits", ())}
+    splits: dict[str, dict[str, Any]]
+    """What is said of each split, by its name there."""
 
     def listing(self, split: str) -> Listing:
         """The images of a split, by class; read once, and kept where they are many. InputError if damaged."""
@@ -71,7 +68,7 @@ class Prepared:
         return dataclasses.replace(listing, reader=records.read)
 
     def _files(self, split: str) -> tuple[list[Path], int]:
-        """(the files of a split, how many records they hold)."""
+        """The files of a split, and the number of their records."""
         lengths = list(map(int, self.splits[split]["shardLengths"]))
         return [self._file(split, shard, len(lengths)) for shard in range(len(lengths))], sum(lengths)
 
@@ -171,13 +168,12 @@ def open_prepared(folder: Path) -> Prepared:
         dimensions = features[image]["image"].get("shape", {}).get("dimensions", ["-1"] * 3)
         channels = 1 if dimensions[-1] == "1" else 3
         names = _class_names(folder, label, features[label])
-        prepared = Prepared(folder, info, image, channels, label, names)
-        _ = prepared.splits  # KeyError for one without a name
+        splits = {split["name"]: split for split in info.get("splits", ())}
+        return Prepared(folder, info, image, channels, label, names, splits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder} cannot be read ({error!r}): {PREPARE_AGAIN}") from None
-    return prepared
 
 
 def _feature(folder: Path, features: Mapping[str, Any], info: Mapping[str, Any], kind: str, what: str) -> str:

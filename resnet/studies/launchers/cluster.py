@@ -110,7 +110,7 @@ def _submit(executor: Any, workdir: Path, pieces: list[Piece], command: str) -> 
 
 
 def _executor(folder: StudyFolder, parameters: dict[str, str | int]) -> Any:
-    """The executor of submitit; InputError if Slurm is missing."""
+    """Makes the object of submitit that submits jobs; InputError if `srun` is missing."""
     import submitit
 
     try:
