@@ -20,7 +20,7 @@ from resnet.errors import InputError, check_at_least, check_regex
 from resnet.fields import FORMER, Fields, fits, of_kind, present_name, type_name, unknown_field
 from resnet.files import check_path, local_path
 from resnet.models.config import ModelConfig
-from resnet.models.grammar import check_net
+from resnet.models.grammar import check_net, idle_in_net
 from resnet.runs.checkpoints.checkpoint import CheckpointConfig
 from resnet.runs.metrics.boards import RecordsConfig
 from resnet.runs.metrics.records import write_json
@@ -122,6 +122,17 @@ def check_config(config: Config) -> None:
             "`train.target_threshold` must be 0 unless `model.output` is sigmoid; got "
             f"{config.train.target_threshold} with {config.model.output!r}"
         )
+
+
+def idle_fields(config: Config) -> dict[str, str]:
+    """Fields that differ from their defaults, and have no effect beside the others: what each is for."""
+    idle = {
+        "model": idle_in_net(config.model),
+        **{name: getattr(config, name).idle() for name in ("data", "optimizer", "schedule", "train")},
+    }
+    purposes = {f"{section}.{name}": purpose for section in idle for name, purpose in idle[section].items()}
+    changed = [name for name, _, _ in differences(Config(), config)]
+    return {name: purposes[name] for name in changed if name in purposes}
 
 
 def load_config(path: str | Path) -> Config:

@@ -210,6 +210,24 @@ def test_arms_that_set_a_field_of_the_command_line_are_named(tmp_path, monkeypat
     assert lines == ["`model.shortcut` has no effect on the arms that set it: none"]
 
 
+def test_fields_without_effect_are_named(tmp_path, monkeypatch):
+    lines = noted(monkeypatch)
+    arms = {
+        "none": Arm({"model.shortcut": "none", "model.shortcut_scale": 0.25}),
+        "half": Arm({"model.shortcut": "constant_scaling", "model.shortcut_scale": 0.25}),
+    }
+    changes = {"model.gate_bias": -6.0, "model.branch_scale": 0.25}
+    base = replaced(tiny_config(), changes)
+    study = tiny_study(base=base, arms=arms, reference="none", origin=Origin("s.py", "small", changes))
+    open_folder(study, tmp_path, "")
+    assert lines == [
+        "`model.gate_bias` has no effect on any arm: it is for `model.shortcut` exclusive_gating, "
+        "shortcut_only_gating, highway",
+        "arm none: `model.shortcut_scale` has no effect: it is for `model.shortcut` constant_scaling, "
+        "decayed_identity",
+    ]
+
+
 def test_a_list_for_a_tuple_is_shown_as_one():
     @dataclasses.dataclass
     class Given:

@@ -158,11 +158,15 @@ def command() -> str:
 def chosen_config(overrides: list[str]) -> "Config":
     """The config of --config, overridden and checked."""
     from resnet import recipes
-    from resnet.config import Config
+    from resnet.config import Config, differences, idle_fields
 
     require("config")
-    config, _ = recipes.call(FLAGS.config, "config", Config)
-    config = override(config, overrides)
+    recipe, _ = recipes.call(FLAGS.config, "config", Config)
+    config = override(recipe, overrides)
+    given = [name for name, _, _ in differences(recipe, config)]
+    for name, purpose in idle_fields(config).items():  # a recipe may set fields for what others make of it
+        level = logging.WARNING if name in given else logging.INFO
+        logging.log(level, "`%s` has no effect: it is for %s", name, purpose)
     prepare_process(config)
     return config
 

@@ -135,6 +135,17 @@ class DataConfig(Fields, section="data"):
         if not all(value > 0 for value in self.std):
             raise InputError(f"`data.std` must be positive; got {self.std!r}")
 
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, and what each of them is for."""
+        found = {} if self.random_crop else {"random_crop_fill": "`data.random_crop` above 0"}
+        if not (self.in_files and self.storage == "auto"):
+            found["memory_gb"] = "images in files with `data.storage` auto"
+        if not self.in_files or self.storage == "memory":
+            found["bad_limit"] = "images in files that are streamed"
+        if self.storage == STREAM:
+            found["on_bad_image"] = "`data.storage` memory or auto"
+        return found
+
     @property
     def in_files(self) -> bool:
         """Whether each image lies in a file, or a record, of its own."""

@@ -209,3 +209,33 @@ def _check_norm_groups(config: ModelConfig, name: str, widths: list[int]) -> Non
             f"`model.norm_groups` must divide the widths of {name} ({', '.join(map(str, widths))}); "
             f"got {config.norm_groups}"
         )
+
+
+def idle_in_net(config: ModelConfig) -> dict[str, str]:
+    """Fields that have no effect beside the others, and what each of them is for."""
+    readers: dict[str, list[str]] = {}
+    for name, shortcut in SHORTCUTS.items():
+        for field in shortcut.fields:
+            readers.setdefault(field, []).append(name)
+    found = {
+        field: f"`model.shortcut` {', '.join(names)}"
+        for field, names in readers.items()
+        if config.shortcut not in names
+    }
+    keeps = not SHORTCUTS[config.shortcut].changes_shape
+    kept = "a `model.shortcut` that keeps the shape of x"
+    for fields, effective, purpose in (
+        (("transition",), keeps, kept),
+        (("pad_mode", "pad_side"), keeps and config.transition == "pad",
+         f"`model.transition` pad and {kept}"),
+        (("depth",), not config.blocks, "`model.blocks` ()"),
+        (("stride_at",), BRANCHES[config.branch].strided, "`model.branch` bottleneck"),
+        (("stochastic_depth_rule", "stochastic_depth_each"), config.stochastic_depth,
+         "`model.stochastic_depth` above 0"),
+        (("norm_groups",), config.norm == "group", "`model.norm` group"),
+        (("bn_momentum", "bn_unbiased"), config.norm == "batch", "`model.norm` batch"),
+        (("norm_epsilon",), config.norm != "none", "a `model.norm` other than none"),
+    ):  # fmt: skip
+        if not effective:
+            found |= dict.fromkeys(fields, purpose)
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.config import as_tuples, config_from_dict, config_to_dict
+from resnet.config import as_tuples, config_from_dict, config_to_dict, idle_fields
 from resnet.errors import InputError
 from resnet.fields import present_name
 from resnet.files import local_path, lock, make_folder, read_object
@@ -34,6 +34,7 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     changes = study.origin.changes if study.origin else {}
     check_changes(changes, grids[0] if all(grids) else ())
     _check_own_fields(changes, study)
+    _warn_of_idle(changes, study, arms)
     earlier = load_folder(workdir) if (workdir / FILE).exists() else None
     folder = StudyFolder(
         workdir=workdir,
@@ -60,6 +61,19 @@ def _check_own_fields(changes: Mapping[str, Any], study: Study) -> None:
             raise InputError(f"`{field}` would have no effect: every arm of the study sets it; leave it out")
         if arms:
             logging.warning("`%s` has no effect on the arms that set it: %s", field, ", ".join(arms))
+
+
+def _warn_of_idle(changes: Mapping[str, Any], study: Study, arms: Mapping[str, ResolvedArm]) -> None:
+    """Warns of a field that an arm sets in vain, and of a change of the base that has no effect at all."""
+    idle = {name: idle_fields(arm.config) for name, arm in arms.items()}
+    for field in map(present_name, changes):
+        purposes = [fields.get(field) for fields in idle.values()]
+        if all(purposes):
+            logging.warning("`%s` has no effect on any arm: it is for %s", field, purposes[0])
+    for name, arm in study.arms.items():
+        for field in map(present_name, arm.changes):
+            if field in idle[name]:
+                logging.warning("arm %s: `%s` has no effect: it is for %s", name, field, idle[name][field])
 
 
 def _gone(earlier: StudyFolder, arms: dict[str, ResolvedArm]) -> tuple[str, ...]:

@@ -101,6 +101,19 @@ class TrainConfig(Fields, section="train"):
         if not 0 < self.rollback_factor < 1:
             raise InputError(f"`train.rollback_factor` must lie between 0 and 1; got {self.rollback_factor}")
 
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, and what each of them is for."""
+        found = {}
+        if not self.mixing:
+            found |= dict.fromkeys(("mix_probability", "mix_each"), "`train.mixup` or `train.cutmix` above 0")
+        if not (self.mixup and self.cutmix):
+            found["mix_switch"] = "both `train.mixup` and `train.cutmix` above 0"
+        if not self.ema:
+            found["ema_every"] = "`train.ema` above 0"
+        if self.on_divergence != ROLLBACK:
+            found |= dict.fromkeys(("rollbacks", "rollback_factor"), f"`train.on_divergence` {ROLLBACK}")
+        return found
+
     @property
     def mixing(self) -> Mixing | None:
         """How each batch is mixed; None: it is not."""

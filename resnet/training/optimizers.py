@@ -62,8 +62,8 @@ class OptimizerConfig(Fields, section="optimizer"):
                 raise InputError(f"`optimizer.{field}` must be at least 0 and below 1; got {value}")
         for field in ("epsilon", "weight_decay", "clip_norm", "trust"):
             check_at_least(f"optimizer.{field}", getattr(self, field), 0)
-        if self.nesterov and (self.name not in WITH_NESTEROV or self.momentum == 0):
-            names = ", ".join(WITH_NESTEROV)
+        if self.nesterov and ("nesterov" in self.idle() or self.momentum == 0):
+            names = ", ".join(_readers("nesterov"))
             raise InputError(
                 f"`optimizer.nesterov` needs a momentum above 0 and one of the optimisers {names}; "
                 f"got name {self.name!r}, momentum {self.momentum}"
@@ -71,6 +71,13 @@ class OptimizerConfig(Fields, section="optimizer"):
         for field in PAIRS:
             for pair in getattr(self, field):
                 _check_pair(f"optimizer.{field}", pair)
+
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, and what each of them is for."""
+        of_some = {field for each in PRECONDITIONERS.values() for field in each.fields}
+        unread = of_some.difference(PRECONDITIONERS[self.name].fields)
+        found = {field: f"`optimizer.name` {', '.join(_readers(field))}" for field in unread}
+        return found if self.weight_decay else found | {"decay": "`optimizer.weight_decay` above 0"}
 
 
 PAIRS = ("lr_multipliers", "within")
@@ -175,16 +182,30 @@ def _trust_ratios(config: OptimizerConfig, coefficient: float) -> optax.Gradient
     return optax.stateless(scale)
 
 
+@dataclasses.dataclass(frozen=True)
+class Preconditioner:
+    """An optimiser's own part of the chain."""
+
+    chain: Callable[[OptimizerConfig, Chain], Chain]
+    """chain(config, rate) puts it around the steps `rate`, which apply the learning rate."""
+    fields: tuple[str, ...] = ()
+    """The fields of the config that it reads, and others may not."""
+
+
 PRECONDITIONERS = {
-    "sgd": _sgd,
-    "adamw": _adamw,
-    "lamb": _lamb,
-    "lars": _lars,
-    "rmsprop": _rmsprop,
-    "lion": _lion,
-    "muon": _muon,
+    "sgd": Preconditioner(_sgd, ("nesterov",)),
+    "adamw": Preconditioner(_adamw, ("nesterov", "beta2", "epsilon")),
+    "lamb": Preconditioner(_lamb, ("beta2", "epsilon", "adapt")),
+    "lars": Preconditioner(_lars, ("nesterov", "adapt", "trust")),
+    "rmsprop": Preconditioner(_rmsprop, ("beta2", "epsilon")),
+    "lion": Preconditioner(_lion, ("beta2",)),
+    "muon": Preconditioner(_muon, ("nesterov", "beta2", "epsilon")),
 }
-WITH_NESTEROV = ("sgd", "adamw", "lars", "muon")
+
+
+def _readers(field: str) -> list[str]:
+    """The names of the optimisers that read a field."""
+    return [name for name, each in PRECONDITIONERS.items() if field in each.fields]
 
 
 def _first_match(pairs: tuple[tuple[str, float], ...], otherwise: float) -> Callable[[str], float]:
@@ -253,7 +274,7 @@ def make_optimizer(
     rate = [*multipliers, optax.scale_by_learning_rate(schedule)]
     within = [_within(config)] if config.within else []
     frozen = [_frozen(freeze)] if freeze else []
-    return optax.chain(*clip, *PRECONDITIONERS[config.name](config, rate), *within, *frozen)
+    return optax.chain(*clip, *PRECONDITIONERS[config.name].chain(config, rate), *within, *frozen)
 
 
 def check_paths(config: OptimizerConfig, params: Any) -> None:

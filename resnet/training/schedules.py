@@ -57,6 +57,13 @@ class ScheduleConfig(Fields, section="schedule"):
                 f"{self.name!r}"
             )
 
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, and what each of them is for."""
+        found = {} if self.name == "step" else {"factor": "`schedule.name` step"}
+        if not parse_duration("schedule.warmup", self.warmup).amount:
+            found |= dict.fromkeys(("warmup_kind", "warmup_factor"), "a `schedule.warmup` above 0 steps")
+        return found
+
 
 def _cosine(progress, step, milestones, factor):
     """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983)."""

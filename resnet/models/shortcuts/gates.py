@@ -70,10 +70,13 @@ def shake_drop_keep(config: ModelConfig, block: BlockSpec) -> float:
     return 1 - config.shortcut_dropout * (block.index + 1) / count_blocks(config)
 
 
+OF_GATES = ("gate_bias", "gate_init")
 SHORTCUTS = {
-    "exclusive_gating": Shortcut(exclusive_gating, is_sum=False),
-    "shortcut_only_gating": Shortcut(shortcut_only_gating),
-    "highway": Shortcut(highway, is_sum=False),
-    "dropout": Shortcut(dropout, draws=True, by_pixel=True),
-    "shake_drop": Shortcut(shake_drop, draws=True, by_pixel=True, number=shake_drop_keep),
+    "exclusive_gating": Shortcut(exclusive_gating, is_sum=False, fields=(*OF_GATES, "gate_norm")),
+    "shortcut_only_gating": Shortcut(shortcut_only_gating, fields=(*OF_GATES, "gate_norm")),
+    "highway": Shortcut(highway, is_sum=False, fields=OF_GATES),
+    "dropout": Shortcut(dropout, draws=True, by_pixel=True, fields=("shortcut_dropout", "dropout_kind")),
+    "shake_drop": Shortcut(
+        shake_drop, draws=True, by_pixel=True, fields=("shortcut_dropout",), number=shake_drop_keep
+    ),
 }

@@ -90,6 +90,8 @@ class Shortcut:
     by_pixel: bool = False
     """Whether, in evaluation, each pixel of the sum is a linear map of that pixel of x and of F(x), plus a
     constant, so that `folding.py` can remove it."""
+    fields: tuple[str, ...] = ()
+    """Fields of the config that it reads, and others may not."""
     needs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Fields that its definition sets."""
     zero_kernels: bool = False

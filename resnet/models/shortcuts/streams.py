@@ -265,11 +265,18 @@ def count_outputs(config: ModelConfig) -> int:
 
 
 SHORTCUTS = {
-    "hyper_static": Shortcut(mix_streams, streams=Streams(mixing(static), copies, the_sum)),
-    "hyper_dynamic": Shortcut(mix_streams, streams=Streams(mixing(dynamic), copies, the_sum)),
-    "hyper_stochastic": Shortcut(mix_streams, streams=Streams(mixing(doubly_stochastic), copies, the_sum)),
+    "hyper_static": Shortcut(
+        mix_streams, fields=("streams",), streams=Streams(mixing(static), copies, the_sum)
+    ),
+    "hyper_dynamic": Shortcut(
+        mix_streams, fields=("streams",), streams=Streams(mixing(dynamic), copies, the_sum)
+    ),
+    "hyper_stochastic": Shortcut(
+        mix_streams, fields=("streams",), streams=Streams(mixing(doubly_stochastic), copies, the_sum)
+    ),
     "laurel_previous": Shortcut(
-        mix_streams, check=check_previous, streams=Streams(mixing(previous), first, the_first)
+        mix_streams, fields=("streams",), check=check_previous,
+        streams=Streams(mixing(previous), first, the_first),
     ),
     "depth_attention": Shortcut(
         mix_streams, check=check_depth_attention, number=block_index,

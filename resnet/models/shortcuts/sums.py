@@ -163,15 +163,21 @@ SHORTCUTS = {
     "none": Shortcut(none, changes_shape=True, is_sum=False, by_pixel=True, check=_refuse_zero_alone),
     "identity": Shortcut(identity, by_pixel=True),
     "projection": Shortcut(project_everywhere, changes_shape=True, by_pixel=True),
-    "constant_scaling": Shortcut(constant_scaling, by_pixel=True),
-    "rezero": Shortcut(scaled_branch, by_pixel=True, check=_refuse_zero_twice("alpha_init")),
-    "skipinit": Shortcut(scaled_branch, norm_free=True, by_pixel=True, needs=UNNORMED),
-    "decayed_identity": Shortcut(decayed_identity, by_pixel=True, number=decayed),
+    "constant_scaling": Shortcut(constant_scaling, by_pixel=True, fields=("shortcut_scale", "branch_scale")),
+    "rezero": Shortcut(
+        scaled_branch, by_pixel=True, fields=("alpha_init",), check=_refuse_zero_twice("alpha_init")
+    ),
+    "skipinit": Shortcut(
+        scaled_branch, norm_free=True, by_pixel=True, fields=("alpha_init",), needs=UNNORMED
+    ),
+    "decayed_identity": Shortcut(decayed_identity, by_pixel=True, fields=("shortcut_scale",), number=decayed),
     "depth_scaled": Shortcut(depth_scaled, by_pixel=True),
-    "layer_scale": Shortcut(layer_scale, by_pixel=True, check=_refuse_zero_twice("layer_scale")),
+    "layer_scale": Shortcut(
+        layer_scale, by_pixel=True, fields=("layer_scale",), check=_refuse_zero_twice("layer_scale")
+    ),
     "laurel_weights": Shortcut(laurel_weights, by_pixel=True),
-    "laurel_low_rank": Shortcut(laurel_low_rank, by_pixel=True, zero_kernels=True),
-    "laurel": Shortcut(laurel, by_pixel=True, zero_kernels=True),
+    "laurel_low_rank": Shortcut(laurel_low_rank, by_pixel=True, fields=("low_rank",), zero_kernels=True),
+    "laurel": Shortcut(laurel, by_pixel=True, fields=("low_rank",), zero_kernels=True),
     "orthogonal": Shortcut(orthogonal),
     "orthogonal_image": Shortcut(orthogonal_image),
     "normed_identity": Shortcut(
