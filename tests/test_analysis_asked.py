@@ -22,6 +22,7 @@ from resnet.config import Config, replaced
 from resnet.data.datasets import load_dataset
 from resnet.errors import InputError
 from resnet.files import save_png
+from resnet.runs.metrics import telemetry
 
 
 def tiny(data="noise", images=8, seed=0, **model):
@@ -120,6 +121,51 @@ def test_too_much_and_nothing_are_refused_too():
             tiny(images=images)
     with pytest.raises(InputError, match="`--images_seed` must be between 0 and"):
         tiny(seed=2**70)
+
+
+def test_noise_is_another_by_another_seed():
+    nets = [tiny(seed=seed) for seed in (0, 0, 7)]
+    first, again, other = (net.images for net in nets)
+    assert (first == again).all() and abs(first - other).min() > 0
+    assert [str(net.sample) for net in nets[1:]] == [
+        "8 images (noise)",
+        "8 images (noise, drawn by seed 7)",
+    ]
+
+
+@pytest.mark.parametrize(("field", "value"), [("init_from", "runs/a"), ("init_whitened", 8)])
+def test_a_net_that_does_not_start_at_random_is_no_net_at_its_start(field, value):
+    config = replaced(Config(), {field: value})
+    with pytest.raises(
+        InputError, match=f"asked with random weights, and `{field}` is {value!r}; set {field}="
+    ):
+        subject.of_config("net", config)
+
+
+def test_depths_and_seeds_are_not_those_of_a_run():
+    run = dataclasses.replace(tiny(), step=5)
+    for asked in ({"depths": (8,)}, {"seeds": 9}):
+        for name in ("signal", "shattering"):
+            with pytest.raises(InputError, match="is a run, which has one depth and seed; give --config=…"):
+                QUESTIONS[name].ask(run, QUESTIONS[name].Options(**asked))
+
+
+def test_telemetry_ends_at_the_step_that_is_asked(tmp_path):
+    lines = [f"{step},stage1/block{i},0,0,0,0\n" for step in (0, 10, 20) for i in (1, 2)]
+    (tmp_path / telemetry.FILE).write_bytes(telemetry.HEAD + "".join(lines).encode())
+    run = dataclasses.replace(tiny(), name=str(tmp_path), step=10)
+    asked = QUESTIONS["telemetry"]
+    assert {row["step"] for row in asked.ask(run, asked.Options()).rows} == {0, 10}
+    with pytest.raises(InputError, match="at its start, has nothing in telemetry.csv; train with"):
+        asked.ask(dataclasses.replace(run, step=None), asked.Options())
+
+
+def test_another_step_of_the_net_beside_is_told(monkeypatch):
+    run = dataclasses.replace(tiny(), name="ours", step=100)
+    for step, name in ((100, "theirs"), (500, "theirs, at step 500")):
+        other = dataclasses.replace(run, name="theirs", step=step)
+        monkeypatch.setattr(subject.Subject, "beside", lambda self, workdir, other=other: other)
+        assert [net.name for net in run.and_against("theirs")] == ["ours", name]
 
 
 def least(question: Question) -> typing.Any:

@@ -65,6 +65,15 @@ def test_published_data_need_not_be_at_hand(imported, tmp_path):
     assert task.image_shape == (32, 32, 3) and task.mean.tolist() == [127.5] * 3
 
 
+@pytest.mark.parametrize(("field", "value"), [("init_from", "runs/a"), ("init_whitened", 8)])
+def test_weights_from_elsewhere_are_refused(imported, tmp_path, field, value):
+    config = replaced(config_of(name="cifar10"), {field: value})
+    with pytest.raises(
+        InputError, match=f"`{field}` must be .*, as all weights are those of .*; got {value!r}"
+    ):
+        imported(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

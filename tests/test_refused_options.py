@@ -2,6 +2,9 @@
 
 import pytest
 
+from resnet.config import Config, save_config
+from resnet.data.config import OF_TRAINING
+from resnet.runtime import machine
 from tests.test_command import assert_refused
 
 REFUSED = {
@@ -25,6 +28,8 @@ REFUSED = {
     "prepare images --from=a --to=b.tar --dir=c": "--dir has no meaning with images; got 'c'",
     "prepare cifar10 --dir=a --short_side=9": "--short_side has no meaning with cifar10; got '9'",
     "import --source=a --workdir=w --step=3": "--step has no meaning with --source; got '3'",
+    "report --runs=a --runs=b --output=E": "--runs is given twice; give all its values at once, with commas",
+    "study --study=s --only=a --workdir=w --only=b": "--only is given twice",
     "import --export=a --workdir=w --config=digits": "--config has no meaning with --export; got 'digits'",
 }
 
@@ -34,3 +39,19 @@ def test_what_has_no_meaning_is_refused(line, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert_refused(monkeypatch, capsys, REFUSED[line], *line.split())
     assert not list(tmp_path.iterdir())
+
+
+VALUES = {"random_crop_fill": "reflect", "augmentation": "flip"}
+
+
+@pytest.mark.parametrize("field", OF_TRAINING)
+def test_what_is_evaluated_is_not_augmented(field, monkeypatch, capsys, tmp_path):
+    save_config(Config(), tmp_path)
+    monkeypatch.setattr(machine, "prepare", lambda _: None)  # devices are counted already
+    message = f"`data.{field}` would have no effect: it is for images in training; leave it out"
+    value = VALUES.get(field, "2" if isinstance(getattr(Config().data, field), int) else "True")
+    if field in ("flip", "alternate_flip"):
+        value = "True"
+    assert_refused(
+        monkeypatch, capsys, message, "evaluate", f"--workdir={tmp_path}", f"--config.data.{field}={value}"
+    )

@@ -12,12 +12,9 @@ from resnet.config import Config, config_hash, replaced, save_config
 from resnet.data.datasets import load_dataset
 from resnet.data.order import batch_indices
 from resnet.errors import InputError
-from resnet.models.config import ModelConfig
-from resnet.models.grammar import check_net
 from resnet.paths import parameter_path
 from resnet.runtime.devices import make_mesh
 from resnet.studies import grid, runner
-from resnet.studies.budget import Match, count, solve
 from resnet.studies.folder import states
 from resnet.studies.launch import launch
 from resnet.studies.stored import load_folder, open_folder, save_folder
@@ -25,8 +22,6 @@ from resnet.studies.study import Arm, Origin, Published, load_study, resolve, wi
 from resnet.training.loop import train
 from resnet.training.trainer import make_trainer
 from tests.studies_cases import tiny_config, tiny_study
-
-SHAPES = ((32, 32, 3), 10)
 
 
 @pytest.mark.parametrize(
@@ -76,50 +71,6 @@ def test_a_config_hash_is_of_what_differs_from_the_defaults_but_the_seed():
             replaced(Config(), {field: same})
         )
     assert config_hash(replaced(Config(), {"train.seeds": 2})) != config_hash(Config())
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("budget", ("parameters", "macs"))
-@pytest.mark.parametrize(
-    ("changes", "by", "tolerance"),
-    [({"shortcut": "highway"}, "width", 0.02), ({"width": 0.5}, "depth", 0.02), ({}, "width", 0.0)],
-)
-def test_budgets_are_matched_and_say_what_they_reached(budget, changes, by, tolerance):
-    target = count(ModelConfig(depth=56), SHAPES, budget)
-    config = ModelConfig(depth=56, **changes)
-    reached = solve(config, target, Match("other", budget, by), SHAPES)
-    found = dataclasses.replace(config, **{reached.field.removeprefix("model."): reached.value})
-    check_net(found)
-    assert count(found, SHAPES, budget) == reached.reached
-    assert abs(reached.reached / target - 1) <= tolerance
-    assert f"{target:,}" in str(reached) and reached.field in str(reached)
-
-
-@pytest.mark.parametrize("fields", [{"norm": "group", "norm_groups": 8}, {"groups": 8}], ids=str)
-def test_a_width_is_found_where_most_widths_are_no_net(fields):
-    config = ModelConfig(depth=8, **fields)
-    target = count(dataclasses.replace(config, width=2.0), SHAPES, "parameters")
-    reached = solve(config, target, Match("other"), SHAPES)
-    assert reached.reached == target
-    check_net(dataclasses.replace(config, width=reached.value))
-
-
-def test_a_budget_out_of_reach_is_an_error():
-    with pytest.raises(InputError, match="no depth comes near the budget; the nearest is"):
-        solve(ModelConfig(width=8), 1000, Match("other", by="depth"), SHAPES)
-    for by, fields, reason in (
-        ("width", {"shortcut": "idenity"}, "idenity"),
-        ("depth", {"groups": 3}, "groups"),
-    ):
-        with pytest.raises(InputError, match=f"no {by} is a net with the arm's other fields: .*{reason}"):
-            solve(ModelConfig(**fields), 100_000, Match("other", by=by), SHAPES)
-
-
-def test_an_arm_may_match_another():
-    arms = {"highway": Arm({"model.shortcut": "highway"}, match=Match("identity")), "identity": Arm()}
-    resolved = resolve(tiny_study(arms=arms))
-    assert "as identity" in resolved["highway"].matched and not resolved["identity"].matched
-    assert resolved["highway"].reference == "identity" and not resolved["identity"].reference
 
 
 @pytest.mark.thorough

@@ -207,7 +207,15 @@ def test_arms_that_set_a_field_of_the_command_line_are_named(tmp_path, monkeypat
     arms = {"identity": Arm(), "none": Arm({"model.shortcut": "none"})}
     changes = {"model.shortcut": "projection", "train.batch_size": 8}
     open_folder(tiny_study(arms=arms, origin=Origin("s.py", "small", changes)), tmp_path, "")
-    assert lines == ["`model.shortcut` has no effect on the arms that set it: none"]
+    assert lines == ["`model.shortcut` has no effect on the arms that set it, or choose it: none"]
+
+
+def test_arms_that_choose_what_the_command_line_sets_are_named(tmp_path, monkeypatch):
+    lines = noted(monkeypatch)
+    arms = {"identity": Arm(), "none": Arm({"model.shortcut": "none"}, learning_rates=(0.1, 0.2))}
+    changes = {"schedule.learning_rate": 0.3}
+    open_folder(tiny_study(arms=arms, origin=Origin("s.py", "small", changes)), tmp_path, "")
+    assert lines == ["`schedule.learning_rate` has no effect on the arms that set it, or choose it: none"]
 
 
 def test_fields_without_effect_are_named(tmp_path, monkeypatch):

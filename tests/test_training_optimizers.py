@@ -17,6 +17,7 @@ from resnet.training.optimizers import (
     make_optimizer,
 )
 from tests.few import few
+from tests.folder_cases import noted
 
 PARAMS = {
     "conv": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])},
@@ -253,6 +254,17 @@ def test_an_expression_that_matches_nothing(field):
     config = OptimizerConfig(**{field: (("heed", 0.1),)})
     with pytest.raises(InputError, match=r"'heed' matches no parameter.*conv/bias"):
         check_paths(config, PARAMS)
+
+
+def test_a_pair_whose_parameters_all_have_an_earlier_one_is_named(monkeypatch):
+    lines = noted(monkeypatch)
+    check_paths(OptimizerConfig(lr_multipliers=(("kernel", 0.1), ("", 2.0))), PARAMS)
+    assert not lines
+    check_paths(OptimizerConfig(lr_multipliers=(("", 0.1), ("bias", 0.5))), PARAMS)
+    (line,) = lines
+    assert line.startswith(
+        "`optimizer.lr_multipliers`: 'bias' has no effect, as earlier expressions match all"
+    )
 
 
 @pytest.mark.parametrize(

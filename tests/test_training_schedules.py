@@ -144,7 +144,9 @@ def test_no_training_needs_no_shorter_warmup():
 
 def test_milestones_behind_the_end_are_told(monkeypatch):
     lines = noted(monkeypatch)
-    rates((0,), name="step", milestones=("50 %", "2000 steps"))
+    rates((0,), name="step", milestones=("50 %", "999 steps"))
     assert not lines
-    rates((0,), name="step", milestones=("1000 steps", "2000 steps"))
-    assert lines == ["no milestone is before the end, step 1000: the learning rate never falls"]
+    rates((0,), name="step", milestones=("50 %", "1000 steps", "2000 steps"))
+    rates((0,), name="step", milestones=("2000 steps",))
+    told = "the learning rate does not fall at {}, since the training ends at step 1000"
+    assert lines == [told.format("1000 steps and 2000 steps"), told.format("2000 steps")]

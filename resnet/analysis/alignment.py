@@ -44,7 +44,7 @@ class Options:
     steps: Count = 30
     """Products with each Jacobian and its transpose."""
     against: str = ""
-    """Folder of a run to set beside this one, such as its plain twin."""
+    """Folder of a run, at its latest step, to set beside this one, such as its plain twin."""
 
     __post_init__ = check_options
 
@@ -54,6 +54,8 @@ class Alignment:
     """One net: values of each block, and of each with the next; NaN where that has another shape."""
 
     name: str
+    images: str
+    """At which Jacobians were taken."""
     blocks: list[str]
     largest: Float[np.ndarray, " blocks"]
     """Singular value, the mean over images."""
@@ -95,7 +97,7 @@ class Alignments:
             for net in self.nets
         ]
         return {
-            "Overlap of top singular vectors": summary,
+            f"Overlap of top singular vectors, at {self.nets[0].images}": summary,
             "Every block, with the next": [row for net in self.nets for row in net.rows()],
         }
 
@@ -135,6 +137,7 @@ def _alignment(subject: Subject, options: Options) -> Alignment:
     sizes = [left.shape[1:] for left in lefts]
     return Alignment(
         subject.name,
+        str(net.sample),
         names,
         largest=np.array([value[:, 0].mean() for value in values], np.float64),
         chance=np.array([k / d for d, k in sizes]),

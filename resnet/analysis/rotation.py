@@ -35,7 +35,7 @@ class Options:
     statistics: str = "running"
     """What batch norms use: batch, as in training, or running."""
     against: str = ""
-    """Folder of a run to set beside this one, such as its plain twin."""
+    """Folder of a run, at its latest step, to set beside this one, such as its plain twin."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

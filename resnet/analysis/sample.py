@@ -36,7 +36,9 @@ class Sample:
 
     def __str__(self) -> str:
         if self.of_images is None:
-            return f"{self.images:,} images ({self.data})"
+            return (
+                f"{self.images:,} images ({self.data}{f', drawn by seed {self.seed}' if self.seed else ''})"
+            )
         drawn = f", drawn by seed {self.seed}" if self.images < self.of_images else ""
         text = f"{self.images:,} of {self.of_images:,} images ({self.data}{drawn})"
         if not self.of_classes:

@@ -129,6 +129,10 @@ def ask(subject: Subject, options: Options) -> Shattering:
     """Correlations in a run, or in the four arms of a config."""
     if len(subject.images) < 2:
         raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
+    if subject.step is not None and (options.depths, options.seeds) != (Options.depths, Options.seeds):
+        raise InputError(
+            f"{subject.name} is a run, which has one depth and seed; give --config=… to scan them"
+        )
     layers = layers_of_block(subject.config)
     title = subject.title if subject.step is not None else f"{subject.name} at its start, four arms"
     if subject.step is not None:

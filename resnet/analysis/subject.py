@@ -97,8 +97,12 @@ class Subject:
         return of_run(workdir, self.data, len(self.images), step, self.sample.seed, self.moved)
 
     def and_against(self, workdir: str) -> "list[Subject]":
-        """This net and, where a folder is named, the run in it."""
-        return [self, self.beside(workdir)] if workdir else [self]
+        """This net and, where a folder is named, the run in it at its latest step, told if it is another."""
+        if not workdir:
+            return [self]
+        other = self.beside(workdir)
+        told = f"{other.name}, {other.when}" if other.step != self.step else other.name
+        return [self, dataclasses.replace(other, name=told)]
 
     def shown_images_of(self, other: "Subject") -> "Subject":
         """This net and the images of another subject, normalised as this net was trained."""
@@ -139,7 +143,16 @@ def of_run(
 
 
 def of_config(name: str, config: Config, data: str = NOISE, images: int = 128, seed: int = 0) -> Subject:
-    """The net of `config`, as the training of its seed begins; noise needs no data at hand."""
+    """The net of `config`, as the training of its seed begins; noise needs no data at hand.
+
+    InputError for a net that begins with other weights than random ones.
+    """
+    for field, unset in (("init_from", ""), ("init_whitened", 0)):
+        if (value := getattr(config, field)) != unset:
+            raise InputError(
+                f"a net at its start is asked with random weights, and `{field}` is {value!r}; set "
+                f"{field}={unset!r}, or train for '0 steps' and name the run by --workdir"
+            )
     outputs = shapes_of(config.data)[1]
     model = make_model(config.model, outputs)
     shown = _probe(config, data, images, None, seed)
@@ -202,7 +215,8 @@ def _probe(
     check_within("--images_seed", seed, 0, 2**31 - 1)
     if data == NOISE:
         shape, outputs = (run.task.image_shape, run.task.num_outputs) if run else shapes_of(config.data)
-        keys = jax.random.split(random_key(jnp.int32(config.seed), 0))
+        key = random_key(jnp.int32(config.seed), 0)
+        keys = jax.random.split(jax.random.fold_in(key, seed) if seed else key)
         labels = jax.random.randint(keys[1], (count,), 0, outputs)
         regression = config.model.output == "identity" and outputs == 1
         sample = describe(np.asarray(labels), of_images=None, data=data, seed=seed, classes=0)

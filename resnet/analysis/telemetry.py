@@ -42,10 +42,10 @@ class Telemetry:
 
 
 def ask(subject: Subject, options: Options) -> Telemetry:
-    """Reads telemetry.csv of a run."""
-    rows = telemetry.read(subject.name) if subject.step is not None else []
+    """What telemetry.csv of a run has up to the step that is asked."""
+    last = subject.step
+    rows = [] if last is None else [row for row in telemetry.read(subject.name) if row["step"] <= last]
     if not rows:
-        raise InputError(
-            f"{subject.name} has no {telemetry.FILE}; train with --config.train.telemetry_every=…"
-        )
+        raise InputError(f"{subject.name}, {subject.when}, has nothing in {telemetry.FILE}; train with "
+                         "--config.train.telemetry_every=…")  # fmt: skip
     return Telemetry(rows)

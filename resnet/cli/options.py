@@ -71,11 +71,15 @@ def print_result(result: dict[str, Any]) -> None:
 def _parsed(main: Callable, own: Sequence[str]) -> list[str]:
     """Sets the flags of the command as its own arguments say; returns those that are no options."""
     try:
-        return FLAGS(["", *own])[1:]
+        rest = FLAGS(["", *own])[1:]
     except flags.UnrecognizedFlagError as error:
         known = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[main.__module__])]
         hint = closest(error.flagname, known)
         raise InputError(f"unknown option --{error.flagname}{hint}; --help lists the options") from None
+    for name in FLAGS:
+        if isinstance(FLAGS[name].parser, flags.ListParser) and FLAGS[name].present > 1:
+            raise InputError(f"--{name} is given twice; give all its values at once, with commas between")
+    return rest
 
 
 @contextlib.contextmanager
@@ -150,9 +154,8 @@ def refuse_overrides(overrides: Sequence[str], reason: str) -> None:
 def command() -> str:
     """The command line, as it can be typed again."""
     program, *arguments = sys.argv
-    if Path(program).name == PROGRAM:
-        return shlex.join([PROGRAM, *arguments])
-    return shlex.join([Path(sys.executable).name, program, *arguments])
+    start = [PROGRAM] if Path(program).name == PROGRAM else [Path(sys.executable).name, program]
+    return shlex.join([*start, *arguments])
 
 
 def chosen_config(overrides: list[str]) -> "Config":

@@ -17,6 +17,16 @@ from resnet.fields import Fields
 from resnet.files import check_path
 
 ON_BAD_IMAGE = ("error", "skip")
+# Fields that say what training images go through; others are not augmented.
+OF_TRAINING = (
+    "random_crop",
+    "random_crop_fill",
+    "flip",
+    "alternate_flip",
+    "cutout",
+    "augmentation",
+    "repeats",
+)
 # Fields that say something of image files.
 OF_FILES = ("image_size", "random_resized_crop", "eval_size", "eval_crop", "decoder", "storage",
             "on_bad_image")  # fmt: skip
@@ -137,13 +147,16 @@ class DataConfig(Fields, section="data"):
 
     def idle(self) -> dict[str, str]:
         """Fields that have no effect beside the others, and what each of them is for."""
+        streamed = self.storage == STREAM or self.sizes.cut_anew
         found = {} if self.random_crop else {"random_crop_fill": "`data.random_crop` above 0"}
-        if not (self.in_files and self.storage == "auto"):
-            found["memory_gb"] = "images in files with `data.storage` auto"
+        if streamed or not (self.in_files and self.storage == "auto"):
+            found["memory_gb"] = "images in files that `data.storage` auto may hold in memory"
         if not self.in_files or self.storage == "memory":
             found["bad_limit"] = "images in files that are streamed"
-        if self.storage == STREAM:
-            found["on_bad_image"] = "`data.storage` memory or auto"
+        if streamed:
+            found["on_bad_image"] = "images in files that are held in memory"
+        if not self.image_size:
+            found["decoder"] = "`data.image_size` above 0"
         return found
 
     @property

@@ -131,6 +131,8 @@ def shapes_of(config: DataConfig) -> tuple[tuple[int, int, int], int]:
 def _hold_out(source: Source, config: DataConfig, by: str) -> tuple[Examples, Examples]:
     """The training split, and the validation split where the data have none of their own."""
     share = config.validation if source.validation is None else 0
+    if share != config.validation != DataConfig.validation:
+        logging.info("`data.validation` has no effect: %s has validation images of its own", config.name)
     kept, held_out = splits.hold_out(source.train, share, config.split_seed, by)
     if len(kept) == 0 or (share and len(held_out) == 0):
         raise InputError(

@@ -56,8 +56,7 @@ def import_weights(
         raise InputError(f"{workdir} exists already; choose a new workdir")
     if naming:
         check_choice("naming", naming, NAMINGS)
-    if config.train.seeds > 1:
-        raise InputError(f"`train.seeds` must be 1, as weights make one run; got {config.train.seeds}")
+    _check_one_start(config, source)
     make_parents(workdir)
     state = read_weights(source)
     check_finite(source, state)
@@ -87,6 +86,17 @@ def import_weights(
             checkpoint.save(manager, train_state, metadata | {"versions": versions()})
     parameters = count_elements(variables["params"])
     return {"workdir": str(workdir), "naming": naming, "tensors": len(state), "parameters": parameters}
+
+
+def _check_one_start(config: Config, source: Path) -> None:
+    """Raises InputError unless the config is that of one run, which begins with nothing but the source."""
+    if config.train.seeds > 1:
+        raise InputError(f"`train.seeds` must be 1, as weights make one run; got {config.train.seeds}")
+    for field, unset in (("init_from", ""), ("init_whitened", 0)):
+        if (value := getattr(config, field)) != unset:
+            raise InputError(
+                f"`{field}` must be {unset!r}, as all weights are those of {source}; got {value!r}"
+            )
 
 
 def export_weights(

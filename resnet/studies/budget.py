@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from resnet.errors import InputError, check_choice
@@ -55,6 +55,31 @@ class Reached:
         return (
             f"{self.reached:,} {self.budget} for {self.target:,} ({off:+.2f} %) by {self.field} {self.value}"
         )
+
+
+def in_order(matches: Mapping[str, Match]) -> list[str]:
+    """The arms that match a budget, each behind the one that it matches; InputError for a circle of them."""
+    ordered: list[str] = []
+    for name in matches:
+        chain = [name]
+        while (last := matches[chain[-1]].arm) in matches and last not in ordered:
+            chain.append(last)
+            if last in chain[:-1]:
+                circle = " → ".join(chain[chain.index(last) :])
+                raise InputError(f"`match` goes round in a circle of arms, {circle}; one of them must have a "
+                                 "budget of its own")  # fmt: skip
+        ordered += [each for each in reversed(chain) if each not in ordered]
+    return ordered
+
+
+def check_changes_of_match(changes: Iterable[str], match: Match) -> None:
+    """Raises InputError if a match cannot work, or solves for a width that the arm's `changes` set.
+
+    A depth in them tells the kind of net, and the shares of its stages.
+    """
+    match.check()
+    if match.by == "width" and "model.width" in changes:
+        raise InputError("`model.width` would have no effect: `match` solves for it; leave it out")
 
 
 def count(config: ModelConfig, shapes: Shapes, budget: str) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     """
     arms = resolve(study)
     # Not where studies are read: those of earlier releases have such changes.
-    grids = [arm.learning_rates for arm in arms.values()]
     changes = study.origin.changes if study.origin else {}
-    check_changes(changes, grids[0] if all(grids) else ())
-    _check_own_fields(changes, study)
+    grids = {name: arm.learning_rates for name, arm in arms.items() if arm.learning_rates}
+    check_changes(changes, next(iter(grids.values())) if len(grids) == len(arms) else ())
+    _check_own_fields(changes, study, grids)
     _warn_of_idle(changes, study, arms)
     earlier = load_folder(workdir) if (workdir / FILE).exists() else None
     folder = StudyFolder(
@@ -52,15 +52,22 @@ def open_folder(study: Study, workdir: Path, command: str) -> StudyFolder:
     return dataclasses.replace(folder, gone=_gone(earlier, arms)) if earlier else folder
 
 
-def _check_own_fields(changes: Mapping[str, Any], study: Study) -> None:
-    """InputError for a change of the base that all arms undo, as they set the field; a warning if some do."""
+def _check_own_fields(changes: Mapping[str, Any], study: Study, grids: Collection[str]) -> None:
+    """InputError for a change of the base that all arms undo, as they set the field; a warning if some do.
+
+    The arms in `grids` choose their learning rate.
+    """
     own = {name: {present_name(field) for field in arm.changes} for name, arm in study.arms.items()}
+    for name in grids:
+        own[name].add("schedule.learning_rate")
     for field in map(present_name, changes):
         arms = [name for name in own if field in own[name]]
         if len(arms) == len(own):
             raise InputError(f"`{field}` would have no effect: every arm of the study sets it; leave it out")
         if arms:
-            logging.warning("`%s` has no effect on the arms that set it: %s", field, ", ".join(arms))
+            logging.warning(
+                "`%s` has no effect on the arms that set it, or choose it: %s", field, ", ".join(arms)
+            )
 
 
 def _warn_of_idle(changes: Mapping[str, Any], study: Study, arms: Mapping[str, ResolvedArm]) -> None:

@@ -16,7 +16,7 @@ from resnet.config import Config, check_config, differences, replaced
 from resnet.data.datasets import shapes_of
 from resnet.errors import InputError, check_at_least, check_choice, check_within
 from resnet.fields import Declared, check_types, closest, fits
-from resnet.studies.budget import Match, Shapes, count, solve
+from resnet.studies.budget import Match, Shapes, check_changes_of_match, count, in_order, solve
 
 SCALES = ("paper", "small")
 JOBS_FOLDER = "slurm"
@@ -170,11 +170,11 @@ def resolve(study: Study) -> dict[str, ResolvedArm]:
             if arm.published is not None:
                 arm.published.check()
     shapes = _shapes(configs)
-    # After the others, because an arm may match one that stands below it.
-    for name, arm in study.arms.items():
-        if arm.match is not None:
-            with _naming(name):
-                configs[name], matched[name] = _match(configs, name, arm.match, shapes)
+    matches = {name: arm.match for name, arm in study.arms.items() if arm.match}
+    for name in in_order(matches):
+        with _naming(name):
+            check_changes_of_match(study.arms[name].changes, matches[name])
+            configs[name], matched[name] = _match(configs, name, matches[name], shapes)
     arms = {}
     for name, arm in study.arms.items():
         with _naming(name):
@@ -209,7 +209,6 @@ def _match(
     configs: dict[str, Config], name: str, match: Match, shapes: dict[str, Shapes]
 ) -> tuple[Config, str]:
     """The arm's config at the budget of another, and the words that say so."""
-    match.check()
     target = count(configs[match.arm].model, shapes[match.arm], match.budget)
     reached = solve(configs[name].model, target, match, shapes[name])
     return replaced(configs[name], {reached.field: reached.value}), f"{reached}, as {match.arm}"

@@ -108,6 +108,9 @@ class TrainConfig(Fields, section="train"):
             found |= dict.fromkeys(("mix_probability", "mix_each"), "`train.mixup` or `train.cutmix` above 0")
         if not (self.mixup and self.cutmix):
             found["mix_switch"] = "both `train.mixup` and `train.cutmix` above 0"
+        if self.mixing and not self.mix_probability:
+            mixed = ("mixup", "cutmix", "mix_switch", "mix_each")
+            found |= dict.fromkeys(mixed, "a `train.mix_probability` above 0")
         if not self.ema:
             found["ema_every"] = "`train.ema` above 0"
         if self.on_divergence != ROLLBACK:

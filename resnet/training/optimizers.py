@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from absl import logging
 from jaxtyping import Array
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
@@ -278,7 +279,15 @@ def make_optimizer(
 
 
 def check_paths(config: OptimizerConfig, params: Any) -> None:
-    """Raises InputError for an expression of `lr_multipliers` or `within` that matches no parameter."""
+    """Raises InputError for an expression of `lr_multipliers` or `within` that matches no parameter.
+
+    Warns of one whose parameters all match an earlier one.
+    """
     for field in PAIRS:
+        left = paths = leaf_paths(params)
         for regex, _ in getattr(config, field):
-            check_matches(f"optimizer.{field}", regex, leaf_paths(params))
+            check_matches(f"optimizer.{field}", regex, paths)
+            before, left = left, [path for path in left if not re.search(regex, path)]
+            if left == before:
+                logging.warning("`optimizer.%s`: %r has no effect, as earlier expressions match all that it "
+                                "does; put it first, or leave it out", field, regex)  # fmt: skip

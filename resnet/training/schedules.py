@@ -118,8 +118,10 @@ def make_schedule(
         )
     # Those past the end are never reached, and may be too large for the device.
     milestones = [min(in_steps("schedule.milestones", text), total_steps) for text in config.milestones]
-    if milestones and min(milestones) == total_steps > 0:
-        logging.warning("no milestone is before the end, step %d: the learning rate never falls", total_steps)
+    pairs = zip(config.milestones, milestones, strict=True)
+    if late := [text for text, milestone in pairs if milestone == total_steps > 0]:
+        logging.warning("the learning rate does not fall at %s, since the training ends at step %d",
+                        " and ".join(late), total_steps)  # fmt: skip
     shape = SCHEDULES[config.name]
     slope = 1.0 - config.warmup_factor if config.warmup_kind == "linear" else 0.0
 

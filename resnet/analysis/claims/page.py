@@ -111,5 +111,5 @@ OUTSIDE = """
 ## Outside of what images can show
 
 Sentences on other fields, such as language, recurrent nets or differential equations, are outside of what
-this code base can test. Image classifiers of 8x8 and 16x16 pixels neither support nor contradict them.
+this code base can test. Image classifiers of 8x8 to 28x28 pixels neither support nor contradict them.
 """

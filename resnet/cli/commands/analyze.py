@@ -38,7 +38,7 @@ def define() -> None:
         "data", None, "train, validation, test or noise; by default test for a run, else noise."
     )
     flags.DEFINE_integer("images", 128, "How many images, each class with its share.")
-    flags.DEFINE_integer("images_seed", 0, "Seed that draws the images of the split.")
+    flags.DEFINE_integer("images_seed", 0, "Seed that draws the images of the split, or the noise.")
     cli.define_path("output", None, "Folder to write into; by default WORKDIR/analysis or runs/analysis.")
     cli.define_config()
     _define_options()

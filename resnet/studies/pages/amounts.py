@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resnet.analysis.pictures import MARKERS, legend_beside, panels, style
+from resnet.analysis.subject import count_layers
 from resnet.config import Config, differences, replaced
 from resnet.durations import parse_duration
 from resnet.models.geometry import block_specs
@@ -38,7 +39,8 @@ class Amount:
 
 
 def _depth(config: Config) -> tuple[float, str]:
-    return config.model.depth, "layers"
+    blocks = config.model.blocks
+    return count_layers(config, sum(blocks)) if blocks else config.model.depth, "layers"
 
 
 def _width(config: Config) -> tuple[float, str]:
