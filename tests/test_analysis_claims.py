@@ -140,6 +140,7 @@ SIGMOID = [{"layers are": "sigmoid", "layers": n, "inputs": 100, "distinct in fl
         (trained.rule_depth, TRAINED, {"study": "kept", "layers": 8}, {GAIN: about(90.0)}),
         (trained.rule_depth, TRAINED, {"layers": 20, "epochs": 4}, {GAIN: about(-5.0)}),
         (trained.rule_budget, TRAINED, {"layers": 20, "epochs": 15}, {GAIN: about(60.0, 1.0)}),
+        (trained.rule_budget, TRAINED, {"layers": 8, "epochs": 4}, {GAIN: about(-9.0, 1.0)}),
         (trained.rule_stable, TRAINED, {"layers": 56}, {RATIO: about(0.7, 0.2)}),
         (dead.rule_dead, DEAD, {"_last": True}, {dead.CHANNELS: about(0.0, 0.0)}),
         (folded.rule_folded, FOLDED, {"net": "RepVGG"}, {folded.APART: 0.01}),
@@ -226,23 +227,29 @@ def test_kept_studies_give_the_finished_runs_of_their_tables(tmp_path):
     found = kept.load_accuracies(tmp_path)
     expected = {(56, 15, "identity"): {0: 97.0}, (56, 15, "none"): {0: 31.0}}
     assert found == dict.fromkeys(kept.STUDIES, expected)
-    path = tmp_path / kept.STUDIES[1] / "runs.csv"
+    study = list(kept.STUDIES)[1]
+    path = tmp_path / study / "runs.csv"
     for damaged in (path.read_bytes() + b"none-56,3,True,finished\n", b"\xff", None):
         path.unlink() if damaged is None else path.write_bytes(damaged)
-        with pytest.raises(InputError, match=rf"{kept.STUDIES[1]}/runs.csv has no accuracies"):
+        with pytest.raises(InputError, match=rf"{study}/runs.csv has no accuracies"):
             kept.load_accuracies(tmp_path)
 
 
 def test_accuracies_are_compared_on_the_seeds_of_both():
     accuracies = {(56, 15, "identity"): {0: 97.0, 1: 98.0, 2: 50.0}, (56, 15, "none"): {0: 31.0, 1: 33.0}}
+    accuracies |= {(56, 60, "identity"): {0: 99.0, 1: 98.0}, (56, 60, "none"): {1: 90.0}}  # still running
+    accuracies |= {(56, 200, "identity"): {0: 99.0, 1: 98.0}}
     (row,) = trained.compared("kept", accuracies)
     assert (row["n"], row[GAIN].value, row[RATIO].value) == (2, 65.5, pytest.approx(2.0))
 
 
 def test_the_studies_of_this_repository_can_be_read():
     found = kept.load_accuracies(CONFIGS.parent / "results" / "studies")
-    for accuracies in found.values():
-        assert len(accuracies[trained.DEEP, 15, "identity"]) >= 5
+    rows = [row for study, accuracies in found.items() for row in trained.compared(study, accuracies)]
+    assert {row["study"] for row in rows if row["layers"] == trained.DEEP and row["n"] >= 3} == set(
+        kept.STUDIES
+    )
+    assert {row["epochs"] for row in rows if row["study"] == "budgets"} == {15, 60, 200}
 
 
 @pytest.mark.thorough

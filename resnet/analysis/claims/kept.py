@@ -6,7 +6,11 @@ from pathlib import Path
 
 from resnet.errors import InputError
 
-STUDIES = ("shortcut_on_off", "since_2016", "fashion_depth")
+STUDIES = {
+    "shortcut_on_off": 0, "since_2016": 0, "fashion_depth": 0, "cifar10_small": 0, "budgets": 56,
+    "fashion_budgets": 56,
+}  # fmt: skip
+"""Studies that have both nets, and the layers of all their nets; 0 where arms are named by their own."""
 SHORTCUTS = ("identity", "none")
 Accuracies = dict[tuple[int, int, str], dict[int, float]]
 """For each (layers, epochs, shortcut), each seed's test accuracy with its last weights, in percent."""
@@ -14,17 +18,17 @@ Accuracies = dict[tuple[int, int, str], dict[int, float]]
 
 def load_accuracies(folder: Path) -> dict[str, Accuracies]:
     """The finished runs with the identity and without shortcuts in the tables of each study, by its name."""
-    return {name: _accuracies(folder / name / "runs.csv") for name in STUDIES}
+    return {name: _accuracies(folder / name / "runs.csv", layers) for name, layers in STUDIES.items()}
 
 
-def _accuracies(path: Path) -> Accuracies:
+def _accuracies(path: Path, layers: int) -> Accuracies:
     found: Accuracies = collections.defaultdict(dict)
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
-                shortcut, _, layers = row["arm"].rpartition("-")
+                shortcut, _, number = row["arm"].rpartition("-")
                 if shortcut in SHORTCUTS and (row["in_table"], row["state"]) == ("True", "finished"):
-                    at = int(layers), round(float(row["epoch"])), shortcut
+                    at = layers or int(number), round(float(row["epoch"])), shortcut
                     found[at][int(row["seed"])] = 100 * float(row["test_top1"])
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
