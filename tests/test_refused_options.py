@@ -30,6 +30,8 @@ REFUSED = {
     "import --source=a --workdir=w --step=3": "--step has no meaning with --source; got '3'",
     "report --runs=a --runs=b --output=E": "--runs is given twice; give all its values at once, with commas",
     "study --study=s --only=a --workdir=w --only=b": "--only is given twice",
+    "analyze --question=shattering --config=chain --config.model.norm=none": "`model.norm` would have no",
+    "analyze --question=trainability --config=chain --config.model.order=pyramid": "`model.activation_order`",
     "import --export=a --workdir=w --config=digits": "--config has no meaning with --export; got 'digits'",
 }
 

@@ -39,6 +39,8 @@ class Question:
 
     ask: Callable[[Subject, Any], Answer]
     Options: type
+    sets: tuple[str, ...] = ()
+    """Fields of a config that it sets itself in the nets that it makes of it."""
 
     @property
     def definition(self) -> str:

@@ -26,11 +26,11 @@ QUESTIONS = {
     "alignment": Question(alignment.ask, alignment.Options),
     "lesion": Question(lesion.ask, lesion.Options),
     "paths": Question(paths.ask, paths.Options),
-    "shattering": Question(shattering.ask, shattering.Options),
+    "shattering": Question(shattering.ask, shattering.Options, shattering.SETS),
     "spectrum": Question(spectrum.ask, spectrum.Options),
     "landscape": Question(landscape.ask, landscape.Options),
     "curvature": Question(curvature.ask, curvature.Options),
     "similarity": Question(similarity.ask, similarity.Options),
     "gates": Question(gates.ask, gates.Options),
-    "trainability": Question(trainability.ask, trainability.Options),
+    "trainability": Question(trainability.ask, trainability.Options, trainability.SETS),
 }

@@ -40,6 +40,7 @@ ARMS = {
     "residual": {"model.shortcut": "identity", **_UNNORMED},
     "residual, batch norm": {"model.shortcut": "identity", **_NORMED},
 }
+SETS = ("model.depth", "model.blocks", *sorted(set.intersection(*map(set, ARMS.values()))))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ from resnet.models.shortcuts.table import SHORTCUTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SETS = ("model.family", "model.depth", "model.blocks", "model.shortcut", "model.activation_order")
 # Depths beyond this are not told apart.
 DEEPEST = 1e5
 

@@ -118,11 +118,13 @@ def picture_of_gain(rows: Rows) -> dict[str, object]:
     """The identity's gain by depth, one line for each study and budget."""
     figure, (axes,) = pictures.panels(1, width=6.4)
     for i, (study, epochs) in enumerate(dict.fromkeys((row["study"], row["epochs"]) for row in rows)):
+        # Another marker where colours begin again.
+        marker = pictures.MARKERS[(i + i // len(pictures.COLORS)) % len(pictures.MARKERS)]
         own = [row for row in rows if (row["study"], row["epochs"]) == (study, epochs)]
         gains = [row[GAIN] for row in own]
         axes.errorbar([row["layers"] for row in own], [g.value for g in gains],
-                      yerr=[g.high - g.value for g in gains], label=f"{study}, {epochs} epochs", marker="o",
-                      capsize=3, **pictures.style(i))  # fmt: skip
+                      yerr=[g.high - g.value for g in gains], label=f"{study}, {epochs} epochs", capsize=3,
+                      marker=marker, **pictures.style(i))  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="layers", ylabel="points gained by the identity")
     pictures.legend_beside(figure)
