@@ -261,7 +261,7 @@ def test_nothing_starts_from_what_is_not_finite(source, tmp_path, value):
         load_initial(config, task)
     assert load_initial(tiny(init_from=str(broken), init_drop="^head/"), task)  # not taken, so no matter
     with pytest.raises(InputError, match=f"broken.safetensors: {name} has numbers that are not finite"):
-        import_weights(broken, config, tmp_path / "run")
+        import_weights(broken, tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
