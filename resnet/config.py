@@ -135,6 +135,11 @@ def idle_fields(config: Config) -> dict[str, str]:
     return {name: purposes[name] for name in changed if name in purposes}
 
 
+def given_starts(config: Config) -> list[tuple[str, Any, Any]]:
+    """(field, its default, its value) of the fields by which a net starts with values that are not random."""
+    return [each for each in differences(Config(), config) if each[0] in ("init_from", "init_whitened")]
+
+
 def load_config(path: str | Path) -> Config:
     """The checked result of get_config() in a Python file, which is run: `path` may be a recipe's name."""
     config, _ = recipes.call(path, "config", Config)

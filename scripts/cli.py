@@ -15,10 +15,10 @@ from resnet.cli.options import (
     command,
     define_path,
     prepare_process,
-    refuse_overrides,
     require,
     run,
 )
+from resnet.cli.overrides import refuse_overrides
 
 __all__ = [
     "FLAGS",

@@ -43,7 +43,7 @@ def test_what_has_no_meaning_is_refused(line, monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-VALUES = {"random_crop_fill": "reflect", "augmentation": "flip"}
+VALUES = {"random_crop_fill": "reflect", "augmentation": "flip", "flip": "True", "alternate_flip": "True"}
 
 
 @pytest.mark.parametrize("field", OF_TRAINING)
@@ -51,9 +51,5 @@ def test_what_is_evaluated_is_not_augmented(field, monkeypatch, capsys, tmp_path
     save_config(Config(), tmp_path)
     monkeypatch.setattr(machine, "prepare", lambda _: None)  # devices are counted already
     message = f"`data.{field}` would have no effect: it is for images in training; leave it out"
-    value = VALUES.get(field, "2" if isinstance(getattr(Config().data, field), int) else "True")
-    if field in ("flip", "alternate_flip"):
-        value = "True"
-    assert_refused(
-        monkeypatch, capsys, message, "evaluate", f"--workdir={tmp_path}", f"--config.data.{field}={value}"
-    )
+    given = f"--config.data.{field}={VALUES.get(field, '2')}"
+    assert_refused(monkeypatch, capsys, message, "evaluate", f"--workdir={tmp_path}", given)

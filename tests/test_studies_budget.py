@@ -1,4 +1,4 @@
-"""Arms of matched budgets: the width or depth that a net needs, and arms that match each other."""
+"""Matched budgets: the width or depth that an arm is given, and arms that match arms with a match."""
 
 import dataclasses
 

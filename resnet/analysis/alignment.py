@@ -44,7 +44,7 @@ class Options:
     steps: Count = 30
     """Products with each Jacobian and its transpose."""
     against: str = ""
-    """Folder of a run, at its latest step, to set beside this one, such as its plain twin."""
+    """Folder of another run to compare with, such as the plain twin; its latest step is taken."""
 
     __post_init__ = check_options
 
@@ -55,7 +55,7 @@ class Alignment:
 
     name: str
     images: str
-    """At which Jacobians were taken."""
+    """The images at which Jacobians were taken, in words."""
     blocks: list[str]
     largest: Float[np.ndarray, " blocks"]
     """Singular value, the mean over images."""

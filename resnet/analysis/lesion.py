@@ -42,7 +42,7 @@ class Options:
     draws: Count = 10
     """Random draws for each number."""
     against: str = ""
-    """Folder of a run, at its latest step, to set beside this one, such as its plain twin."""
+    """Folder of another run to compare with, such as the plain twin; its latest step is taken."""
 
     __post_init__ = check_options
 

@@ -35,7 +35,7 @@ class Options:
     statistics: str = "running"
     """What batch norms use: batch, as in training, or running."""
     against: str = ""
-    """Folder of a run, at its latest step, to set beside this one, such as its plain twin."""
+    """Folder of another run to compare with, such as the plain twin; its latest step is taken."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

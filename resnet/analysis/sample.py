@@ -35,11 +35,10 @@ class Sample:
         return self.of_classes > 0 and self.fewest < LEAST
 
     def __str__(self) -> str:
+        chosen = self.seed > 0 if self.of_images is None else self.images < self.of_images
+        drawn = f", drawn by seed {self.seed}" if chosen else ""
         if self.of_images is None:
-            return (
-                f"{self.images:,} images ({self.data}{f', drawn by seed {self.seed}' if self.seed else ''})"
-            )
-        drawn = f", drawn by seed {self.seed}" if self.images < self.of_images else ""
+            return f"{self.images:,} images ({self.data}{drawn})"
         text = f"{self.images:,} of {self.of_images:,} images ({self.data}{drawn})"
         if not self.of_classes:
             return text

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from resnet.analysis.sample import NOISE, Sample, describe, draw
-from resnet.config import Config, replaced
+from resnet.config import Config, given_starts, replaced
 from resnet.data.augment import normalize
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.splits import Statistic, without_images
@@ -97,7 +97,7 @@ class Subject:
         return of_run(workdir, self.data, len(self.images), step, self.sample.seed, self.moved)
 
     def and_against(self, workdir: str) -> "list[Subject]":
-        """This net and, where a folder is named, the run in it at its latest step, told if it is another."""
+        """This net and, where a folder is named, the run in it, named with its step where the two differ."""
         if not workdir:
             return [self]
         other = self.beside(workdir)
@@ -147,12 +147,11 @@ def of_config(name: str, config: Config, data: str = NOISE, images: int = 128, s
 
     InputError for a net that begins with other weights than random ones.
     """
-    for field, unset in (("init_from", ""), ("init_whitened", 0)):
-        if (value := getattr(config, field)) != unset:
-            raise InputError(
-                f"a net at its start is asked with random weights, and `{field}` is {value!r}; set "
-                f"{field}={unset!r}, or train for '0 steps' and name the run by --workdir"
-            )
+    for field, unset, value in given_starts(config):
+        raise InputError(
+            f"a net at its start is asked with random weights, and `{field}` is {value!r}; set "
+            f"{field}={unset!r}, or train for '0 steps' and name the run by --workdir"
+        )
     outputs = shapes_of(config.data)[1]
     model = make_model(config.model, outputs)
     shown = _probe(config, data, images, None, seed)
@@ -167,6 +166,15 @@ def none_keeps_shape(subject: Subject) -> InputError:
     if streams_of(subject.config.model):
         remedy = "it carries several streams, of which F(x) has one: ask a net that carries x alone"
     return InputError(f"{subject.name} has no block that keeps the shape of x; {remedy}")
+
+
+def check_no_scan(subject: Subject, options: Any) -> None:
+    """Raises InputError if `depths` or `seeds` of the options are chosen for a run."""
+    defaults = type(options)()
+    if subject.step is not None and (options.depths, options.seeds) != (defaults.depths, defaults.seeds):
+        raise InputError(
+            f"{subject.name} is a run, which has one depth and seed; give --config=… to scan them"
+        )
 
 
 def _same(ours: tuple[Statistic, Statistic], theirs: tuple[Statistic, Statistic]) -> bool:

@@ -42,7 +42,7 @@ class Telemetry:
 
 
 def ask(subject: Subject, options: Options) -> Telemetry:
-    """What telemetry.csv of a run has up to the step that is asked."""
+    """Reads the records in telemetry.csv of a run, up to the step of the subject."""
     last = subject.step
     rows = [] if last is None else [row for row in telemetry.read(subject.name) if row["step"] <= last]
     if not rows:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags, logging
 
 from resnet.cli import ending
+from resnet.cli.overrides import override, split_overrides
 from resnet.errors import InputError
 from resnet.fields import closest
 from resnet.files import local_path
@@ -32,7 +33,6 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # what is defined here for a command is listed as the command's
 
 HELP = ("--help", "-help", "-h", "--helpfull")
-_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
 
 def run(
@@ -145,12 +145,6 @@ def refuse(way: str, *names: str, overrides: Sequence[str] = ()) -> None:
         raise InputError(f"{overrides[0]} has no meaning with {way}, which reads no such field")
 
 
-def refuse_overrides(overrides: Sequence[str], reason: str) -> None:
-    """Raises InputError if a --config.FIELD=VALUE was given to what takes none, for this reason."""
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: {reason}")
-
-
 def command() -> str:
     """The command line, as it can be typed again."""
     program, *arguments = sys.argv
@@ -217,66 +211,6 @@ def chosen_study(overrides: list[str]) -> "Study":
     study = dataclasses.replace(with_base(study, override(study.base, overrides)), seeds=seeds)
     prepare_process(study.base)
     return study
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the command's own arguments, the overrides of the config)."""
-    overrides = [argument for argument in arguments if _OVERRIDE.fullmatch(argument)]
-    return [argument for argument in arguments if argument not in overrides], overrides
-
-
-def override(config: "Config", overrides: list[str]) -> "Config":
-    """A copy of `config` with the fields named in `overrides` set, checked as a whole."""
-    from resnet.config import check_config, field_types
-    from resnet.fields import present_name, unknown_field
-
-    types = field_types()
-    last: dict[str, str] = {}
-    for argument in overrides:
-        match = _OVERRIDE.fullmatch(argument)
-        assert match is not None
-        name, value = present_name(match[2]), match[3] or match[1]
-        argument = argument.replace(match[2], name, 1)
-        if name not in types:
-            raise unknown_field(name)
-        if value is None and types[name] != "bool":
-            raise InputError(f"`{name}` needs a value: --config.{name}=…")
-        last[name] = argument  # whole, as a tuple would otherwise be joined to the one given before
-    for name, argument in last.items():
-        config = _set(config, name, types[name], argument)
-    check_config(config)
-    return config
-
-
-def _set(config: "Config", name: str, kind: str, argument: str) -> "Config":
-    """Lets ml_collections parse the argument of one field, and set it in a copy."""
-    from ml_collections import config_flags
-
-    from resnet.config import replaced
-
-    if kind.endswith(" | None") and argument.endswith("=None"):
-        return replaced(config, {name: None})
-    if kind.startswith("tuple") and argument.endswith("="):
-        return replaced(config, {name: ()})
-    if kind == "tuple[str, ...]":
-        argument = _quoted(argument)
-    argv = ["", argument]
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-        value = argument.partition("=")[2]
-        raise InputError(f"`{name}` must be of type {kind}; got {value!r}") from error
-    return values.config
-
-
-def _quoted(argument: str) -> str:
-    """ "--a=50 %,75 %" as "--a=('50 %', '75 %')"; what is quoted already stays."""
-    name, _, value = argument.partition("=")
-    if not value or value[0] in "(['\"":
-        return argument
-    return f"{name}={tuple(item.strip() for item in value.split(','))!r}"
 
 
 def _help(main: Callable, own: list[str], overrides: list[str]) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from resnet.config import Config, config_to_dict, replaced, save_config
+from resnet.config import Config, config_to_dict, given_starts, replaced, save_config
 from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.splits import NAME
 from resnet.data.statistics import given_statistics
@@ -89,14 +89,11 @@ def import_weights(
 
 
 def _check_one_start(config: Config, source: Path) -> None:
-    """Raises InputError unless the config is that of one run, which begins with nothing but the source."""
+    """Raises InputError for several seeds, and for another start than from the weights of `source`."""
     if config.train.seeds > 1:
         raise InputError(f"`train.seeds` must be 1, as weights make one run; got {config.train.seeds}")
-    for field, unset in (("init_from", ""), ("init_whitened", 0)):
-        if (value := getattr(config, field)) != unset:
-            raise InputError(
-                f"`{field}` must be {unset!r}, as all weights are those of {source}; got {value!r}"
-            )
+    for field, unset, value in given_starts(config):
+        raise InputError(f"`{field}` must be {unset!r}, as all weights are those of {source}; got {value!r}")
 
 
 def export_weights(

@@ -58,7 +58,10 @@ class Reached:
 
 
 def in_order(matches: Mapping[str, Match]) -> list[str]:
-    """The arms that match a budget, each behind the one that it matches; InputError for a circle of them."""
+    """Sorts the arms that match a budget: each stands behind the arm that it matches.
+
+    Raises InputError if they match each other in a circle.
+    """
     ordered: list[str] = []
     for name in matches:
         chain = [name]
@@ -73,9 +76,9 @@ def in_order(matches: Mapping[str, Match]) -> list[str]:
 
 
 def check_changes_of_match(changes: Iterable[str], match: Match) -> None:
-    """Raises InputError if a match cannot work, or solves for a width that the arm's `changes` set.
+    """Raises InputError for a match that cannot work, and if `changes` set the width that it finds.
 
-    A depth in them tells the kind of net, and the shares of its stages.
+    They may set a depth, which tells the kind of net and the shares of its stages.
     """
     match.check()
     if match.by == "width" and "model.width" in changes:

@@ -279,12 +279,14 @@ def make_optimizer(
 
 
 def check_paths(config: OptimizerConfig, params: Any) -> None:
-    """Raises InputError for an expression of `lr_multipliers` or `within` that matches no parameter.
+    """Compares the expressions of `lr_multipliers` and `within` with the paths of the parameters.
 
-    Warns of one whose parameters all match an earlier one.
+    Raises InputError for an expression that matches none. Warns of one that only matches parameters which
+    earlier expressions match.
     """
+    paths = leaf_paths(params)
     for field in PAIRS:
-        left = paths = leaf_paths(params)
+        left = paths
         for regex, _ in getattr(config, field):
             check_matches(f"optimizer.{field}", regex, paths)
             before, left = left, [path for path in left if not re.search(regex, path)]

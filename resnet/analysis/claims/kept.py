@@ -10,7 +10,7 @@ STUDIES = {
     "shortcut_on_off": 0, "since_2016": 0, "fashion_depth": 0, "cifar10_small": 0, "budgets": 56,
     "fashion_budgets": 56,
 }  # fmt: skip
-"""Studies that have both nets, and the layers of all their nets; 0 where arms are named by their own."""
+"""Studies that train both nets, each with the layers of its nets; 0 where the names of its arms tell them."""
 SHORTCUTS = ("identity", "none")
 Accuracies = dict[tuple[int, int, str], dict[int, float]]
 """For each (layers, epochs, shortcut), each seed's test accuracy with its last weights, in percent."""

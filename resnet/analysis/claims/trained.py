@@ -66,22 +66,18 @@ def rule_shallow(rows: Rows) -> list[Check]:
 
 def rule_depth(rows: Rows) -> list[Check]:
     """Checks in each study and budget how much more the identity gains in the deeper of two nets."""
-    checks = []
-    for a, b in itertools.combinations(rows, 2):
-        if (a["study"], a["epochs"]) == (b["study"], b["epochs"]):
-            what = f"{_which(b)}: points gained more than at {a['layers']} layers"
-            checks.append(Check(what, _difference(b[GAIN], a[GAIN]), Law("at least", 0.0)))
-    return checks
+    return [
+        _gains_more(deep, shallow, f"at {shallow['layers']} layers")
+        for shallow, deep in _pairs(rows, "study", "epochs")
+    ]
 
 
 def rule_budget(rows: Rows) -> list[Check]:
     """Checks in each study and depth how much more the identity gains in the shorter of two trainings."""
-    checks = []
-    for a, b in itertools.combinations(rows, 2):
-        if (a["study"], a["layers"]) == (b["study"], b["layers"]):
-            what = f"{_which(a)}: points gained more than in {b['epochs']} epochs"
-            checks.append(Check(what, _difference(a[GAIN], b[GAIN]), Law("at least", 0.0)))
-    return checks
+    return [
+        _gains_more(short, long, f"in {long['epochs']} epochs")
+        for short, long in _pairs(rows, "study", "layers")
+    ]
 
 
 def rule_stable(rows: Rows) -> list[Check]:
@@ -91,6 +87,17 @@ def rule_stable(rows: Rows) -> list[Check]:
 
 def _gain(row: Mapping[str, Any], law: Law) -> Check:
     return Check(f"{_which(row)}: points gained", row[GAIN], law)
+
+
+def _pairs(rows: Rows, *columns: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """All pairs of rows that agree in these columns."""
+    return ((a, b) for a, b in itertools.combinations(rows, 2) if all(a[each] == b[each] for each in columns))
+
+
+def _gains_more(row: Mapping[str, Any], other: Mapping[str, Any], where: str) -> Check:
+    """Checks how much more the identity gains in one row than in the other, which is `where` in words."""
+    what = f"{_which(row)}: points gained more than {where}"
+    return Check(what, _difference(row[GAIN], other[GAIN]), Law("at least", 0.0))
 
 
 def _which(row: Mapping[str, Any]) -> str:

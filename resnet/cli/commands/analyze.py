@@ -16,9 +16,9 @@ from absl import flags
 from resnet.analysis.answer import headline, markdown, write
 from resnet.analysis.questions import QUESTIONS
 from resnet.cli import options as cli
+from resnet.cli.overrides import refuse_fields
 from resnet.config import meanings
 from resnet.errors import InputError, check_choice
-from resnet.fields import present_name
 from resnet.files import check_writable
 
 DEFINE = {
@@ -76,21 +76,13 @@ def _subject(overrides: list[str]) -> Any:
     if given.config:
         if given.step is not None:
             raise InputError("--step is for a run; --config=… is a net before its first step")
-        _check_not_set(QUESTIONS[given.question].sets, overrides)
+        reason = f"--question={given.question} sets it in the nets that it asks"
+        refuse_fields(overrides, QUESTIONS[given.question].sets, reason)
         config, data = cli.chosen_config(overrides), given.data or NOISE
         return of_config(str(given.config), config, data, given.images, given.images_seed)
     now = cli.load_run_config(overrides, changeable=("data.dir",)).data.dir
     moved = {load_saved_config(given.workdir).data.dir: now}
     return of_run(given.workdir, given.data or "test", given.images, given.step, given.images_seed, moved)
-
-
-def _check_not_set(sets: tuple[str, ...], overrides: list[str]) -> None:
-    """Raises InputError for an override of a field that the question sets itself."""
-    for override in overrides:
-        name = present_name(override.lstrip("-").removeprefix("config.").partition("=")[0])
-        if name in sets:
-            raise InputError(f"`{name}` would have no effect: --question={cli.FLAGS.question} sets it in the "
-                             "nets that it asks; leave it out")  # fmt: skip
 
 
 def _define_options() -> None:

@@ -16,7 +16,7 @@ imagenet_c: the folders of the fifteen corruptions; gives mCE, and the error und
 from absl import flags
 
 from resnet.cli import options as cli
-from resnet.errors import InputError
+from resnet.cli.overrides import refuse_fields
 
 
 def define() -> None:
@@ -33,14 +33,12 @@ def main(overrides: list[str]) -> dict:
     options = cli.FLAGS
     if options.data:
         cli.refuse(f"--data={options.data}", "by_class", "split")
-    config = cli.load_run_config(overrides, changeable=("data.", "train.accumulate"))
-    from resnet.config import differences, load_saved_config
     from resnet.data.config import OF_TRAINING
+
+    refuse_fields(overrides, [f"data.{name}" for name in OF_TRAINING], "it is for images in training")
+    config = cli.load_run_config(overrides, changeable=("data.", "train.accumulate"))
     from resnet.run import evaluate_run, load
 
-    for name, _, _ in differences(load_saved_config(options.workdir), config):
-        if name.removeprefix("data.") in OF_TRAINING:
-            raise InputError(f"`{name}` would have no effect: it is for images in training; leave it out")
     run, pace = load(options.workdir, options.step), config.parallel.pace()
     run.config.train = config.train  # how many images are evaluated at once follows from it
     if options.data:
