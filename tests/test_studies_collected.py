@@ -1,5 +1,6 @@
 """Runs that no study made: grouped by config, and reported like a study's."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -15,7 +16,7 @@ from resnet.runs.task import load_task, save_task, task_of
 from resnet.studies.collected import collect
 from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import TOP1, arm_rows
+from resnet.studies.pages.rows import TOP1, arm_rows, curve_rows, scored_runs
 from tests.studies_cases import tiny_config
 
 
@@ -61,11 +62,18 @@ def test_runs_are_grouped_by_config_and_reported(tmp_path):
         "report.md",
         "report.html",
         "runs.csv",
+        "curves.csv",
         "curves.png",
         "differences.png",
         "width.png",
     }
     assert names == {path.name for path in (tmp_path / "page").iterdir()}
+    assert "- Learning curves: [curves.csv](curves.csv)" in page
+    rows = list(csv.DictReader((tmp_path / "page/curves.csv").read_text().splitlines()))
+    numbers = ("epoch", "n", "mean", "lowest", "highest")
+    asked = {"arm": "width 0.25", "split": "validation", "metric": "top1"}
+    narrow = [[float(row[key]) for key in numbers] for row in rows if asked.items() <= row.items()]
+    assert narrow == [[1, 3, 0.1, 0.1, 0.1], [2, 3, 0.85, 0.8, 0.9]]
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -125,5 +133,5 @@ def test_long_names_of_arms_leave_room_for_the_curves(tmp_path):
 
 def test_a_single_record_is_drawn_as_a_point(tmp_path):
     folder = collect([finished(tmp_path / "a", 0, [0.5])], tmp_path / "page", "Runs")
-    figure = plots._curves({"all": folder.runs("all")}, TOP1)
+    figure = plots._curves(["all"], TOP1, curve_rows(scored_runs(folder), TOP1))
     assert [line.get_marker() for axes in figure.axes for line in axes.lines] == ["o", "o"]

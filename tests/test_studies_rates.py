@@ -8,12 +8,16 @@ from resnet.models.geometry import block_specs
 from resnet.studies.pages import plots
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
 from resnet.studies.pages.plots import plot_study
-from resnet.studies.pages.rows import TOP1, metric_of
+from resnet.studies.pages.rows import TOP1, curve_rows, metric_of, scored_runs
 from resnet.studies.stored import open_folder
 from resnet.studies.study import Arm
 from tests.studies_cases import tiny_config, tiny_study
 
 LOSSES = {8: {0.1: 0.5, 0.2: 0.25, 0.4: 1e6}, 14: {0.1: 0.5, 0.2: 0.75, 0.4: None}}
+
+
+def drawn_of(folder):
+    return set(plot_study(folder, [], curve_rows(scored_runs(folder), metric_of(folder))))
 
 
 def test_the_loss_at_each_rate_is_drawn_for_each_depth(tmp_path):
@@ -62,12 +66,12 @@ def test_the_last_scores_are_drawn_over_the_length_of_the_training(tmp_path):
     assert test.get_xlabel() == "length of the training (epochs)" and test.get_xscale() == "log"
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
     np.testing.assert_allclose(training.get_lines()[2].get_data(), [[2, 4], [37.5, 50]])
-    assert plot_study(folder, []).keys() == {"duration.png", "curves.png"}
+    assert drawn_of(folder) == {"duration.png", "curves.png"}
     # As where only the result of an earlier start is kept.
     (folder.place("none-4", 0, None) / "metrics.jsonl").unlink()
     (test,) = draw_last(DURATION, folder, series, finished, metric_of(folder)).axes
     assert test.get_ylabel() == "test accuracy (%)"
-    assert plot_study(folder, []).keys() == {"duration.png"}
+    assert drawn_of(folder) == {"duration.png"}
     np.testing.assert_allclose(test.get_lines()[0].get_data(), [[2, 4], [25, 50]])
 
 
@@ -88,8 +92,10 @@ def test_an_arm_without_a_rate_is_in_no_picture_of_scores(tmp_path):
             line = {"split": "train", "step": 8, "epoch": 1, "top1": 0.5, "loss": 1.0}
             (run.workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert folder.has_no_rate("none-8") and folder.chosen_rate("none-2") == 0.2
-    assert plot_study(folder, []).keys() == {"duration.png", "rates.png", "curves.png"}
-    drawn = plots._of_runs(folder, {name: folder.runs(name) for name in arms}, TOP1)
+    assert drawn_of(folder) == {"duration.png", "rates.png", "curves.png"}
+    curves = curve_rows(scored_runs(folder), TOP1)
+    assert {row["arm"] for row in curves} == {"none-2", "none-4"}
+    drawn = plots._of_runs(folder, {name: folder.runs(name) for name in arms}, TOP1, curves)
     for axes in drawn["duration.png"].axes:
         assert list(axes.get_lines()[0].get_xdata()) == [2, 4]
     labels = [line.get_label() for line in drawn["curves.png"].axes[0].get_lines()]

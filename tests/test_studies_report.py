@@ -13,7 +13,7 @@ from resnet.studies.folder import StudyRun
 from resnet.studies.kept import open_study
 from resnet.studies.pages import plots
 from resnet.studies.pages.report import write_report
-from resnet.studies.pages.rows import TOP1, arm_rows
+from resnet.studies.pages.rows import TOP1, arm_rows, curve_rows
 from resnet.studies.pages.statistics import holm
 from resnet.studies.stored import load_folder, open_folder, save_folder
 from resnet.studies.study import Arm
@@ -118,5 +118,6 @@ def test_curves_are_of_the_runs_whose_records_are_there(tmp_path):
     both = [
         StudyRun("none", i, None, tmp_path / name, "finished", {}) for i, name in enumerate(("kept", "own"))
     ]
-    figure = plots._curves({"identity": both[:1], "none": both}, TOP1)
+    curves = curve_rows({"identity": both[:1], "none": both}, TOP1)
+    figure = plots._curves(["identity", "none"], TOP1, curves)
     assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["none (n = 1)"]] * 2

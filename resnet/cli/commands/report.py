@@ -1,11 +1,11 @@
 """Makes a page of a study, or of any runs: resnet report --workdir=runs/study
 
-Writes report.md, report.html (one file, pictures inside), runs.csv and the figures into the study's
-folder, finished or not. With --runs=runs/a,runs/b --output=FOLDER the same for runs that no study made:
-one arm for each config, its seeds the runs that differ in nothing else, compared with the first one. With
---again=FOLDER --output=FOLDER a page on how far the same arms and seeds lie apart in two folders of a study.
-With --ledger, the study's arms that name a published number are recorded in results/ledger.csv too, and
-results/ledger.md is made of it; --ledger alone makes the page. Prints how many runs are in which state
+Writes report.md, report.html (one file, pictures inside), runs.csv, curves.csv and the figures into the
+study's folder, finished or not. With --runs=runs/a,runs/b --output=FOLDER the same for runs that no study
+made: one arm for each config, its seeds the runs that differ in nothing else, compared with the first one.
+With --again=FOLDER --output=FOLDER a page on how far the same arms and seeds lie apart in two folders of a
+study. With --ledger, the study's arms that name a published number are recorded in results/ledger.csv too,
+and results/ledger.md is made of it; --ledger alone makes the page. Prints how many runs are in which state
 as one JSON object.
 """
 

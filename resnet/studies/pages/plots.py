@@ -1,14 +1,14 @@
 """The figures of a study: curves, paired differences, and those of an amount."""
 
-import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet.analysis.pictures import COLORS, legend_beside, panels, style
 from resnet.files import save_png
-from resnet.studies.folder import FINISHED, StudyFolder, StudyRun, curve
+from resnet.studies.folder import FINISHED, StudyFolder, StudyRun
 from resnet.studies.kept import Kept
 from resnet.studies.pages.amounts import DEPTH, DURATION, TOP, WIDTH, draw_grids, draw_last, series_of
-from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scores
+from resnet.studies.pages.rows import ArmRow, Metric, metric_of, scored_runs, scores
 
 MOST_CURVES = 14  # more lines than that cannot be told apart
 WIDE = 20  # differences beyond it would hide the small ones on a linear axis
@@ -33,8 +33,10 @@ FIGURES = {
 """What each file shows, in the order of the page."""
 
 
-def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
-    """Draws what the runs so far allow; {file name: what it shows}.
+def plot_study(
+    folder: StudyFolder, rows: list[ArmRow], curves: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Draws what the runs so far allow; {file name: what it shows}. `curves` as curve_rows gives them.
 
     Of a kept study the differences alone are drawn anew: the other figures stay as they are.
     """
@@ -47,46 +49,49 @@ def plot_study(folder: StudyFolder, rows: list[ArmRow]) -> dict[str, str]:
         drawn["differences.png"] = _differences(folder, rows, metric)
     kept = isinstance(folder, Kept)
     if not kept:
-        drawn |= _of_runs(folder, finished, metric)
+        drawn |= _of_runs(folder, finished, metric, curves)
     for name, figure in drawn.items():
         save_png(figure, folder.workdir / name)
     shown = {name for name in FIGURES if name in drawn or (kept and (folder.workdir / name).exists())}
     return {name: meaning for name, meaning in FIGURES.items() if name in shown}
 
 
-def _of_runs(folder: StudyFolder, finished: dict[str, list[StudyRun]], metric: Metric) -> dict[str, Any]:
+def _of_runs(
+    folder: StudyFolder,
+    finished: dict[str, list[StudyRun]],
+    metric: Metric,
+    curves: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """The figures that need the records of the runs."""
     drawn: dict[str, Any] = {}
     # An arm for which no learning rate could be chosen has runs at all of them, and no score.
-    scored = {name: runs for name, runs in finished.items() if not folder.has_no_rate(name)}
+    scored = scored_runs(folder)
     for amount in (DEPTH, WIDTH, DURATION):
         if series := series_of(amount, folder, scored):
             drawn[f"{amount.name}.png"] = draw_last(amount, folder, series, scored, metric)
         series = series_of(amount, folder, finished)
         if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
             drawn["rates.png"] = draw_grids(amount, folder, series)
-    recorded = all(any(curve(run, "train", "loss") for run in runs) for runs in scored.values())
-    if scored and recorded and len(scored) <= MOST_CURVES:
-        drawn["curves.png"] = _curves(scored, metric)
+    recorded = {row["arm"] for row in curves if (row["split"], row["metric"]) == ("train", "loss")}
+    if scored.keys() == recorded and len(scored) <= MOST_CURVES:
+        drawn["curves.png"] = _curves(list(scored), metric, curves)
     return drawn
 
 
-def _curves(finished: dict[str, list[StudyRun]], metric: Metric) -> Any:
+def _curves(arms: list[str], metric: Metric, curves: Sequence[Mapping[str, Any]]) -> Any:
     """Draws training loss and validation score by epoch, for each arm the mean of its runs with records."""
-    figure, both = panels(2, width=4.6, height=max(3.6, 0.26 * len(finished)))
+    figure, both = panels(2, width=4.6, height=max(3.6, 0.26 * len(arms)))
     shown = (("train", "loss", "training loss", 1.0), ("validation", metric.name,
               f"validation {metric.label}", metric.factor))  # fmt: skip
     for axes, (split, name, label, factor) in zip(both, shown, strict=True):
-        for i, (arm, runs) in enumerate(finished.items()):
-            series = [values for run in runs if (values := curve(run, split, name))]
-            if not series:  # such as a run that validates at no step
+        for i, arm in enumerate(arms):
+            rows = [row for row in curves if (row["arm"], row["split"], row["metric"]) == (arm, split, name)]
+            if not rows:  # such as a run that validates at no step
                 continue
-            epochs = sorted(set.intersection(*map(set, series)))
-            columns = [[factor * each[epoch] for each in series] for epoch in epochs]
-            mean = [statistics.mean(column) for column in columns]
-            point = {"marker": "o", "markersize": 3} if len(epochs) == 1 else {}  # no line would be seen
-            axes.plot(epochs, mean, label=f"{arm} (n = {len(series)})", **style(i), **point)
-            low, high = list(map(min, columns)), list(map(max, columns))
+            epochs = [row["epoch"] for row in rows]
+            mean, low, high = ([factor * row[key] for row in rows] for key in ("mean", "lowest", "highest"))
+            point = {"marker": "o", "markersize": 3} if len(rows) == 1 else {}  # no line would be seen
+            axes.plot(epochs, mean, label=f"{arm} (n = {rows[0]['n']})", **style(i), **point)
             axes.fill_between(epochs, low, high, color=style(i)["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,4 +1,4 @@
-"""The report of a study, finished or not: report.md, report.html (one file), runs.csv and figures."""
+"""The report of a study, finished or not: report.md, report.html (one file), two csv files and figures."""
 
 import base64
 import dataclasses
@@ -18,12 +18,14 @@ from resnet.studies.pages.rows import (
     ArmRow,
     Metric,
     arm_rows,
+    curve_rows,
     metric_of,
     run_rows,
+    scored_runs,
     value_of,
 )
 
-HTML = "report.html"
+HTML, CURVES = "report.html", "curves.csv"
 FEW = 12  # runs that the page lists one by one
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -55,13 +57,19 @@ class Report:
 def write_report(folder: StudyFolder) -> dict[str, Any]:
     """Writes all files into the study's folder and returns the counts of its runs.
 
-    Of a kept study, the page of one file is renewed where there is one already.
+    Of a kept study, curves.csv stays as it is, and the page of one file is renewed where there is one.
     """
     make_folder(folder.workdir)
-    rows, runs = arm_rows(folder), run_rows(folder)
-    report = make_report(folder, rows, plot_study(folder, rows))
+    rows, runs, curves = (
+        arm_rows(folder),
+        run_rows(folder),
+        curve_rows(scored_runs(folder), metric_of(folder)),
+    )
+    report = make_report(folder, rows, plot_study(folder, rows, curves))
     write_text(folder.workdir / CSV, csv_table(runs))
-    write_text(folder.workdir / PAGE, _markdown(report))
+    if curves:
+        write_text(folder.workdir / CURVES, csv_table(curves))
+    write_text(folder.workdir / PAGE, _markdown(report, (folder.workdir / CURVES).exists()))
     if not isinstance(folder, Kept) or (folder.workdir / HTML).exists():
         write_text(folder.workdir / HTML, html(report, folder.workdir))
     return states(folder) | {"report": str(folder.workdir / PAGE)}
@@ -202,7 +210,7 @@ def origin_of(folder: StudyFolder) -> list[tuple[str, str]]:
     return sorted(dict.fromkeys([*folder.told, *own]), key=lambda pair: pair[0])  # commands, commits, …
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: Report, with_curves: bool) -> str:
     """The page for a repository."""
     lines = [f"# {report.title}", "", f"**{report.status}**", ""]
     for paragraph in report.paragraphs:
@@ -213,7 +221,9 @@ def _markdown(report: Report) -> str:
     for file, meaning in report.figures.items():
         lines += [f"![{meaning}]({file})", "", meaning, ""]
     lines += ["## How these numbers came about", ""]
-    return "\n".join([*lines, *told_lines(report.origin), f"- Every run: [{CSV}]({CSV})", ""])
+    files = {"Every run": CSV} | ({"Learning curves": CURVES} if with_curves else {})
+    links = [f"- {what}: [{file}]({file})" for what, file in files.items()]
+    return "\n".join([*lines, *told_lines(report.origin), *links, ""])
 
 
 def html(report: Report, folder: Path) -> str:

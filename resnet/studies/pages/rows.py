@@ -1,6 +1,9 @@
 """What a study's folder says, as rows: one for each run, one for each arm with its comparison."""
 
 import dataclasses
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet.config import FILE as CONFIG_FILE
@@ -8,7 +11,7 @@ from resnet.config import Config, config_hash, load_saved_config
 from resnet.errors import InputError
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
-from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, images_of
+from resnet.studies.folder import FAILURE, FINISHED, StudyFolder, StudyRun, curve, images_of
 from resnet.studies.pages.statistics import Comparison, Summary, compare, holm, summarize
 from resnet.studies.study import ResolvedArm
 
@@ -70,10 +73,7 @@ def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
 
     {} for an arm that found no learning rate, as its runs were at several.
     """
-    if folder.has_no_rate(name):
-        return {}
-    runs = [run for run in folder.runs(name) if run.state == FINISHED]
-    values = {run.seed: value_of(run, metric.name) for run in runs}
+    values = {run.seed: value_of(run, metric.name) for run in scored_runs(folder).get(name, [])}
     return {seed: metric.factor * value for seed, value in values.items() if value is not None}
 
 
@@ -160,6 +160,33 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
                     "workdir": _place(folder, run),
                 }
             )
+    return rows
+
+
+def scored_runs(folder: StudyFolder) -> dict[str, list[StudyRun]]:
+    """The finished runs of each arm that has some, without arms that found no learning rate."""
+    scored = {name: folder.runs(name) for name in folder.arms if not folder.has_no_rate(name)}
+    finished = {name: [run for run in runs if run.state == FINISHED] for name, runs in scored.items()}
+    return {name: runs for name, runs in finished.items() if runs}
+
+
+def curve_rows(scored: Mapping[str, Sequence[StudyRun]], metric: Metric) -> list[dict[str, Any]]:
+    """The learning curves of each arm, over those of its runs whose records are in their folders.
+
+    A row is one metric, as recorded, at one epoch that all these runs recorded: the mean over n runs, and the
+    lowest and the highest of them.
+    """
+    rows = []
+    for name, runs in scored.items():
+        for split, key in itertools.product(("train", VALIDATION), ("loss", metric.name)):
+            series = [values for run in runs if (values := curve(run, split, key))]
+            for epoch in sorted(set.intersection(*map(set, series))) if series else ():
+                values = [each[epoch] for each in series]
+                found = {"mean": statistics.mean(values), "lowest": min(values), "highest": max(values)}
+                numbers = {column: float(f"{value:.6g}") for column, value in found.items()}
+                rows.append(
+                    {"arm": name, "split": split, "metric": key, "epoch": epoch, "n": len(series)} | numbers
+                )
     return rows
 
 
