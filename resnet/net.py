@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Num, UInt8
 
 from resnet.data.augment import normalize
@@ -99,7 +100,10 @@ class Net:
         return {name: found[name][0] if one else found[name] for name in ("stem", *blocks, "pooled")}
 
     def normalized(self, images: Any) -> Float[jax.Array, "n h w c"]:
-        """The images as `model.apply` takes them: one image is a batch of one."""
+        """The images as `model.apply` takes them: one image is a batch of one.
+
+        Within `jit` and `grad` the values of float images are not checked.
+        """
         batch, _ = self._checked(images)
         return normalize(batch, self.task.mean, self.task.std)
 
@@ -127,9 +131,10 @@ class Net:
         shape = tuple(self.task.image_shape)
         return (self.size, self.size, shape[-1]) if self.size else shape
 
-    def _checked(self, images: Any) -> tuple[Num[np.ndarray, "n h w c"], bool]:
+    def _checked(self, images: Any) -> tuple[Num[np.ndarray | jax.Array, "n h w c"], bool]:
         """(a batch of pixels from 0 to 255, whether it was one image); InputError for what is none."""
-        images, shape = np.asarray(images), self.evaluated_shape
+        traced, shape = isinstance(images, Tracer), self.evaluated_shape
+        images = images if traced else np.asarray(images)
         floats = jnp.issubdtype(images.dtype, jnp.floating)
         shaped = images.ndim in (3, 4) and images.shape[-3:] in (shape, tuple(self.task.image_shape))
         if not shaped or not (floats or images.dtype == np.uint8):
@@ -137,10 +142,10 @@ class Net:
                 f"images must be uint8 or float, of shape ({', '.join(map(str, shape))}) or (n, the same); "
                 f"got {images.dtype} of shape {images.shape}"
             )
-        if floats and not ((images >= 0) & (images <= 1)).all():
+        if floats and not traced and not ((images >= 0) & (images <= 1)).all():
             raise InputError(
                 "float images must be from 0 to 1, that is pixels over 255; "
-                f"got values from {images.min():g} to {images.max():g}"
+                f"got values from {images.min()} to {images.max()}"
             )
         pixels = images.astype(np.float32) * 255 if floats else images
         return pixels.reshape(-1, *images.shape[-3:]), images.ndim == 3

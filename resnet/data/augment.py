@@ -176,8 +176,14 @@ def augment(
 ) -> Float32[Array, "b h w c"]:
     """Normalised images after the operations, one after the other, each image by the draws of its own key.
 
-    What becomes of an image depends on no other of its batch, so that a batch may be divided.
+    What becomes of an image depends on no other of its batch, so that a batch may be divided. Raises
+    InputError for an operation that does not suit the images' shape or type.
     """
+    _, h, w, c = images.shape
+    for operation in operations:
+        operation.check(f"operation {operation}", (h, w, c))
+        if operation.on_pixels and images.dtype != jnp.uint8:
+            raise InputError(f"{operation} changes images of type uint8; got {images.dtype}")
     on_pixels = [operation for operation in operations if operation.on_pixels]
     after = [operation for operation in operations if not operation.on_pixels]
     if on_pixels:

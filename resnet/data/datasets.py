@@ -17,7 +17,7 @@ from resnet.data.published.sets import PUBLISHED, TFDS_DIR, load_published
 from resnet.data.published.tfds import PREFIX, find_prepared, list_prepared
 from resnet.data.splits import NAME, PLACE, SPLITS, Dataset, Examples, Source
 from resnet.data.statistics import statistics
-from resnet.errors import InputError, first_of
+from resnet.errors import InputError, check_choice, first_of
 from resnet.files import local_path
 
 
@@ -103,6 +103,7 @@ def _say_what_misleads(dataset: Dataset) -> None:
 
 def load_split(config: DataConfig, name: str, held_out_by: str = NAME) -> tuple[Examples, Source]:
     """Reads one split, and returns it with its source, which may have read no more than it needs for that."""
+    check_choice("split", name, SPLITS)
     source = _read(config, only=name)
     if name == "test" or (name == "validation" and source.validation is not None):
         return getattr(source, name), source

@@ -32,14 +32,14 @@ class Prediction:
     classes: tuple[tuple[str, float], ...]
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files given, and all images under the folders given, sorted; InputError if there are none.
+def find_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The file or files given, and all images under the folders given, sorted; InputError if there are none.
 
     Hidden files, and those in hidden folders, are no images. Other files under the folders that are none are
     told in the log.
     """
     found, ignored = [], []
-    for path in map(local_path, paths):
+    for path in map(local_path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
             files = sorted(_files_in(path))
             images = [file for file in files if file.suffix.lower() in SUFFIXES]

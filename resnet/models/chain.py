@@ -5,6 +5,7 @@ thousand layers take no longer to compile than ten. `flow` tells how large the s
 chain, and the gradient on its way down.
 """
 
+import copy
 import dataclasses
 import functools
 import re
@@ -18,6 +19,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
+from resnet.errors import check_choice
 from resnet.models.config import ModelConfig
 from resnet.models.geometry import block_specs, kind
 from resnet.models.resnet import Block, Head, Stem
@@ -33,7 +35,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 class Part:
     """A link of the chain: the pure function x -> part(x), with its variables at hand.
 
-    Its methods are compiled, and can be differentiated by JAX in every way.
+    Its methods are compiled, and JAX can differentiate them: in reverse mode with either statistics, in
+    forward mode with running ones alone.
     """
 
     name: str
@@ -91,8 +94,11 @@ def parts(
     """Stem, blocks and head of a net. Their composition is the net, without the noise of training.
 
     They compute in the type of what they are given: from float32 images in float32, whatever `dtype` is.
-    `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones.
+    `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones. Raises
+    InputError for others.
     """
+    check_choice("statistics", statistics, ("batch", "running"))
+    config = copy.copy(config)  # what is done to the given one later changes no part
 
     def part(name: str, make: Callable[[ModelConfig], Any], **block: Any) -> Part:
         mine = {collection: _subtree(tree, name) for collection, tree in variables.items()}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet.errors import InputError
 from resnet.kernels.convolution import convolve
 from resnet.kernels.relu import relu_of_sum
 from resnet.models.config import ModelConfig
@@ -135,6 +136,12 @@ def dirac(kernel: Array, a: Float[Array, " o"], b: Float[Array, " o"]) -> Array:
     return a[None, None, None] * identity + b[None, None, None] * kernel / length
 
 
+def check_floating(x: Array) -> None:
+    """Raises InputError for whole numbers, of whose type weights would be: those below 1 would become 0."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"a net takes normalised images of a floating type; got {x.dtype}")
+
+
 class Conv(nn.Module):
     """A convolution with a square kernel of `size` pixels, padded by (size - 1) / 2 on each side.
 
@@ -170,6 +177,7 @@ class Conv(nn.Module):
         self, x: Float[Array, "b h w i"]
     ) -> tuple[Float[Array, "k k g o"], Float[Array, " o"] | None]:
         """Returns the kernel to convolve x with, and the bias or None, both in the type of x."""
+        check_floating(x)
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.outputs // self.copies)
         kernel = self._reparametrized(self.param("kernel", self._initial, shape)).astype(x.dtype)
         if not self.bias:

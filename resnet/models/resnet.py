@@ -1,5 +1,6 @@
 """The net, from stem to head: a chain of residual blocks, each y = shortcut(x) + branch(x)."""
 
+import copy
 import itertools
 
 import jax
@@ -7,12 +8,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet.errors import InputError
 from resnet.kernels.pooling import max_pool
 from resnet.models.branches import after_sum, residual_branch
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import STEMS, block_specs, stem_layers
 from resnet.models.grammar import check_net
-from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout
+from resnet.models.layers import HEAD_INIT, KERNEL_INITS, Dropout, check_floating
 from resnet.models.scanning import BlockArrays, block_arrays, is_random, scan_blocks, scans
 from resnet.models.shortcuts.table import (
     ShortcutPath,
@@ -82,7 +84,8 @@ class Stage(nn.Module):
         config, names = self.config, [f"block{spec.block}" for spec in self.specs]
         block_class = nn.remat(Block, static_argnums=(3,)) if config.remat else Block
         # Parameters are always created block by block, so that both forms share their paths and values.
-        scanned = scans(config, len(names)) and not self.is_initializing()
+        shown = self.is_mutable_collection("intermediates")  # of each block, which a scan would drop
+        scanned = scans(config, len(names)) and not self.is_initializing() and not shown
         alone = 1 if scanned else len(names)
         features = {}
         for name, spec, own in zip(names[:alone], self.specs[:alone], arrays[:alone], strict=True):
@@ -120,7 +123,9 @@ class ResNet(nn.Module):
 
     images: normalised, float. logits: float32, before the output function. features: the output of
     `stem`, of each `stageS/blockB`, and `pooled`, by name. `axis_name`: the mapped axis of devices,
-    over which batch statistics are averaged.
+    over which batch statistics are averaged. While it is initialised only shapes count: its norms return
+    what they are given. Raises InputError for images of whole numbers, and for `bn_fixed` within another
+    module, whose paths are longer.
     """
 
     config: ModelConfig
@@ -132,6 +137,12 @@ class ResNet(nn.Module):
         self, images: Float[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b n"], dict[str, Array]]:
         config, specs = self.config, block_specs(self.config)
+        check_floating(images)
+        if config.bn_fixed and self.path:
+            raise InputError(
+                "`model.bn_fixed` must be '' in a net within another module, whose norms have other paths; "
+                f"got {config.bn_fixed!r} at {'/'.join(self.path)}"
+            )
         key = self.make_rng("dropout") if train and is_random(config) else None
         arrays = [block_arrays(config, spec, key) for spec in specs]
         x = Stem(config, self.axis_name, name="stem")(images.astype(config.dtype), train)
@@ -148,6 +159,6 @@ class ResNet(nn.Module):
 
 
 def make_model(config: ModelConfig, num_outputs: int, axis_name: str | None = None) -> ResNet:
-    """The net of a config, checked. Raises InputError if the grammar does not allow it."""
+    """The net of a config as it is now. Raises InputError if the grammar does not allow it."""
     check_net(config)
-    return ResNet(config, num_outputs, axis_name)
+    return ResNet(copy.copy(config), num_outputs, axis_name)

@@ -4,6 +4,7 @@
 hold ours against them. CIFAR nets are for 10 classes and 32x32 images, ImageNet's for 1000 and 224x224.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -14,12 +15,17 @@ from resnet.models.config import ModelConfig
 class KnownNet:
     """A published net, its parameters and multiply-accumulates (None: not published), and who says so."""
 
-    config: ModelConfig
+    _config: ModelConfig
     parameters: int
     macs: int | None
     source: str
     num_outputs: int = 10
     image_shape: tuple[int, int, int] = (32, 32, 3)
+
+    @property
+    def config(self) -> ModelConfig:
+        """A copy of the net's config, which the caller may change."""
+        return copy.copy(self._config)
 
 
 IMAGENET = {"num_outputs": 1000, "image_shape": (224, 224, 3)}

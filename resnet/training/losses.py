@@ -19,6 +19,7 @@ def _targets(
     threshold: float,
 ) -> Array:
     """What the outputs should be: classes, one-hot, smoothed, mixed and cut, in this order; or the values."""
+    _check_labels(logits, labels)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         targets = labels[:, None]
     else:
@@ -26,6 +27,17 @@ def _targets(
         targets = optax.smooth_labels(targets, smoothing) if smoothing else targets
     targets = targets if share is None else mixed(targets, share)
     return (targets > threshold).astype(jnp.float32) if threshold else targets
+
+
+def _check_labels(logits: Float[Array, "b outputs"], labels: LabelArray) -> None:
+    """Raises InputError for labels of another shape, such as one-hot ones, and for real ones of classes."""
+    real = jnp.issubdtype(labels.dtype, jnp.floating)
+    if labels.shape != logits.shape[:1] or (real and logits.shape[1:] != (1,)):
+        raise InputError(
+            "labels must be whole numbers from 0, one for each row of the logits, or a real number for each "
+            f"row of a net with one output; got {labels.dtype} labels of shape {labels.shape} and logits of "
+            f"shape {logits.shape}"
+        )
 
 
 def check_threshold(threshold: float, smoothing: float, classes: int) -> None:
@@ -78,6 +90,7 @@ def example_scores(
     logits: Float[Array, "b outputs"], labels: LabelArray, target_scale: float
 ) -> dict[str, Float[Array, " b"]]:
     """What each example adds to a score: top1 and top5 (0 or 1), or mae (in the target's unit)."""
+    _check_labels(logits, labels)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return {"mae": jnp.abs(logits[:, 0] - labels) * target_scale}
     # Ranks by position among equals, so that a dead net, whose logits are all equal, scores chance.

@@ -1,5 +1,6 @@
 """Optimisers as one optax chain: clipping, decay, momentum or moments, multipliers and learning rate."""
 
+import copy
 import dataclasses
 import math
 import re
@@ -266,10 +267,14 @@ def _frozen(freeze: str) -> optax.GradientTransformation:
 def make_optimizer(
     config: OptimizerConfig, schedule: Schedule, freeze: str = ""
 ) -> optax.GradientTransformation:
-    """The whole chain; its state's structure does not depend on `schedule`.
+    """The whole chain, by the config as it is now; its state's structure does not depend on `schedule`.
 
     Parameters whose path matches the regular expression `freeze` keep their bits, whatever their gradient.
+    Raises InputError for a field that cannot work. Whether expressions match a parameter is `check_paths`' to
+    ask.
     """
+    config.check()
+    config = copy.copy(config)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     multipliers = [_multipliers(config)] if config.lr_multipliers else []
     rate = [*multipliers, optax.scale_by_learning_rate(schedule)]

@@ -1,5 +1,6 @@
 """What follows from the step: the learning rate, what is due, and how large the images are."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -103,7 +104,12 @@ SCHEDULES = {
 def make_schedule(
     config: ScheduleConfig, *, batch_size: int, steps_per_epoch: int, total_steps: int
 ) -> Schedule:
-    """The learning rate of the update that follows `step` finished ones."""
+    """The learning rate of the update that follows `step` finished ones, by the config as it is now.
+
+    Raises InputError for a field that cannot work, and for a warm-up that lasts as long as the training.
+    """
+    config.check()
+    config = copy.copy(config)
 
     def in_steps(field, text):
         return parse_duration(field, text).steps(

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, Num
 
+from resnet.errors import InputError
+
 BATCH, PAIR = EACH = ("batch", "pair")
 
 
@@ -32,9 +34,13 @@ class Mixing:
     ) -> tuple[Float[Array, "b h w c"], Float32[Array, " b"]]:
         """The mixed images, and the share that each image has of its own label.
 
-        `places` are the images' places in the global batch: the draws of a pair follow them.
+        `places` are the images' places in the global batch: the draws of a pair follow them. Raises
+        InputError for images of whole numbers, to which shares would be rounded, and for an odd number of
+        them.
         """
-        _, h, w, _ = images.shape
+        count, h, w, _ = images.shape
+        if count % 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise InputError(f"mixed images must be an even number of floats; got {count} of {images.dtype}")
         if self.each == PAIR:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places[::2] // 2)
             weight, own = jax.vmap(lambda key: self._mask(key, h, w))(keys)
