@@ -145,7 +145,7 @@ class Net:
         if floats and not traced and not ((images >= 0) & (images <= 1)).all():
             raise InputError(
                 "float images must be from 0 to 1, that is pixels over 255; "
-                f"got values from {images.min()} to {images.max()}"
+                f"got values from {images.min():.9g} to {images.max():.9g}"
             )
         pixels = images.astype(np.float32) * 255 if floats else images
         return pixels.reshape(-1, *images.shape[-3:]), images.ndim == 3
