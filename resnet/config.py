@@ -136,7 +136,7 @@ def idle_fields(config: Config) -> dict[str, str]:
 
 
 def given_starts(config: Config) -> list[tuple[str, Any, Any]]:
-    """(field, its default, its value) of the fields by which a net starts with values that are not random."""
+    """Finds the fields set to give a net initial values that are not random: (field, default, value)."""
     return [each for each in differences(Config(), config) if each[0] in ("init_from", "init_whitened")]
 
 

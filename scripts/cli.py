@@ -18,7 +18,6 @@ from resnet.cli.options import (
     require,
     run,
 )
-from resnet.cli.overrides import refuse_overrides
 
 __all__ = [
     "FLAGS",
@@ -30,3 +29,9 @@ __all__ = [
     "require",
     "run",
 ]
+
+
+def refuse_overrides(overrides: list[str], reason: str) -> None:
+    """Raises InputError if overrides of a config were given; `reason` says why the script takes none."""
+    if overrides:
+        raise InputError(f"{overrides[0]} does not apply: {reason}")

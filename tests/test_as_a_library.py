@@ -1,4 +1,4 @@
-"""The parts as Python programs use them, without a command: what they keep, and what they refuse."""
+"""Use of the package from Python, without a command: what objects keep of a config, and what is refused."""
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,8 @@ def as_users_run_it():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def shapes(model, images=IMAGES):
-    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+def shapes(model):
+    return jax.eval_shape(model.init, jax.random.key(0), IMAGES)["params"]
 
 
 def set_in(config, **fields):
@@ -67,8 +67,7 @@ def test_the_zoo_keeps_its_configs():
 
 
 def test_a_schedule_and_an_optimizer_keep_the_config_that_they_were_made_of():
-    schedule = ScheduleConfig(name="constant", warmup="0 steps")
-    schedule.learning_rate = 0.1
+    schedule = ScheduleConfig(name="constant", warmup="0 steps", learning_rate=0.1)
     first = make_schedule(schedule, **COUNTS)
     schedule.learning_rate = 0.4
     assert first(0) == np.float32(0.1)
@@ -108,7 +107,7 @@ def test_labels_of_another_kind_or_shape_are_refused(labels):
 
 
 def test_images_of_whole_numbers_are_refused():
-    """They would turn weights into whole numbers, most of them 0."""
+    """Weights are cast to the type of the images: as integers, most of them would be 0."""
     model = make_model(ModelConfig(**TINY), 10)
     variables = model.init(jax.random.key(0), IMAGES)
     pixels = jnp.ones((4, 8, 8, 3), jnp.uint8)

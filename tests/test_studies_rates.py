@@ -102,6 +102,21 @@ def test_an_arm_without_a_rate_is_in_no_picture_of_scores(tmp_path):
     assert labels == ["none-2 (n = 2)", "none-4 (n = 2)"]
 
 
+def test_without_any_rate_no_curves_are_drawn(tmp_path):
+    """One of two seeds fails at each rate, so that no rate is chosen."""
+    study = tiny_study(arms={"none": Arm()}, reference="none", learning_rates=(0.1,), grid_seeds=2)
+    folder = open_folder(study, tmp_path, "")
+    for _ in range(9):  # as the grid grows
+        for run in (run for run in folder.all_runs("none") if not run.over):
+            run.workdir.mkdir(parents=True)
+            done = {"split": "test", "top1": 0.5, "step": 8, "validation": {"top1": 0.5, "loss": 1.0}}
+            file, text = ("failed.json", {"failed": "nan", "step": 1}) if run.seed else ("result.json", done)
+            (run.workdir / file).write_text(json.dumps(text))
+            line = {"split": "train", "step": 8, "epoch": 1, "top1": 0.5, "loss": 1.0}
+            (run.workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert folder.has_no_rate("none") and not drawn_of(folder)
+
+
 def test_two_arms_of_one_width_are_on_two_lines(tmp_path):
     """Their learning rates differ: neither takes the other's place."""
     rates = {"optimizer.lr_multipliers": (("dense/kernel", 0.5),)}

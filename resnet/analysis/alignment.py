@@ -44,7 +44,7 @@ class Options:
     steps: Count = 30
     """Products with each Jacobian and its transpose."""
     against: str = ""
-    """Folder of another run to compare with, such as the plain twin; its latest step is taken."""
+    """Folder of a second run to compare with, such as the plain twin. The latest step of that run is used."""
 
     __post_init__ = check_options
 

@@ -42,7 +42,7 @@ class Options:
     draws: Count = 10
     """Random draws for each number."""
     against: str = ""
-    """Folder of another run to compare with, such as the plain twin; its latest step is taken."""
+    """Folder of a second run to compare with, such as the plain twin. The latest step of that run is used."""
 
     __post_init__ = check_options
 

@@ -35,7 +35,7 @@ class Options:
     statistics: str = "running"
     """What batch norms use: batch, as in training, or running."""
     against: str = ""
-    """Folder of another run to compare with, such as the plain twin; its latest step is taken."""
+    """Folder of a second run to compare with, such as the plain twin. The latest step of that run is used."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

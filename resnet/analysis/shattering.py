@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from resnet.analysis import pictures
 from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
-from resnet.analysis.subject import Subject, at_depth, check_no_scan, count_layers, layers_of_block
+from resnet.analysis.subject import Subject, at_depth, check_single_net, count_layers, layers_of_block
 from resnet.errors import InputError
 from resnet.models.chain import Part, noise_like
 
@@ -130,7 +130,7 @@ def ask(subject: Subject, options: Options) -> Shattering:
     """Correlations in a run, or in the four arms of a config."""
     if len(subject.images) < 2:
         raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
-    check_no_scan(subject, options)
+    check_single_net(subject, options)
     layers = layers_of_block(subject.config)
     title = subject.title if subject.step is not None else f"{subject.name} at its start, four arms"
     if subject.step is not None:

@@ -24,7 +24,7 @@ from jaxtyping import Array
 from resnet.analysis import growth, pictures
 from resnet.analysis.growth import Estimate
 from resnet.analysis.options import Count, Counts, check_options
-from resnet.analysis.subject import NOISE, Subject, at_depth, check_no_scan, count_layers
+from resnet.analysis.subject import NOISE, Subject, at_depth, check_single_net, count_layers
 from resnet.models.chain import Flow, flow, noise_like
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Signal:
 
 def ask(subject: Subject, options: Options) -> Signal:
     """The signal in a net, or in nets of several depths."""
-    check_no_scan(subject, options)
+    check_single_net(subject, options)
     changes = [at_depth(subject.config, depth) for depth in options.depths] or [{}]
     return Signal(subject.title, [_measure(subject, change, options) for change in changes])
 

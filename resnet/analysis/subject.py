@@ -18,7 +18,7 @@ from resnet.data.splits import Statistic, without_images
 from resnet.errors import InputError, check_choice, check_within
 from resnet.files import local_path
 from resnet.models.branches import BRANCHES
-from resnet.models.chain import Part, parts
+from resnet.models.chain import STATISTICS, Part, parts
 from resnet.models.geometry import FAMILIES, layers_outside
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.shortcuts.table import streams_of
@@ -76,7 +76,7 @@ class Subject:
 
     def parts(self, statistics: str = "running") -> list[Part]:
         """The net as a chain; `statistics` of batch norms: `batch` as in training, or `running`."""
-        check_choice("--statistics", statistics, ("batch", "running"))
+        check_choice("--statistics", statistics, STATISTICS)
         return parts(self.config.model, self.outputs, self.variables, statistics)
 
     def losses(self, logits: Float[Array, "n outputs"]) -> Float[Array, " n"]:
@@ -168,7 +168,7 @@ def none_keeps_shape(subject: Subject) -> InputError:
     return InputError(f"{subject.name} has no block that keeps the shape of x; {remedy}")
 
 
-def check_no_scan(subject: Subject, options: Any) -> None:
+def check_single_net(subject: Subject, options: Any) -> None:
     """Raises InputError if `depths` or `seeds` of the options are chosen for a run."""
     defaults = type(options)()
     if subject.step is not None and (options.depths, options.seeds) != (defaults.depths, defaults.seeds):

@@ -1,4 +1,4 @@
-"""Overrides, the arguments --config.section.field=value: told from others, refused, and set in a config."""
+"""Overrides of a config's fields, given as --config.section.field=value: finds, refuses and applies them."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -19,12 +19,6 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """(the command's own arguments, the overrides of the config)."""
     overrides = [argument for argument in arguments if _OVERRIDE.fullmatch(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
-
-
-def refuse_overrides(overrides: Sequence[str], reason: str) -> None:
-    """Raises InputError if a --config.FIELD=VALUE was given to what takes none, for this reason."""
-    if overrides:
-        raise InputError(f"{overrides[0]} does not apply: {reason}")
 
 
 def refuse_fields(overrides: Sequence[str], fields: Collection[str], reason: str) -> None:

@@ -182,10 +182,10 @@ def augment(
     _, h, w, c = images.shape
     for operation in operations:
         operation.check(f"operation {operation}", (h, w, c))
-        if operation.on_pixels and images.dtype != jnp.uint8:
-            raise InputError(f"{operation} changes images of type uint8; got {images.dtype}")
     on_pixels = [operation for operation in operations if operation.on_pixels]
     after = [operation for operation in operations if not operation.on_pixels]
+    if on_pixels and images.dtype != jnp.uint8:
+        raise InputError(f"{on_pixels[0]} changes images of type uint8; got {images.dtype}")
     if on_pixels:
         images = each_image(functools.partial(_changed, on_pixels), keys, images)
     return jax.vmap(functools.partial(_changed, after))(keys, normalize(images, mean, std))

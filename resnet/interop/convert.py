@@ -89,7 +89,7 @@ def import_weights(
 
 
 def _check_one_start(config: Config, source: Path) -> None:
-    """Raises InputError for several seeds, and for another start than from the weights of `source`."""
+    """Raises InputError if the config has several seeds, or initial values besides those of `source`."""
     if config.train.seeds > 1:
         raise InputError(f"`train.seeds` must be 1, as weights make one run; got {config.train.seeds}")
     for field, unset, value in given_starts(config):

@@ -29,6 +29,7 @@ from resnet.paths import leaf_paths
 
 # Root mean squares outside of these are taken for overflow and underflow of float32.
 SMALLEST, LARGEST = 1e-30, 1e30
+STATISTICS = ("batch", "running")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ def parts(
     `statistics`: what batch norms use, those of the `batch` as in training, or the `running` ones. Raises
     InputError for others.
     """
-    check_choice("statistics", statistics, ("batch", "running"))
+    check_choice("statistics", statistics, STATISTICS)
     config = copy.copy(config)  # what is done to the given one later changes no part
 
     def part(name: str, make: Callable[[ModelConfig], Any], **block: Any) -> Part:

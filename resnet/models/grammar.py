@@ -1,7 +1,6 @@
 """The grammar of residual nets: which combinations of the fields of ModelConfig are a net."""
 
 from resnet.errors import InputError, check_at_least, check_choice, check_regex
-from resnet.fields import check_types
 from resnet.models.branches import BRANCHES, ORDERS, Order, places
 from resnet.models.config import BlockSpec, ModelConfig
 from resnet.models.geometry import FAMILIES, STEMS, block_specs, stem_layers
@@ -57,7 +56,6 @@ FRACTIONS = (
 
 def check_net(config: ModelConfig) -> None:
     """Raises InputError, naming field, value and remedy, if this is not a net of the grammar."""
-    check_types(config)
     _check_choices(config)
     _check_ranges(config)
     _check_combinations(config)

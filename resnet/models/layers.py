@@ -137,7 +137,10 @@ def dirac(kernel: Array, a: Float[Array, " o"], b: Float[Array, " o"]) -> Array:
 
 
 def check_floating(x: Array) -> None:
-    """Raises InputError for whole numbers, of whose type weights would be: those below 1 would become 0."""
+    """Raises InputError for an array of integers.
+
+    Weights are cast to the type of the array: as integers, most of them would be 0.
+    """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"a net takes normalised images of a floating type; got {x.dtype}")
 

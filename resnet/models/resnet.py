@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet.errors import InputError
+from resnet.fields import check_types
 from resnet.kernels.pooling import max_pool
 from resnet.models.branches import after_sum, residual_branch
 from resnet.models.config import BlockSpec, ModelConfig
@@ -159,6 +160,10 @@ class ResNet(nn.Module):
 
 
 def make_model(config: ModelConfig, num_outputs: int, axis_name: str | None = None) -> ResNet:
-    """The net of a config as it is now. Raises InputError if the grammar does not allow it."""
+    """The net of a config as it is now.
+
+    Raises InputError for a field of another type, and for a net that the grammar does not allow.
+    """
+    check_types(config)
     check_net(config)
     return ResNet(copy.copy(config), num_outputs, axis_name)

@@ -30,7 +30,10 @@ def _targets(
 
 
 def _check_labels(logits: Float[Array, "b outputs"], labels: LabelArray) -> None:
-    """Raises InputError for labels of another shape, such as one-hot ones, and for real ones of classes."""
+    """Checks that each row of the logits has one label: a class number, or a real number for a single output.
+
+    Raises InputError for others, such as one-hot labels.
+    """
     real = jnp.issubdtype(labels.dtype, jnp.floating)
     if labels.shape != logits.shape[:1] or (real and logits.shape[1:] != (1,)):
         raise InputError(

@@ -270,8 +270,7 @@ def make_optimizer(
     """The whole chain, by the config as it is now; its state's structure does not depend on `schedule`.
 
     Parameters whose path matches the regular expression `freeze` keep their bits, whatever their gradient.
-    Raises InputError for a field that cannot work. Whether expressions match a parameter is `check_paths`' to
-    ask.
+    Raises InputError for a field that cannot work. `check_paths` compares expressions with parameters.
     """
     config.check()
     config = copy.copy(config)
@@ -284,10 +283,9 @@ def make_optimizer(
 
 
 def check_paths(config: OptimizerConfig, params: Any) -> None:
-    """Compares the expressions of `lr_multipliers` and `within` with the paths of the parameters.
+    """Checks that each expression of `lr_multipliers` and `within` matches the path of a parameter.
 
-    Raises InputError for an expression that matches none. Warns of one that only matches parameters which
-    earlier expressions match.
+    Raises InputError for one that matches none. Warns of one if earlier ones match all its parameters.
     """
     paths = leaf_paths(params)
     for field in PAIRS:

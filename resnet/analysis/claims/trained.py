@@ -90,8 +90,10 @@ def _gain(row: Mapping[str, Any], law: Law) -> Check:
 
 
 def _pairs(rows: Rows, *columns: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """All pairs of rows that agree in these columns."""
-    return ((a, b) for a, b in itertools.combinations(rows, 2) if all(a[each] == b[each] for each in columns))
+    """Yields each pair of rows that have equal values in these columns."""
+    for a, b in itertools.combinations(rows, 2):
+        if all(a[each] == b[each] for each in columns):
+            yield a, b
 
 
 def _gains_more(row: Mapping[str, Any], other: Mapping[str, Any], where: str) -> Check:

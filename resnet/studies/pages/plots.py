@@ -73,7 +73,7 @@ def _of_runs(
         if any(len(folder.grid(arm)) > 1 for arms in series.values() for arm in arms.values()):
             drawn["rates.png"] = draw_grids(amount, folder, series)
     recorded = {row["arm"] for row in curves if (row["split"], row["metric"]) == ("train", "loss")}
-    if scored.keys() == recorded and len(scored) <= MOST_CURVES:
+    if scored and scored.keys() == recorded and len(scored) <= MOST_CURVES:
         drawn["curves.png"] = _curves(list(scored), metric, curves)
     return drawn
 

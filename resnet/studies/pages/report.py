@@ -60,11 +60,8 @@ def write_report(folder: StudyFolder) -> dict[str, Any]:
     Of a kept study, curves.csv stays as it is, and the page of one file is renewed where there is one.
     """
     make_folder(folder.workdir)
-    rows, runs, curves = (
-        arm_rows(folder),
-        run_rows(folder),
-        curve_rows(scored_runs(folder), metric_of(folder)),
-    )
+    rows, runs = arm_rows(folder), run_rows(folder)
+    curves = curve_rows(scored_runs(folder), metric_of(folder))
     report = make_report(folder, rows, plot_study(folder, rows, curves))
     write_text(folder.workdir / CSV, csv_table(runs))
     if curves:

@@ -73,7 +73,7 @@ def scores(folder: StudyFolder, name: str, metric: Metric) -> dict[int, float]:
 
     {} for an arm that found no learning rate, as its runs were at several.
     """
-    values = {run.seed: value_of(run, metric.name) for run in scored_runs(folder).get(name, [])}
+    values = {run.seed: value_of(run, metric.name) for run in _scored(folder, name)}
     return {seed: metric.factor * value for seed, value in values.items() if value is not None}
 
 
@@ -165,16 +165,20 @@ def run_rows(folder: StudyFolder) -> list[dict[str, Any]]:
 
 def scored_runs(folder: StudyFolder) -> dict[str, list[StudyRun]]:
     """The finished runs of each arm that has some, without arms that found no learning rate."""
-    scored = {name: folder.runs(name) for name in folder.arms if not folder.has_no_rate(name)}
-    finished = {name: [run for run in runs if run.state == FINISHED] for name, runs in scored.items()}
-    return {name: runs for name, runs in finished.items() if runs}
+    return {name: runs for name in folder.arms if (runs := _scored(folder, name))}
+
+
+def _scored(folder: StudyFolder, name: str) -> list[StudyRun]:
+    if folder.has_no_rate(name):
+        return []
+    return [run for run in folder.runs(name) if run.state == FINISHED]
 
 
 def curve_rows(scored: Mapping[str, Sequence[StudyRun]], metric: Metric) -> list[dict[str, Any]]:
-    """The learning curves of each arm, over those of its runs whose records are in their folders.
+    """Computes the learning curves of each arm from the records of its runs.
 
-    A row is one metric, as recorded, at one epoch that all these runs recorded: the mean over n runs, and the
-    lowest and the highest of them.
+    Runs without records are left out. A row is one metric at one epoch that all other runs of the arm
+    recorded: the mean over these n runs, the lowest and the highest value, in the unit of the records.
     """
     rows = []
     for name, runs in scored.items():
