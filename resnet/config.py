@@ -30,7 +30,7 @@ from resnet.training.config import TrainConfig
 from resnet.training.optimizers import OptimizerConfig
 from resnet.training.schedules import ScheduleConfig
 
-FILE = "config.json"
+CONFIG_FILE = "config.json"
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -168,12 +168,12 @@ def model_from_dict(values: dict[str, Any]) -> ModelConfig:
 
 def save_config(config: Config, workdir: str | Path) -> None:
     """Writes config.json."""
-    write_json(local_path(workdir) / FILE, config_to_dict(config))
+    write_json(local_path(workdir) / CONFIG_FILE, config_to_dict(config))
 
 
 def load_saved_config(workdir: str | Path) -> Config:
     """Reads the config.json of a run."""
-    path = local_path(workdir) / FILE
+    path = local_path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path} is missing: no run of ours lies in {str(workdir)!r}{_instead(path)}")
     try:
@@ -192,7 +192,7 @@ def load_saved_config(workdir: str | Path) -> Config:
 
 def _instead(path: Path) -> str:
     """Names the runs or weights that lie where a run's config was looked for, to end an error message."""
-    if seeds := sorted(path.parent.glob(f"seed*/{FILE}")):
+    if seeds := sorted(path.parent.glob(f"seed*/{CONFIG_FILE}")):
         return f"; it holds a run for each seed: name one, such as {seeds[0].parent}"
     files = sorted(path.parent.glob("*.safetensors"))
     takes = "`init_from`, resnet.make and resnet import take"

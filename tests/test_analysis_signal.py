@@ -9,11 +9,11 @@ from resnet.analysis import signal
 from resnet.analysis.answer import markdown, write
 from resnet.analysis.growth import growth_per_block, power_of_depth
 from resnet.analysis.questions import QUESTIONS
-from resnet.analysis.subject import at_depth, count_layers, of_config
+from resnet.analysis.subject import at_depth, of_config
 from resnet.config import Config
 from resnet.errors import InputError
 from resnet.models.config import ModelConfig
-from resnet.models.geometry import blocks_per_stage
+from resnet.models.geometry import blocks_per_stage, count_layers
 
 
 def tiny(**fields):
@@ -96,5 +96,5 @@ def test_what_cannot_be_asked():
 )
 def test_layers_are_those_of_the_depth(family, branch, depth):
     config = Config(model=ModelConfig(family=family, branch=branch, blocks=(), depth=depth))
-    assert count_layers(config, sum(blocks_per_stage(config.model))) == depth
+    assert count_layers(config.model, sum(blocks_per_stage(config.model))) == depth
     assert at_depth(config, depth)["model.blocks"] == blocks_per_stage(config.model)

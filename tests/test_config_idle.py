@@ -103,6 +103,8 @@ def test_a_field_of_shortcuts_has_an_effect_or_is_named(shortcut):
             {"norm": "layer"},
             {"norm": "none"},
             {"branch": "bottleneck"},
+            {"family": "chain", "blocks": (2,)},
+            {"family": "chain", "blocks": (2,), "branch": "bottleneck"},
             {"transition": "average_projection"},
             {"stochastic_depth": 0.5},
         ],
@@ -176,10 +178,12 @@ def test_a_field_of_schedules_has_an_effect_or_is_named(name, field, warmup):
         ({"data.memory_gb": 1.0, "data.name": "image_folder"}, ""),
         ({"data.bad_limit": 0.1}, "images in files that are streamed"),
         ({"data.bad_limit": 0.1, "data.name": "tfds:beans"}, ""),
-        ({"data.on_bad_image": "skip", "data.storage": "stream"}, "images in files that are held in memory"),
-        (
-            {"data.on_bad_image": "skip", "data.random_resized_crop": 0.5},
-            "images in files that are held in memory",
+        *(
+            (
+                {"data.on_bad_image": "skip", "data.name": "image_folder"} | streamed,
+                "images in files that are held in memory",
+            )
+            for streamed in ({"data.storage": "stream"}, {"data.random_resized_crop": 0.5})
         ),
         ({"data.decoder": "simplejpeg", "data.name": "image_folder"}, "`data.image_size` above 0"),
         ({"data.decoder": "simplejpeg", "data.name": "image_folder", "data.image_size": 8}, ""),

@@ -11,7 +11,8 @@ from resnet.data import datasets
 from resnet.data.config import DataConfig
 from resnet.data.datasets import load_dataset
 from resnet.data.embedded import MAX_ANGLE, load_digits, rotate
-from resnet.data.splits import Source, Split, channel_statistics, stratified_order
+from resnet.data.splits import Source, Split, stratified_order
+from resnet.data.statistics import channel_statistics
 from resnet.errors import InputError
 
 

@@ -17,7 +17,7 @@ from resnet.data.files.crops import random_box
 from resnet.data.files.delivery import Delivery, InputTimes, Pace, Work
 from resnet.data.files.stream import TrainingStream
 from resnet.data.order import batch_indices, steps_per_epoch
-from resnet.data.splits import channel_statistics
+from resnet.data.statistics import channel_statistics
 from resnet.data.streams import CROP, host_draws
 from resnet.errors import InputError
 from resnet.runtime.devices import make_mesh, own_rows

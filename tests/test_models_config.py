@@ -14,7 +14,7 @@ from resnet.models.config import ModelConfig
 from resnet.models.grammar import CHOICES, check_net
 from resnet.models.layers import OUTPUTS
 from resnet.models.resnet import make_model
-from resnet.training.finetune import _HAS_EFFECT, OF_THE_FUNCTION, has_effect
+from resnet.training.finetune import OF_THE_FUNCTION, has_effect
 from tests.models_cases import NUM_OUTPUTS, TINY, net
 
 BOTTLENECK, GATE = {"branch": "bottleneck"}, {"shortcut": "exclusive_gating"}
@@ -144,10 +144,6 @@ IDLE = {
     "stochastic_depth_rule": {},
     "stochastic_depth_each": {},
 }
-
-
-def test_the_fields_that_may_have_no_effect_are_those_that_are_tested():
-    assert _HAS_EFFECT.keys() == IDLE.keys()
 
 
 @pytest.mark.thorough

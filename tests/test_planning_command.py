@@ -61,8 +61,11 @@ def test_a_stream_is_imagined_where_the_config_would_stream():
     config.name, config.dir, config.image_size = "image_folder", "/nowhere", 32
     assert isinstance(imagined(config, (32, 32, 3), 10, 100).train.labels, np.ndarray)
     assert not hasattr(imagined(config, (32, 32, 3), 10, 100).train, "sizes")
+    assert hasattr(imagined(config, (32, 32, 3), 10, 3_000_000).train, "sizes")  # 9.2 GB
     config.random_resized_crop = 0.08
     assert imagined(config, (32, 32, 3), 10, 100).train.image_shape == (32, 32, 3)
+    published = dataclasses.replace(tiny().data, name="cifar10", memory_gb=0.1)
+    assert not hasattr(imagined(published, (32, 32, 3), 10, 50_000).train, "sizes")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from resnet.errors import InputError
 from resnet.runs.changes import MAY_CHANGE, check_longer, decisive, same_end
 from resnet.runs.checkpoints import checkpoint
 from resnet.runs.metrics.records import read_metrics
-from resnet.runs.open_run import FAILURE, outcome
+from resnet.runs.open_run import FAILURE_FILE, outcome
 from resnet.runtime.devices import make_mesh
 from resnet.training import loop
 
@@ -133,7 +133,7 @@ def test_what_may_change_are_fields_with_a_reason(tmp_path):
 
 def test_a_run_that_gave_up_goes_on_with_more_rollbacks(tmp_path):
     save_config(tiny(train__rollbacks=3), tmp_path)
-    (tmp_path / FAILURE).write_text('{"failed": "loss is nan after 3 rollbacks", "step": 4}')
+    (tmp_path / FAILURE_FILE).write_text('{"failed": "loss is nan after 3 rollbacks", "step": 4}')
     for rollbacks in (2, 3):
         assert outcome(tmp_path, tiny(train__rollbacks=rollbacks)) == {
             "failed": "loss is nan after 3 rollbacks",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet.runtime import watch
+from resnet.runtime import stall
 from tests.processes_cases import CONFIG, free_port
 from tests.tally import record
 
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 # Trains, and looks for a stall often; where "stalls" is given, the batch of the fourth step never comes.
 DRIVER = """
 import runpy, sys, time
-from resnet.runtime import watch
+from resnet.runtime import stall
 from resnet.training.trainer import Trainer
 
-watch.LOOK_SECONDS, watch.STALL_SECONDS = 1.0, 15.0
+stall.LOOK_SECONDS, stall.STALL_SECONDS = 1.0, 15.0
 kind, batch = sys.argv.pop(1), Trainer.batch
 
 def stalled(self, steps):
@@ -63,10 +63,10 @@ class Others:
 def test_who_has_begun_fewer_steps_is_named(others, named, monkeypatch, capfd):
     codes: list[int] = []
     ended = threading.Event()
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(stall, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stall, "STALL_SECONDS", 0.05)
     monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), ended.set()))
-    with watch.watching(Others(**others), 0, lambda: 5):
+    with stall.watching(Others(**others), 0, lambda: 5):
         ended.wait(60 if named else 0.3)
     assert set(codes) == ({1} if named else set())
     said = set(capfd.readouterr().err.splitlines())
@@ -78,11 +78,11 @@ def test_who_has_begun_fewer_steps_is_named(others, named, monkeypatch, capfd):
 
 
 def test_steps_that_go_on_end_nothing(monkeypatch):
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(stall, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stall, "STALL_SECONDS", 0.05)
     monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("ended"))
     begin = time.monotonic()
-    with watch.watching(Others(_1=0), 0, lambda: int(100 * (time.monotonic() - begin))):
+    with stall.watching(Others(_1=0), 0, lambda: int(100 * (time.monotonic() - begin))):
         time.sleep(0.3)
 
 

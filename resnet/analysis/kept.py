@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from resnet.analysis.subject import Subject
 from resnet.config import config_to_dict
+from resnet.runs.provenance import digest
 
 _LIBRARY = Path(__file__).parents[1]
 # The code that every answer depends on, beside its own module.
@@ -23,23 +21,23 @@ def key(subject: Subject, question: str, **choices: Any) -> str:
     Two keys are equal only if config, variables, images, labels, choices and the code of the answer
     (`code_version`) are equal. `choices` are values of JSON.
     """
-    model = config_to_dict(subject.config)["model"]
-    plain = {"question": question, "code": code_version(question), "model": model, "choices": choices}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode())
-    for path, leaf in jax.tree.leaves_with_path((subject.variables, subject.images, subject.labels)):
-        array = np.asarray(leaf)
-        digest.update(f"\n{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    decisive = {
+        "question": question,
+        "code": code_version(question),
+        "model": config_to_dict(subject.config)["model"],
+        "choices": choices,
+        "arrays": digest((subject.variables, subject.images, subject.labels)),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 @functools.cache
 def code_version(question: str) -> str:
     """A digest of the source that an answer depends on: the question's module, nets, kernels and losses."""
-    digest = hashlib.sha256()
+    source = hashlib.sha256()
     for place in (f"analysis/{question}.py", *_SHARED):
         path = _LIBRARY / place
         files = [file for file in path.rglob("*") if file.suffix in (".py", ".cc", ".h")]
         for file in sorted(files) or [path]:
-            digest.update(f"\n{file.relative_to(_LIBRARY).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
+            source.update(f"\n{file.relative_to(_LIBRARY).as_posix()}\n".encode() + file.read_bytes())
+    return source.hexdigest()

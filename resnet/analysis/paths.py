@@ -22,7 +22,7 @@ from resnet.analysis import pictures
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.subject import NOISE, Subject
 from resnet.errors import InputError
-from resnet.models.chain import Part, noise_like, rms
+from resnet.models.chain import Part, joints, noise_like, rms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,18 +109,16 @@ def ask(subject: Subject, options: Options) -> Paths:
     if subject.config.model.shortcut == "none":
         raise InputError(f"{subject.name} is a plain net, which has one path; ask a net with a shortcut")
     stem, *blocks, head = subject.parts(options.statistics)
-    joints = [stem(subject.images)]
-    for block in blocks:
-        joints.append(block(joints[-1]))
+    signal = joints(blocks, stem(subject.images))
     if subject.data == NOISE:
-        top = noise_like(joints[-1])
+        top = noise_like(signal[-1])
     else:
-        top = jax.grad(lambda x: subject.losses(head(x)).mean())(joints[-1])
+        top = jax.grad(lambda x: subject.losses(head(x)).mean())(signal[-1])
     rng, n = np.random.default_rng(0), len(blocks)
     scales = []
     for length in range(n + 1):
         chosen = [set(rng.choice(n, length, replace=False).tolist()) for _ in range(options.draws)]
-        scales.append(jax.device_get([_along(blocks, joints, top, through) for through in chosen]))
+        scales.append(jax.device_get([_along(blocks, signal, top, through) for through in chosen]))
     return weigh_paths(subject.name, np.array(scales, np.float64) / math.log(10))
 
 
@@ -144,12 +142,12 @@ def weigh_paths(title: str, draws: np.ndarray) -> Paths:
     return Paths(title, draws, count, weight, (int(low), int(high)), float(share))
 
 
-def _along(blocks: list[Part], joints: list[Array], gradient: Array, through: set[int]) -> Array:
+def _along(blocks: list[Part], signal: list[Array], gradient: Array, through: set[int]) -> Array:
     """Logarithm of the scale of the gradient along one path, at the first joint."""
     log = np.float32(0)
     for i in reversed(range(len(blocks))):
         gradient, log = _normalised(gradient, log)
-        gradient = blocks[i].pull_through(joints[i], gradient, branch=i in through)
+        gradient = blocks[i].pull_through(signal[i], gradient, branch=i in through)
     return _normalised(gradient, log)[1]
 
 

@@ -21,9 +21,10 @@ from jaxtyping import Array, Float
 from resnet.analysis import pictures
 from resnet.analysis.options import Count, SomeCounts, Within, check_options
 from resnet.analysis.settled import settled
-from resnet.analysis.subject import Subject, at_depth, check_single_net, count_layers, layers_of_block
+from resnet.analysis.subject import Subject, at_depth, check_single_net
 from resnet.errors import InputError
-from resnet.models.chain import Part, noise_like
+from resnet.models.chain import Part, joints, noise_like
+from resnet.models.geometry import count_layers, layers_of_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,11 +132,11 @@ def ask(subject: Subject, options: Options) -> Shattering:
     if len(subject.images) < 2:
         raise InputError("`--images` must be at least 2: gradients are compared at pairs of images")
     check_single_net(subject, options)
-    layers = layers_of_block(subject.config)
+    layers = layers_of_block(subject.config.model)
     title = subject.title if subject.step is not None else f"{subject.name} at its start, four arms"
     if subject.step is not None:
         found, along = _measure(subject, options.points)
-        depth = count_layers(subject.config, len(subject.parts()) - 2)
+        depth = count_layers(subject.config.model, len(subject.parts()) - 2)
         arms = [NetsByDepth(subject.config.model.shortcut, [depth], np.array([[found]]), along)]
     else:
         arms = [_arm(subject, name, changes, options) for name, changes in ARMS.items()]
@@ -149,7 +150,7 @@ def _arm(subject: Subject, name: str, changes: dict, options: Options) -> NetsBy
         change = changes | at_depth(subject.config, depth)
         first = subject.config.seed
         nets = [subject.restarted(seed, change) for seed in range(first, first + options.seeds)]
-        depths.append(count_layers(subject.config, sum(change["model.blocks"])))
+        depths.append(count_layers(subject.config.model, sum(change["model.blocks"])))
         each = [_measure(net, options.points) for net in nets]
         found.append([correlation for correlation, _ in each])
         along = [values for _, values in each]
@@ -171,11 +172,9 @@ def input_gradients(chain: Sequence[Part], images: Float[Array, "n h w c"]) -> F
     Each image's gradient is rescaled at each part, so that none leaves the range of float32; it is not a
     number at images where it is exactly 0, which has no direction.
     """
-    joints = [images]
-    for part in chain:
-        joints.append(part(joints[-1]))
-    gradient = jnp.broadcast_to(noise_like(joints[-1][:1]), joints[-1].shape)
-    for part, x in zip(reversed(chain), reversed(joints[:-1]), strict=True):
+    *inputs, top = joints(chain, images)
+    gradient = jnp.broadcast_to(noise_like(top[:1]), top.shape)
+    for part, x in zip(reversed(chain), reversed(inputs), strict=True):
         gradient = part.pull(x, gradient)
         gradient = gradient / jnp.abs(gradient).max((1, 2, 3), keepdims=True)
     flat = np.asarray(gradient, np.float64).reshape(len(images), -1)

@@ -24,8 +24,9 @@ from jaxtyping import Array
 from resnet.analysis import growth, pictures
 from resnet.analysis.growth import Estimate
 from resnet.analysis.options import Count, Counts, check_options
-from resnet.analysis.subject import NOISE, Subject, at_depth, check_single_net, count_layers
+from resnet.analysis.subject import NOISE, Subject, at_depth, check_single_net
 from resnet.models.chain import Flow, flow, noise_like
+from resnet.models.geometry import count_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +125,7 @@ def _measure(subject: Subject, change: dict, options: Options) -> NetFlow:
     up = np.concatenate([np.diff(f.x)[kept] for f in flows])
     down = np.concatenate([-np.diff(f.gradient)[kept] for f in flows])
     return NetFlow(
-        layers=count_layers(subject.config, len(kept)),
+        layers=count_layers(subject.config.model, len(kept)),
         flow=flows[0],
         forward=growth.growth_per_block(up, blocks),
         gradient=growth.growth_per_block(down, blocks),

@@ -23,7 +23,7 @@ from resnet.analysis.krylov import ROUND_OFF, Ritz, golub_kahan
 from resnet.analysis.options import Count, check_options
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
-from resnet.models.chain import Part
+from resnet.models.chain import Part, joints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,13 +124,11 @@ def ask(subject: Subject, options: Options) -> Spectrum:
     """The singular values in a net."""
     net = settled(subject).first(options.jacobians)
     parts, rng = net.parts("running"), np.random.default_rng(0)
-    joints = [net.images]
-    for part in parts:
-        joints.append(part(joints[-1]))
+    signal = joints(parts, net.images)
 
     def values(name: str, first: int, last: int) -> Values:
         return Values.of(
-            name, singular_values(parts[first:last], joints[first : last + 1], options.steps, rng)
+            name, singular_values(parts[first:last], signal[first : last + 1], options.steps, rng)
         )
 
     blocks = len(parts) - 2
@@ -146,15 +144,15 @@ def ask(subject: Subject, options: Options) -> Spectrum:
 
 
 def singular_values(
-    chain: Sequence[Part], joints: Sequence[Array], steps: int, rng: np.random.Generator
+    chain: Sequence[Part], signal: Sequence[Array], steps: int, rng: np.random.Generator
 ) -> list[Ritz]:
     """Singular values of the Jacobian of a chain at each image.
 
-    `joints`: the input [n, ...] and what leaves each part. All values come from as many steps as the
+    `signal`: the input [n, ...] and what leaves each part. All values come from as many steps as the
     smaller of the two spaces has dimensions.
     """
-    x, y = joints[0], joints[-1]
-    links = list(zip(chain, joints[:-1], strict=True))
+    x, y = signal[0], signal[-1]
+    links = list(zip(chain, signal[:-1], strict=True))
 
     def forward(v: Float[np.ndarray, "n d"]) -> np.ndarray:
         tangent = jnp.asarray(v.reshape(x.shape), x.dtype)

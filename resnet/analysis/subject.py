@@ -17,9 +17,8 @@ from resnet.data.datasets import load_dataset, shapes_of
 from resnet.data.splits import Statistic, without_images
 from resnet.errors import InputError, check_choice, check_within
 from resnet.files import local_path
-from resnet.models.branches import BRANCHES
 from resnet.models.chain import STATISTICS, Part, parts
-from resnet.models.geometry import FAMILIES, layers_outside
+from resnet.models.geometry import FAMILIES, layers_of_block, layers_outside
 from resnet.models.resnet import ResNet, make_model
 from resnet.models.shortcuts.table import streams_of
 from resnet.paths import parameter_path
@@ -201,17 +200,7 @@ def at_depth(config: Config, depth: int) -> dict[str, Any]:
     """Changes that bring a net near `depth` layers: the same number of blocks in each stage."""
     stages = len(FAMILIES[config.model.family])
     inside = depth - layers_outside(config.model)
-    return {"model.blocks": (max(1, round(inside / (stages * layers_of_block(config)))),) * stages}
-
-
-def count_layers(config: Config, blocks: int) -> int:
-    """Layers of a net of so many blocks."""
-    return blocks * layers_of_block(config) + layers_outside(config.model)
-
-
-def layers_of_block(config: Config) -> int:
-    """Convolutions of a residual branch."""
-    return len(BRANCHES[config.model.branch].operations)
+    return {"model.blocks": (max(1, round(inside / (stages * layers_of_block(config.model)))),) * stages}
 
 
 def _probe(

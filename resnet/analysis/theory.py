@@ -18,12 +18,10 @@ from resnet.analysis.growth import Estimate, exp_of
 from resnet.analysis.laws import Check, Law
 from resnet.analysis.subject import of_config
 from resnet.config import Config, replaced
+from resnet.models.shortcuts.tailored import NODES, normal_mean
 
 BATCH_NORM_RELU = math.pi / (math.pi - 1)
 """Factor on the gradient's variance per layer, so on its scale per block of two."""
-
-
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 BLOCKS = 27
 """Blocks over which growth is judged: those of a net of 56 layers."""
 FINITE = 1.5
@@ -111,18 +109,18 @@ def measure(setup: Setup, base: Config, images: int, seeds: int) -> Measured:
     return Measured(setup, signal.ask(subject, signal.Options(seeds=seeds)).nets[0])
 
 
-def fixed_point(f: Callable, gain: float, start: float = 1.0) -> float:
+def fixed_point(f: Callable, gain: float) -> float:
     """The variance before the activation that a layer maps to itself."""
-    q = start
+    q = 1.0
     for _ in range(100):
-        q = gain * _mean(lambda z, q=q: f(math.sqrt(q) * z) ** 2)
+        q = gain * normal_mean(f(math.sqrt(q) * NODES) ** 2)
     return q
 
 
 def gradient_gain(f: Callable, derivative: Callable, gain: float) -> float:
     """Factor on the gradient's variance per layer at the fixed point."""
     q = fixed_point(f, gain)
-    return gain * _mean(lambda z: derivative(math.sqrt(q) * z) ** 2)
+    return gain * normal_mean(derivative(math.sqrt(q) * NODES) ** 2)
 
 
 def sigmoid(x: Any) -> Any:
@@ -140,11 +138,6 @@ def sigmoid_rest() -> float:
     for _ in range(100):
         x = sigmoid(x)
     return float(x)
-
-
-def _mean(f: Callable) -> float:
-    """E f(z), z standard normal."""
-    return float((f(NODES) * WEIGHTS).sum() / WEIGHTS.sum())
 
 
 ONE = Rate("equal", 1.0)

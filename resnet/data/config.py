@@ -147,7 +147,7 @@ class DataConfig(Fields, section="data"):
 
     def idle(self) -> dict[str, str]:
         """Fields that have no effect beside the others, and what each of them is for."""
-        streamed = self.storage == STREAM or self.sizes.cut_anew
+        streamed = self.streams(0)
         found = {} if self.random_crop else {"random_crop_fill": "`data.random_crop` above 0"}
         if streamed or not (self.in_files and self.storage == "auto"):
             found["memory_gb"] = "images in files that `data.storage` auto may hold in memory"
@@ -163,6 +163,11 @@ class DataConfig(Fields, section="data"):
     def in_files(self) -> bool:
         """Whether each image lies in a file, or a record, of its own."""
         return self.name == "image_folder" or self.name.startswith(PREFIX)
+
+    def streams(self, gigabytes: float) -> bool:
+        """Whether images that would take so many GB of memory are decoded for each batch instead."""
+        outgrown = self.storage == "auto" and gigabytes > self.memory_gb
+        return self.in_files and (self.storage == STREAM or self.sizes.cut_anew or outgrown)
 
     def _check_name(self) -> None:
         if not self.name.startswith(PREFIX):

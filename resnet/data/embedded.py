@@ -64,9 +64,9 @@ def rotate(
     return turned
 
 
-def load_synthetic(num_train: int = 1024, num_test: int = 256, num_classes: int = 10) -> Source:
+def load_synthetic(num_train: int = 1024, num_test: int = 256) -> Source:
     """Random 32x32x3 images: a coarse pattern for each class, under noise twice as strong."""
-    random = make_random(0)
+    random, num_classes = make_random(0), 10
     patterns = random.normal(size=(num_classes, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
 
     def split(size: int) -> Split:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -254,15 +253,3 @@ def _draws(names: UInt64[np.ndarray, " n"], seed: int) -> Float64[np.ndarray, " 
     key = seed.to_bytes(8, "little")
     drawn = (hashlib.blake2b(name.tobytes(), digest_size=8, key=key).digest() for name in names)
     return np.frombuffer(b"".join(drawn), "<u8") / 2**64
-
-
-def channel_statistics(
-    images: Images,
-) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
-    """Mean and standard deviation of each channel, in units of 0..255; 1 instead of 0."""
-    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
-    variance = np.zeros_like(mean)
-    for block in np.array_split(images, math.ceil(len(images) / 1024)):  # bounds the float copy
-        squares = np.square(block - mean.astype(np.float32))
-        variance += squares.sum(axis=(0, 1, 2), dtype=np.float64) / images[..., 0].size
-    return mean, np.where(variance > 0, np.sqrt(variance), 1.0)

@@ -1,15 +1,16 @@
 """Statistics of training images: mean and standard deviation, and the principal axes of their patches."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from resnet.data.files.delivery import Pace
 from resnet.data.files.stream import Sizes, StreamSplit
 from resnet.data.images import Images
-from resnet.data.splits import Examples, Statistic, channel_statistics
+from resnet.data.splits import Examples, Statistic
 from resnet.errors import InputError
 
 NORMALIZATIONS = ("channel", "pixel_mean", "none")
@@ -37,6 +38,18 @@ def statistics(
     else:
         found = channel_statistics(_sample(train))
     return given.get("mean", found[0].astype(np.float32)), given.get("std", found[1].astype(np.float32))
+
+
+def channel_statistics(
+    images: Images,
+) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    """Mean and standard deviation of each channel, in units of 0..255; 1 instead of 0."""
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
+    variance = np.zeros_like(mean)
+    for block in np.array_split(images, math.ceil(len(images) / 1024)):  # bounds the float copy
+        squares = np.square(block - mean.astype(np.float32))
+        variance += squares.sum(axis=(0, 1, 2), dtype=np.float64) / images[..., 0].size
+    return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
 def check_sides(normalization: str, sides: Sizes) -> None:

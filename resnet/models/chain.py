@@ -1,13 +1,13 @@
 """A net taken apart: the chain of pure functions stem, blocks, head.
 
 Parts that are equal but for the values of their variables share one compiled program, so that a
-thousand layers take no longer to compile than ten. `flow` tells how large the signal is on its way up the
-chain, and the gradient on its way down.
+thousand layers take no longer to compile than ten. `flow` tells how large signal and gradient are in it.
 """
 
 import copy
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -226,6 +226,11 @@ class Flow:
     """
 
 
+def joints(chain: Sequence[Part], x: Array) -> list[Array]:
+    """x, and what leaves each part of the chain that x goes up."""
+    return list(itertools.accumulate(chain, lambda x, part: part(x), initial=x))
+
+
 def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top) -> Flow:
     """Sends images up the chain `parts`, and a gradient down.
 
@@ -234,23 +239,23 @@ def flow(parts: Sequence[Part], images: Float[Array, "b h w c"], gradient_at_top
     kept as a logarithm: no depth over- or underflows.
     """
     stem, blocks = parts[0], [part for part in parts if part.arrays is not None]
-    joints, shown = [stem(images)], []
+    signal, shown = [stem(images)], []
     for block in blocks:
-        y, inside = block.open(joints[-1])
-        shown.append(_compare(joints[-1], inside["branch"]))
-        joints.append(y)
-    scales = np.array(jax.device_get([rms(x) for x in joints]), np.float64)
+        y, inside = block.open(signal[-1])
+        shown.append(_compare(signal[-1], inside["branch"]))
+        signal.append(y)
+    scales = np.array(jax.device_get([rms(x) for x in signal]), np.float64)
     branch, cosine = np.array(jax.device_get(shown), np.float64).T
     top = _last_alive(scales)
     with np.errstate(divide="ignore"):
         result = Flow(
             tuple(block.name for block in blocks), np.log(scales), np.log(branch), cosine,
-            np.full(len(joints), np.nan),
+            np.full(len(signal), np.nan),
         )  # fmt: skip
     for values, alive in ((result.x, top + 1), (result.branch, top), (result.cosine, top)):
         values[alive:] = np.nan
-    gradient = (gradient_at_top if top == len(blocks) else noise_like)(joints[top])
-    result.gradient[: top + 1] = _down(blocks[:top], joints[:top], gradient)
+    gradient = (gradient_at_top if top == len(blocks) else noise_like)(signal[top])
+    result.gradient[: top + 1] = _down(blocks[:top], signal[:top], gradient)
     return result
 
 

@@ -96,7 +96,7 @@ def blocks_per_stage(config: ModelConfig) -> tuple[int, ...]:
         return config.blocks
     if config.family == "imagenet":
         return _tabled_blocks(config)
-    per_block, rest = stages * len(BRANCHES[config.branch].operations), layers_outside(config)
+    per_block, rest = stages * layers_of_block(config), layers_outside(config)
     blocks, remainder = divmod(config.depth - rest, per_block)
     if remainder or blocks < 1:
         examples = ", ".join(str(per_block * n + rest) for n in (3, 5, 7, 9, 18))
@@ -110,6 +110,16 @@ def layers_outside(config: ModelConfig) -> int:
     The depth of a wide net includes its two projections between stages, too (Zagoruyko 2016).
     """
     return 4 if config.family == "wide" else 2
+
+
+def layers_of_block(config: ModelConfig) -> int:
+    """Counts the convolutions of a residual branch."""
+    return len(BRANCHES[config.branch].operations)
+
+
+def count_layers(config: ModelConfig, blocks: int) -> int:
+    """Counts the layers of a net of so many blocks, as its family counts its depth."""
+    return blocks * layers_of_block(config) + layers_outside(config)
 
 
 def _tabled_blocks(config: ModelConfig) -> tuple[int, ...]:

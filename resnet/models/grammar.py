@@ -222,14 +222,19 @@ def idle_in_net(config: ModelConfig) -> dict[str, str]:
         for field, names in readers.items()
         if config.shortcut not in names
     }
-    keeps = not SHORTCUTS[config.shortcut].changes_shape
+    blocks = block_specs(config)
+    strided = any(block.stride > 1 for block in blocks)
+    changed = any(block.changes_shape for block in blocks) and not SHORTCUTS[config.shortcut].changes_shape
+    padded = changed and config.transition == "pad"
     kept = "a `model.shortcut` that keeps the shape of x"
     for fields, effective, purpose in (
-        (("transition",), keeps, kept),
-        (("pad_mode", "pad_side"), keeps and config.transition == "pad",
-         f"`model.transition` pad and {kept}"),
+        (("transition",), changed, f"{kept}, where blocks change it"),
+        (("pad_side",), padded, f"`model.transition` pad, and {kept}, where blocks change it"),
+        (("pad_mode",), padded and strided,
+         f"`model.transition` pad, and {kept}, where blocks have a stride"),
         (("depth",), not config.blocks, "`model.blocks` ()"),
-        (("stride_at",), BRANCHES[config.branch].strided, "`model.branch` bottleneck"),
+        (("stride_at",), BRANCHES[config.branch].strided and strided,
+         "`model.branch` bottleneck, where blocks have a stride"),
         (("stochastic_depth_rule", "stochastic_depth_each"), config.stochastic_depth,
          "`model.stochastic_depth` above 0"),
         (("norm_groups",), config.norm == "group", "`model.norm` group"),

@@ -159,11 +159,11 @@ class ResNet(nn.Module):
         return logits, features
 
 
-def make_model(config: ModelConfig, num_outputs: int, axis_name: str | None = None) -> ResNet:
+def make_model(config: ModelConfig, num_outputs: int) -> ResNet:
     """The net of a config as it is now.
 
     Raises InputError for a field of another type, and for a net that the grammar does not allow.
     """
     check_types(config)
     check_net(config)
-    return ResNet(copy.copy(config), num_outputs, axis_name)
+    return ResNet(copy.copy(config), num_outputs)

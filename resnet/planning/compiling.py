@@ -16,7 +16,7 @@ from resnet.data.batches import Delivered, FlatImages, Resident, shape_of_rows
 from resnet.data.config import DataConfig
 from resnet.data.files.listing import Listing
 from resnet.data.files.stream import BadImages, Sizes, StreamSplit
-from resnet.data.folder import AUTO, STREAM
+from resnet.data.folder import GIGABYTE
 from resnet.data.splits import Dataset, Split
 from resnet.planning.program import Program, read_program
 from resnet.planning.targets import Target
@@ -57,13 +57,11 @@ class TooLarge(Exception):
 def imagined(config: DataConfig, shape: tuple[int, int, int], classes: int, count: int) -> Dataset:
     """A data set of so many training images of no values, which take no memory.
 
-    It is streamed where the config says so, or where `storage` auto would stream it.
+    It is streamed where a training would stream so many images.
     """
     names = tuple(map(str, range(classes))) if classes > 1 else ()
     labels = np.zeros(count, np.int32)
-    gigabytes = count * math.prod(shape) / 1e9
-    streamed = config.storage == STREAM or config.sizes.cut_anew
-    if streamed or (config.storage == AUTO and gigabytes > config.memory_gb):
+    if config.streams(count * math.prod(shape) / GIGABYTE):
         sizes, hashes, nothing = np.zeros(count, np.int64), np.zeros(count, np.uint64), np.zeros(0, np.int64)
         files = Listing(Path(), names, labels, sizes, nothing, np.zeros(0, np.uint8), sizes, hashes)
         cuts = Sizes(shape[0], 0.0, shape[0], 0.0)

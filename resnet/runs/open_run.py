@@ -8,8 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, load_saved_config, save_config
+from resnet.config import CONFIG_FILE, Config, load_saved_config, save_config
 from resnet.errors import InputError
 from resnet.models.chain import Flow
 from resnet.runs.changes import keep_shorter_result, same_end
@@ -26,7 +25,7 @@ from resnet.runtime.processes import first_says, index_of_this
 from resnet.runtime.signals import RunStopped
 from resnet.training.config import ROLLBACK, SKIP
 
-FAILURE, SKIPPED = "failed.json", "skipped_images.json"
+FAILURE_FILE, SKIPPED = "failed.json", "skipped_images.json"
 
 
 @dataclasses.dataclass
@@ -47,7 +46,7 @@ class Progress:
 
 
 def is_failure(value: Any) -> bool:
-    """Whether JSON is what FAILURE holds."""
+    """Whether JSON is what FAILURE_FILE holds."""
     return isinstance(value["failed"], str) and is_result(value)
 
 
@@ -63,7 +62,7 @@ def outcome(workdir: Path, config: Config, retry: bool = False, held: bool = Fal
     files = {RESULT: is_result} if same_end(workdir, config) else {}
     # With more rollbacks than it had, a run that gave up goes on.
     retry = retry or config.train.rollbacks > load_saved_config(workdir).train.rollbacks
-    files |= {} if retry else {FAILURE: is_failure}
+    files |= {} if retry else {FAILURE_FILE: is_failure}
     for name, good in files.items():
         if result := read_json(workdir / name, good, aside=held):
             done = "is finished" if name == RESULT else f"failed: {result['failed']}"
@@ -137,10 +136,10 @@ class OpenRun:
         )
         logging.error("%s: %s", self.workdir, self.failed)
         try:
-            write_json(self.workdir / FAILURE, self._failure)
+            write_json(self.workdir / FAILURE_FILE, self._failure)
         except OSError as refusal:
             logging.warning(
-                "%s cannot be written (%s); tried again at the end", self.workdir / FAILURE, refusal
+                "%s cannot be written (%s); tried again at the end", self.workdir / FAILURE_FILE, refusal
             )
 
     @property
@@ -191,7 +190,7 @@ class OpenRun:
         RunStopped if it cannot be written.
         """
         self.saver.wait()
-        name = FAILURE if self.failed else RESULT
+        name = FAILURE_FILE if self.failed else RESULT
         if self.failed:
             result = self._failure
         else:
@@ -236,7 +235,7 @@ def open_workdir(config: Config, workdir: Path, task: Task, command: str, seeds:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         keep_shorter_result(workdir, config)
-        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier try
+        (workdir / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier try
         save_config(config, workdir)
         begin_task(task, workdir)
         write_run_json(workdir, config, command, seeds)

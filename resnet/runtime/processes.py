@@ -25,7 +25,7 @@ from jax.errors import JaxRuntimeError
 
 from resnet.errors import InputError
 from resnet.runtime.meeting import SECONDS, TURN, arguments_of, connect, see_all_devices
-from resnet.runtime.watch import watching
+from resnet.runtime.stall import watching
 
 T = TypeVar("T")
 PATIENCE = 24 * 3600  # seconds for one that is alive, and may be reading its data

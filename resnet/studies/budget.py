@@ -8,10 +8,9 @@ from typing import Any
 
 from resnet.errors import InputError, check_choice
 from resnet.fields import Declared, check_types
-from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
 from resnet.models.counts import count_parts, totals
-from resnet.models.geometry import FAMILIES, blocks_per_stage
+from resnet.models.geometry import FAMILIES, blocks_per_stage, layers_of_block, layers_outside
 from resnet.models.grammar import check_net
 
 BUDGETS = ("parameters", "macs")
@@ -167,8 +166,7 @@ def _by_depth(config: ModelConfig) -> _Solver:
     if config.blocks or config.family == "imagenet":
         shape = blocks_per_stage(config)
         return "blocks", lambda k: tuple(max(1, round(n * k / shape[0])) for n in shape), 1
-    layers = stages * len(BRANCHES[config.branch].operations)
-    rest = (config.depth - 2) % layers + 2  # 2, or 4 where projections count
+    layers, rest = stages * layers_of_block(config), layers_outside(config)
     return "depth", lambda k: layers * k + rest, 1
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, differences, load_saved_config, replaced
+from resnet.config import CONFIG_FILE, Config, differences, load_saved_config, replaced
 from resnet.errors import InputError
 from resnet.runs.changes import what_decides
 from resnet.runs.provenance import last_session

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet.config import FILE as CONFIG_FILE
+from resnet.config import CONFIG_FILE
 from resnet.data.config import DataConfig
 from resnet.errors import InputError
 from resnet.files import read_object
 from resnet.runs.changes import what_decides
 from resnet.runs.metrics.records import RESULT, read_metrics
-from resnet.runs.open_run import FAILURE as FAILED
+from resnet.runs.open_run import FAILURE_FILE
 from resnet.runs.task import FILE as TASK
 from resnet.runs.task import load_task
 from resnet.studies.grid import Score, best, further, score_of
@@ -76,7 +76,7 @@ class StudyFolder:
     rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Rows of runs.csv for runs whose folders are gone, by the folder of each run."""
     again: frozenset[Path] = frozenset()
-    """Folders of failed runs that this object counts as unfinished; study.json does not hold them."""
+    """Folders of failed runs that are to be trained again, and so are not over; study.json has none."""
     told: tuple[tuple[str, str], ...] = ()
     """How these came about, as their page had it: ("Command", "python …") and the like."""
     gone: tuple[str, ...] = ()
@@ -150,8 +150,9 @@ class StudyFolder:
         state, result, reason = NOT_STARTED, {}, ""
         if (workdir / RESULT).exists():
             state, result = FINISHED, read_object(workdir / RESULT, remedy=_AGAIN)
-        elif (workdir / FAILED).exists() and workdir not in self.again:
-            state, reason = FAILURE, str(read_object(workdir / FAILED, "failed", remedy=_AGAIN)["failed"])
+        elif (workdir / FAILURE_FILE).exists() and workdir not in self.again:
+            told = read_object(workdir / FAILURE_FILE, "failed", remedy=_AGAIN)
+            state, reason = FAILURE, str(told["failed"])
         elif (workdir / CONFIG_FILE).exists():
             state = UNFINISHED
         return StudyRun(name, seed, rate, workdir, state, result, reason)

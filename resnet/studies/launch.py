@@ -10,7 +10,7 @@ from absl import logging
 
 from resnet.errors import InputError, check_at_least, check_choice
 from resnet.files import local_path
-from resnet.runs.open_run import FAILURE as FAILED
+from resnet.runs.open_run import FAILURE_FILE
 from resnet.runs.task import check_apart_from_images
 from resnet.studies.folder import FAILURE, StudyFolder, order_of_work, states
 from resnet.studies.kept import with_kept
@@ -65,7 +65,7 @@ def launch(
             folder = opened()
         save_folder(folder)
     for path in folder.again:
-        (path / FAILED).unlink(missing_ok=True)
+        (path / FAILURE_FILE).unlink(missing_ok=True)
     folder = dataclasses.replace(folder, again=frozenset())
     if jobs > 1:
         return run_in_jobs(folder, only, seeds_together, jobs, command)
@@ -80,7 +80,8 @@ def _opened(
 ) -> StudyFolder:
     """Opens the study's folder and adds the runs of kept pages; writes nothing.
 
-    Failed runs of the arms `again` count as not started. () stands for all arms, and None for none.
+    Failed runs of the arms `again` are not over, and are trained again. () stands for all arms, and None
+    for none.
     """
     folder = with_kept(open_folder(study, workdir, command), study, kept)
     if again is None:

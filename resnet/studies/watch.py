@@ -14,14 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import load_saved_config
+from resnet.config import CONFIG_FILE, load_saved_config
 from resnet.durations import parse_duration
 from resnet.errors import InputError
 from resnet.files import replacing
 from resnet.runs import lock
 from resnet.runs.metrics.records import EPOCH_DIGITS, RESULT, read_metrics
-from resnet.runs.open_run import FAILURE as FAILURE_FILE
+from resnet.runs.open_run import FAILURE_FILE
 from resnet.studies import stored
 from resnet.studies.folder import FAILURE, FINISHED, NOT_STARTED
 from resnet.studies.kept import CSV, open_study

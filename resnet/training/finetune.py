@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from resnet.data.splits import Examples
 from resnet.data.statistics import whitening_kernel
 from resnet.errors import InputError, first_of
 from resnet.files import local_path
-from resnet.models.branches import BRANCHES
 from resnet.models.config import ModelConfig
-from resnet.models.shortcuts.table import SHORTCUTS
-from resnet.paths import check_matches, leaf_paths, parameter_path, regex_of
+from resnet.models.grammar import idle_in_net
+from resnet.paths import check_matches, leaf_paths, parameter_path, regex_of, shapes_by_path
 from resnet.runs.checkpoints.restore import load_variables, variable_shapes
 from resnet.runs.task import Task, listed
 from resnet.training.step import TrainState
@@ -38,24 +37,6 @@ OF_THE_FUNCTION = tuple(
         "stochastic_depth_each", "padding", "output", "branch", "dropout_kind", "shortcut_dropout",
     )
 )  # fmt: skip
-# Where a field of these has an effect; those that are not here have one in every net.
-_HAS_EFFECT: dict[str, Callable[[ModelConfig], bool]] = {
-    "stride_at": lambda model: BRANCHES[model.branch].strided > 0,
-    "shortcut_scale": lambda model: model.shortcut in ("constant_scaling", "decayed_identity"),
-    "branch_scale": lambda model: model.shortcut == "constant_scaling",
-    "shortcut_dropout": lambda model: model.shortcut in ("dropout", "shake_drop"),
-    "dropout_kind": lambda model: model.shortcut == "dropout",
-    "transition": lambda model: not SHORTCUTS[model.shortcut].changes_shape,
-    "pad_mode": lambda model: has_effect("transition", model) and model.transition == "pad",
-    "pad_side": lambda model: has_effect("transition", model) and model.transition == "pad",
-    "norm_groups": lambda model: model.norm == "group",
-    "norm_epsilon": lambda model: model.norm != "none",
-    **dict.fromkeys(
-        ("stochastic_depth", "stochastic_depth_rule", "stochastic_depth_each"),
-        # By image it changes training alone.
-        lambda model: model.stochastic_depth > 0 and model.stochastic_depth_each == "batch",
-    ),
-}
 # Fields in which published nets differ whose weights have the same names and shapes, and who differs.
 CONVENTIONS = {
     "pad_side": "both in akamaster/pytorch_resnet_cifar10",
@@ -80,10 +61,7 @@ def load_initial(config: Config, task: Task) -> Tensors:
         found, unknown = fitting_tensors(read_weights(source), config.model, shapes)
         known = read_class_names(source)
         tell_of_another_net(source, config, task)
-    wanted = {
-        path: leaf.shape for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True)
-    }
-
+    wanted = shapes_by_path(shapes)
     check_matches("init_drop", config.init_drop, [*map(_short, {**wanted, **found}), *unknown])
     kept = partial(_kept, config.init_drop)
     problems = {
@@ -188,8 +166,10 @@ def unusual(model: ModelConfig) -> dict[str, Any]:
 
 
 def has_effect(name: str, model: ModelConfig) -> bool:
-    """Whether a field of OF_THE_FUNCTION has an effect in a net."""
-    return name not in _HAS_EFFECT or _HAS_EFFECT[name](model)
+    """Whether a field of OF_THE_FUNCTION decides what a net with given weights computes."""
+    # By image, stochastic depth changes training alone.
+    in_training = name.startswith("stochastic_depth") and model.stochastic_depth_each == "image"
+    return name not in idle_in_net(model) and not in_training
 
 
 def tell_what_is_unsaid(file: Path, taken: dict[str, str], statistics: Tensors) -> None:

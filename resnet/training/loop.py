@@ -7,8 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, check_config
+from resnet.config import CONFIG_FILE, Config, check_config
 from resnet.data.files.decoders import check_decoder_installed
 from resnet.errors import InputError
 from resnet.files import local_path

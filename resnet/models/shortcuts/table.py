@@ -79,10 +79,10 @@ def read_streams(
     block: nn.Module, x: Carried, train: bool, number: Float[Array, "..."] | None
 ) -> tuple[Float[Array, "b h w c"], Mixture | None]:
     """(what a block's branch is applied to, how the block mixes its streams): (x, None) where it has one."""
-    config, spec = block.config, block.spec  # type: ignore[attr-defined]
+    config, spec, axis_name = block.config, block.spec, block.axis_name  # type: ignore[attr-defined]
     if streams_of(config) is None:
         return x, None
-    return StreamReader(config, spec, name="streams")(x, train, number)
+    return StreamReader(config, spec, axis_name, name="streams")(x, train, number)
 
 
 class StreamReader(nn.Module):

@@ -53,7 +53,7 @@ def tat_relu(count: int) -> Callable[[Array], Array]:
     return lambda x: scale * jnp.where(x > 0, x, slope * x)
 
 
-def _mean(values: np.ndarray) -> float:
+def normal_mean(values: np.ndarray) -> float:
     """E f(z), z standard normal, from the values at the nodes."""
     return float((values * WEIGHTS).sum() / WEIGHTS.sum())
 
@@ -66,11 +66,11 @@ def moments_of_softplus(numbers: tuple[float, float, float, float]) -> dict[str,
     h = g * (np.logaddexp(0, inside) + e)
     first, second = g * s * sigmoid, g * s**2 * sigmoid * (1 - sigmoid)
     return {
-        "E h": _mean(h),
-        "Q(1)": _mean(h**2),
-        "Q'(1)": _mean(h * first * NODES),
-        "C'(1)": _mean(first**2),
-        "C''(1)": _mean(second**2),
+        "E h": normal_mean(h),
+        "Q(1)": normal_mean(h**2),
+        "Q'(1)": normal_mean(h * first * NODES),
+        "C'(1)": normal_mean(first**2),
+        "C''(1)": normal_mean(second**2),
     }
 
 

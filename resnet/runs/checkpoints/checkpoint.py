@@ -22,7 +22,7 @@ from resnet.durations import check_interval
 from resnet.errors import InputError, check_at_least
 from resnet.fields import Fields
 from resnet.files import free_name
-from resnet.paths import leaf_paths
+from resnet.paths import shapes_by_path
 from resnet.runs.checkpoints import manifest
 from resnet.runs.checkpoints.alias import plain_path
 from resnet.runs.checkpoints.sealing import Seal
@@ -243,11 +243,7 @@ def _read_state(path: Path, target: Any) -> Any:
 
 def _check_shapes(path: Path, stored: Any, target: Any) -> None:
     """Raises InputError unless a checkpoint has everything that is wanted; orbax misses some cases."""
-
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        return dict(zip(leaf_paths(tree), (tuple(leaf.shape) for leaf in jax.tree.leaves(tree)), strict=True))
-
-    there, wanted = shapes(stored), shapes(target)
+    there, wanted = shapes_by_path(stored), shapes_by_path(target)
     wrong = [
         f"{name}: {there.get(name, 'nothing')} there, {wanted[name]} here"
         for name in wanted

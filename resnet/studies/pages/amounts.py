@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from resnet.analysis.pictures import MARKERS, legend_beside, panels, style
-from resnet.analysis.subject import count_layers
 from resnet.config import Config, differences, replaced
 from resnet.durations import parse_duration
-from resnet.models.geometry import block_specs
+from resnet.models.geometry import block_specs, count_layers
 from resnet.studies.collected import tell_apart
 from resnet.studies.folder import StudyFolder, StudyRun, curve
 from resnet.studies.pages.rows import Metric, scores
@@ -40,7 +39,7 @@ class Amount:
 
 def _depth(config: Config) -> tuple[float, str]:
     blocks = config.model.blocks
-    return count_layers(config, sum(blocks)) if blocks else config.model.depth, "layers"
+    return count_layers(config.model, sum(blocks)) if blocks else config.model.depth, "layers"
 
 
 def _width(config: Config) -> tuple[float, str]:

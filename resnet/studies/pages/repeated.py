@@ -7,6 +7,7 @@ from typing import Any
 
 from resnet.errors import InputError
 from resnet.files import make_folder, write_text
+from resnet.runs.provenance import told_lines
 from resnet.runs.tables import csv_table, markdown_table
 from resnet.studies.folder import StudyFolder
 from resnet.studies.pages.report import origin_of
@@ -68,7 +69,7 @@ def _page(
         "",
     ]
     for word, folder in (("First", first), ("Again", again)):
-        lines += [f"{word}:", "", *(f"- {name}: {text}" for name, text in origin_of(folder)), ""]
+        lines += [f"{word}:", "", *told_lines(origin_of(folder)), ""]
     return "\n".join([*lines, f"Every pair: [{CSV}]({CSV})", ""])
 
 

@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, config_hash, load_saved_config
+from resnet.config import CONFIG_FILE, Config, config_hash, load_saved_config
 from resnet.errors import InputError
 from resnet.runs.metrics.records import read_metrics
 from resnet.runs.provenance import commit, last_session
