@@ -2,7 +2,7 @@
 
 Each net at its best rate of one grid, chosen on validation by the first of three seeds. The overrides below
 take CIFAR-10 saved as JPEG, where accuracies are some points lower and compare with each other alone. A run
-of 20 layers takes 20 to 25 minutes of a processor with AVX-512, of 56 three times that; there are 40 or more.
+of 20 layers takes 20 to 45 minutes of a processor with AVX-512, of 56 three times that; there are 40 or more.
 Source: He 2015 (arXiv 1512.03385), section 4.2, and He 2016 (arXiv 1603.05027) for the order; else ours.
 Command: python scripts/study.py --study=configs/studies/cifar10_small.py --workdir=runs/cifar10_small
 --study.scale=small --config.data.name=image_folder --config.data.dir=FOLDER --config.data.image_size=32

@@ -1,6 +1,6 @@
 """What may stand on the shortcut of a deep net on photographs? Six shortcuts at 56 layers on Fashion-MNIST.
 
-Each net at its best of five learning rates, chosen on validation by three seeds.
+Each net at its best of five or more learning rates, chosen on validation by three seeds.
 Source: He 2016 (arXiv 1603.05027), Table 1, which asks this of ResNet-110 on CIFAR-10; data and recipe are
 ours. Exclusive gating starts from -6, its best first bias there.
 Command: python scripts/study.py --study=configs/studies/fashion_shortcuts.py --workdir=runs/fashion_shortcuts

@@ -1,4 +1,4 @@
-"""Does every shortcut train in every order of activation? What the grammar refuses is left out.
+"""Does each shortcut train in each order of activation? What the grammar refuses is left out.
 
 Source: a question of ours; the orders are those of He 2016 (arXiv 1603.05027), Table 2.
 Command: python scripts/study.py --study=configs/studies/grammar.py --study.scale=small --workdir=runs/grammar

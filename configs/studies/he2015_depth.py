@@ -1,4 +1,4 @@
-"""Plain nets against residual ones (option A), over depth, each at its best of three learning rates.
+"""Plain nets against residual ones (option A), over depth, each at its best of three or more learning rates.
 
 Source: He 2015 (arXiv 1512.03385), Table 6 and Fig. 6: CIFAR-10, test error below; plain nets get worse with
 depth. The paper has one rate, 0.1; the grid is ours, so that no net is judged by the other's rate.

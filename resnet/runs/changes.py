@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from resnet.config import FILE as CONFIG_FILE
-from resnet.config import Config, differences, field_values, load_saved_config, replaced
+from resnet.config import CONFIG_FILE, Config, differences, field_values, load_saved_config, replaced
 from resnet.errors import InputError
 from resnet.runs.checkpoints.checkpoint import steps_on_disk
 from resnet.runs.metrics.records import RESULT, is_result, read_json
@@ -93,8 +92,8 @@ def check_longer(workdir: Path, config: Config, steps_per_epoch: int) -> None:
     """InputError if `config` gives the run in `workdir` another end, and the run cannot go on to it.
 
     A run can go on if the learning rates of all its steps stay the same, and the sizes of its images. Rates
-    change under cosine and linear schedules, which fall to zero at the end, and under a warm-up in % of a
-    duration that grows; sizes in % of it change too.
+    change under the schedules that fall to the end (cosine, linear, quadratic), and under a warm-up or a
+    milestone in % of a duration that grows; sizes in % of it change too.
     """
     if not (workdir / CONFIG_FILE).exists() or same_end(workdir, config):
         return

@@ -18,7 +18,8 @@ class CacheConfig(Fields, section="cache"):
     """Where compiled programs are kept, and how many."""
 
     dir: str = USER_CACHE
-    """Folder of compiled programs, shared by all runs and by nothing else; empty: none are kept.
+    """Folder of compiled programs and kernels, shared by all runs and by nothing else; empty: no programs are
+    kept.
 
     JAX's own environment variable JAX_COMPILATION_CACHE_DIR goes before it.
     """

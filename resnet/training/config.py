@@ -58,8 +58,8 @@ class TrainConfig(Fields, section="train"):
     on_divergence: str = "stop"
     """What a loss or gradient that is not finite, or a spike, leads to: stop, skip or rollback.
 
-    Skip leaves out the update of that step; rollback returns to the last checkpoint of those that are due
-    by `checkpoint.every`."""
+    Skip leaves out the update of that step, and stops a run that leaves out a hundred in a row; rollback
+    returns to the last checkpoint of those that are due by `checkpoint.every`."""
     spike_factor: float = 0.0
     """A loss so many times its mean over the last fifty steps or so is a spike; 0 = there are none."""
     rollbacks: int = 3

@@ -1,9 +1,10 @@
 """Prepares data: resnet prepare cifar10 --dir=DATA
 
 Published are cifar10, cifar100, mnist, fashion_mnist and svhn_cropped. The archive is fetched from its
-authors into DATA/NAME, checked by size and SHA-256, and read once. A fetch that broke off goes on when the
-same command is given again; --archive=FILE takes an archive that is there already. Training then needs
---config.data.name=NAME --config.data.dir=DATA. Prints folder and numbers of images as one JSON object.
+authors, or a mirror (mnist), into DATA/NAME, checked by size and SHA-256, and read once. A fetch that
+broke off goes on when the same command is given again; --archive=FILE takes an archive that is there
+already. Training then needs --config.data.name=NAME --config.data.dir=DATA. Prints folder and numbers of
+images as one JSON object.
 
 Images of your own, in folders or tars, become one tar of smaller JPEGs, which is read and decoded faster:
 resnet prepare images --from=FOLDER --to=FILE.tar --short_side=256
