@@ -167,9 +167,9 @@ def unusual(model: ModelConfig) -> dict[str, Any]:
 
 def has_effect(name: str, model: ModelConfig) -> bool:
     """Whether a field of OF_THE_FUNCTION decides what a net with given weights computes."""
-    # By image, stochastic depth changes training alone.
-    in_training = name.startswith("stochastic_depth") and model.stochastic_depth_each == "image"
-    return name not in idle_in_net(model) and not in_training
+    if name.startswith("stochastic_depth"):  # by image it changes training alone
+        return model.stochastic_depth > 0 and model.stochastic_depth_each == "batch"
+    return name not in idle_in_net(model)
 
 
 def tell_what_is_unsaid(file: Path, taken: dict[str, str], statistics: Tensors) -> None:
