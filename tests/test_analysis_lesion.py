@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -62,6 +63,8 @@ def test_a_lesion_is_drawn_and_tabled():
     answer = lesion.ask(net, lesion.Options(counts=(1,), draws=2))
     assert "stage1/block" in markdown(answer)
     assert len(answer.plot().axes) == 3
+    hurt = lesion.DamagedNet("n", 0.1, {"a": 0.2, "b": 0.9, "c": 0.3}, [1, 2, 3], [], [])
+    assert lesion._single(hurt)["worst block"] == "b"
     assert [text.get_text() for text in answer.plot().legends[0].get_texts()] == ["net _$x$"]
 
 
@@ -136,8 +139,14 @@ def test_gates_are_told_by_mean_lowest_and_highest_over_images():
 def test_a_run_is_asked_up_to_the_checkpoint_that_is_named(monkeypatch):
     asked = dataclasses.replace(subject(blocks=2, shortcut="rezero", norm="none"), step=4)
     monkeypatch.setattr(gates, "steps_on_disk", lambda workdir: [6, 4, 2])
-    monkeypatch.setattr(Subject, "beside", lambda self, workdir, step: dataclasses.replace(self, step=step))
-    assert [moment.step for moment in gates.ask(asked, gates.Options()).moments] == [2, 4]
+
+    def beside(self, workdir, step):
+        weights = jax.tree.map(lambda leaf: jnp.full_like(leaf, step), self.variables)
+        return dataclasses.replace(self, step=step, variables=weights)
+
+    monkeypatch.setattr(Subject, "beside", beside)
+    moments = gates.ask(dataclasses.replace(asked, variables=beside(asked, "", 4).variables), gates.Options())
+    assert [(moment.step, moment.mean.tolist()) for moment in moments.moments] == [(2, [2, 2]), (4, [4, 4])]
 
 
 def test_learned_multipliers_take_the_place_of_gates():

@@ -8,6 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from resnet.analysis import curvature, landscape, similarity, trainability
+from resnet.analysis.krylov import Ritz
 from resnet.analysis.settled import batches, logits_of, loss_of, settled
 from resnet.analysis.subject import of_config
 from resnet.config import Config, replaced
@@ -53,6 +54,11 @@ def test_curvature_of_a_net(subject):
         assert answer.density.sum() * cell == pytest.approx(1, abs=0.02)
         assert answer.tables() and answer.plot()
     assert answers[1].below_zero == 0 and answers[1].eigenvalues[0] > -1e-3 * answers[1].eigenvalues[-1]
+
+
+def test_the_share_below_zero_is_a_share_of_the_weight():
+    ritz = Ritz(np.array([-1.0, 0.0, 3.0]), np.array([0.25, 0.5, 0.25]), np.zeros(3))
+    assert curvature._summary("t", "m", 3, 0.0, [ritz], (0.0, 0.0), 1).below_zero == 0.25
 
 
 @pytest.mark.thorough

@@ -71,6 +71,7 @@ def test_four_arms_of_a_config_and_depth():
     assert len(rows) == 8 and all(-0.2 < row["cosine of gradients"] <= 1 for row in rows)
     assert [row["layers"] for row in rows[:2]] == [4, 10]
     assert answer.arms[0].along[0] == pytest.approx(1)
+    assert len({tuple(arm.correlation.ravel()) for arm in answer.arms}) == 4
     assert len(answer.plot().axes) == 2
     with pytest.raises(InputError, match="--images"):
         shattering.ask(tiny(images=1), shattering.Options())

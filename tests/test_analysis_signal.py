@@ -12,6 +12,7 @@ from resnet.analysis.questions import QUESTIONS
 from resnet.analysis.subject import at_depth, of_config
 from resnet.config import Config
 from resnet.errors import InputError
+from resnet.models.chain import Flow
 from resnet.models.config import ModelConfig
 from resnet.models.geometry import blocks_per_stage, count_layers
 
@@ -55,6 +56,17 @@ def test_a_scan_over_depths_and_seeds():
     assert [(net.layers, len(net.flow.blocks)) for net in answer.nets] == [(4, 1), (10, 4)]
     assert answer.nets[1].gradient.n == 6
     assert "| 10 |" in markdown(answer).replace("  ", "")
+
+
+def test_a_table_has_the_numbers_of_the_flow():
+    powers = {"x": [0, 1, 2], "branch": [3, 4], "gradient": [7, 6, 4]}  # of ten
+    logs = {name: np.log(10) * np.array(values) for name, values in powers.items()}
+    flow = Flow(("a", "b"), cosine=np.full(2, 0.5), **logs)
+    rows = [(row["gradient to x"], row["gradient to the output"]) for row in signal._blocks(flow)]
+    np.testing.assert_allclose(rows, [(7, 6), (6, 4)])
+    row = signal._summary(signal.NetFlow(3, flow, None, None, None, None))
+    found = row["F(x)/x (median)"], row["gradient, first over last block (log10)"]
+    assert found == pytest.approx((1000, 3))
 
 
 @pytest.mark.thorough

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resnet.data.augment import OPERATIONS, augment, normalize, parse_operation
+from resnet.data.augmentation.erasing import MODES, RandomErasing
 from resnet.data.augmentation.mixing import Mixing, mixed, partners
 
 KEY, IMAGES = jax.random.key(3), jax.random.normal(jax.random.key(1), (16, 8, 6, 3))
@@ -121,3 +122,11 @@ def test_an_accelerator_and_the_cpu_take_the_same_pixels(interpolation, share, p
     monkeypatch.setattr("resnet.kernels.backend.xla_alone", lambda: True)
     off = np.abs(np.asarray(augment(keys, photographs, [operation], mean, std) - one_by_one))
     assert (off > 0).mean() <= share and off.max() <= 1
+
+
+def test_an_erased_rectangle_has_the_mean_one_colour_or_noise():
+    keys, image = jax.random.split(jax.random.key(0)), jnp.full((16, 16, 3), 9.0)
+    erased = {mode: np.asarray(RandomErasing(1.0, mode)(keys, image)) for mode in MODES}
+    colours = {mode: np.unique(x[(x != 9).any(-1)], axis=0) for mode, x in erased.items()}
+    assert [len(colours[mode]) for mode in ("const", "rand")] == [1, 1] and len(colours["pixel"]) > 9
+    assert not colours["const"].any() and len(set(colours["rand"][0])) == 3

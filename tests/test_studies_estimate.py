@@ -2,6 +2,7 @@
 
 import pytest
 
+from resnet.config import replaced, save_config
 from resnet.studies import estimate
 from resnet.studies.stored import open_folder
 from resnet.studies.study import Arm
@@ -42,6 +43,18 @@ def test_each_arm_takes_the_steps_of_its_own_data(estimated):
         [620, 60, 620, 310 + 310 / 4]
     )  # of 16 images a step
     assert sorted(read) == [100, 1000]
+
+
+def test_larger_batches_take_more_memory_and_runs_that_ended_no_time(estimated, tmp_path):
+    rows, _ = estimated(a={}, b={"train.batch_size": 32})  # a is measured, at a second and 1 MB a step
+    assert [row.runs_left for row in rows] == [2, 2] and rows[0].bytes == pytest.approx(1e6)
+    assert 1.3e6 < rows[1].bytes < 2e6  # features double, parameters do not
+    ended = tmp_path / "a/seed0"
+    ended.mkdir(parents=True)
+    save_config(replaced(tiny_config(), {"train.duration": "10 epochs"}), ended)
+    (ended / "result.json").write_text('{"step": 8, "top1": 0.5}')
+    rows, _ = estimated(a={}, b={"train.batch_size": 32})
+    assert [row.runs_left for row in rows] == [1, 2]
 
 
 def test_an_arm_whose_data_are_missing_leaves_the_others_their_estimates(estimated, caplog):

@@ -177,6 +177,7 @@ def test_a_repetition_is_told_beside_the_seeds(study_file, tmp_path):
     assert found["pairs"] == 6 and "# Twice" in page
     # Each seed gains a point: 1 / √2 from the mean of the two.
     assert "| 0.71" in page and "+1.00" in page
+    assert "| 0.42" in page and "| 0.83" in page  # the deviation over seeds, twice as large for `none`
     with (tmp_path / "page" / "repeated.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert float(rows[0]["again"]) - float(rows[0]["first"]) == pytest.approx(1)

@@ -148,6 +148,7 @@ def test_a_finished_study_is_recorded_with_all_that_a_row_needs(study_file, tmp_
     assert (none.verdict, none.published, none.reference) == (REPRODUCED, "> 20 (fail)", "identity")
     small = rows["small", "none"]
     assert (small.verdict, small.n, small.data, small.epochs) == (REPRODUCED, 3, "digits, 64 images", "2")
+    assert small.low < small.difference < small.high and small.detectable > 0
     assert small.difference == pytest.approx(15, abs=0.1) and small.commit == "a" * 40 and small.p_holm < 0.01
     assert not outdated(rows.values())
     text = page(list(rows.values()))
@@ -284,6 +285,11 @@ def test_every_row_of_our_ledger_has_its_config_and_every_claim_its_row():
             continue
         claims = {(f"configs/studies/{file.name}", name) for name in arms if arms[name].published is not None}
         assert claims <= told, "python scripts/report.py --ledger"
+
+
+def test_our_verdicts_follow_from_their_rows():
+    rows = read_ledger()
+    assert judged(rows) == rows, "python scripts/report.py --ledger"
 
 
 def test_the_page_of_our_ledger_is_that_of_its_rows():

@@ -208,6 +208,17 @@ def test_progress_of_short_trainings(tmp_path, caplog, duration):
     assert re.search(r"study: 0 of 2 runs, \d+ % of the work, ETA \?", caplog.text)
 
 
+def test_the_time_left_is_that_of_the_runs_left_by_so_many_jobs(tmp_path, caplog):
+    folder = open_folder(tiny_study(), tmp_path, "")
+    done = tmp_path / "none/seed0"
+    done.mkdir(parents=True)
+    (done / "result.json").write_text('{"step": 8, "seconds": 60.0, "seeds_together": 2}')
+    with caplog.at_level("INFO", logger="absl"):
+        for jobs in (1, 2):
+            runner.log_progress(folder, ["none"], jobs)
+    assert re.findall(r"1 of 2 runs, 50 % of the work, ETA (\S+)", caplog.text) == ["0:00:30", "0:00:15"]
+
+
 def test_the_work_of_epochs_does_not_depend_on_the_batch():
     def amount(duration, batch):
         return runner._amount(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.paths import parameter_path
 from resnet.runtime.devices import make_mesh
-from resnet.studies import grid, runner
+from resnet.studies import estimate, grid, runner
 from resnet.studies.folder import states
 from resnet.studies.launch import launch
 from resnet.studies.stored import load_folder, open_folder, save_folder
@@ -205,9 +206,12 @@ def test_the_folder_of_another_study_is_refused(tmp_path, trained):
 
 
 @pytest.mark.thorough
-def test_a_dry_run_writes_nothing_and_tells_time_and_memory(tmp_path):
-    counts = launch(tiny_study(), tmp_path / "s", dry_run=True)
-    assert counts["not started"] == 4 and counts["estimated_minutes"] >= 0
+def test_a_dry_run_writes_nothing_and_tells_time_and_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(estimate, "_measure", lambda *_: (60.0, 7e6))  # a minute and 7 MB a step
+    with caplog.at_level("INFO", logger="absl"):
+        counts = launch(tiny_study(), tmp_path / "s", dry_run=True)
+    assert counts["not started"] == 4 and counts["estimated_minutes"] == 2 * 2 * 8
+    assert re.search(r"identity +2 .* 8\.0 +7\n", caplog.text)
     assert not (tmp_path / "s").exists()
 
 

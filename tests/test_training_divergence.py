@@ -244,6 +244,20 @@ def test_too_many_in_a_row_end_the_run():
         meter.add(100, series)
 
 
+def test_a_good_step_ends_the_row_of_bad_ones():
+    meter = Meter(1000, 1000, lambda *_: None, skips=True)
+    bad = {name: np.full(60, np.nan) for name in ("loss", "grad_norm", "learning_rate")}
+    for first, series in ((1, bad), (61, {name: np.ones(1) for name in bad}), (62, bad)):
+        meter.add(first, series)
+    assert meter.skipped == {"line": 120, "in_a_row": 60, "all": 120}
+
+
+def test_the_rate_does_not_rise_where_the_count_of_rollbacks_is_lost():
+    config = TrainConfig(on_divergence="rollback", rollback_factor=0.5)
+    state = dataclasses.replace(toy(), guard={"rate": np.float32(0.25)})
+    assert [float(divergence.at_rate(state, n, config).guard["rate"]) for n in (0, 3)] == [0.25, 0.125]
+
+
 def test_the_gradients_to_look_at_are_named():
     params = {name: np.zeros(2) for name in "abcdef"}
     assert rollbacks.offending(params, np.array([1, np.inf, 2, np.nan, 3, 4])) == (

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from resnet.runs.open_run import OpenRun
 from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
 from resnet.training import loop, trainer
+from resnet.training.seeds import Runs
 
 SEEDS = (0, 1)
 
@@ -172,3 +174,27 @@ def test_seeds_as_a_field_of_the_config(tmp_path):
         InputError, match=r"seed3 holds one run, and `train.seeds` is 2; choose another workdir"
     ):
         loop.train(config, tmp_path / "seed3")
+
+
+def test_checkpoints_that_were_due_outlive_others():
+    """To the latest of those that were due a run goes back after it diverged."""
+    kept, runs, run = [], object.__new__(Runs), object.__new__(OpenRun)
+    run.failed, run.saver = "", SimpleNamespace(wait=lambda: None, whole={3, 4, 5})
+    run.remove_all_but = kept.append
+    runs.runs = [run]
+    runs.trainer = SimpleNamespace(
+        intervals=SimpleNamespace(saves=lambda step: step % 3 == 0),
+        config=SimpleNamespace(checkpoint=SimpleNamespace(keep=1)),
+    )
+    runs._remove_old()
+    assert kept == [{3, 5}]
+
+
+@pytest.mark.thorough
+def test_a_resumed_run_counts_the_seconds_of_all_its_sessions(tmp_path, monkeypatch):
+    save = OpenRun.save
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenRun, "save", lambda run, state, seconds: save(run, state, seconds + 1000))
+        loop.train(tiny(), tmp_path)
+    (tmp_path / "result.json").unlink()
+    assert loop.train(tiny(), tmp_path)["seconds"] > 1000

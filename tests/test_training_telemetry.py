@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from resnet.config import Config
+from resnet.data.datasets import load_dataset
+from resnet.data.order import batch_indices
 from resnet.errors import InputError
 from resnet.models.chain import Flow
 from resnet.runs.checkpoints.restore import load_variables
 from resnet.runs.metrics import telemetry
+from resnet.runtime.devices import make_mesh
 from resnet.runtime.signals import RunStopped
 from resnet.training import seeds
 from resnet.training.evaluation import observe
 from resnet.training.loop import train
+from resnet.training.trainer import make_trainer
 
 
 def tiny(**changes):
@@ -66,12 +70,38 @@ def test_rows_are_logarithms_to_the_base_of_ten(tmp_path):
 
 @pytest.mark.thorough
 def test_telemetry_is_of_images_on_the_side_of_their_step(tmp_path, monkeypatch):
-    sides = []
-    monkeypatch.setattr(
-        seeds, "observe", lambda step, state, batch: sides.append(step.side) or observe(step, state, batch)
-    )
+    seen = []
+
+    def noted(step, state, batch):
+        seen.append((step.side, batch["place"].tolist()))
+        return observe(step, state, batch)
+
+    monkeypatch.setattr(seeds, "observe", noted)
     train(tiny(smaller_until=(("3 steps", 6),)), tmp_path)
-    assert sides == [6, 0]  # of the batches that come after 2 and 4 steps
+    # Of the batches that come after 2 and 4 steps.
+    assert seen == [(side, batch_indices(0, step, 64, 16).tolist()) for step, side in ((2, 6), (4, 0))]
+
+
+@pytest.mark.thorough
+def test_an_interval_that_ends_within_a_call_is_told_after_it(tmp_path):
+    config = tiny(telemetry_every="3 steps", steps_per_call=2)
+    config.checkpoint.every = "9 steps"  # no call ends for a checkpoint
+    train(config, tmp_path)
+    assert {row["step"] for row in telemetry.read(tmp_path)} == {4}
+
+
+@pytest.mark.thorough
+def test_the_signal_is_that_of_training():
+    """Norms use the statistics of the batch, and the gradient is that of the loss that is trained."""
+    trainer = make_trainer(tiny(), load_dataset(tiny().data), make_mesh(1))
+    (state,) = trainer.first_states()
+    batch = trainer.first_images(0, 0, 16)
+    plain = observe(trainer.step, state, batch)
+    moved = dataclasses.replace(state, batch_stats=jax.tree.map(lambda s: 4 * s + 1, state.batch_stats))
+    np.testing.assert_array_equal(observe(trainer.step, moved, batch).x, plain.x)
+    settings = dataclasses.replace(trainer.step.settings, label_smoothing=0.5)
+    smooth = observe(dataclasses.replace(trainer.step, settings=settings), state, batch)
+    assert (smooth.gradient != plain.gradient).all()
 
 
 @pytest.mark.thorough
@@ -98,6 +128,23 @@ def test_a_run_that_fails_says_where_the_signal_was_largest(tmp_path):
     with pytest.raises(RunStopped, match=r"the signal was largest at stage1/block\d"):
         train(config, tmp_path)
     assert "the signal was largest" in json.loads((tmp_path / "failed.json").read_text())["failed"]
+
+
+ROWS = "1,a,9,0,9,0\n1,b,1,0,1,0\n2,a,1,0,5,0\n2,b,7,0,2,0\n"
+
+
+def test_the_last_words_are_of_the_last_step_and_the_largest_values(tmp_path):
+    (tmp_path / telemetry.FILE).write_text(",".join(telemetry.COLUMNS) + "\n" + ROWS)
+    assert telemetry.last_words(tmp_path) == (
+        "; at step 2 the signal was largest at b (10^7.0) and the gradient was largest at a (10^5.0)"
+    )
+
+
+def test_the_picture_has_steps_to_the_right_and_blocks_upwards(tmp_path):
+    (tmp_path / telemetry.FILE).write_text(",".join(telemetry.COLUMNS) + "\n" + ROWS)
+    drawn = telemetry.figure(telemetry.read(tmp_path))
+    maps = [axes.collections[0].get_array() for axes in drawn.axes if axes.get_xlabel() == "step"]
+    np.testing.assert_array_equal(maps, [[[9, 1], [1, 7]], [[-9, -1], [-1, -7]], [[9, 5], [1, 2]]])
 
 
 def test_an_interval_is_a_duration():
