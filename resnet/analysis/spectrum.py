@@ -148,7 +148,7 @@ def singular_values(
 ) -> list[Ritz]:
     """Singular values of the Jacobian of a chain at each image.
 
-    `signal`: the input [n, ...] and what leaves each part. All values come from as many steps as the
+    `signal`: the input [n, ...] and the output of each part. All values come from as many steps as the
     smaller of the two spaces has dimensions.
     """
     x, y = signal[0], signal[-1]

@@ -165,7 +165,7 @@ class DataConfig(Fields, section="data"):
         return self.name == "image_folder" or self.name.startswith(PREFIX)
 
     def streams(self, gigabytes: float) -> bool:
-        """Whether images that would take so many GB of memory are decoded for each batch instead."""
+        """Whether images are decoded for each batch, if all of them would take so many GB of memory."""
         outgrown = self.storage == "auto" and gigabytes > self.memory_gb
         return self.in_files and (self.storage == STREAM or self.sizes.cut_anew or outgrown)
 

@@ -227,7 +227,7 @@ class Flow:
 
 
 def joints(chain: Sequence[Part], x: Array) -> list[Array]:
-    """x, and what leaves each part of the chain that x goes up."""
+    """Returns x and the output of each part of the chain, in order."""
     return list(itertools.accumulate(chain, lambda x, part: part(x), initial=x))
 
 
