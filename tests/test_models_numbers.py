@@ -1,4 +1,4 @@
-"""Parts of published nets by their numbers: gains, padded channels and pixels, borders."""
+"""Known numbers of parts of published nets: gains, channels of zeros, averaged pixels, borders."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ CHANGE = BlockSpec(stage=2, block=1, index=1, inputs=4, width=8, outputs=8, stri
 
 
 def padded(**fields):
-    """ODD on the shortcut of a block with stride 2 and eight channels, whose branch gives zeros."""
+    """Returns ODD after the shortcut of CHANGE, to which a branch of zeros is added."""
     path = ShortcutPath(net(transition="pad", **fields), CHANGE)
     return np.asarray(path.apply({}, ODD, jnp.zeros((2, 3, 4, 8)), False))
 

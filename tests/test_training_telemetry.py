@@ -92,7 +92,7 @@ def test_an_interval_that_ends_within_a_call_is_told_after_it(tmp_path):
 
 @pytest.mark.thorough
 def test_the_signal_is_that_of_training():
-    """Norms use the statistics of the batch, and the gradient is that of the loss that is trained."""
+    """Batch statistics decide the signal, running ones do not; label smoothing changes the gradient."""
     trainer = make_trainer(tiny(), load_dataset(tiny().data), make_mesh(1))
     (state,) = trainer.first_states()
     batch = trainer.first_images(0, 0, 16)
@@ -130,18 +130,18 @@ def test_a_run_that_fails_says_where_the_signal_was_largest(tmp_path):
     assert "the signal was largest" in json.loads((tmp_path / "failed.json").read_text())["failed"]
 
 
-ROWS = "1,a,9,0,9,0\n1,b,1,0,1,0\n2,a,1,0,5,0\n2,b,7,0,2,0\n"
+ROWS = ",".join(telemetry.COLUMNS) + "\n1,a,9,0,9,0\n1,b,1,0,1,0\n2,a,1,0,5,0\n2,b,7,0,2,0\n"
 
 
 def test_the_last_words_are_of_the_last_step_and_the_largest_values(tmp_path):
-    (tmp_path / telemetry.FILE).write_text(",".join(telemetry.COLUMNS) + "\n" + ROWS)
+    (tmp_path / telemetry.FILE).write_text(ROWS)
     assert telemetry.last_words(tmp_path) == (
         "; at step 2 the signal was largest at b (10^7.0) and the gradient was largest at a (10^5.0)"
     )
 
 
 def test_the_picture_has_steps_to_the_right_and_blocks_upwards(tmp_path):
-    (tmp_path / telemetry.FILE).write_text(",".join(telemetry.COLUMNS) + "\n" + ROWS)
+    (tmp_path / telemetry.FILE).write_text(ROWS)
     drawn = telemetry.figure(telemetry.read(tmp_path))
     maps = [axes.collections[0].get_array() for axes in drawn.axes if axes.get_xlabel() == "step"]
     np.testing.assert_array_equal(maps, [[[9, 1], [1, 7]], [[-9, -1], [-1, -7]], [[9, 5], [1, 2]]])

@@ -1,7 +1,7 @@
-"""Plain nets against residual ones (option A), over depth, each at its best of three or more learning rates.
+"""Compares plain nets with residual ones (option A) at several depths, each at its best learning rate.
 
 Source: He 2015 (arXiv 1512.03385), Table 6 and Fig. 6: CIFAR-10, test error below; plain nets get worse with
-depth. The paper has one rate, 0.1; the grid is ours, so that no net is judged by the other's rate.
+depth. The paper has one rate, 0.1; the grid, three or more, is ours: no net is judged by the other's rate.
 Command: python scripts/study.py --study=configs/studies/he2015_depth.py --workdir=runs/he2015_depth
 """
 

@@ -15,9 +15,9 @@ import numpy as np
 from resnet.analysis import pictures
 from resnet.analysis.settled import settled
 from resnet.analysis.subject import Subject
-from resnet.models.branches import BRANCHES, ORDERS
+from resnet.models.branches import ORDERS
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import stem_layers
+from resnet.models.geometry import layers_of_block, stem_layers
 from resnet.models.layers import NORM
 from resnet.models.shortcuts.table import before_branch
 
@@ -96,7 +96,7 @@ def _responses(subject: Subject, statistics: str) -> NetResponses:
 
 def block_responses(config: ModelConfig, block: BlockSpec) -> dict[str, str]:
     """{convolution: the layer whose output is its response} of a residual branch."""
-    order, count = ORDERS[config.activation_order], len(BRANCHES[config.branch].operations)
+    order, count = ORDERS[config.activation_order], layers_of_block(config)
     skipped = before_branch(config, block).count(NORM)
     normed = count if NORM in order.after else count - 1
     if config.norm == "none":

@@ -7,7 +7,7 @@ from resnet.data.augmentation.policies import Policy
 from resnet.data.embedded import EMBEDDED
 from resnet.data.files.decoders import DECODERS
 from resnet.data.files.stream import Sizes
-from resnet.data.folder import STORAGES, STREAM
+from resnet.data.folder import STORAGES, are_streamed
 from resnet.data.published.sets import PUBLISHED
 from resnet.data.published.tfds import NAME as NAME_IN_TFDS
 from resnet.data.published.tfds import PREFIX, check_splits
@@ -165,9 +165,8 @@ class DataConfig(Fields, section="data"):
         return self.name == "image_folder" or self.name.startswith(PREFIX)
 
     def streams(self, gigabytes: float) -> bool:
-        """Whether images are decoded for each batch, if all of them would take so many GB of memory."""
-        outgrown = self.storage == "auto" and gigabytes > self.memory_gb
-        return self.in_files and (self.storage == STREAM or self.sizes.cut_anew or outgrown)
+        """Tells whether images that would take so many GB of memory together are decoded for each batch."""
+        return self.in_files and are_streamed(self.storage, self.sizes, gigabytes, self.memory_gb)
 
     def _check_name(self) -> None:
         if not self.name.startswith(PREFIX):
@@ -223,7 +222,7 @@ class DataConfig(Fields, section="data"):
                 f"`data.dir` is for data in files, and must be '' for {self.name}; got {self.dir!r}"
             )
         check_sides(self.normalization, self.sizes)
-        if not self.image_size and (self.sizes.cut_anew or self.storage == STREAM):
+        if not self.image_size and self.streams(0):
             raise InputError("`data.image_size` must be given where images are cut anew for each batch, or "
                              "streamed; got 0")  # fmt: skip
 

@@ -74,21 +74,26 @@ def load_files(
     return source
 
 
+def are_streamed(storage: str, sizes: Sizes, gigabytes: float, memory_gb: float) -> bool:
+    """Tells whether images in files are streamed that would take so many GB of memory together."""
+    return storage == STREAM or sizes.cut_anew or (storage == AUTO and gigabytes > memory_gb)
+
+
 def _why_stream(listings: Mapping[str, Listing], sizes: Sizes, storage: str, memory_gb: float) -> str:
     """The reason to stream images; nothing, if they are to be held in memory."""
+    if sizes.cut_anew and storage == MEMORY:
+        raise InputError(
+            "`data.storage` must be auto or stream where images are cut anew for each batch, as by "
+            "`data.random_resized_crop`, `data.eval_size` or `data.eval_crop`; got 'memory'"
+        )
+    count = sum(map(len, listings.values()))
+    gigabytes = count * (sizes.train**2 * 3 or _first_size(listings)) / GIGABYTE
+    if not are_streamed(storage, sizes, gigabytes, memory_gb):
+        return ""
     if storage == STREAM:
         return "`data.storage` is stream"
     if sizes.cut_anew:
-        if storage == MEMORY:
-            raise InputError(
-                "`data.storage` must be auto or stream where images are cut anew for each batch, as by "
-                "`data.random_resized_crop`, `data.eval_size` or `data.eval_crop`; got 'memory'"
-            )
         return "its images are cut anew for each batch"
-    count = sum(map(len, listings.values()))
-    gigabytes = count * (sizes.train**2 * 3 or _first_size(listings)) / GIGABYTE
-    if storage == MEMORY or gigabytes <= memory_gb:
-        return ""
     reason = f"{count:,} images would take {gigabytes:.1f} GB of memory, more than `data.memory_gb`"
     if not sizes.train:
         raise InputError(f"`data.image_size` must be given where images are streamed: {reason}; got 0")

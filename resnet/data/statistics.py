@@ -43,7 +43,7 @@ def statistics(
 def channel_statistics(
     images: Images,
 ) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
-    """Mean and standard deviation of each channel, in units of 0..255; 1 instead of 0."""
+    """Returns mean and standard deviation of each channel, in units of 0..255; a deviation of 0 becomes 1."""
     mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
     variance = np.zeros_like(mean)
     for block in np.array_split(images, math.ceil(len(images) / 1024)):  # bounds the float copy

@@ -14,8 +14,9 @@ class ModelConfig(Fields, section="model"):
 
     # The net from far away.
     family: str = "cifar"
-    """depth rule and widths: cifar (3n+2, 6n+2 or 9n+2 for 1, 2 or 3 convolutions a block; 16-32-64), wide
-    (+4 in place of +2), imagenet (18 ... 420; 64-128-256-512), chain (equal blocks: n+2, 2n+2 or 3n+2; 16)"""
+    """rule of depth, and widths of the stages. cifar: 3n+2, 6n+2 or 9n+2 layers, for branches of 1, 2 or 3
+    convolutions; 16-32-64. wide: as cifar, with +4 in place of +2. imagenet: tables from 18 to 420 layers;
+    64-128-256-512. chain: equal blocks, n+2, 2n+2 or 3n+2 layers; 16"""
     depth: int = 20
     """number of layers with weights, by the family's rule; ignored where `blocks` is given"""
     blocks: tuple[int, ...] = ()
@@ -148,8 +149,8 @@ class ModelConfig(Fields, section="model"):
     """run the identical blocks of a stage as one scanned block, which is compiled once for all; None: where
     a stage has more than 18, and under `remat`; never with `bn_fixed` or `widening`"""
     remat: bool = False
-    """recompute each block in the backward pass instead of storing its activations, on the CPU where blocks
-    are scanned; reversible blocks, where they are scanned, from their outputs"""
+    """recompute the activations of each block in the backward pass instead of storing them. On the CPU this
+    saves memory in scanned blocks alone. Scanned reversible blocks are recomputed from their outputs"""
 
 
 @dataclasses.dataclass(frozen=True)

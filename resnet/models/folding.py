@@ -19,7 +19,7 @@ from jaxtyping import Float
 from resnet.errors import InputError
 from resnet.models.branches import BRANCHES
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import block_specs, stem_layers
+from resnet.models.geometry import block_specs, layers_of_block, stem_layers
 from resnet.models.layers import dirac, standardized
 from resnet.models.scanning import block_arrays
 from resnet.models.shortcuts.table import SHORTCUTS, ShortcutPath, branch_places
@@ -73,7 +73,7 @@ def fold(config: ModelConfig, variables: dict[str, Any]) -> tuple[ModelConfig, d
 
 def _carries(config: ModelConfig) -> bool:
     """Whether hidden channels of the folded net carry x."""
-    return config.shortcut != "none" and len(BRANCHES[config.branch].operations) > 1
+    return config.shortcut != "none" and layers_of_block(config) > 1
 
 
 def _check_folds(config: ModelConfig) -> None:

@@ -113,12 +113,12 @@ def layers_outside(config: ModelConfig) -> int:
 
 
 def layers_of_block(config: ModelConfig) -> int:
-    """Counts the convolutions of a residual branch."""
+    """Returns the number of convolutions in a residual branch."""
     return len(BRANCHES[config.branch].operations)
 
 
 def count_layers(config: ModelConfig, blocks: int) -> int:
-    """Counts the layers of a net of so many blocks, as its family counts its depth."""
+    """Returns the depth of a net with so many blocks: its layers, as its family counts them."""
     return blocks * layers_of_block(config) + layers_outside(config)
 
 

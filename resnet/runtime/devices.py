@@ -38,7 +38,7 @@ class ParallelConfig(Fields, section="parallel"):
     host_devices: int = 0
     """Devices that the CPU counts as, each with a share of the seeds or images; 0 = chosen by seeds."""
     native: bool = True
-    """Whether the CPU may use our own kernels in place of XLA's; they are compiled at their first use."""
+    """Use our own kernels in place of XLA's on the CPU; the first use compiles them."""
     decoder_threads: int = 0
     """Threads that read and decode a stream's images; 0 = one for each processor."""
     shard_parameters: int = 0

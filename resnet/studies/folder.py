@@ -76,7 +76,7 @@ class StudyFolder:
     rows: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Rows of runs.csv for runs whose folders are gone, by the folder of each run."""
     again: frozenset[Path] = frozenset()
-    """Folders of failed runs that are to be trained again, and so are not over; study.json has none."""
+    """Folders of failed runs that are trained again and do not count as over. study.json lists none."""
     told: tuple[tuple[str, str], ...] = ()
     """How these came about, as their page had it: ("Command", "python …") and the like."""
     gone: tuple[str, ...] = ()

@@ -166,7 +166,7 @@ def unusual(model: ModelConfig) -> dict[str, Any]:
 
 
 def has_effect(name: str, model: ModelConfig) -> bool:
-    """Whether a field of OF_THE_FUNCTION decides what a net with given weights computes."""
+    """Tells whether a field of OF_THE_FUNCTION changes what a net computes from given weights."""
     if name.startswith("stochastic_depth"):  # by image it changes training alone
         return model.stochastic_depth > 0 and model.stochastic_depth_each == "batch"
     return name not in idle_in_net(model)

@@ -3,9 +3,9 @@
 import dataclasses
 
 from resnet.errors import InputError
-from resnet.models.branches import BRANCHES, ORDERS, Place
+from resnet.models.branches import ORDERS, Place
 from resnet.models.config import BlockSpec, ModelConfig
-from resnet.models.geometry import blocks_per_stage, count_blocks
+from resnet.models.geometry import blocks_per_stage, count_blocks, layers_of_block
 from resnet.models.layers import ACTIVATION, BIAS
 from resnet.models.shortcuts.junction import UNNORMED, Shortcut
 
@@ -26,7 +26,7 @@ def fixup_place(config: ModelConfig, place: Place) -> Place:
     """The last convolution of a branch starts at 0, the others smaller with the net's depth."""
     if place.last:
         return dataclasses.replace(place, kernel_init="zero", init_scale=1.0)
-    blocks, m = count_blocks(config), len(BRANCHES[config.branch].operations)
+    blocks, m = count_blocks(config), layers_of_block(config)
     return dataclasses.replace(place, init_scale=blocks ** (-1 / (2 * m - 2)))
 
 
@@ -35,7 +35,7 @@ def check_fixup(config: ModelConfig) -> None:
     if config.activation_order != "postactivation":
         raise InputError("shortcut 'fixup' is defined for model.activation_order=postactivation; "
                          f"got {config.activation_order!r}")  # fmt: skip
-    if len(BRANCHES[config.branch].operations) < 2:
+    if layers_of_block(config) < 2:
         raise InputError("shortcut 'fixup' scales the branch by L^(-1/(2m-2)), which needs m >= 2 "
                          "convolutions; set model.branch=basic or bottleneck")  # fmt: skip
     if config.branch_init_scale != 1:
